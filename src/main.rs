@@ -1,0 +1,7 @@
+//! The `braid` executable: hands over to the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    braid_cni::run()
+}

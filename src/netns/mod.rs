@@ -1,0 +1,1 @@
+//! What Braid itself does inside a network namespace.
