@@ -2,6 +2,7 @@
 
 pub mod cni;
 pub mod netns;
+pub mod runtime;
 
 /// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line otherwise.
 pub fn run() -> std::process::ExitCode {

@@ -1,1 +1,19 @@
-//! The CNI protocol.
+//! The CNI protocol as data: versions, configurations, arguments, results and errors.
+//!
+//! Nothing here touches the world and nothing here depends on the rest of the crate, so it can be used alone to read
+//! and write what runtimes and plugins say to each other. The names are the specification's
+//! ([CNI SPEC 1.1.0](https://www.cni.dev/docs/spec/)).
+
+pub mod args;
+pub mod capability;
+pub mod config;
+pub mod error;
+pub mod result;
+pub mod validate;
+pub mod version;
+
+pub use args::Args;
+pub use config::{NetworkConfig, PluginConfig, RawObject};
+pub use error::CniError;
+pub use result::AddResult;
+pub use version::Version;

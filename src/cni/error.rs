@@ -1,0 +1,91 @@
+//! The CNI error object (SPEC §5, "Error") and its codes.
+
+use serde::{Deserialize, Serialize};
+
+/// The codes an error can carry. 1 to 51 are the specification's; those from 100 on are Braid's own.
+pub mod code {
+    /// Incompatible CNI version.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// Unsupported field in the network configuration.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container is unknown; the runtime owes no clean-up.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A necessary environment variable is missing or wrong.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// An input or output failed.
+    pub const IO: u32 = 5;
+    /// Content did not decode.
+    pub const DECODE: u32 = 6;
+    /// The network configuration is invalid.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// A passing condition; the runtime should try again later.
+    pub const TRY_AGAIN: u32 = 11;
+    /// STATUS: the plugin cannot serve ADD.
+    pub const UNAVAILABLE: u32 = 50;
+    /// STATUS: the plugin cannot serve ADD, and existing containers may have limited connectivity.
+    pub const LIMITED: u32 = 51;
+
+    /// A plugin failed and gave no CNI error of its own.
+    pub const PLUGIN_FAILED: u32 = 100;
+    /// A plugin, or the whole call, ran out of its time.
+    pub const TIMED_OUT: u32 = 101;
+    /// Something could not be undone; it stays in the journal for the next DEL or GC.
+    pub const CLEANUP_INCOMPLETE: u32 = 102;
+    /// CHECK found the container's networking not to be as ADD left it.
+    pub const CHECK_FAILED: u32 = 103;
+    /// ADD for an attachment that exists.
+    pub const ALREADY_ATTACHED: u32 = 104;
+    /// A change inside the container's network namespace failed.
+    pub const NAMESPACE: u32 = 105;
+}
+
+/// What a plugin prints on standard output when it fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{msg}{}{details}", if details.is_empty() { "" } else { ": " })]
+pub struct CniError {
+    /// One of [`code`], or a plugin's own from 100 on.
+    #[serde(default)]
+    pub code: u32,
+    /// What went wrong, in a line.
+    #[serde(default)]
+    pub msg: String,
+    /// More, for who has to mend it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+}
+
+impl CniError {
+    /// An error without details.
+    pub fn new(code: u32, msg: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same error with `details`.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`.
+    pub fn parse(stdout: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Wire {
+            #[serde(default)]
+            code: Option<u32>,
+            #[serde(default)]
+            msg: Option<String>,
+            #[serde(default)]
+            details: Option<String>,
+        }
+        let wire: Wire = serde_json::from_slice(stdout).ok()?;
+        if wire.code.unwrap_or(0) == 0 && wire.msg.as_deref().unwrap_or("").is_empty() {
+            return None;
+        }
+        Some(Self {
+            code: wire.code.filter(|code| *code != 0).unwrap_or(code::PLUGIN_FAILED),
+            msg: wire.msg.unwrap_or_default(),
+            details: wire.details.unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! All the plugins of one network, in order (SPEC §3).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::exec::{Call, Exec, PluginError, Stdout, Verb};
+use super::find::Finder;
+use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, raw};
+use crate::cni::result::version_of;
+use crate::cni::{AddResult, CniError};
+
+/// The parameters of one attachment (SPEC §3, "Attachment Parameters").
+#[derive(Debug, Clone, Default)]
+pub struct Attachment {
+    /// The container's ID.
+    pub container_id: String,
+    /// The path of its network namespace. Empty where it is gone.
+    pub netns: String,
+    /// The interface's name inside it.
+    pub ifname: String,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// The capability arguments; each plugin gets those it declares.
+    pub capability_args: RawObject,
+    /// Laid over every plugin's `args`, two levels deep.
+    pub plugin_args: RawObject,
+}
+
+/// An attachment that GC must leave alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ValidAttachment {
+    /// The container's ID.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The interface's name.
+    pub ifname: String,
+}
+
+/// What a plugin answered to ADD.
+#[derive(Debug, Clone)]
+pub struct StepResult {
+    /// The answer, in the shape of the network's version: word for word if it came in that.
+    pub raw: Box<RawValue>,
+    /// The answer as read.
+    pub parsed: AddResult,
+}
+
+/// A plugin of a chain failed.
+#[derive(Debug, thiserror::Error)]
+#[error("plugin {plugin_type:?} (step {}) failed on {verb}: {source}", step + 1)]
+pub struct StepError {
+    /// Its index in the chain.
+    pub step: usize,
+    /// Its type.
+    pub plugin_type: String,
+    /// The operation.
+    pub verb: Verb,
+    /// Why.
+    pub source: PluginError,
+}
+
+/// How much time the plugins have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// One plugin.
+    pub plugin: Option<Duration>,
+    /// All of them, as a point in time.
+    pub deadline: Option<Instant>,
+}
+
+impl Limits {
+    fn deadline(self) -> Option<Instant> {
+        let plugin = self.plugin.map(|plugin| Instant::now() + plugin);
+        match (plugin, self.deadline) {
+            (Some(one), Some(all)) => Some(one.min(all)),
+            (one, all) => one.or(all),
+        }
+    }
+}
+
+/// A network's plugins, ready to run.
+#[derive(Clone, Copy)]
+pub struct Chain<'a> {
+    /// The network.
+    pub network: &'a NetworkConfig,
+    /// Where its plugins are.
+    pub finder: &'a Finder,
+    /// What runs them.
+    pub exec: &'a dyn Exec,
+    /// Their time.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain").field("network", &self.network.name).finish_non_exhaustive()
+    }
+}
+
+impl Chain<'_> {
+    /// Runs ADD of the plugin at `step`.
+    ///
+    /// # Errors
+    /// When the plugin fails, or what it answers is not a result.
+    pub fn add_step(
+        &self,
+        step: usize,
+        attachment: &Attachment,
+        prev_result: Option<&RawValue>,
+    ) -> Result<StepResult, StepError> {
+        let stdout = self.run(step, Verb::Add, Some(attachment), prev_result, None)?;
+        self.read_result(&stdout).map_err(|source| self.error(step, Verb::Add, source))
+    }
+
+    /// Runs DEL of the plugin at `step`. `prev_result` goes to it from 0.4.0 on.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn del_step(
+        &self,
+        step: usize,
+        attachment: &Attachment,
+        prev_result: Option<&RawValue>,
+    ) -> Result<(), StepError> {
+        let prev_result = prev_result.filter(|_| self.network.version.has_check());
+        self.run(step, Verb::Del, Some(attachment), prev_result, None).map(drop)
+    }
+
+    /// Runs ADD of every plugin in order, each with the result of the one before (SPEC §3, "Adding an attachment").
+    /// What was done before a failure is left for the caller to undo with [`Self::del`].
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn add(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Result<StepResult, StepError> {
+        let mut last: Option<StepResult> = None;
+        for step in 0..self.network.plugins.len() {
+            let prev = last.as_ref().map(|result| &*result.raw).or(prev_result);
+            last = Some(self.add_step(step, attachment, prev)?);
+        }
+        last.ok_or_else(|| self.error(0, Verb::Add, PluginError::Output("the network has no plugins".into())))
+    }
+
+    /// Runs DEL of every plugin in reverse (SPEC §3, "Deleting an attachment"). Unlike libcni it goes on after a
+    /// failure, so that one plugin's trouble does not leak what the others hold. No failure at all is an empty list.
+    pub fn del(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
+        (0..self.network.plugins.len())
+            .rev()
+            .filter_map(|step| self.del_step(step, attachment, prev_result).err())
+            .collect()
+    }
+
+    /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects what they find. There is nothing
+    /// to find with `disableCheck`, or below 0.4.0.
+    pub fn check(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
+        if self.network.disable_check || !self.network.version.has_check() {
+            return Vec::new();
+        }
+        (0..self.network.plugins.len())
+            .filter_map(|step| self.run(step, Verb::Check, Some(attachment), prev_result, None).err())
+            .collect()
+    }
+
+    /// Runs STATUS of every plugin, where the network's version has it.
+    ///
+    /// # Errors
+    /// The first plugin that is not ready.
+    pub fn status(&self) -> Result<(), StepError> {
+        for step in 0..self.network.plugins.len() {
+            if self.network.version.has_status_and_gc() {
+                self.run(step, Verb::Status, None, None, None)?;
+            } else {
+                self.finder
+                    .find(self.network.plugins[step].plugin_type())
+                    .map_err(|source| self.error(step, Verb::Status, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs GC of every plugin (SPEC §3, "Garbage-collecting a network"), where the network's version has it and it
+    /// is not disabled, and collects the failures.
+    pub fn gc(&self, valid: &[ValidAttachment]) -> Vec<StepError> {
+        if self.network.disable_gc || !self.network.version.has_status_and_gc() {
+            return Vec::new();
+        }
+        let valid = raw(valid);
+        (0..self.network.plugins.len())
+            .filter_map(|step| self.run(step, Verb::Gc, None, None, Some(&valid)).err())
+            .collect()
+    }
+
+    fn read_result(&self, stdout: &[u8]) -> Result<StepResult, PluginError> {
+        let spoken = self.network.version;
+        let wrong = |error: &dyn fmt::Display| PluginError::Output(format!("its answer cannot be used: {error}"));
+        let parsed = AddResult::parse(stdout, spoken).map_err(|error| wrong(&error))?;
+        let same = version_of(stdout, spoken).is_ok_and(|version| version == spoken);
+        let raw = if same {
+            let text = std::str::from_utf8(stdout).map_err(|error| wrong(&error))?;
+            RawValue::from_string(text.trim().to_owned()).map_err(|error| wrong(&error))?
+        } else {
+            parsed.to_raw(spoken)
+        };
+        Ok(StepResult { raw, parsed })
+    }
+
+    fn error(&self, step: usize, verb: Verb, source: PluginError) -> StepError {
+        let plugin_type = self.network.plugins.get(step).map_or("", PluginConfig::plugin_type).to_owned();
+        StepError { step, plugin_type, verb, source }
+    }
+
+    fn run(
+        &self,
+        step: usize,
+        verb: Verb,
+        attachment: Option<&Attachment>,
+        prev_result: Option<&RawValue>,
+        valid_attachments: Option<&RawValue>,
+    ) -> Result<Stdout, StepError> {
+        let plugin = &self.network.plugins[step];
+        let run = || {
+            let executable: PathBuf = self.finder.find(plugin.plugin_type())?;
+            let none = RawObject::new();
+            let stdin = plugin.request(&Insert {
+                name: &self.network.name,
+                version: self.network.version,
+                capability_args: attachment.map_or(&none, |attachment| &attachment.capability_args),
+                args: attachment.map(|attachment| &attachment.plugin_args),
+                prev_result,
+                valid_attachments,
+            });
+            let mut environment = vec![("CNI_PATH", self.finder.path())];
+            if let Some(attachment) = attachment {
+                environment.extend([
+                    ("CNI_CONTAINERID", attachment.container_id.as_str()),
+                    ("CNI_NETNS", &attachment.netns),
+                    ("CNI_IFNAME", &attachment.ifname),
+                    ("CNI_ARGS", &attachment.args),
+                ]);
+            }
+            let call = Call {
+                executable: &executable,
+                verb,
+                environment: &environment,
+                stdin: &stdin,
+                deadline: self.limits.deadline(),
+            };
+            let stdout = self.exec.run(&call)?;
+            // An error object is an error, whatever the exit status says.
+            match CniError::parse(&stdout) {
+                Some(error) => Err(PluginError::Reported(error)),
+                None => Ok(stdout),
+            }
+        };
+        run().map_err(|source| self.error(step, verb, source))
+    }
+}
