@@ -280,4 +280,4 @@ fn checked_index(ip: usize, index: Option<i64>, interfaces: usize) -> Result<Opt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

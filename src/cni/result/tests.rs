@@ -1,3 +1,5 @@
+//! Tests of every shape, and the arbitrary results that other tests use too.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,500 @@
+//! Braid's own configuration: raw → validated.
+//!
+//! Every key is described in `docs/configuration.md`. The keys of Multus mean what they mean there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, select_version};
+use crate::cni::validate;
+use crate::cni::{AddResult, Version};
+use crate::plan::key::{KeyError, Keys};
+use crate::plan::policy::Policy;
+use crate::plan::selection::{OperatorSelection, Selection};
+use crate::runtime::chain::ValidAttachment;
+
+/// Where journals are kept if the configuration does not say.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/braid";
+/// Where network configurations are looked up by name if the configuration does not say.
+pub const DEFAULT_CONF_DIR: &str = "/etc/cni/multus/net.d";
+/// Where plugins are looked up if neither the configuration nor the runtime says.
+pub const DEFAULT_BIN_DIR: &str = "/opt/cni/bin";
+
+/// Every key that stands at the top level of a Braid configuration.
+pub const KNOWN_KEYS: [&str; 44] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "capabilities",
+    "prevResult",
+    "runtimeConfig",
+    "args",
+    "disableCheck",
+    "disableGC",
+    "ipam",
+    "dns",
+    "delegates",
+    "stateDir",
+    "cniDir",
+    "result",
+    "concurrency",
+    "timeouts",
+    "policy",
+    "confDir",
+    "binDir",
+    "kubeconfig",
+    "clusterNetwork",
+    "defaultNetworks",
+    "multusNamespace",
+    "systemNamespaces",
+    "namespaceIsolation",
+    "globalNamespaces",
+    "auxiliaryCNIChainName",
+    "readinessindicatorfile",
+    "retryDeleteOnError",
+    "logLevel",
+    "logFile",
+    "logToStderr",
+    "logOptions",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+    // Accepted because Multus's own installer writes them; they have no effect here.
+    "CNIVersion",
+    "multusConfigFile",
+    "multusAutoconfigDir",
+    "socketDir",
+    "daemonSocketDir",
+    "chrootDir",
+    "perNodeCertificate",
+];
+
+/// What the runtime gets for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResultMode {
+    /// The results of every attachment, merged.
+    Merged,
+    /// The primary attachment's alone.
+    Primary,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One plugin.
+    pub plugin: Duration,
+    /// The whole call, rollback aside.
+    pub total: Duration,
+    /// The rollback of a failed ADD.
+    pub rollback: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { plugin: Duration::from_secs(60), total: Duration::from_secs(110), rollback: Duration::from_secs(30) }
+    }
+}
+
+/// An entry of `delegates`.
+#[derive(Debug, Clone)]
+pub enum Delegate {
+    /// A plugin configuration or a configuration list, in place.
+    Network(NetworkConfig),
+    /// A selection.
+    Selection(Box<OperatorSelection>),
+}
+
+/// What `clusterNetwork` and the like need.
+#[derive(Debug, Clone, Default)]
+pub struct MultusKeys {
+    /// The primary network of every pod.
+    pub cluster_network: Option<String>,
+    /// More networks of every pod outside `system_namespaces`.
+    pub default_networks: Vec<String>,
+    /// Where the NADs of `cluster_network` and `default_networks` are.
+    pub multus_namespace: String,
+    /// Namespaces whose pods do not get `default_networks`.
+    pub system_namespaces: Vec<String>,
+    /// Pods may only use NADs of their own namespace and of `global_namespaces`.
+    pub namespace_isolation: bool,
+    /// Namespaces whose NADs every pod may use.
+    pub global_namespaces: Vec<String>,
+    /// A chain that is run as the last delegate if it exists.
+    pub auxiliary_chain: Option<String>,
+}
+
+/// The log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How much is logged; warnings and errors if nothing is said.
+    pub level: Option<String>,
+    /// A file to log to.
+    pub file: Option<PathBuf>,
+    /// Whether to log to standard error: yes, if nothing is said.
+    pub to_stderr: Option<bool>,
+    /// The file is set aside when it is larger than this, in megabytes.
+    pub max_size: u64,
+    /// How many files set aside are kept.
+    pub max_backups: u32,
+    /// How many days files set aside are kept.
+    pub max_age: u64,
+}
+
+/// A validated configuration of Braid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The network's name.
+    pub name: String,
+    /// The version to answer in.
+    pub version: Version,
+    /// The type that Braid was called by.
+    pub plugin_type: String,
+    /// What to attach.
+    pub delegates: Vec<Delegate>,
+    /// Where journals are kept.
+    pub state_dir: PathBuf,
+    /// What the runtime gets, if the configuration says.
+    pub result: Option<ResultMode>,
+    /// How many attachments may run at once after the primary.
+    pub concurrency: usize,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Who may use what.
+    pub policy: Option<Policy>,
+    /// Where networks are looked up by name.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked up before `CNI_PATH`.
+    pub bin_dir: Option<String>,
+    /// The capability arguments that the runtime gave.
+    pub runtime_config: RawObject,
+    /// The selections among them.
+    pub runtime_selections: Vec<Selection>,
+    /// The arguments that the runtime gave.
+    pub args: RawObject,
+    /// The result of the plugin before Braid, if there is one.
+    pub prev_result: Option<AddResult>,
+    /// What is still attached, for GC.
+    pub valid_attachments: Option<Vec<ValidAttachment>>,
+    /// CHECK must not be called.
+    pub disable_check: bool,
+    /// GC must not be called.
+    pub disable_gc: bool,
+    /// The kubeconfig; empty to use none.
+    pub kubeconfig: Option<PathBuf>,
+    /// Multus's keys.
+    pub multus: MultusKeys,
+    /// A file that is there when the primary network is ready.
+    pub readiness_file: Option<PathBuf>,
+    /// The log.
+    pub log: LogConfig,
+    /// Keys that are not known, and other things worth a word.
+    pub warnings: Vec<String>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    /// A key of the protocol is wrong.
+    #[error(transparent)]
+    Cni(#[from] ConfigError),
+    /// A key of Braid's is wrong.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A delegate is wrong.
+    #[error("{place}: {source}")]
+    Delegate {
+        /// Which.
+        place: String,
+        /// What.
+        source: ConfigError,
+    },
+    /// The `prevResult` is wrong.
+    #[error("\"prevResult\": {0}")]
+    PrevResult(crate::cni::result::ResultError),
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the key it stands under.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidConfig> {
+        Self::from_object(&parse_object(json)?)
+    }
+
+    /// Reads a configuration from an object.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    #[expect(clippy::too_many_lines, reason = "one line a key; taking it apart would hide that none is forgotten")]
+    pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
+        let version = select_version(object)?.unwrap_or(Version::DEFAULT);
+        let keys = Keys::new(object, "");
+        let name = keys.string("name")?.ok_or_else(|| missing("\"name\", the network's name,"))?;
+        validate::network_name(&name).map_err(|source| ConfigError::Name { key: "name".into(), source })?;
+        let plugin_type = keys.string("type")?.ok_or_else(|| missing("\"type\""))?;
+        validate::plugin_type(&plugin_type).map_err(|source| ConfigError::Name { key: "type".into(), source })?;
+        let multus = multus_keys(&keys)?;
+        let runtime_config = keys.object("runtimeConfig")?.unwrap_or_default();
+        let networks = runtime_selections(&runtime_config)?;
+        let warnings = keys.unknown(&KNOWN_KEYS).iter().chain(&networks.warnings).map(ToString::to_string).collect();
+        let prev_result = keys.raw("prevResult").map(|raw| read_prev_result(raw, version)).transpose()?;
+        let delegates = delegates(&keys, &name, version)?;
+        if delegates.is_empty() && multus.cluster_network.is_none() {
+            let expected = "a list of at least one delegate";
+            return Err(match keys.raw("delegates") {
+                Some(_) => keys.wrong("delegates", expected).into(),
+                None => missing("\"delegates\", a list of at least one delegate,").into(),
+            });
+        }
+        Ok(Self {
+            name,
+            version,
+            plugin_type,
+            delegates,
+            state_dir: absolute(&keys, "stateDir")?
+                .or(absolute(&keys, "cniDir")?)
+                .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            result: match keys.string("result")?.as_deref() {
+                None => None,
+                Some("merged") => Some(ResultMode::Merged),
+                Some("primary") => Some(ResultMode::Primary),
+                Some(_) => return Err(keys.wrong("result", "\"merged\" or \"primary\"").into()),
+            },
+            concurrency: match keys.get::<usize>("concurrency", "a whole number from 1 to 64")? {
+                None => 1,
+                Some(number) if (1..=64).contains(&number) => number,
+                Some(_) => return Err(keys.wrong("concurrency", "a whole number from 1 to 64").into()),
+            },
+            timeouts: timeouts(&keys)?,
+            policy: keys
+                .get::<Vec<RawObject>>("policy", "a list of rules")?
+                .map(|rules| Policy::from_list(&rules))
+                .transpose()?,
+            conf_dir: absolute(&keys, "confDir")?.unwrap_or_else(|| DEFAULT_CONF_DIR.into()),
+            bin_dir: absolute(&keys, "binDir")?.map(|dir| dir.to_string_lossy().into_owned()),
+            runtime_config,
+            runtime_selections: networks.selections,
+            args: keys.object("args")?.unwrap_or_default(),
+            prev_result,
+            valid_attachments: valid_attachments(&keys)?,
+            disable_check: keys.boolean("disableCheck")?,
+            disable_gc: keys.boolean("disableGC")?,
+            kubeconfig: absolute(&keys, "kubeconfig")?,
+            multus,
+            readiness_file: absolute(&keys, "readinessindicatorfile")?,
+            log: log(&keys)?,
+            warnings,
+        })
+    }
+
+    /// The directories to look plugins up in, as in `CNI_PATH`.
+    pub fn plugin_path(&self, cni_path: &str) -> String {
+        match (&self.bin_dir, cni_path) {
+            (Some(bin_dir), "") => bin_dir.clone(),
+            (Some(bin_dir), path) => format!("{bin_dir}:{path}"),
+            (None, "") => DEFAULT_BIN_DIR.into(),
+            (None, path) => path.into(),
+        }
+    }
+}
+
+fn missing(expected: &str) -> KeyError {
+    KeyError::Missing { place: "configuration".into(), expected: expected.into() }
+}
+
+fn absolute(keys: &Keys<'_>, key: &str) -> Result<Option<PathBuf>, KeyError> {
+    match keys.string(key)?.filter(|path| !path.is_empty()).map(PathBuf::from) {
+        Some(path) if !path.is_absolute() => Err(keys.wrong(key, "an absolute path")),
+        path => Ok(path),
+    }
+}
+
+fn read_prev_result(raw: &RawValue, version: Version) -> Result<AddResult, InvalidConfig> {
+    AddResult::parse(raw.get().as_bytes(), version).map_err(InvalidConfig::PrevResult)
+}
+
+/// The name of the delegate at `index` of the list, if it has none itself. It must differ from the others': plugins
+/// keep state by network name and container.
+fn default_name(outer: &str, index: usize) -> String {
+    if index == 0 { outer.to_owned() } else { format!("{outer}-{index}") }
+}
+
+fn delegates(keys: &Keys<'_>, name: &str, version: Version) -> Result<Vec<Delegate>, InvalidConfig> {
+    let list: Vec<Box<RawValue>> = keys.get("delegates", "a list of delegates")?.unwrap_or_default();
+    list.iter()
+        .enumerate()
+        .map(|(index, raw)| {
+            let place = format!("delegates[{index}]");
+            if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
+                let selection = Selection::from_text(&text, &place)?;
+                return Ok(Delegate::Selection(Box::new(OperatorSelection {
+                    selection,
+                    ..OperatorSelection::default()
+                })));
+            }
+            let object: RawObject = serde_json::from_str(raw.get()).map_err(|_| KeyError::Wrong {
+                path: place.clone(),
+                found: crate::cni::config::describe(raw),
+                expected: "a plugin configuration, a configuration list or a selection".into(),
+            })?;
+            let default_name = default_name(name, index);
+            let defaults = Defaults { name: Some(&default_name), version: Some(version) };
+            let network = |object| {
+                NetworkConfig::complete_from_object(object, defaults)
+                    .map_err(|source| InvalidConfig::Delegate { place: place.clone(), source })
+            };
+            if object.contains_key("type") || object.contains_key("plugins") {
+                return network(object).map(Delegate::Network);
+            }
+            let mut selection = OperatorSelection::from_object(&object, &place)?;
+            if let Some(config) = &mut selection.config
+                && !config.contains_key("name")
+            {
+                let own = Some(&selection.selection.name).filter(|name| !name.is_empty()).unwrap_or(&default_name);
+                config.insert("name".into(), crate::cni::config::raw(own));
+            }
+            if let Some(config) = &selection.config {
+                // Wrong configurations are found now, whether or not the selection applies.
+                NetworkConfig::complete_from_object(config.clone(), defaults)
+                    .map_err(|source| InvalidConfig::Delegate { place: format!("{place}.config"), source })?;
+            }
+            Ok(Delegate::Selection(Box::new(selection)))
+        })
+        .collect()
+}
+
+fn runtime_selections(runtime_config: &RawObject) -> Result<crate::plan::selection::Parsed, KeyError> {
+    let place = "runtimeConfig.networks";
+    match runtime_config.get("networks") {
+        None => Ok(crate::plan::selection::Parsed::default()),
+        Some(raw) => match serde_json::from_str::<Option<String>>(raw.get()) {
+            Ok(text) => Selection::parse(&text.unwrap_or_default(), place),
+            Err(_) => Selection::parse(raw.get(), place),
+        },
+    }
+}
+
+fn timeouts(keys: &Keys<'_>) -> Result<Timeouts, KeyError> {
+    let mut timeouts = Timeouts::default();
+    let Some(object) = keys.object("timeouts")? else { return Ok(timeouts) };
+    let keys = Keys::new(&object, "timeouts");
+    keys.only(&["plugin", "total", "rollback"])?;
+    for (key, value) in
+        [("plugin", &mut timeouts.plugin), ("total", &mut timeouts.total), ("rollback", &mut timeouts.rollback)]
+    {
+        const EXPECTED: &str = "a number of seconds, more than 0 and at most 3600";
+        if let Some(seconds) = keys.get::<f64>(key, EXPECTED)? {
+            if !(seconds > 0.0 && seconds <= 3600.0) {
+                return Err(keys.wrong(key, EXPECTED));
+            }
+            *value = Duration::from_secs_f64(seconds);
+        }
+    }
+    Ok(timeouts)
+}
+
+fn valid_attachments(keys: &Keys<'_>) -> Result<Option<Vec<ValidAttachment>>, KeyError> {
+    const EXPECTED: &str = "a list of {containerID, ifname}";
+    let by_key = |key| keys.get(key, EXPECTED);
+    Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
+}
+
+fn multus_keys(keys: &Keys<'_>) -> Result<MultusKeys, KeyError> {
+    let names = |key| keys.get::<Vec<String>>(key, "a list of names");
+    let global = match keys.string("globalNamespaces")? {
+        Some(csv) if !csv.trim().is_empty() => csv.split(',').map(|name| name.trim().to_owned()).collect(),
+        _ => vec!["default".to_owned()],
+    };
+    Ok(MultusKeys {
+        cluster_network: keys.string("clusterNetwork")?.filter(|name| !name.is_empty()),
+        default_networks: names("defaultNetworks")?.unwrap_or_default(),
+        multus_namespace: keys
+            .string("multusNamespace")?
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "kube-system".into()),
+        system_namespaces: names("systemNamespaces")?.unwrap_or_else(|| vec!["kube-system".into()]),
+        namespace_isolation: keys.boolean("namespaceIsolation")?,
+        global_namespaces: global,
+        auxiliary_chain: keys.string("auxiliaryCNIChainName")?.filter(|name| !name.is_empty()),
+    })
+}
+
+fn log(keys: &Keys<'_>) -> Result<LogConfig, KeyError> {
+    const LEVELS: &str = "panic, error, warning, info, verbose or debug";
+    let level = keys.string("logLevel")?.filter(|level| !level.is_empty());
+    if level.as_deref().is_some_and(|level| !LEVELS.split([',', ' ']).any(|known| known == level.to_lowercase())) {
+        return Err(keys.wrong("logLevel", LEVELS));
+    }
+    let options = keys.object("logOptions")?.unwrap_or_default();
+    let options = Keys::new(&options, "logOptions");
+    let number = |key, default: u64| options.get::<u64>(key, "a whole number").map(|n| n.unwrap_or(default));
+    options.boolean("compress")?;
+    Ok(LogConfig {
+        level,
+        file: absolute(keys, "logFile")?,
+        to_stderr: keys.raw("logToStderr").map(|_| keys.boolean("logToStderr")).transpose()?,
+        max_size: number("maxSize", 100)?,
+        max_backups: u32::try_from(number("maxBackups", 5)?).unwrap_or(u32::MAX),
+        max_age: number("maxAge", 5)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        Config::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_kind_of_delegate() {
+        let config = Config::parse(
+            br#"{"cniVersion":"1.0.0","name":"n","type":"braid","delegates":[
+                {"type":"a"}, {"name":"l","cniVersion":"0.4.0","plugins":[{"type":"b"},{"type":"c"}]},
+                {"name":"by-name"}, {"config":{"type":"d"},"when":{"namespace":"x"},"optional":true}, "ns/text@if0"]}"#,
+        )
+        .unwrap();
+        assert_eq!(config.delegates.len(), 5);
+        let Delegate::Network(first) = &config.delegates[0] else { panic!() };
+        assert_eq!((first.name.as_str(), first.version), ("n", Version::V1_0_0));
+        let Delegate::Network(second) = &config.delegates[1] else { panic!() };
+        assert_eq!((second.name.as_str(), second.version), ("l", Version::V0_4_0));
+        let Delegate::Selection(fourth) = &config.delegates[3] else { panic!() };
+        assert_eq!(fourth.config.as_ref().unwrap()["name"].get(), "\"n-3\"");
+        assert!(fourth.optional);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (json, message) in [
+            ("[]", "not a JSON object"),
+            (r#"{"name":"n","type":"braid"}"#, "\"delegates\""),
+            (r#"{"name":"n","type":"braid","delegates":[]}"#, "\"delegates\" is a list"),
+            (r#"{"name":"n","type":"braid","delegates":{}}"#, "\"delegates\" is an object"),
+            (r#"{"type":"braid","delegates":[{"type":"a"}]}"#, "\"name\""),
+            (r#"{"name":"n","type":"braid","delegates":[{"type":"a/b"}]}"#, "delegates[0]: \"type\""),
+            (r#"{"name":"n","type":"braid","delegates":[{"plugins":[]}]}"#, "delegates[0]: \"plugins\""),
+            (r#"{"name":"n","type":"braid","delegates":[1]}"#, "delegates[0] is 1"),
+            (r#"{"name":"n","type":"braid","delegates":[{"nam":"a"}]}"#, "did you mean \"name\""),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"concurrency":0}"#, "\"concurrency\" is 0"),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"timeouts":{"plugn":1}}"#, "did you mean \"plugin\""),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"timeouts":{"total":-1}}"#, "timeouts.total is -1"),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"stateDir":"x"}"#, "an absolute path"),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"result":"all"}"#, "\"merged\" or \"primary\""),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"cniVersion":"9.9.9"}"#, "9.9.9"),
+            (r#"{"name":"n","type":"braid","delegates":["a"],"logLevel":"loud"}"#, "loud"),
+        ] {
+            assert!(error(json).contains(message), "{json}: {}", error(json));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_at_the_top_is_a_warning() {
+        let config = Config::parse(br#"{"name":"n","type":"braid","delegates":["a"],"delegate":1}"#).unwrap();
+        assert!(config.warnings[0].contains("did you mean \"delegates\""), "{:?}", config.warnings);
+    }
+}

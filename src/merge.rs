@@ -1,0 +1,161 @@
+//! Many results into one.
+
+use crate::cni::AddResult;
+use crate::cni::result::{Dns, Route};
+use crate::netns::{DefaultRouteChange, Family};
+
+/// Merges results in their order, the primary's first.
+///
+/// Interfaces of the same name, sandbox and hardware address become one, and the indexes of addresses follow their
+/// interfaces. Routes that are equal appear once. DNS lists are ordered unions, and the first domain wins.
+pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult {
+    let mut merged = AddResult::default();
+    for result in results {
+        let mut moved = Vec::with_capacity(result.interfaces.len());
+        for interface in &result.interfaces {
+            let known = merged.interfaces.iter().position(|known| {
+                (&known.name, &known.sandbox, &known.mac) == (&interface.name, &interface.sandbox, &interface.mac)
+            });
+            moved.push(known.unwrap_or_else(|| {
+                merged.interfaces.push(interface.clone());
+                merged.interfaces.len() - 1
+            }));
+        }
+        for ip in &result.ips {
+            let mut ip = ip.clone();
+            ip.interface = ip.interface.map(|index| moved[index]);
+            if !merged.ips.contains(&ip) {
+                merged.ips.push(ip);
+            }
+        }
+        union(&mut merged.routes, &result.routes);
+        merge_dns(&mut merged.dns, &result.dns);
+    }
+    merged
+}
+
+fn merge_dns(into: &mut Dns, from: &Dns) {
+    union(&mut into.nameservers, &from.nameservers);
+    union(&mut into.search, &from.search);
+    union(&mut into.options, &from.options);
+    if into.domain.is_empty() {
+        into.domain.clone_from(&from.domain);
+    }
+}
+
+fn union<T: Clone + PartialEq>(into: &mut Vec<T>, from: &[T]) {
+    for item in from {
+        if !into.contains(item) {
+            into.push(item.clone());
+        }
+    }
+}
+
+/// Makes results agree with a change of default routes: in its families, only the attachment on its interface has any.
+/// `results` are those of every attachment with the name of its interface, and of what came before Braid under none.
+pub fn follow_default_route<'a>(
+    results: impl IntoIterator<Item = (Option<&'a str>, &'a mut AddResult)>,
+    change: &DefaultRouteChange,
+) {
+    for (ifname, result) in results {
+        let decided = |route: &Route| route.is_default() && change.families.contains(&Family::of(route.dst.addr()));
+        result.routes.retain(|route| !decided(route));
+        if ifname == Some(change.interface.as_str()) {
+            let wanted = change.wanted().map(|route| {
+                let dst = match route.family {
+                    Family::V4 => ipnet::IpNet::V4(ipnet::Ipv4Net::default()),
+                    Family::V6 => ipnet::IpNet::V6(ipnet::Ipv6Net::default()),
+                };
+                let mut wanted = Route::new(dst, route.gateway);
+                wanted.mtu = route.mtu.unwrap_or(0);
+                wanted.advmss = route.advmss.unwrap_or(0);
+                wanted
+            });
+            let wanted: Vec<Route> = wanted.collect();
+            union(&mut result.routes, &wanted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cni::Version;
+    use crate::cni::result::tests::any_result;
+
+    fn result(json: &str) -> AddResult {
+        AddResult::parse(json.as_bytes(), Version::V1_1_0).unwrap()
+    }
+
+    #[test]
+    fn indexes_follow_their_interfaces() {
+        let first = result(
+            r#"{"interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/n"}],
+                "ips":[{"address":"10.0.0.2/24","interface":1}],"routes":[{"dst":"0.0.0.0/0"}],
+                "dns":{"nameservers":["1.1.1.1"],"domain":"first"}}"#,
+        );
+        let second = result(
+            r#"{"interfaces":[{"name":"br0"},{"name":"net1","sandbox":"/n"}],
+                "ips":[{"address":"10.1.0.2/24","interface":1},{"address":"10.1.0.3/24"}],
+                "routes":[{"dst":"0.0.0.0/0"},{"dst":"10.9.0.0/16","gw":"10.1.0.1"}],
+                "dns":{"nameservers":["1.1.1.1","8.8.8.8"],"domain":"second"}}"#,
+        );
+        assert_eq!(
+            merge([&first, &second]),
+            result(
+                r#"{"interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/n"},{"name":"net1","sandbox":"/n"}],
+                    "ips":[{"address":"10.0.0.2/24","interface":1},{"address":"10.1.0.2/24","interface":2},
+                        {"address":"10.1.0.3/24"}],
+                    "routes":[{"dst":"0.0.0.0/0"},{"dst":"10.9.0.0/16","gw":"10.1.0.1"}],
+                    "dns":{"nameservers":["1.1.1.1","8.8.8.8"],"domain":"first"}}"#
+            )
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_every_index_points_to_its_interface(
+            results in proptest::collection::vec(any_result(), 0..4)
+        ) {
+            let merged = merge(&results);
+            for result in &results {
+                for interface in &result.interfaces {
+                    let same = |other: &&crate::cni::result::Interface| {
+                        (&other.name, &other.sandbox, &other.mac) == (&interface.name, &interface.sandbox, &interface.mac)
+                    };
+                    prop_assert_eq!(merged.interfaces.iter().filter(same).count(), 1);
+                }
+                for ip in &result.ips {
+                    let on = |result: &AddResult, index: Option<usize>| {
+                        index.map(|i| (result.interfaces[i].name.clone(), result.interfaces[i].sandbox.clone(), result.interfaces[i].mac.clone()))
+                    };
+                    let expected = on(result, ip.interface);
+                    let is_kept = merged.ips.iter().any(|m| m.address == ip.address && on(&merged, m.interface) == expected);
+                    prop_assert!(is_kept);
+                }
+                for route in &result.routes {
+                    prop_assert_eq!(merged.routes.iter().filter(|other| *other == route).count(), 1);
+                }
+                for domain in &result.dns.search {
+                    prop_assert!(merged.dns.search.contains(domain));
+                }
+            }
+        }
+
+        #[test]
+        fn an_empty_result_changes_nothing(a in any_result(), b in any_result()) {
+            let empty = AddResult::default();
+            let plain = merge([&a, &b]);
+            prop_assert_eq!(&merge([&empty, &a, &b]), &plain);
+            prop_assert_eq!(&merge([&a, &empty, &b]), &plain);
+            prop_assert_eq!(&merge([&a, &b, &empty]), &plain);
+        }
+
+        #[test]
+        fn merging_is_associative(a in any_result(), b in any_result(), c in any_result()) {
+            prop_assert_eq!(merge([&merge([&a, &b]), &c]), merge([&a, &merge([&b, &c])]));
+        }
+    }
+}

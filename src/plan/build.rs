@@ -1,0 +1,393 @@
+//! From candidates to a plan: names, arguments, capabilities, and every check that needs no I/O.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::plugins_of;
+use super::selection::Selection;
+use crate::cni::config::{NetworkConfig, RawObject, overlay_objects, raw};
+use crate::cni::validate;
+use crate::cni::{Args, Version};
+use crate::config::Config;
+use crate::request::Request;
+
+/// Types that lead back to a meta-plugin, whatever the binary is called.
+const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
+
+/// Who asked for an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// The node's operator, in the configuration.
+    Operator,
+    /// The container's author, through the runtime or the Kubernetes API.
+    Pod,
+}
+
+/// An attachment to be made, with its network found and nothing else decided.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The network.
+    pub network: NetworkConfig,
+    /// What was asked for.
+    pub selection: Selection,
+    /// Whether the container may do without it.
+    pub optional: bool,
+    /// Who asked.
+    pub author: Author,
+    /// Where it was asked for, such as `delegates[1]`.
+    pub origin: String,
+    /// Why it applies.
+    pub reason: String,
+}
+
+/// Where Braid stands in its list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Position {
+    /// First: its first attachment is the primary one.
+    Primary,
+    /// After another plugin, whose result it adds to.
+    Chained,
+}
+
+/// One attachment of a plan: complete enough to undo it with nothing else.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// The interface's name in the container.
+    pub ifname: String,
+    /// The network.
+    pub network: NetworkConfig,
+    /// The network as the status of a pod names it: `namespace/name`, or its plain name.
+    pub reference: String,
+    /// Where it was asked for.
+    pub origin: String,
+    /// Why it applies.
+    #[serde(default)]
+    pub reason: String,
+    /// `CNI_ARGS` for its plugins.
+    #[serde(default)]
+    pub args: String,
+    /// Its capability arguments.
+    #[serde(default, skip_serializing_if = "RawObject::is_empty")]
+    pub capability_args: RawObject,
+    /// Laid over every plugin's `args`.
+    #[serde(default, skip_serializing_if = "RawObject::is_empty")]
+    pub plugin_args: RawObject,
+    /// Whether the container may do without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// The default routes it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<Vec<IpAddr>>,
+}
+
+impl Attachment {
+    /// How messages call it.
+    pub fn label(&self) -> String {
+        format!("delegate {:?} on {}", self.network.name, self.ifname)
+    }
+}
+
+/// What ADD will do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The network that Braid was called for.
+    pub network: String,
+    /// The version to answer in.
+    #[serde(rename = "cniVersion")]
+    pub version: Version,
+    /// The container.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The path of its network namespace.
+    pub netns: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+    /// `CNI_ARGS` of the call, for whoever reads the journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub args: String,
+    /// Where plugins are looked up.
+    pub path: String,
+    /// Where Braid stands in its list.
+    pub position: Position,
+    /// The attachments in order.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A plan that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Nothing is left to be the primary attachment.
+    #[error("none of the delegates applies to this container, and one has to be the primary{}", reasons.iter().map(|reason| format!("; {reason}")).collect::<String>())]
+    NoPrimary {
+        /// Why each was dropped.
+        reasons: Vec<String>,
+    },
+    /// The primary is marked optional.
+    #[error("{origin}: the primary attachment cannot be optional")]
+    OptionalPrimary {
+        /// Which.
+        origin: String,
+    },
+    /// Two attachments want one interface name.
+    #[error("{first} and {second} would both get the interface {ifname:?}; give one of them another \"interface\"")]
+    DuplicateInterface {
+        /// The name.
+        ifname: String,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A delegate would lead back to Braid.
+    #[error(
+        "{origin} (network {network:?}) has a plugin of type {plugin_type:?}, which would lead back to braid; a delegate must be another plugin"
+    )]
+    SelfDelegation {
+        /// Which.
+        origin: String,
+        /// The network.
+        network: String,
+        /// The type.
+        plugin_type: String,
+    },
+    /// More than one attachment wants a default route of a family.
+    #[error("{first} and {second} both ask for the {family} default route, and only one can have it")]
+    DefaultRoutes {
+        /// The family.
+        family: &'static str,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A capability is asked for that no plugin of the network has.
+    #[error("{origin}: {capability:?} is asked for, but no plugin of network {network:?} declares that capability")]
+    Capability {
+        /// Which.
+        origin: String,
+        /// The capability.
+        capability: String,
+        /// The network.
+        network: String,
+    },
+    /// Policy forbids an attachment.
+    #[error("{origin}: the policy of this node does not let namespace {namespace:?} use network {reference:?} (plugins {})", plugins.join(", "))]
+    Forbidden {
+        /// Which.
+        origin: String,
+        /// The pod's namespace.
+        namespace: String,
+        /// The network.
+        reference: String,
+        /// Its plugins.
+        plugins: Vec<String>,
+    },
+    /// Plugins would keep their state under the same key.
+    #[error("{first} and {second} are the same network and the same interface {ifname:?}")]
+    SameAttachment {
+        /// The interface.
+        ifname: String,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// A plan, and what is worth a word about it.
+#[derive(Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Things that are odd and not wrong.
+    pub warnings: Vec<String>,
+}
+
+/// Makes the plan for a call.
+///
+/// # Errors
+/// When what is asked for cannot be.
+pub fn build(
+    config: &Config,
+    request: &Request,
+    candidates: Vec<Candidate>,
+    dropped: &[String],
+) -> Result<Planned, PlanError> {
+    let position = if config.prev_result.is_some() { Position::Chained } else { Position::Primary };
+    if candidates.is_empty() && position == Position::Primary {
+        return Err(PlanError::NoPrimary { reasons: dropped.to_vec() });
+    }
+    let mut warnings = Vec::new();
+    let mut attachments: Vec<Attachment> = Vec::with_capacity(candidates.len());
+    for (index, candidate) in candidates.into_iter().enumerate() {
+        let is_primary = position == Position::Primary && index == 0;
+        if is_primary && candidate.optional {
+            return Err(PlanError::OptionalPrimary { origin: candidate.origin });
+        }
+        refuse_self_delegation(config, &candidate)?;
+        refuse_forbidden(config, request, &candidate)?;
+        warnings.extend(check_capabilities(&candidate)?);
+        let ifname = match position {
+            _ if is_primary => request.ifname.clone(),
+            Position::Primary => extra_name(&candidate.selection, index),
+            Position::Chained => extra_name(&candidate.selection, index + 1),
+        };
+        attachments.push(attachment(config, request, candidate, ifname, is_primary));
+    }
+    refuse_duplicates(request, position, &attachments)?;
+    refuse_two_default_routes(&attachments)?;
+    let plan = Plan {
+        network: config.name.clone(),
+        version: config.version,
+        container_id: request.container_id.clone(),
+        netns: request.netns.clone(),
+        ifname: request.ifname.clone(),
+        args: request.args_text.clone(),
+        path: config.plugin_path(&request.cni_path),
+        position,
+        attachments,
+    };
+    Ok(Planned { plan, warnings })
+}
+
+fn extra_name(selection: &Selection, index: usize) -> String {
+    selection.interface.clone().unwrap_or_else(|| format!("net{index}"))
+}
+
+fn attachment(
+    config: &Config,
+    request: &Request,
+    candidate: Candidate,
+    ifname: String,
+    is_primary: bool,
+) -> Attachment {
+    let Candidate { network, selection, optional, author: _, origin, reason } = candidate;
+    // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
+    let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
+    capability_args.shift_remove("networks");
+    capability_args.extend(selection.capability_args());
+    let mut plugin_args = config.args.clone();
+    if !selection.cni_args.is_empty() {
+        let mut cni = RawObject::new();
+        cni.insert("cni".into(), raw(&selection.cni_args));
+        plugin_args = overlay_objects(plugin_args, &cni);
+    }
+    let reference = if selection.name.is_empty() || selection.name.starts_with('/') {
+        network.name.clone()
+    } else {
+        selection.reference()
+    };
+    Attachment {
+        args: args_for(request, &selection),
+        ifname,
+        network,
+        reference,
+        origin,
+        reason,
+        capability_args,
+        plugin_args,
+        optional,
+        default_route: selection.default_route,
+    }
+}
+
+/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added.
+fn args_for(request: &Request, selection: &Selection) -> String {
+    if selection.ips.is_empty() && selection.mac.is_none() {
+        return request.args_text.clone();
+    }
+    let mut args: Args = request.args.clone();
+    args.set("IgnoreUnknown", "true");
+    if !selection.ips.is_empty() {
+        args.set("IP", &selection.ips.join(","));
+    }
+    if let Some(mac) = &selection.mac {
+        args.set("MAC", mac);
+    }
+    args.to_string()
+}
+
+fn refuse_self_delegation(config: &Config, candidate: &Candidate) -> Result<(), PlanError> {
+    let own = |name: &str| META_PLUGINS.contains(&name) || name == config.plugin_type;
+    match plugins_of(&candidate.network).into_iter().find(|name| own(name)) {
+        Some(plugin_type) => Err(PlanError::SelfDelegation {
+            origin: candidate.origin.clone(),
+            network: candidate.network.name.clone(),
+            plugin_type,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn refuse_forbidden(config: &Config, request: &Request, candidate: &Candidate) -> Result<(), PlanError> {
+    let (Some(policy), Author::Pod) = (&config.policy, candidate.author) else { return Ok(()) };
+    let namespace = request.arg("K8S_POD_NAMESPACE");
+    let reference = candidate.selection.reference();
+    if policy.allows(namespace, &reference, &candidate.network) {
+        return Ok(());
+    }
+    Err(PlanError::Forbidden {
+        origin: candidate.origin.clone(),
+        namespace: namespace.unwrap_or_default().into(),
+        reference,
+        plugins: plugins_of(&candidate.network),
+    })
+}
+
+/// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1).
+/// Addresses and hardware addresses also go out in `CNI_ARGS`, so that those two get a warning.
+fn check_capabilities(candidate: &Candidate) -> Result<Vec<String>, PlanError> {
+    let mut warnings = Vec::new();
+    for capability in candidate.selection.capability_args().keys() {
+        if candidate.network.plugins.iter().any(|plugin| plugin.declares(capability)) {
+            continue;
+        }
+        let error = PlanError::Capability {
+            origin: candidate.origin.clone(),
+            capability: capability.clone(),
+            network: candidate.network.name.clone(),
+        };
+        match capability.as_str() {
+            "ips" | "mac" => warnings.push(format!("{error}; it is passed in CNI_ARGS only")),
+            // A device goes to a delegate that can use it and is of no harm to another.
+            "deviceID" => {}
+            _ => return Err(error),
+        }
+    }
+    Ok(warnings)
+}
+
+fn refuse_duplicates(request: &Request, position: Position, attachments: &[Attachment]) -> Result<(), PlanError> {
+    let incoming = (position == Position::Chained)
+        .then_some((request.ifname.as_str(), "the interface that braid is chained after"));
+    for (index, attachment) in attachments.iter().enumerate() {
+        debug_assert!(validate::interface_name(&attachment.ifname).is_ok());
+        let before = attachments[..index].iter().map(|other| (other.ifname.as_str(), other.origin.as_str()));
+        if let Some((_, first)) = incoming.into_iter().chain(before).find(|(name, _)| *name == attachment.ifname) {
+            return Err(PlanError::DuplicateInterface {
+                ifname: attachment.ifname.clone(),
+                first: first.into(),
+                second: attachment.origin.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn refuse_two_default_routes(attachments: &[Attachment]) -> Result<(), PlanError> {
+    let asking = || attachments.iter().filter_map(|a| a.default_route.as_ref().map(|gateways| (a, gateways)));
+    for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+        // Which families an empty list stands for is known only once its plugins have run: it may be either.
+        let mut wanted =
+            asking().filter(|(_, gateways)| gateways.is_empty() || gateways.iter().any(|g| g.is_ipv4() == v4));
+        if let (Some((first, _)), Some((second, _))) = (wanted.next(), wanted.next()) {
+            let (first, second) = (first.label(), second.label());
+            return Err(PlanError::DefaultRoutes { family, first, second });
+        }
+    }
+    Ok(())
+}

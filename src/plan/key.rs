@@ -1,0 +1,141 @@
+//! Reading the keys of Braid's own objects, with errors that say where and what.
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::selector::Globs;
+use crate::cni::config::{ConfigError, RawObject, describe, get_bool};
+
+/// A key of Braid's own that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// It is none that Braid knows.
+    #[error("{place}: the key {key:?} is not known{}", nearest.as_ref().map(|name| format!(", did you mean {name:?}?")).unwrap_or_default())]
+    Unknown {
+        /// Where it stands.
+        place: String,
+        /// The key.
+        key: String,
+        /// The known one most like it.
+        nearest: Option<String>,
+    },
+    /// It holds the wrong thing.
+    #[error("{path} is {found}, expected {expected}")]
+    Wrong {
+        /// Where it stands.
+        path: String,
+        /// What it holds, shortened.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// It has to be there.
+    #[error("{place}: {expected} is missing")]
+    Missing {
+        /// Where it should stand.
+        place: String,
+        /// What should stand there.
+        expected: String,
+    },
+    /// Two keys that do not go together.
+    #[error("{place}: {reason}")]
+    Conflict {
+        /// Where they stand.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The known key most like `key`.
+pub fn nearest(key: &str, known: &[&str]) -> Option<String> {
+    known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(&key.to_ascii_lowercase(), &name.to_ascii_lowercase()), *name))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}
+
+/// An object of Braid's own and where it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    object: &'a RawObject,
+    place: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of `object`, which stands at `place`.
+    pub fn new(object: &'a RawObject, place: &'a str) -> Self {
+        Self { object, place }
+    }
+
+    /// Where a key stands.
+    pub fn path(&self, key: &str) -> String {
+        if self.place.is_empty() { format!("{key:?}") } else { format!("{}.{key}", self.place) }
+    }
+
+    /// The first key that is not `known`.
+    pub fn only(&self, known: &[&str]) -> Result<(), KeyError> {
+        self.unknown(known).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// The keys that are not `known`.
+    pub fn unknown(&self, known: &[&str]) -> Vec<KeyError> {
+        self.object
+            .keys()
+            .filter(|key| !known.contains(&key.as_str()))
+            .map(|key| KeyError::Unknown {
+                place: if self.place.is_empty() { "configuration".into() } else { self.place.into() },
+                key: key.chars().take(64).collect(),
+                nearest: nearest(key, known),
+            })
+            .collect()
+    }
+
+    /// The error that `key` holds the wrong thing.
+    pub fn wrong(&self, key: &str, expected: impl Into<String>) -> KeyError {
+        let found = self.object.get(key).map_or_else(|| "missing".into(), |raw| describe(raw));
+        KeyError::Wrong { path: self.path(key), found, expected: expected.into() }
+    }
+
+    /// A key as text.
+    pub fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.object.get(key).map(|raw| &**raw).filter(|raw| raw.get() != "null")
+    }
+
+    /// A key as a `T`; `null` and a missing key are none.
+    pub fn get<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
+        self.raw(key).map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong(key, expected))).transpose()
+    }
+
+    /// A key as text.
+    pub fn string(&self, key: &str) -> Result<Option<String>, KeyError> {
+        self.get(key, "a string")
+    }
+
+    /// A key as an object.
+    pub fn object(&self, key: &str) -> Result<Option<RawObject>, KeyError> {
+        self.get(key, "an object")
+    }
+
+    /// A key as a boolean, in the spellings libcni allows; false if it is not there.
+    pub fn boolean(&self, key: &str) -> Result<bool, KeyError> {
+        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong(key, "true or false"))
+    }
+
+    /// A key as a glob or a list of globs.
+    pub fn globs(&self, key: &str) -> Result<Option<Globs>, KeyError> {
+        const EXPECTED: &str = "a glob or a list of globs";
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        let globs = match serde_json::from_str::<String>(raw.get()) {
+            Ok(one) => vec![one],
+            Err(_) => serde_json::from_str(raw.get()).map_err(|_| self.wrong(key, EXPECTED))?,
+        };
+        Globs::new(globs).map(Some).map_err(|reason| KeyError::Wrong {
+            path: self.path(key),
+            found: reason,
+            expected: EXPECTED.into(),
+        })
+    }
+}

@@ -1,0 +1,10 @@
+//! What will be attached, in which order and under which names: decided without touching anything.
+
+pub mod build;
+pub mod key;
+pub mod policy;
+pub mod selection;
+pub mod selector;
+
+pub use build::{Attachment, Plan, PlanError, Position};
+pub use selection::{OperatorSelection, Selection};

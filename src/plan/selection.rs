@@ -1,0 +1,428 @@
+//! Selections: requests for an attachment.
+//!
+//! A selection is the network selection element of the NPWG multi-network specification 1.3 (§4.1), and it is written
+//! the same way wherever one stands: in `delegates`, in a pod's annotation, in `runtimeConfig.networks` and on the
+//! command line. Where the operator writes it, it can also say `config`, `when` and `optional`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::key::{KeyError, Keys};
+use super::selector::Selector;
+use crate::cni::config::{RawObject, parse_object, raw};
+use crate::cni::validate;
+
+/// The keys of the specification.
+const KEYS: [&str; 13] = [
+    "name",
+    "namespace",
+    "interface",
+    "interfaceRequest",
+    "ips",
+    "mac",
+    "infiniband-guid",
+    "portMappings",
+    "bandwidth",
+    "cni-args",
+    "default-route",
+    "deviceID",
+    "ipam-claim-reference",
+];
+/// The keys that only an operator's selection can have.
+const OPERATOR_KEYS: [&str; 3] = ["config", "when", "optional"];
+
+/// A request for an attachment to a network that is known by name.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// The network's name. Empty only for an operator's selection with a `config`.
+    pub name: String,
+    /// The namespace of its NetworkAttachmentDefinition.
+    pub namespace: Option<String>,
+    /// The interface's name in the container.
+    pub interface: Option<String>,
+    /// Addresses to assign, with or without a prefix length.
+    pub ips: Vec<String>,
+    /// The hardware address.
+    pub mac: Option<String>,
+    /// The InfiniBand GUID.
+    pub infiniband_guid: Option<String>,
+    /// Host ports to forward.
+    pub port_mappings: Vec<PortMapping>,
+    /// Limits on traffic.
+    pub bandwidth: Option<Bandwidth>,
+    /// Goes into `args.cni` of every plugin.
+    pub cni_args: RawObject,
+    /// Gateways of default routes through this attachment, one a family; empty to keep those its plugins made.
+    pub default_route: Option<Vec<IpAddr>>,
+    /// The device to use.
+    pub device_id: Option<String>,
+    /// A claim on an address that outlives the pod.
+    pub ipam_claim_reference: Option<String>,
+}
+
+/// A host port forwarded to the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortMapping {
+    /// The port on the host.
+    pub host_port: u16,
+    /// The port in the container.
+    pub container_port: u16,
+    /// tcp, udp or sctp.
+    #[serde(default = "tcp")]
+    pub protocol: String,
+    /// The host's address to listen on; all of them if there is none.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    pub host_ip: String,
+}
+
+fn tcp() -> String {
+    "tcp".into()
+}
+
+/// Limits on traffic. Rates are in bits a second, bursts in bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bandwidth {
+    /// Into the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_rate: Option<u64>,
+    /// Into the container, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_burst: Option<u64>,
+    /// Out of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_rate: Option<u64>,
+    /// Out of the container, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_burst: Option<u64>,
+}
+
+/// A selection as an operator can write it.
+#[derive(Debug, Clone, Default)]
+pub struct OperatorSelection {
+    /// What a pod could write too.
+    pub selection: Selection,
+    /// The network's configuration, in place of a reference to it.
+    pub config: Option<RawObject>,
+    /// When it applies.
+    pub when: Selector,
+    /// Whether the container may do without it.
+    pub optional: bool,
+}
+
+impl OperatorSelection {
+    /// Reads an operator's selection. An unknown key is an error, as it is the operator's own.
+    ///
+    /// # Errors
+    /// The first key that is wrong, and where.
+    pub fn from_object(object: &RawObject, place: &str) -> Result<Self, KeyError> {
+        let keys = Keys::new(object, place);
+        let known: Vec<&str> = KEYS.iter().chain(&OPERATOR_KEYS).copied().collect();
+        keys.only(&known)?;
+        let config = match keys.string("config") {
+            Ok(Some(text)) => Some(parse_object(text.as_bytes()).map_err(|_| config_is_wrong(&keys))?),
+            Ok(None) => None,
+            Err(_) => Some(keys.object("config").ok().flatten().ok_or_else(|| config_is_wrong(&keys))?),
+        };
+        let when = match keys.object("when")? {
+            Some(when) => Selector::from_object(&when, &keys.path("when"))?,
+            None => Selector::default(),
+        };
+        let selection = Selection::read(&keys, place, Author::Operator { has_config: config.is_some() })?;
+        Ok(Self { selection, config, when, optional: keys.boolean("optional")? })
+    }
+}
+
+fn config_is_wrong(keys: &Keys<'_>) -> KeyError {
+    keys.wrong("config", "a network configuration, an object")
+}
+
+/// Who wrote a selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Author {
+    /// The node's operator, perhaps with the network's configuration.
+    Operator { has_config: bool },
+    /// Anyone who may create a pod.
+    Pod,
+}
+
+/// What a list of selections held.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// The selections, in order.
+    pub selections: Vec<Selection>,
+    /// Keys that were passed over.
+    pub warnings: Vec<KeyError>,
+}
+
+impl Selection {
+    /// Reads selections in either of their forms: `[namespace/]name[@interface]`, comma separated, or JSON, which is
+    /// what a text that holds any of `[{"` is taken for. Blank text is no selection.
+    ///
+    /// # Errors
+    /// When it is neither, or a selection is wrong.
+    pub fn parse(text: &str, place: &str) -> Result<Parsed, KeyError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Parsed::default());
+        }
+        if !text.contains(['[', '{', '"']) {
+            let selections = text.split(',').map(|item| Self::from_text(item, place));
+            return Ok(Parsed { selections: selections.collect::<Result<_, _>>()?, warnings: Vec::new() });
+        }
+        let objects: Vec<RawObject> = serde_json::from_str(text).map_err(|error| KeyError::Wrong {
+            path: place.into(),
+            found: format!("not readable ({error})"),
+            expected: "a JSON list of network selection elements".into(),
+        })?;
+        let mut parsed = Parsed::default();
+        for (index, object) in objects.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            let keys = Keys::new(object, &place);
+            parsed.warnings.extend(keys.unknown(&KEYS));
+            parsed.selections.push(Self::read(&keys, &place, Author::Pod)?);
+        }
+        Ok(parsed)
+    }
+
+    /// Reads one `[namespace/]name[@interface]`.
+    ///
+    /// # Errors
+    /// When a part is empty or not a name.
+    pub fn from_text(text: &str, place: &str) -> Result<Self, KeyError> {
+        let wrong = || KeyError::Wrong {
+            path: place.into(),
+            found: format!("{:?}", text.chars().take(64).collect::<String>()),
+            expected: "[namespace/]name[@interface]".into(),
+        };
+        let (reference, interface) = match text.trim().split_once('@') {
+            Some((reference, interface)) => (reference, Some(interface.to_owned())),
+            None => (text.trim(), None),
+        };
+        let (namespace, name) = match reference.split_once('/') {
+            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            None => (None, reference),
+        };
+        let selection = Self { name: name.to_owned(), namespace, interface, ..Self::default() };
+        let names_are_good = validate::network_name(&selection.name).is_ok()
+            && selection.namespace.as_deref().is_none_or(|name| validate::network_name(name).is_ok())
+            && selection.interface.as_deref().is_none_or(|name| validate::interface_name(name).is_ok());
+        if names_are_good { Ok(selection) } else { Err(wrong()) }
+    }
+
+    /// The network as `namespace/name`, or its plain name.
+    pub fn reference(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// Reads one selection element, all of whose keys are checked.
+    fn read(keys: &Keys<'_>, place: &str, author: Author) -> Result<Self, KeyError> {
+        let name = keys.string("name")?.unwrap_or_default();
+        if name.is_empty() && author != (Author::Operator { has_config: true }) {
+            return Err(KeyError::Missing { place: place.into(), expected: "\"name\", the network's name,".into() });
+        }
+        // An operator may also name a file or a directory.
+        let is_path = |name: &str| author != Author::Pod && name.starts_with('/');
+        let is_reference = |name: &str| validate::network_name(name).is_ok() || is_path(name);
+        if !name.is_empty() && !is_reference(&name) {
+            return Err(keys.wrong("name", "a network's name"));
+        }
+        let namespace = keys.string("namespace")?.filter(|namespace| !namespace.is_empty());
+        if namespace.as_deref().is_some_and(|namespace| validate::network_name(namespace).is_err()) {
+            return Err(keys.wrong("namespace", "the name of a namespace"));
+        }
+        let key = if keys.raw("interface").is_some() { "interface" } else { "interfaceRequest" };
+        let interface = keys.string(key)?.filter(|interface| !interface.is_empty());
+        if let Some(Err(error)) = interface.as_deref().map(validate::interface_name) {
+            return Err(keys.wrong(key, error.expected));
+        }
+        let selection = Self {
+            name,
+            namespace,
+            interface,
+            ips: read_ips(keys)?,
+            mac: read_hex(keys, "mac", &[6, 8, 20], "a hardware address such as 02:00:00:00:00:01")?,
+            infiniband_guid: read_hex(keys, "infiniband-guid", &[8], "8 bytes such as 02:00:00:00:00:00:00:01")?,
+            port_mappings: read_port_mappings(keys)?,
+            bandwidth: read_bandwidth(keys)?,
+            cni_args: keys.object("cni-args")?.unwrap_or_default(),
+            default_route: read_default_route(keys)?,
+            device_id: keys.string("deviceID")?.filter(|id| !id.is_empty()),
+            ipam_claim_reference: keys.string("ipam-claim-reference")?.filter(|claim| !claim.is_empty()),
+        };
+        if selection.device_id.as_deref().is_some_and(|id| id.contains(char::is_control) || id.contains("..")) {
+            return Err(keys.wrong("deviceID", "the identifier of a device"));
+        }
+        if selection.ipam_claim_reference.is_some() && !selection.ips.is_empty() {
+            return Err(KeyError::Conflict {
+                place: place.into(),
+                reason: "\"ips\" and \"ipam-claim-reference\" cannot be asked for together".into(),
+            });
+        }
+        Ok(selection)
+    }
+
+    /// The capability arguments that this selection asks for (NPWG specification, §4.1.2.1).
+    pub fn capability_args(&self) -> RawObject {
+        let mut args = RawObject::new();
+        if !self.ips.is_empty() {
+            args.insert("ips".into(), raw(&self.ips));
+        }
+        if let Some(mac) = &self.mac {
+            args.insert("mac".into(), raw(mac));
+        }
+        if let Some(guid) = &self.infiniband_guid {
+            args.insert("infinibandGUID".into(), raw(guid));
+        }
+        if !self.port_mappings.is_empty() {
+            args.insert("portMappings".into(), raw(&self.port_mappings));
+        }
+        if let Some(bandwidth) = &self.bandwidth {
+            args.insert("bandwidth".into(), raw(bandwidth));
+        }
+        if let Some(device) = &self.device_id {
+            args.insert("deviceID".into(), raw(device));
+        }
+        args
+    }
+}
+
+fn read_ips(keys: &Keys<'_>) -> Result<Vec<String>, KeyError> {
+    const EXPECTED: &str = "a list of IP addresses, with or without a prefix length";
+    let ips: Vec<String> = keys.get("ips", EXPECTED)?.unwrap_or_default();
+    for ip in &ips {
+        if ip.parse::<IpAddr>().is_err() && ip.parse::<IpNet>().is_err() {
+            let found = format!("a list with {:?} in it", ip.chars().take(64).collect::<String>());
+            return Err(KeyError::Wrong { path: keys.path("ips"), found, expected: EXPECTED.into() });
+        }
+    }
+    Ok(ips)
+}
+
+fn read_hex(keys: &Keys<'_>, key: &str, lengths: &[usize], expected: &str) -> Result<Option<String>, KeyError> {
+    let Some(text) = keys.string(key)?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bytes: Vec<&str> = text.split([':', '-']).collect();
+    let good = lengths.contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit()));
+    if good { Ok(Some(text)) } else { Err(keys.wrong(key, expected)) }
+}
+
+fn read_port_mappings(keys: &Keys<'_>) -> Result<Vec<PortMapping>, KeyError> {
+    const EXPECTED: &str = "a list of {hostPort, containerPort, protocol: tcp, udp or sctp, hostIP}";
+    let mut mappings: Vec<PortMapping> = keys.get("portMappings", EXPECTED)?.unwrap_or_default();
+    for mapping in &mut mappings {
+        mapping.protocol.make_ascii_lowercase();
+        let good = mapping.host_port != 0
+            && mapping.container_port != 0
+            && ["tcp", "udp", "sctp"].contains(&mapping.protocol.as_str())
+            && (mapping.host_ip.is_empty() || mapping.host_ip.parse::<IpAddr>().is_ok());
+        if !good {
+            let found = format!("a list with {} in it", raw(mapping).get());
+            return Err(KeyError::Wrong { path: keys.path("portMappings"), found, expected: EXPECTED.into() });
+        }
+    }
+    Ok(mappings)
+}
+
+fn read_bandwidth(keys: &Keys<'_>) -> Result<Option<Bandwidth>, KeyError> {
+    let expected = "{ingressRate, ingressBurst, egressRate, egressBurst} in bits, each burst with its rate";
+    let bandwidth: Option<Bandwidth> = keys.get("bandwidth", expected)?;
+    let lone_burst = |rate: Option<u64>, burst: Option<u64>| burst.is_some_and(|b| b > 0) && rate.unwrap_or(0) == 0;
+    if bandwidth.is_some_and(|limit| {
+        lone_burst(limit.ingress_rate, limit.ingress_burst) || lone_burst(limit.egress_rate, limit.egress_burst)
+    }) {
+        return Err(keys.wrong("bandwidth", expected));
+    }
+    Ok(bandwidth)
+}
+
+fn read_default_route(keys: &Keys<'_>) -> Result<Option<Vec<IpAddr>>, KeyError> {
+    const EXPECTED: &str = "a list of gateway addresses, at most one of each family";
+    let gateways: Option<Vec<IpAddr>> = keys.get("default-route", EXPECTED)?;
+    let of_family = |v4: bool| gateways.iter().flatten().filter(|gateway| gateway.is_ipv4() == v4).count();
+    if of_family(true) > 1 || of_family(false) > 1 {
+        return Err(keys.wrong("default-route", EXPECTED));
+    }
+    Ok(gateways)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn error(json: &str) -> String {
+        Selection::parse(json, "networks").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_text_form() {
+        let parsed = Selection::parse(" a, ns/b ,ns/c@net7", "networks").unwrap();
+        let shown: Vec<_> = parsed.selections.iter().map(|s| (s.reference(), s.interface.clone())).collect();
+        assert_eq!(shown, [("a".into(), None), ("ns/b".into(), None), ("ns/c".into(), Some("net7".into()))]);
+        assert!(Selection::parse("  ", "networks").unwrap().selections.is_empty());
+        for bad in ["a,,b", "a,", "/a", "a/", "a@", "a/b/c", "../a", "a b", "a@0123456789abcdef"] {
+            assert!(Selection::parse(bad, "networks").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_json_form() {
+        let json = r#"[{"name":"a","interfaceRequest":"if0","ips":["10.0.0.1","fd00::1/64"],"mac":"02:00:00:00:00:01",
+            "portMappings":[{"hostPort":80,"containerPort":8080}],"bandwidth":{"ingressRate":1000,"ingressBurst":10},
+            "default-route":["10.0.0.254"],"deviceID":"0000:00:1f.6","extra":1}]"#;
+        let parsed = Selection::parse(json, "networks").unwrap();
+        assert_eq!(parsed.warnings.len(), 1);
+        let selection = &parsed.selections[0];
+        assert_eq!(selection.interface.as_deref(), Some("if0"));
+        let args = selection.capability_args();
+        assert_eq!(args["portMappings"].get(), r#"[{"hostPort":80,"containerPort":8080,"protocol":"tcp"}]"#);
+        assert_eq!(args.keys().collect::<Vec<_>>(), ["ips", "mac", "portMappings", "bandwidth", "deviceID"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (json, message) in [
+            (r#"[{"namespace":"a"}]"#, "\"name\""),
+            (r#"[{"name":"../a"}]"#, "networks[0].name"),
+            (r#"[{"name":"a","ips":["10.0.0.300"]}]"#, "10.0.0.300"),
+            (r#"[{"name":"a","mac":"zz"}]"#, "networks[0].mac"),
+            (r#"[{"name":"a","interface":"a/b"}]"#, "networks[0].interface"),
+            (r#"[{"name":"a","bandwidth":{"egressBurst":5}}]"#, "each burst with its rate"),
+            (r#"[{"name":"a","portMappings":[{"hostPort":0,"containerPort":1}]}]"#, "portMappings"),
+            (r#"[{"name":"a","default-route":["10.0.0.1","10.0.0.2"]}]"#, "at most one of each family"),
+            (r#"[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]"#, "together"),
+            (r#"{"name":"a"}"#, "a JSON list"),
+            ("[", "a JSON list"),
+        ] {
+            assert!(error(json).contains(message), "{json}: {}", error(json));
+        }
+    }
+
+    #[test]
+    fn an_operators_unknown_key_is_an_error_with_a_hint() {
+        let object = parse_object(br#"{"name":"a","interfce":"x"}"#).unwrap();
+        let error = OperatorSelection::from_object(&object, "delegates[1]").unwrap_err().to_string();
+        assert!(error.contains("delegates[1]") && error.contains("did you mean \"interface\""), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,100}") {
+            drop(Selection::parse(&text, "networks"));
+        }
+
+        #[test]
+        fn names_that_pass_are_no_paths(text in "[-a-zA-Z0-9./@,_ ]{0,40}") {
+            for selection in Selection::parse(&text, "networks").map(|p| p.selections).unwrap_or_default() {
+                prop_assert!(!selection.name.contains('/') && selection.name != "..");
+            }
+        }
+    }
+}

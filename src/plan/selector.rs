@@ -1,0 +1,143 @@
+//! `when`: which pods a selection applies to.
+
+use globset::{Glob, GlobMatcher};
+use indexmap::IndexMap;
+
+use super::key::{KeyError, Keys};
+use crate::cni::Args;
+use crate::cni::config::RawObject;
+
+/// Globs of which one must match, unless one that starts with `!` does. With nothing but `!` globs, everything else
+/// matches.
+#[derive(Debug, Clone)]
+pub struct Globs {
+    include: Vec<GlobMatcher>,
+    exclude: Vec<GlobMatcher>,
+    text: Vec<String>,
+}
+
+impl Globs {
+    /// Compiles globs.
+    ///
+    /// # Errors
+    /// The glob that does not compile, and why.
+    pub fn new(globs: Vec<String>) -> Result<Self, String> {
+        let compile =
+            |glob: &str| Glob::new(glob).map(|glob| glob.compile_matcher()).map_err(|error| error.to_string());
+        let mut compiled = Self { include: Vec::new(), exclude: Vec::new(), text: Vec::new() };
+        if globs.is_empty() {
+            return Err("an empty list, which nothing could match".into());
+        }
+        for glob in &globs {
+            match glob.strip_prefix('!') {
+                Some(glob) => compiled.exclude.push(compile(glob)?),
+                None => compiled.include.push(compile(glob)?),
+            }
+        }
+        compiled.text = globs;
+        Ok(compiled)
+    }
+
+    /// Whether a value matches. A value that is not there matches nothing, and is excluded by nothing.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        let any = |globs: &[GlobMatcher]| value.is_some_and(|value| globs.iter().any(|glob| glob.is_match(value)));
+        (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
+    }
+
+    /// The globs as written.
+    pub fn text(&self) -> String {
+        self.text.join(", ")
+    }
+}
+
+/// What must be true of a call for a selection to apply: all of it.
+#[derive(Debug, Clone, Default)]
+pub struct Selector {
+    namespace: Option<Globs>,
+    pod: Option<Globs>,
+    args: IndexMap<String, Globs>,
+}
+
+/// The outcome of a selector, in words.
+pub type Reason = Result<String, String>;
+
+impl Selector {
+    /// Reads a `when` object. `place` is where it stands, for errors.
+    ///
+    /// # Errors
+    /// When a key is unknown, or not a glob or a list of globs.
+    pub fn from_object(object: &RawObject, place: &str) -> Result<Self, KeyError> {
+        let keys = Keys::new(object, place);
+        keys.only(&["namespace", "pod", "args"])?;
+        let mut selector = Self { namespace: keys.globs("namespace")?, pod: keys.globs("pod")?, args: IndexMap::new() };
+        if let Some(args) = keys.object("args")? {
+            let place = keys.path("args");
+            let args_keys = Keys::new(&args, &place);
+            for key in args.keys() {
+                if let Some(globs) = args_keys.globs(key)? {
+                    selector.args.insert(key.clone(), globs);
+                }
+            }
+        }
+        Ok(selector)
+    }
+
+    /// Whether the selection applies to a call with these arguments, and why.
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub fn judge(&self, args: &Args) -> Reason {
+        let checks = [("namespace", "K8S_POD_NAMESPACE", &self.namespace), ("pod", "K8S_POD_NAME", &self.pod)]
+            .into_iter()
+            .filter_map(|(what, key, globs)| globs.as_ref().map(|globs| (what.to_owned(), key, globs)))
+            .chain(self.args.iter().map(|(key, globs)| (format!("args.{key}"), key.as_str(), globs)));
+        let mut matched = Vec::new();
+        for (what, key, globs) in checks {
+            let value = args.get(key);
+            let shown = value.map_or_else(|| format!("{key} is not set"), |value| format!("{key}={value}"));
+            if !globs.matches(value) {
+                return Err(format!("when.{what} [{}] does not match: {shown}", globs.text()));
+            }
+            matched.push(format!("when.{what} [{}] matches: {shown}", globs.text()));
+        }
+        Ok(if matched.is_empty() { "always".into() } else { matched.join("; ") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::config::parse_object;
+
+    fn applies(when: &str, args: &str) -> bool {
+        let object = parse_object(when.as_bytes()).unwrap();
+        Selector::from_object(&object, "when").unwrap().judge(&args.parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn all_must_match_and_an_exclamation_mark_excludes() {
+        let prod = "K8S_POD_NAMESPACE=prod-eu;K8S_POD_NAME=web-1;NOMAD_JOB=a";
+        assert!(applies(r#"{"namespace": ["prod-*"]}"#, prod));
+        assert!(applies(r#"{"namespace": "prod-*", "pod": ["web-*"], "args": {"NOMAD_JOB": ["a", "b"]}}"#, prod));
+        assert!(!applies(r#"{"namespace": ["prod-*", "!*-eu"]}"#, prod));
+        assert!(!applies(r#"{"namespace": ["prod-*"], "pod": ["db-*"]}"#, prod));
+        assert!(!applies(r#"{"args": {"OTHER": ["*"]}}"#, prod));
+        assert!(applies(r#"{"namespace": ["!kube-system"]}"#, prod));
+        assert!(applies(r#"{"namespace": ["!kube-system"]}"#, ""));
+        assert!(!applies(r#"{"namespace": ["*"]}"#, ""));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (when, message) in [
+            (r#"{"namespaces": ["a"]}"#, "\"namespace\""),
+            (r#"{"namespace": []}"#, "empty list"),
+            (r#"{"namespace": ["[a"]}"#, "when.namespace"),
+            (r#"{"args": {"K": 1}}"#, "when.args.K"),
+        ] {
+            let object = parse_object(when.as_bytes()).unwrap();
+            let error = Selector::from_object(&object, "when").unwrap_err().to_string();
+            assert!(error.contains(message), "{when}: {error}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What the runtime asks for: the only reader of the environment and of standard input.
+
+use std::io::{self, Read};
+
+use crate::cni::Args;
+use crate::cni::args::ArgsError;
+use crate::cni::validate::{self, InvalidName};
+use crate::runtime::Verb;
+
+/// The largest configuration accepted on standard input, in bytes.
+pub const MAX_STDIN: u64 = 16 << 20;
+
+/// Set in the environment of every plugin that Braid runs, so that a Braid that is reached through its own delegates
+/// knows it and refuses.
+pub const GUARD: &str = "BRAID_GUARD";
+
+/// One call of the plugin (SPEC §2, "Parameters"). Made by [`Request::read`] only, so what it holds is valid.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The operation.
+    pub verb: Verb,
+    /// `CNI_CONTAINERID`. Empty for operations that have none.
+    pub container_id: String,
+    /// `CNI_NETNS`. Empty where the runtime gives none.
+    pub netns: String,
+    /// `CNI_IFNAME`. Empty for operations that have none.
+    pub ifname: String,
+    /// `CNI_ARGS`, read.
+    pub args: Args,
+    /// `CNI_ARGS`, as it came.
+    pub args_text: String,
+    /// `CNI_PATH`.
+    pub cni_path: String,
+    /// Whether the environment points at a Kubernetes API server that this process runs beside.
+    pub in_cluster: bool,
+    /// Standard input.
+    pub stdin: Vec<u8>,
+}
+
+/// A call that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Variables are missing.
+    #[error("{} must be set for {verb}", names.join(", "))]
+    Missing {
+        /// The operation.
+        verb: Verb,
+        /// All that are missing.
+        names: Vec<&'static str>,
+    },
+    /// A variable is not text.
+    #[error("{name} is not valid UTF-8")]
+    NotText {
+        /// The variable.
+        name: &'static str,
+    },
+    /// `CNI_COMMAND` is no operation.
+    #[error("CNI_COMMAND is {found:?}, expected ADD, DEL, CHECK, STATUS, GC or VERSION")]
+    Command {
+        /// What it is, shortened.
+        found: String,
+    },
+    /// A variable breaks the rules for names.
+    #[error("{name}: {source}")]
+    Name {
+        /// The variable.
+        name: &'static str,
+        /// The rule.
+        source: InvalidName,
+    },
+    /// `CNI_ARGS` cannot be read.
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    /// Braid was reached through one of its own delegates.
+    #[error(
+        "braid was called by one of its own delegates (on behalf of {on_behalf_of}); a delegate must not lead back to braid"
+    )]
+    Recursion {
+        /// The container and interface of the outer call.
+        on_behalf_of: String,
+    },
+    /// Standard input could not be read.
+    #[error("standard input cannot be read: {0}")]
+    Stdin(#[source] io::Error),
+    /// Standard input holds nothing.
+    #[error("standard input is empty, expected a network configuration")]
+    Empty,
+    /// Standard input holds too much.
+    #[error("the network configuration is larger than {} MiB", MAX_STDIN >> 20)]
+    TooLarge,
+}
+
+/// What an environment variable holds. Everything that asks the environment goes through here.
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader of the environment")]
+pub fn variable(name: &'static str) -> Result<Option<String>, RequestError> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(RequestError::NotText { name }),
+    }
+}
+
+impl Request {
+    /// Reads the call, if this is one: without `CNI_COMMAND` the program is a command line.
+    ///
+    /// # Errors
+    /// When a variable or standard input is not as the specification says.
+    pub fn read() -> Result<Option<Self>, RequestError> {
+        let Some(command) = variable("CNI_COMMAND")? else { return Ok(None) };
+        let verb = match command.as_str() {
+            "ADD" => Verb::Add,
+            "DEL" => Verb::Del,
+            "CHECK" => Verb::Check,
+            "STATUS" => Verb::Status,
+            "GC" => Verb::Gc,
+            "VERSION" => Verb::Version,
+            _ => return Err(RequestError::Command { found: command.chars().take(64).collect() }),
+        };
+        let text = |name| variable(name).map(Option::unwrap_or_default);
+        let args_text = text("CNI_ARGS")?;
+        let mut request = Self {
+            verb,
+            container_id: text("CNI_CONTAINERID")?,
+            netns: text("CNI_NETNS")?,
+            ifname: text("CNI_IFNAME")?,
+            args: args_text.parse()?,
+            args_text,
+            cni_path: text("CNI_PATH")?,
+            in_cluster: !text("KUBERNETES_SERVICE_HOST")?.is_empty() && !text("KUBERNETES_SERVICE_PORT")?.is_empty(),
+            stdin: Vec::new(),
+        };
+        request.check_names()?;
+        if verb != Verb::Version
+            && let Some(on_behalf_of) = variable(GUARD)?
+        {
+            return Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() });
+        }
+        request.stdin = read_stdin()?;
+        if request.stdin.trim_ascii().is_empty() && verb != Verb::Version {
+            return Err(RequestError::Empty);
+        }
+        Ok(Some(request))
+    }
+
+    fn check_names(&self) -> Result<(), RequestError> {
+        let required: &[(&'static str, &str)] = match self.verb {
+            Verb::Add | Verb::Check => {
+                &[("CNI_CONTAINERID", &self.container_id), ("CNI_NETNS", &self.netns), ("CNI_IFNAME", &self.ifname)]
+            }
+            Verb::Del => &[("CNI_CONTAINERID", &self.container_id), ("CNI_IFNAME", &self.ifname)],
+            Verb::Status | Verb::Gc | Verb::Version => return Ok(()),
+        };
+        let names: Vec<_> = required.iter().filter(|(_, value)| value.is_empty()).map(|(name, _)| *name).collect();
+        if !names.is_empty() {
+            return Err(RequestError::Missing { verb: self.verb, names });
+        }
+        validate::container_id(&self.container_id)
+            .map_err(|source| RequestError::Name { name: "CNI_CONTAINERID", source })?;
+        validate::interface_name(&self.ifname).map_err(|source| RequestError::Name { name: "CNI_IFNAME", source })
+    }
+
+    /// The value of a key of `CNI_ARGS`.
+    pub fn arg(&self, key: &str) -> Option<&str> {
+        self.args.get(key)
+    }
+}
+
+fn read_stdin() -> Result<Vec<u8>, RequestError> {
+    let mut bytes = Vec::with_capacity(8 << 10);
+    match io::stdin().lock().take(MAX_STDIN + 1).read_to_end(&mut bytes) {
+        Ok(read) if read as u64 > MAX_STDIN => Err(RequestError::TooLarge),
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(RequestError::Stdin(error)),
+    }
+}

@@ -1,0 +1,117 @@
+//! The way forward: the primary attachment, then the others.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::journal::{Event, Step};
+use super::undo::undo_attachment;
+use super::{Failure, Transaction, micros, parameters};
+use crate::answer::plugin_error;
+use crate::cni::AddResult;
+use crate::plan::Position;
+use crate::runtime::StepResult;
+
+/// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
+///
+/// The primary comes first and alone; of the others up to `concurrency` run at once.
+///
+/// # Errors
+/// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
+pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
+    let count = tx.plan.attachments.len();
+    let mut results = Vec::with_capacity(count);
+    if tx.plan.position == Position::Primary {
+        results.push(attach_one(tx, 0)?);
+    }
+    let first = results.len();
+    if concurrency <= 1 || count - first <= 1 {
+        for index in first..count {
+            results.push(attach_one(tx, index)?);
+        }
+        return Ok(results);
+    }
+    let next = AtomicUsize::new(first);
+    let failed = AtomicBool::new(false);
+    let outcomes: Mutex<Vec<Option<Result<Option<AddResult>, Failure>>>> =
+        Mutex::new((first..count).map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..concurrency.min(count - first) {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    let outcome = attach_one(tx, index);
+                    failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                    outcomes.lock().expect("no holder panics")[index - first] = Some(outcome);
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().expect("no holder panics");
+    // Those that were never begun come after the one that failed.
+    for outcome in outcomes.into_iter().flatten() {
+        results.push(outcome?);
+    }
+    Ok(results)
+}
+
+fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, Failure> {
+    let attachment = &tx.plan.attachments[index];
+    match run_chain(tx, index) {
+        Ok(result) => Ok(Some(result)),
+        Err(Failure::Attach { label, source }) if attachment.optional => {
+            tracing::warn!(
+                network = attachment.network.name,
+                interface = attachment.ifname,
+                error = %source,
+                "{label} failed; it is optional, so it is undone and the container goes without it"
+            );
+            let mut journal = tx.journal.lock().expect("no holder panics");
+            for failure in undo_attachment(&mut journal, tx.tools, &tx.plan.netns, index) {
+                tracing::error!(error = %failure, "could not be undone now; DEL will try again");
+            }
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
+    let attachment = &tx.plan.attachments[index];
+    let chain = tx.tools.chain(attachment);
+    let parameters = parameters(tx.plan, attachment, &tx.plan.netns);
+    let mut last: Option<StepResult> = None;
+    for step in 0..attachment.network.plugins.len() {
+        let began = Instant::now();
+        tx.record(Event::Start(Step(index, step)))?;
+        match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
+            Ok(result) => {
+                tracing::debug!(
+                    container = tx.plan.container_id,
+                    network = attachment.network.name,
+                    interface = attachment.ifname,
+                    plugin = attachment.network.plugins[step].plugin_type(),
+                    micros = micros(began.elapsed()),
+                    "plugin attached"
+                );
+                let done = Event::Done {
+                    step: Step(index, step),
+                    micros: micros(began.elapsed()),
+                    result: result.raw.clone(),
+                };
+                tx.record(done)?;
+                last = Some(result);
+            }
+            Err(source) => {
+                let failed = Event::Failed { step: Step(index, step), error: plugin_error(&source.source) };
+                // What failed is the plugin; that the journal cannot say so changes nothing.
+                drop(tx.record(failed));
+                return Err(Failure::Attach { label: attachment.label(), source });
+            }
+        }
+    }
+    Ok(last.map(|result| result.parsed).unwrap_or_default())
+}

@@ -1,0 +1,356 @@
+//! The journal of an attachment set: what is to be done, what was done, and what is still to be undone.
+//!
+//! A journal is a file of JSON lines. The first is the [`Header`] with the whole plan, made durable before the first
+//! plugin runs. After it comes one [`Event`] a line, as steps start and end. Events are not synced: after a power
+//! failure the containers are gone too, and the plan alone is enough to release what they held.
+//!
+//! The header's `boot` tells whether the machine has been started anew since. If so, events may be missing, and every
+//! step of the plan counts as attempted.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::store::{Container, Content, Store, StoreError};
+use crate::cni::CniError;
+use crate::netns::{self, DefaultRouteChange};
+use crate::plan::Plan;
+
+/// The format that this binary writes.
+pub const FORMAT: u32 = 1;
+
+/// The first line of a journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    /// The format of the journal.
+    pub format: u32,
+    /// When ADD began, in milliseconds since 1970.
+    pub time: u64,
+    /// The kernel's boot ID.
+    pub boot: String,
+    /// Which namespace the plan's path led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<netns::Identity>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// A plugin of an attachment: their indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Step(pub usize, pub usize);
+
+/// What happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Event {
+    /// A plugin is about to run ADD.
+    Start(Step),
+    /// It has, and this is its result.
+    Done {
+        /// Which.
+        step: Step,
+        /// How long it took, in microseconds.
+        micros: u64,
+        /// The result, word for word.
+        result: Box<RawValue>,
+    },
+    /// It failed.
+    Failed {
+        /// Which.
+        step: Step,
+        /// With what.
+        error: CniError,
+    },
+    /// It has been undone.
+    Undone(Step),
+    /// It could not be undone.
+    Owed {
+        /// Which.
+        step: Step,
+        /// Why.
+        error: CniError,
+    },
+    /// Default routes are about to be changed.
+    Routes(DefaultRouteChange),
+    /// They have been put back.
+    RoutesUndone,
+    /// ADD has ended well, and this is what the runtime got.
+    Complete {
+        /// How long ADD took, in microseconds.
+        micros: u64,
+        /// The answer.
+        result: Box<RawValue>,
+    },
+}
+
+/// What is known of one step.
+#[derive(Debug, Clone, Default)]
+pub struct StepState {
+    /// It was started.
+    pub started: bool,
+    /// It has been undone.
+    pub undone: bool,
+    /// Its result, if it had one.
+    pub result: Option<Box<RawValue>>,
+    /// How long it took, in microseconds.
+    pub micros: Option<u64>,
+    /// Why it could not be undone.
+    pub owed: Option<CniError>,
+}
+
+/// What a journal tells.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The header.
+    pub header: Header,
+    /// For each attachment, each of its steps.
+    pub steps: Vec<Vec<StepState>>,
+    /// Changes of default routes, not put back.
+    pub routes: Vec<DefaultRouteChange>,
+    /// The answer, if ADD ended well.
+    pub complete: Option<Box<RawValue>>,
+    /// How long ADD took, in microseconds.
+    pub micros: Option<u64>,
+    /// How many lines could not be read.
+    pub unreadable: usize,
+}
+
+impl State {
+    /// The state of a plan of which nothing is done.
+    pub fn new(header: Header) -> Self {
+        let steps = header
+            .plan
+            .attachments
+            .iter()
+            .map(|attachment| vec![StepState::default(); attachment.network.plugins.len()])
+            .collect();
+        Self { header, steps, routes: Vec::new(), complete: None, micros: None, unreadable: 0 }
+    }
+
+    /// The result of an attachment: that of the last of its steps that had one.
+    pub fn result(&self, attachment: usize) -> Option<&RawValue> {
+        self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
+    }
+
+    /// Whether an attachment is there: its last step had a result and none has been undone.
+    pub fn is_attached(&self, attachment: usize) -> bool {
+        let steps = &self.steps[attachment];
+        steps.last().is_some_and(|step| step.result.is_some()) && !steps.iter().any(|step| step.undone)
+    }
+
+    /// What is still to be undone, in the order of ADD.
+    pub fn owed(&self) -> Vec<Step> {
+        let may_have_run = |step: &StepState| step.started || self.lost_events();
+        let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
+            let left = steps.iter().enumerate().filter(move |(_, step)| may_have_run(step) && !step.undone);
+            left.map(move |(s, _)| Step(a, s))
+        });
+        steps.collect()
+    }
+
+    /// Whether events may be missing.
+    fn lost_events(&self) -> bool {
+        self.unreadable > 0 || self.header.boot != boot_id()
+    }
+
+    fn apply(&mut self, event: Event) {
+        let Step(a, s) = match &event {
+            Event::Start(step) | Event::Undone(step) => *step,
+            Event::Done { step, .. } | Event::Failed { step, .. } | Event::Owed { step, .. } => *step,
+            Event::Routes(_) | Event::RoutesUndone | Event::Complete { .. } => Step(0, 0),
+        };
+        let step = self.steps.get_mut(a).and_then(|steps| steps.get_mut(s));
+        match (event, step) {
+            (Event::Routes(change), _) => self.routes.push(change),
+            (Event::RoutesUndone, _) => self.routes.clear(),
+            (Event::Complete { micros, result }, _) => {
+                self.complete = Some(result);
+                self.micros = Some(micros);
+            }
+            (_, None) => self.unreadable += 1,
+            (Event::Start(_) | Event::Failed { .. }, Some(step)) => {
+                step.started = true;
+                step.undone = false;
+            }
+            (Event::Done { micros, result, .. }, Some(step)) => {
+                step.started = true;
+                step.micros = Some(micros);
+                step.result = Some(result);
+            }
+            (Event::Undone(_), Some(step)) => {
+                step.undone = true;
+                step.owed = None;
+            }
+            (Event::Owed { error, .. }, Some(step)) => step.owed = Some(error),
+        }
+    }
+}
+
+/// A journal, open for more.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    /// How long the readable part is.
+    length: u64,
+    /// What it tells so far.
+    pub state: State,
+    broken: bool,
+}
+
+/// What was found where a journal should be.
+#[derive(Debug)]
+pub enum Opened {
+    /// Nothing, or a journal so early in its life that no plugin had run.
+    None,
+    /// A journal.
+    Journal(Box<Journal>),
+    /// Something that cannot be used, and why.
+    Corrupt(String),
+}
+
+impl Journal {
+    /// Begins a journal, and makes it durable: when this returns, the plan survives whatever happens to the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written; there is then none.
+    pub fn begin(store: &Store, container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
+        let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
+        let ifname = &plan.ifname;
+        let mut file = container.create(ifname)?;
+        let written = || -> io::Result<u64> {
+            let line = line(&header)?;
+            file.write_all(&line)?;
+            sync_all(&file, container, store)?;
+            Ok(line.len() as u64)
+        };
+        match { written }() {
+            Ok(length) => Ok(Self { file, length, state: State::new(header), broken: false }),
+            Err(source) => {
+                drop(container.remove(ifname));
+                Err(StoreError::Io { action: "write", path: container.journal_path(ifname), source })
+            }
+        }
+    }
+
+    /// Opens the journal of an interface.
+    ///
+    /// # Errors
+    /// When what is there cannot be read. What can be read and makes no sense is [`Opened::Corrupt`].
+    pub fn open(container: &Container, ifname: &str) -> Result<Opened, StoreError> {
+        let (file, bytes) = match container.read(ifname)? {
+            Content::Missing => return Ok(Opened::None),
+            Content::NotAFile => return Ok(Opened::Corrupt("it is not a regular file".into())),
+            Content::File(file, bytes) => (file, bytes),
+        };
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            // The header's line is synced before the first plugin runs: without its end, none has.
+            let is_torn = bytes.is_empty() || bytes[0] == b'{';
+            return Ok(if is_torn { Opened::None } else { Opened::Corrupt("its first line is not a plan".into()) });
+        };
+        let header = match read_header(&bytes[..end]) {
+            Ok(header) if header.plan.ifname == ifname && header.plan.container_id == container.id() => header,
+            Ok(header) => {
+                let Plan { container_id, ifname, .. } = &header.plan;
+                return Ok(Opened::Corrupt(format!("it is the journal of {ifname:?} of container {container_id:?}")));
+            }
+            Err(reason) => return Ok(Opened::Corrupt(reason)),
+        };
+        let mut state = State::new(header);
+        let mut length = end + 1;
+        while let Some(end) = bytes[length..].iter().position(|byte| *byte == b'\n') {
+            match serde_json::from_slice(&bytes[length..length + end]) {
+                Ok(event) => state.apply(event),
+                Err(_) => state.unreadable += 1,
+            }
+            length += end + 1;
+        }
+        // What follows the last line's end is what a crash left of the next, and is written over.
+        Ok(Opened::Journal(Box::new(Self { file, length: length as u64, state, broken: false })))
+    }
+
+    /// Appends an event.
+    ///
+    /// # Errors
+    /// When it cannot be written; the journal is then as it was before.
+    pub fn append(&mut self, event: Event) -> io::Result<()> {
+        let line = line(&event)?;
+        if self.file.metadata()?.len() != self.length {
+            self.file.set_len(self.length)?;
+        }
+        if let Err(error) = self.file.write_all(&line) {
+            self.broken = self.file.set_len(self.length).is_err();
+            return Err(error);
+        }
+        self.length += line.len() as u64;
+        self.state.apply(event);
+        Ok(())
+    }
+
+    /// Takes note of an event whose writing may fail: losing it only means that something is undone twice.
+    pub fn note(&mut self, event: Event) {
+        if self.append(event.clone()).is_err() {
+            self.state.apply(event);
+        }
+    }
+
+    /// The journal's text, for whoever wants to see it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn text(&mut self) -> io::Result<String> {
+        let mut text = String::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// Syncs a new journal and the directories that lead to it. The file comes first: on most file systems that commits
+/// the directories with it, and the others have little left to do.
+fn sync_all(file: &File, container: &Container, store: &Store) -> io::Result<()> {
+    file.sync_all()?;
+    container.sync()?;
+    store.sync_attachments()
+}
+
+fn read_header(line: &[u8]) -> Result<Header, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_json::from_slice(line).map_err(|_| "its first line is not a plan".to_owned())?;
+    if head.format > FORMAT {
+        return Err(format!("its format is {}, and this braid reads up to {FORMAT}", head.format));
+    }
+    serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
+}
+
+/// One line of JSON. What came in as text may hold line breaks between its tokens, and nowhere else.
+fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn now_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's boot ID; empty where it cannot be read.
+fn boot_id() -> String {
+    static BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    BOOT.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    })
+    .clone()
+}

@@ -1,0 +1,191 @@
+//! Attaching as one transaction: all of it, or nothing.
+//!
+//! [`Transaction::run`] is the one place where a failed ADD is rolled back, and [`undo`] the one way in which anything is
+//! undone: by the rollback, by DEL, by GC, and by an ADD that finds what another one left half done.
+
+mod forward;
+pub mod journal;
+mod routes;
+pub mod store;
+mod undo;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub use forward::attach;
+pub use journal::{Event, Journal, Opened, Step};
+pub use routes::set_default_routes;
+pub use store::{Container, Sharing, Store, StoreError};
+pub use undo::{CleanupFailure, UndoError, undo};
+
+use crate::cni::AddResult;
+use crate::netns::{self, NetnsError};
+use crate::plan::{Attachment, Plan};
+use crate::runtime::chain::Limits;
+use crate::runtime::{self, Chain, Exec, Finder, StepError};
+
+/// What runs a plan's plugins.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Where plugins are.
+    pub finder: &'a Finder,
+    /// What runs them.
+    pub exec: &'a dyn Exec,
+    /// Their time.
+    pub limits: Limits,
+}
+
+impl std::fmt::Debug for Tools<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tools").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Tools<'a> {
+    /// The plugins of an attachment, ready to run.
+    fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
+    where
+        'a: 'b,
+    {
+        Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits }
+    }
+}
+
+/// The parameters of an attachment, as its plugins get them. `netns` is where the namespace is now.
+fn parameters(plan: &Plan, attachment: &Attachment, netns: &str) -> runtime::Attachment {
+    runtime::Attachment {
+        container_id: plan.container_id.clone(),
+        netns: netns.to_owned(),
+        ifname: attachment.ifname.clone(),
+        args: attachment.args.clone(),
+        capability_args: attachment.capability_args.clone(),
+        plugin_args: attachment.plugin_args.clone(),
+    }
+}
+
+/// Why an ADD failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A plugin did.
+    #[error("{label}: {source}")]
+    Attach {
+        /// Which attachment.
+        label: String,
+        /// The plugin and why.
+        source: StepError,
+    },
+    /// The default routes could not be set.
+    #[error("{label}: cannot set the default route: {source}")]
+    Routes {
+        /// Which attachment asked for them.
+        label: String,
+        /// Why.
+        source: NetnsError,
+    },
+    /// The journal could not be written.
+    #[error("cannot write the journal {}: {source}", path.display())]
+    Journal {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer could not be written.
+    #[error("cannot write the answer to standard output: {0}")]
+    Answer(#[source] io::Error),
+    /// The whole call ran out of time.
+    #[error("{label} was not attached: the whole call may take {:.1} s, and they are over", total.as_secs_f64())]
+    OutOfTime {
+        /// Which attachment was to be next.
+        label: String,
+        /// How long the call may take.
+        total: Duration,
+    },
+}
+
+/// An ADD that failed and was rolled back.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct RolledBack {
+    /// Why it failed.
+    pub cause: Failure,
+    /// What could not be undone. It stays in the journal.
+    pub cleanup: Vec<CleanupFailure>,
+}
+
+/// An ADD under way: its plan is durable.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    tools: Tools<'a>,
+    rollback: Duration,
+    container: &'a Container,
+    journal: Mutex<Journal>,
+}
+
+impl<'a> Transaction<'a> {
+    /// Writes the plan to a new journal, durably.
+    ///
+    /// # Errors
+    /// When that fails; nothing has then been done.
+    pub fn begin(
+        store: &Store,
+        container: &'a Container,
+        plan: &'a Plan,
+        tools: Tools<'a>,
+        rollback: Duration,
+    ) -> Result<Self, StoreError> {
+        let identity = netns::Identity::of(plan.netns.as_ref()).ok();
+        let journal = Journal::begin(store, container, plan, identity)?;
+        Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
+    }
+
+    /// Runs `work`. If it fails, every step that was attempted is undone, in reverse, however many of them fail to be.
+    ///
+    /// # Errors
+    /// The failure, and what could not be undone.
+    pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, RolledBack> {
+        let cause = match work(&self) {
+            Ok(done) => return Ok(done),
+            Err(cause) => cause,
+        };
+        // The time for ADD may be used up; undoing it has its own.
+        let limits = Limits {
+            deadline: Some(std::time::Instant::now() + self.rollback),
+            plugin: self.tools.limits.plugin.map(|plugin| plugin.min(self.rollback)),
+        };
+        let tools = Tools { limits, ..self.tools };
+        let mut journal = self.journal.into_inner().expect("no holder panics");
+        let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
+        if cleanup.is_empty()
+            && let Err(source) = self.container.remove(&self.plan.ifname)
+        {
+            cleanup.push(CleanupFailure::journal(source));
+        }
+        Err(RolledBack { cause, cleanup })
+    }
+
+    /// Writes an event to the journal.
+    fn record(&self, event: Event) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal
+            .append(event)
+            .map_err(|source| Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source })
+    }
+
+    /// Closes the journal: the attachments are made, and `answer` is what the runtime gets.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn complete(&self, answer: &AddResult, took: Duration) -> Result<(), Failure> {
+        let result = answer.to_raw(self.plan.version);
+        self.record(Event::Complete { micros: micros(took), result })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,373 @@
+//! Where journals are kept, and the locks on them.
+//!
+//! ```text
+//! <stateDir>/                                     locked shared by ADD, DEL and CHECK, exclusively by GC
+//! <stateDir>/attachments/<containerID>/           locked by whatever works on that container
+//! <stateDir>/attachments/<containerID>/<ifname>.jsonl
+//! ```
+//!
+//! The locks are `flock`s on the directories themselves, so there is no lock file to leave behind, and the kernel lets
+//! go of them when their holder dies. Directories are 0700 and files 0600. Below `stateDir` no link is followed.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// The largest journal read, in bytes.
+const MAX_JOURNAL: u64 = 256 << 20;
+
+/// The state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory cannot be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another call holds a lock for too long.
+    #[error("another braid call {holds} and had not ended after {:.1} s", waited.as_secs_f64())]
+    Busy {
+        /// What it does.
+        holds: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(Errno) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Io { action, path, source: error.into() }
+    }
+}
+
+/// The state directory, locked.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    /// Keeps the lock; also where `attachments` is opened from.
+    root: File,
+    attachments: OwnedFd,
+}
+
+/// How the state directory is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Beside other calls.
+    Shared,
+    /// Alone, for GC.
+    Exclusive,
+}
+
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+
+fn open_directory(at: impl AsFd, name: &Path) -> nix::Result<OwnedFd> {
+    openat(at, name, DIRECTORY, Mode::empty())
+}
+
+impl Store {
+    /// Opens and locks the state directory, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made or opened, or the lock is not to be had before `deadline`.
+    pub fn open(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Self, StoreError> {
+        match Self::open_existing(path, sharing, deadline)? {
+            Some(store) => Ok(store),
+            None => {
+                DirBuilder::new().recursive(true).mode(0o700).create(path.join("attachments")).map_err(|source| {
+                    StoreError::Io { action: "make the state directory", path: path.to_owned(), source }
+                })?;
+                Self::open_existing(path, sharing, deadline)?.ok_or_else(|| StoreError::Io {
+                    action: "open the state directory",
+                    path: path.to_owned(),
+                    source: io::ErrorKind::NotFound.into(),
+                })
+            }
+        }
+    }
+
+    /// Opens and locks the state directory if it is there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Option<Self>, StoreError> {
+        // The directory itself is the operator's choice and may be a link; nothing below it may.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = match openat(AT_FDCWD, path, flags, Mode::empty()) {
+            Ok(root) => File::from(root),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(StoreError::io("open the state directory", path)(error)),
+        };
+        lock(&root, path, sharing, deadline, "holds the state directory")?;
+        match open_directory(&root, Path::new("attachments")) {
+            Ok(attachments) => Ok(Some(Self { path: path.to_owned(), root, attachments })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path.join("attachments"))(error)),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Locks a container, and makes its directory if it is not there.
+    ///
+    /// # Errors
+    /// When that fails, or the lock is not to be had before `deadline`.
+    pub fn container(&self, id: &str, deadline: Instant) -> Result<Container, StoreError> {
+        loop {
+            if let Some(container) = self.existing_container(id, deadline)? {
+                return Ok(container);
+            }
+            match mkdirat(&self.attachments, id, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(StoreError::io("make", &self.container_path(id))(error)),
+            }
+        }
+    }
+
+    /// Locks a container if it has a directory.
+    ///
+    /// # Errors
+    /// As [`Self::container`].
+    pub fn existing_container(&self, id: &str, deadline: Instant) -> Result<Option<Container>, StoreError> {
+        let path = self.container_path(id);
+        loop {
+            let directory = match open_directory(&self.attachments, Path::new(id)) {
+                Ok(directory) => File::from(directory),
+                Err(Errno::ENOENT) => return Ok(None),
+                Err(error) => return Err(StoreError::io("open", &path)(error)),
+            };
+            lock(&directory, &path, Sharing::Exclusive, deadline, "works on this container")?;
+            // Whoever had the lock before may have removed the directory, and someone else made it anew.
+            let locked = directory
+                .metadata()
+                .map_err(|source| StoreError::Io { action: "look at", path: path.clone(), source })?;
+            let current = open_directory(&self.attachments, Path::new(id)).map(File::from);
+            if current.is_ok_and(|current| current.metadata().is_ok_and(|now| now.ino() == locked.ino())) {
+                let attachments = self
+                    .attachments
+                    .try_clone()
+                    .map_err(|source| StoreError::Io { action: "open", path: path.clone(), source })?;
+                return Ok(Some(Container { path, id: id.to_owned(), attachments, directory }));
+            }
+        }
+    }
+
+    /// The IDs of all containers that have a directory, in no order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn container_ids(&self) -> Result<Vec<String>, StoreError> {
+        names(&self.attachments, &self.path.join("attachments"))
+    }
+
+    /// Makes everything written so far durable, the directory of attachments itself included.
+    pub(super) fn sync_attachments(&self) -> io::Result<()> {
+        Ok(nix::unistd::fsync(&self.attachments)?)
+    }
+
+    /// The locked directory, to be kept open by whoever must keep the lock.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn lock_handle(&self) -> io::Result<OwnedFd> {
+        self.root.as_fd().try_clone_to_owned()
+    }
+
+    fn container_path(&self, id: &str) -> PathBuf {
+        self.path.join("attachments").join(id)
+    }
+}
+
+/// A container's directory, locked.
+#[derive(Debug)]
+pub struct Container {
+    path: PathBuf,
+    id: String,
+    attachments: OwnedFd,
+    directory: File,
+}
+
+/// What stands where a journal should.
+#[derive(Debug)]
+pub enum Content {
+    /// Nothing.
+    Missing,
+    /// A regular file, open for reading and appending.
+    File(File, Vec<u8>),
+    /// Something that is not a regular file, such as a link or a directory.
+    NotAFile,
+}
+
+impl Container {
+    /// The container's ID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where a journal is.
+    pub fn journal_path(&self, ifname: &str) -> PathBuf {
+        self.path.join(format!("{ifname}.jsonl"))
+    }
+
+    /// Makes a new journal. There must be none.
+    pub(super) fn create(&self, ifname: &str) -> Result<File, StoreError> {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(&self.directory, format!("{ifname}.jsonl").as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(StoreError::io("make", &self.journal_path(ifname)))
+    }
+
+    /// Reads a journal.
+    pub(super) fn read(&self, ifname: &str) -> Result<Content, StoreError> {
+        let path = self.journal_path(ifname);
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let mut file = match openat(&self.directory, format!("{ifname}.jsonl").as_str(), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(Content::Missing),
+            Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Content::NotAFile),
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        let io = |source| StoreError::Io { action: "read", path: path.clone(), source };
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() || metadata.len() > MAX_JOURNAL {
+            return Ok(Content::NotAFile);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        file.read_to_end(&mut bytes).map_err(io)?;
+        Ok(Content::File(file, bytes))
+    }
+
+    /// Moves what stands where a journal should out of the way. Returns where it is now.
+    pub(super) fn set_aside(&self, ifname: &str) -> Result<PathBuf, StoreError> {
+        let from = format!("{ifname}.jsonl");
+        for attempt in 0.. {
+            let suffix = if attempt == 0 { String::new() } else { format!(".{attempt}") };
+            let to = format!("{from}.corrupt{suffix}");
+            // A journal that was set aside before is kept, however many there are.
+            if attempt < 1000 && nix::sys::stat::fstatat(&self.directory, to.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                continue;
+            }
+            renameat(&self.directory, from.as_str(), &self.directory, to.as_str())
+                .map_err(StoreError::io("set aside", &self.journal_path(ifname)))?;
+            return Ok(self.path.join(to));
+        }
+        unreachable!("the loop returns at the latest in its thousandth round")
+    }
+
+    /// Removes a journal, and the directory if it was the last.
+    pub(super) fn remove(&self, ifname: &str) -> Result<(), StoreError> {
+        match unlinkat(&self.directory, format!("{ifname}.jsonl").as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(StoreError::io("remove", &self.journal_path(ifname))(error)),
+        }
+        self.tidy();
+        Ok(())
+    }
+
+    /// Removes the directory if nothing is in it.
+    pub fn tidy(&self) {
+        // Not empty is the usual reason why not, and the others are no one's loss.
+        let _ = unlinkat(&self.attachments, self.id.as_str(), UnlinkatFlags::RemoveDir);
+    }
+
+    /// The names of the interfaces that have a journal, and of the files set aside.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn entries(&self) -> Result<Entries, StoreError> {
+        let mut entries = Entries::default();
+        for name in names(&self.directory, &self.path)? {
+            match name.strip_suffix(".jsonl") {
+                Some(ifname) => entries.ifnames.push(ifname.to_owned()),
+                None => entries.set_aside.push(self.path.join(name)),
+            }
+        }
+        entries.ifnames.sort();
+        entries.set_aside.sort();
+        Ok(entries)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(nix::unistd::fsync(&self.directory)?)
+    }
+
+    /// The locked directory, to be kept open by whoever must keep the lock.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn lock_handle(&self) -> io::Result<OwnedFd> {
+        self.directory.as_fd().try_clone_to_owned()
+    }
+}
+
+/// What a container's directory holds.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Interfaces with a journal.
+    pub ifnames: Vec<String>,
+    /// Files that were set aside.
+    pub set_aside: Vec<PathBuf>,
+}
+
+fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, StoreError> {
+    let wrong = StoreError::io;
+    // Opened anew, so that reading it moves no one else's position.
+    let mut listing = Dir::openat(directory, ".", DIRECTORY, Mode::empty()).map_err(wrong("read", path))?;
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let entry = entry.map_err(wrong("read", path))?;
+        match entry.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}
+
+fn lock(
+    file: &File,
+    path: &Path,
+    sharing: Sharing,
+    deadline: Instant,
+    holds: &'static str,
+) -> Result<(), StoreError> {
+    let started = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    loop {
+        let attempt = match sharing {
+            Sharing::Shared => file.try_lock_shared(),
+            Sharing::Exclusive => file.try_lock(),
+        };
+        match attempt {
+            Ok(()) => return Ok(()),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(10));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(StoreError::Busy { holds, waited: started.elapsed() });
+            }
+            Err(std::fs::TryLockError::Error(source)) => {
+                return Err(StoreError::Io { action: "lock", path: path.to_owned(), source });
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The way back.
+
+use std::path::Path;
+
+use super::journal::{Event, Journal, Step};
+use super::{Tools, parameters};
+use crate::answer::plugin_error;
+use crate::netns::{self, Netns, NetnsError};
+use crate::plan::Position;
+use crate::runtime::StepError;
+
+use super::store::StoreError;
+
+/// Why something could not be undone.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// A plugin's DEL failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The default routes could not be put back.
+    #[error("cannot put the default routes back: {0}")]
+    Routes(#[from] NetnsError),
+    /// The journal could not be removed.
+    #[error(transparent)]
+    Journal(#[from] StoreError),
+}
+
+/// Something that could not be undone.
+#[derive(Debug, thiserror::Error)]
+#[error("{label}: {source}")]
+pub struct CleanupFailure {
+    /// Of which attachment.
+    pub label: String,
+    /// Why.
+    pub source: UndoError,
+}
+
+impl CleanupFailure {
+    /// The journal itself could not be removed.
+    pub(super) fn journal(source: StoreError) -> Self {
+        Self { label: "journal".into(), source: source.into() }
+    }
+}
+
+/// Undoes all that a journal says may have been done: DEL of every step, in reverse, with what ADD was given and what
+/// it answered. It goes on after a failure; what failed stays in the journal. `netns` is where the namespace is now,
+/// empty if it is gone.
+pub fn undo(journal: &mut Journal, tools: Tools<'_>, netns: &str) -> Vec<CleanupFailure> {
+    let mut failures = undo_steps(journal, tools, netns, |_| true);
+    failures.extend(put_routes_back(journal, netns));
+    failures
+}
+
+/// Undoes one attachment, as [`undo`] does all.
+pub(super) fn undo_attachment(
+    journal: &mut Journal,
+    tools: Tools<'_>,
+    netns: &str,
+    attachment: usize,
+) -> Vec<CleanupFailure> {
+    undo_steps(journal, tools, netns, |Step(index, _)| index == attachment)
+}
+
+fn undo_steps(
+    journal: &mut Journal,
+    tools: Tools<'_>,
+    netns: &str,
+    which: impl Fn(Step) -> bool,
+) -> Vec<CleanupFailure> {
+    let plan = journal.state.header.plan.clone();
+    let mut failures = Vec::new();
+    for step in journal.state.owed().into_iter().rev().filter(|step| which(*step)) {
+        let Step(index, plugin) = step;
+        let attachment = &plan.attachments[index];
+        let prev_result = journal.state.result(index).map(ToOwned::to_owned);
+        let parameters = parameters(&plan, attachment, netns);
+        match tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref()) {
+            Ok(()) => journal.note(Event::Undone(step)),
+            Err(error) => {
+                journal.note(Event::Owed { step, error: plugin_error(&error.source) });
+                failures.push(CleanupFailure { label: attachment.label(), source: error.into() });
+            }
+        }
+    }
+    failures
+}
+
+/// Where Braid is chained after another plugin, the default routes it removed are that plugin's, whose interface stays.
+fn put_routes_back(journal: &mut Journal, netns: &str) -> Option<CleanupFailure> {
+    let state = &journal.state;
+    if state.header.plan.position != Position::Chained || state.routes.is_empty() || netns.is_empty() {
+        return None;
+    }
+    let put_back = || -> Result<(), NetnsError> {
+        let mut namespace = match Netns::open(Path::new(netns)) {
+            Err(NetnsError::Gone { .. }) => return Ok(()),
+            opened => opened?,
+        };
+        state.routes.iter().rev().try_for_each(|change| netns::restore(&mut namespace, change))
+    };
+    match put_back() {
+        Ok(()) => {
+            journal.note(Event::RoutesUndone);
+            None
+        }
+        Err(error) => Some(CleanupFailure { label: "default routes".into(), source: error.into() }),
+    }
+}
