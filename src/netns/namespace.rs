@@ -1,0 +1,95 @@
+//! Opening a network namespace.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+
+use super::{NetlinkError, NetnsError, socket::RouteSocket};
+
+/// An open handle on a network namespace: one route-netlink socket that was created inside it.
+///
+/// The socket keeps the namespace alive, so nothing that is done through a handle can hit another namespace that took
+/// over its path.
+#[derive(Debug)]
+pub struct Netns {
+    /// How errors name the namespace.
+    pub(super) name: String,
+    pub(super) socket: RouteSocket,
+}
+
+impl Netns {
+    /// Opens the namespace at `path` (`CNI_NETNS`), such as `/var/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// A short-lived thread enters the namespace to create the socket; the calling thread stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`](NetnsError::Gone) if there is nothing at the path or its process has ended,
+    /// [`NotANamespace`](NetnsError::NotANamespace) if it is something else,
+    /// [`Forbidden`](NetnsError::Forbidden) without the right to enter it.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|source| opening(path, source))?;
+        let filesystem = fstatfs(&file).map_err(|errno| opening(path, errno.into()))?;
+        if filesystem.filesystem_type() != NSFS_MAGIC {
+            return Err(NetnsError::NotANamespace { path: path.into() });
+        }
+        let socket = thread::scope(|scope| {
+            thread::Builder::new()
+                .name("netns".into())
+                .spawn_scoped(scope, || socket_inside(&file, path))
+                .map_err(|source| NetnsError::Open { path: path.into(), source })?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        Ok(Self { name: path.display().to_string(), socket })
+    }
+
+    /// Opens the namespace the calling thread itself is in.
+    pub fn current() -> Result<Self, NetnsError> {
+        let socket = RouteSocket::open()
+            .map_err(|source| NetnsError::Open { path: "/proc/thread-self/ns/net".into(), source })?;
+        Ok(Self { name: "this process's network namespace".into(), socket })
+    }
+
+    /// Says what was attempted here when a request failed.
+    pub(super) fn failed(&self, action: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetnsError {
+        let (netns, action) = (self.name.clone(), action.into());
+        move |source| NetnsError::Netlink { netns, action, source }
+    }
+}
+
+/// Moves the calling thread into the namespace for good, and opens a socket there.
+fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+        // A namespace, but of another kind.
+        Errno::EINVAL => NetnsError::NotANamespace { path: path.into() },
+        errno => opening(path, errno.into()),
+    })?;
+    RouteSocket::open().map_err(|source| NetnsError::Open { path: path.into(), source })
+}
+
+/// Tells the reasons apart for which a namespace cannot be opened.
+fn opening(path: &Path, source: io::Error) -> NetnsError {
+    let path = path.into();
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => NetnsError::Gone { path },
+        Some(Errno::EPERM | Errno::EACCES) => NetnsError::Forbidden { path, source },
+        _ => NetnsError::Open { path, source },
+    }
+}

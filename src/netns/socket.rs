@@ -1,0 +1,278 @@
+//! A synchronous route-netlink socket: send one request, read its whole answer.
+//!
+//! Answers are handed on undecoded. A dump is full of what Braid does not need (links of every driver, routes of every
+//! table), and one attribute that a library does not know should not keep it from reading a default route.
+
+use std::io;
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    parse_i32, parse_string, parse_u32,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+
+use super::NetlinkError;
+
+/// How often a list is read again because it changed under the reader.
+const DUMP_ATTEMPTS: usize = 16;
+
+/// `NLMSGERR_ATTR_MSG` of linux/netlink.h: the kernel's words on why it refused.
+const EXPLANATION: u16 = 1;
+
+/// Bytes of a netlink message header, which an error message repeats.
+const HEADER_LEN: usize = 16;
+
+/// A socket that belongs to the namespace it was opened in for as long as it lives, wherever its users are.
+#[derive(Debug)]
+pub(super) struct RouteSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl RouteSocket {
+    /// Opens a socket in the namespace of the calling thread.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Kernels without these (before 4.12) refuse just the same, only with fewer words.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Reads a whole list, again from its start if it changed meanwhile. `decode` picks what is of interest from each
+    /// message's payload; it sees a payload again when the list is read again.
+    pub(super) fn dump<T>(
+        &mut self,
+        request: &RouteNetlinkMessage,
+        mut decode: impl FnMut(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let sequence = self.send(request.clone(), NLM_F_DUMP)?;
+            if let Some(items) = self.receive_dump(sequence, &mut decode)? {
+                return Ok(items);
+            }
+        }
+        Err(NetlinkError::Unstable { attempts: DUMP_ATTEMPTS })
+    }
+
+    /// Asks for a change and waits until the kernel has made or refused it.
+    pub(super) fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+        let sequence = self.send(request, flags | NLM_F_ACK)?;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                if message.sequence_number() == sequence && message.message_type() == NLMSG_ERROR {
+                    return verdict(&message);
+                }
+            }
+        }
+    }
+
+    /// The items of one dump, or none if the list changed while it was read.
+    ///
+    /// The dump is read to its end in any case: the kernel runs one per socket.
+    fn receive_dump<T>(
+        &mut self,
+        sequence: u32,
+        decode: &mut impl FnMut(&[u8]) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Option<Vec<T>>, NetlinkError> {
+        let mut items = Vec::new();
+        let mut interrupted = false;
+        let mut failure = None;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                if message.sequence_number() != sequence {
+                    continue;
+                }
+                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    NLMSG_DONE | NLMSG_ERROR => {
+                        verdict(&message)?;
+                        return match failure {
+                            Some(failure) if !interrupted => Err(failure),
+                            _ => Ok((!interrupted).then_some(items)),
+                        };
+                    }
+                    NLMSG_NOOP => {}
+                    NLMSG_OVERRUN => failure = Some(NetlinkError::Overrun),
+                    _ => match decode(message.payload()) {
+                        Ok(item) => items.extend(item),
+                        Err(error) => failure = Some(error.into()),
+                    },
+                }
+            }
+        }
+    }
+
+    /// Sends one request; its answer carries the returned sequence number.
+    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags | NLM_F_REQUEST;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        uninterrupted(|| self.socket.send(&bytes, 0))?;
+        Ok(self.sequence)
+    }
+
+    /// One datagram of the kernel's, of whatever length.
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        loop {
+            // Asks for the length first, so no answer is ever cut short.
+            let (datagram, sender) = uninterrupted(|| self.socket.recv_from_full())?;
+            if sender.port_number() == 0 {
+                return Ok(datagram);
+            }
+        }
+    }
+}
+
+/// Repeats a system call for as long as a signal interrupts it.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// The messages of one datagram, in order.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, DecodeError>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = NetlinkBuffer::new_checked(rest);
+        rest = match &message {
+            Ok(message) => rest.get(aligned(message.length())..).unwrap_or_default(),
+            Err(_) => &[],
+        };
+        Some(message)
+    })
+}
+
+/// What the kernel says at the end of a request: both kinds of message start with zero or a negated error number.
+fn verdict(message: &NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError> {
+    let payload = message.payload();
+    match payload.get(..4).map(parse_i32).transpose()? {
+        None | Some(0) => Ok(()),
+        Some(code) => Err(NetlinkError::Refused {
+            errno: Errno::from_raw(code.wrapping_neg()),
+            explanation: explanation(message).filter(|text| !text.is_empty()),
+        }),
+    }
+}
+
+/// The kernel's words on why it refused, if it had any.
+fn explanation(message: &NetlinkBuffer<&[u8]>) -> Option<String> {
+    if message.flags() & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let payload = message.payload();
+    let start = if message.message_type() == NLMSG_DONE {
+        4
+    } else if message.flags() & NLM_F_CAPPED != 0 {
+        4 + HEADER_LEN
+    } else {
+        4 + aligned(parse_u32(payload.get(4..8)?).ok()?)
+    };
+    NlasIterator::new(payload.get(start..)?)
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == EXPLANATION)
+        .and_then(|attribute| parse_string(attribute.value()).ok())
+}
+
+/// Netlink messages start at multiples of four bytes.
+fn aligned(length: u32) -> usize {
+    usize::try_from(length).map_or(usize::MAX, |length| length.saturating_add(3) & !3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A netlink message as the kernel lays it out.
+    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER_LEN + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// An error number, then the header of the refused request with some of its body, then `text` as an attribute.
+    fn refusal(errno: Errno, body: usize, text: &[u8]) -> Vec<u8> {
+        let mut payload = (-(errno as i32)).to_ne_bytes().to_vec();
+        payload.extend(message(24, 0, &vec![0xff; body]));
+        payload.extend(u16::try_from(4 + text.len()).unwrap().to_ne_bytes());
+        payload.extend(EXPLANATION.to_ne_bytes());
+        payload.extend(text);
+        payload
+    }
+
+    fn only(bytes: &[u8]) -> NetlinkBuffer<&[u8]> {
+        messages(bytes).next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_datagram_is_split_at_aligned_boundaries() {
+        let mut datagram = message(24, 0, &[1, 2, 3]);
+        datagram.extend(message(24, 0, &[4]));
+        let payloads: Vec<Vec<u8>> = messages(&datagram).map(|message| message.unwrap().payload().to_vec()).collect();
+        assert_eq!(payloads, [vec![1, 2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn a_message_cut_short_is_an_error_and_ends_the_datagram() {
+        let mut datagram = message(24, 0, &[1, 2, 3, 4]);
+        datagram.truncate(18);
+        let all: Vec<_> = messages(&datagram).collect();
+        assert!(matches!(all.as_slice(), [Err(_)]), "{all:?}");
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_after_a_capped_and_an_uncapped_request() {
+        for (flags, body) in [(NLM_F_ACK_TLVS | NLM_F_CAPPED, 0), (NLM_F_ACK_TLVS, 10)] {
+            let bytes =
+                message(NLMSG_ERROR, flags, &refusal(Errno::ENETUNREACH, body, b"Nexthop has invalid gateway\0"));
+            let error = verdict(&only(&bytes)).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::ENETUNREACH));
+            assert_eq!(
+                error.to_string(),
+                "the kernel refused: ENETUNREACH: Network is unreachable: Nexthop has invalid gateway"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_words_names_the_error_number_alone() {
+        let bytes = message(NLMSG_ERROR, 0, &refusal(Errno::EPERM, 0, b""));
+        assert_eq!(
+            verdict(&only(&bytes)).unwrap_err().to_string(),
+            "the kernel refused: EPERM: Operation not permitted"
+        );
+    }
+
+    #[test]
+    fn an_acknowledgement_and_an_empty_end_of_a_dump_are_success() {
+        for bytes in [message(NLMSG_ERROR, 0, &[0; 20]), message(NLMSG_DONE, 0, &[])] {
+            verdict(&only(&bytes)).unwrap();
+        }
+    }
+}
