@@ -2,9 +2,10 @@
 
 use std::io::{self, Read};
 
-use crate::cni::Args;
 use crate::cni::args::ArgsError;
+use crate::cni::config::{parse_object, select_version};
 use crate::cni::validate::{self, InvalidName};
+use crate::cni::{Args, Version};
 use crate::runtime::Verb;
 
 /// The largest configuration accepted on standard input, in bytes.
@@ -157,6 +158,12 @@ impl Request {
         validate::container_id(&self.container_id)
             .map_err(|source| RequestError::Name { name: "CNI_CONTAINERID", source })?;
         validate::interface_name(&self.ifname).map_err(|source| RequestError::Name { name: "CNI_IFNAME", source })
+    }
+
+    /// The version to answer an error in: the configuration's, if it can be read.
+    pub fn version(&self) -> Version {
+        let object = parse_object(&self.stdin).unwrap_or_default();
+        select_version(&object).ok().flatten().unwrap_or(Version::LATEST)
     }
 
     /// The value of a key of `CNI_ARGS`.

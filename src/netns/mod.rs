@@ -28,6 +28,7 @@
 mod change;
 mod default_route;
 mod error;
+mod identity;
 mod links;
 mod namespace;
 mod routes;
@@ -38,5 +39,6 @@ mod tests;
 pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_route, restore};
 pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
 pub use error::{NetlinkError, NetnsError};
+pub use identity::Identity;
 pub use links::{Address, Link};
 pub use namespace::Netns;

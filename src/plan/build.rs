@@ -186,16 +186,6 @@ pub enum PlanError {
         /// Its plugins.
         plugins: Vec<String>,
     },
-    /// Plugins would keep their state under the same key.
-    #[error("{first} and {second} are the same network and the same interface {ifname:?}")]
-    SameAttachment {
-        /// The interface.
-        ifname: String,
-        /// One.
-        first: String,
-        /// The other.
-        second: String,
-    },
 }
 
 /// A plan, and what is worth a word about it.

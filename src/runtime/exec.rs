@@ -86,7 +86,7 @@ pub type Stdout = Vec<u8>;
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     /// No directory holds an executable of that name.
-    #[error("plugin {plugin_type:?} was not found in {}", if searched.is_empty() { "CNI_PATH, which is empty" } else { searched })]
+    #[error("no executable called {plugin_type:?} is in {}", if searched.is_empty() { "CNI_PATH, which is empty" } else { searched })]
     NotFound {
         /// The type.
         plugin_type: String,

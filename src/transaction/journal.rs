@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,20 @@ impl State {
         steps.collect()
     }
 
+    /// Whether undoing it has begun.
+    pub fn is_being_undone(&self) -> bool {
+        let plan = &self.header.plan;
+        let required = |attachment: usize| !plan.attachments[attachment].optional;
+        self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
+    }
+
+    /// The path of the namespace, or nothing if it leads to another one by now, whose interfaces are not ours.
+    pub fn netns_if_same(&self) -> String {
+        let path = &self.header.plan.netns;
+        let now = netns::Identity::of(Path::new(path)).ok();
+        if self.header.netns_id.is_some() && now == self.header.netns_id { path.clone() } else { String::new() }
+    }
+
     /// Whether events may be missing.
     fn lost_events(&self) -> bool {
         self.unreadable > 0 || self.header.boot != boot_id()
@@ -217,20 +232,25 @@ impl Journal {
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
-    pub fn begin(store: &Store, container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
+    pub fn begin(
+        store: &Store,
+        container: &Container,
+        plan: &Plan,
+        netns_id: Option<netns::Identity>,
+    ) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
         let ifname = &plan.ifname;
         let mut file = container.create(ifname)?;
-        let written = || -> io::Result<u64> {
+        let mut written = || -> io::Result<u64> {
             let line = line(&header)?;
             file.write_all(&line)?;
             sync_all(&file, container, store)?;
             Ok(line.len() as u64)
         };
-        match { written }() {
+        match written() {
             Ok(length) => Ok(Self { file, length, state: State::new(header), broken: false }),
             Err(source) => {
-                drop(container.remove(ifname));
+                drop(Self::remove(container, ifname));
                 Err(StoreError::Io { action: "write", path: container.journal_path(ifname), source })
             }
         }
@@ -248,8 +268,11 @@ impl Journal {
         };
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
             // The header's line is synced before the first plugin runs: without its end, none has.
-            let is_torn = bytes.is_empty() || bytes[0] == b'{';
-            return Ok(if is_torn { Opened::None } else { Opened::Corrupt("its first line is not a plan".into()) });
+            if bytes.first().is_some_and(|byte| *byte != b'{') {
+                return Ok(Opened::Corrupt("its first line is not a plan".into()));
+            }
+            container.unlink(ifname)?;
+            return Ok(Opened::None);
         };
         let header = match read_header(&bytes[..end]) {
             Ok(header) if header.plan.ifname == ifname && header.plan.container_id == container.id() => header,
@@ -270,6 +293,22 @@ impl Journal {
         }
         // What follows the last line's end is what a crash left of the next, and is written over.
         Ok(Opened::Journal(Box::new(Self { file, length: length as u64, state, broken: false })))
+    }
+
+    /// Removes the journal of an interface.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(container: &Container, ifname: &str) -> Result<(), StoreError> {
+        container.unlink(ifname)
+    }
+
+    /// Moves what cannot be used as a journal out of the way. Returns where it is now.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn set_aside(container: &Container, ifname: &str) -> Result<PathBuf, StoreError> {
+        container.set_aside(ifname)
     }
 
     /// Appends an event.

@@ -10,7 +10,7 @@ pub mod store;
 mod undo;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -95,14 +95,6 @@ pub enum Failure {
     /// The answer could not be written.
     #[error("cannot write the answer to standard output: {0}")]
     Answer(#[source] io::Error),
-    /// The whole call ran out of time.
-    #[error("{label} was not attached: the whole call may take {:.1} s, and they are over", total.as_secs_f64())]
-    OutOfTime {
-        /// Which attachment was to be next.
-        label: String,
-        /// How long the call may take.
-        total: Duration,
-    },
 }
 
 /// An ADD that failed and was rolled back.
@@ -138,7 +130,7 @@ impl<'a> Transaction<'a> {
         tools: Tools<'a>,
         rollback: Duration,
     ) -> Result<Self, StoreError> {
-        let identity = netns::Identity::of(plan.netns.as_ref()).ok();
+        let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
         let journal = Journal::begin(store, container, plan, identity)?;
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }
@@ -161,7 +153,7 @@ impl<'a> Transaction<'a> {
         let mut journal = self.journal.into_inner().expect("no holder panics");
         let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
         if cleanup.is_empty()
-            && let Err(source) = self.container.remove(&self.plan.ifname)
+            && let Err(source) = Journal::remove(self.container, &self.plan.ifname)
         {
             cleanup.push(CleanupFailure::journal(source));
         }

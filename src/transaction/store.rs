@@ -73,8 +73,7 @@ pub enum Sharing {
     Exclusive,
 }
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
 fn open_directory(at: impl AsFd, name: &Path) -> nix::Result<OwnedFd> {
     openat(at, name, DIRECTORY, Mode::empty())
@@ -156,15 +155,18 @@ impl Store {
             };
             lock(&directory, &path, Sharing::Exclusive, deadline, "works on this container")?;
             // Whoever had the lock before may have removed the directory, and someone else made it anew.
-            let locked = directory
-                .metadata()
-                .map_err(|source| StoreError::Io { action: "look at", path: path.clone(), source })?;
+            let locked = directory.metadata().map_err(|source| StoreError::Io {
+                action: "look at",
+                path: path.clone(),
+                source,
+            })?;
             let current = open_directory(&self.attachments, Path::new(id)).map(File::from);
             if current.is_ok_and(|current| current.metadata().is_ok_and(|now| now.ino() == locked.ino())) {
-                let attachments = self
-                    .attachments
-                    .try_clone()
-                    .map_err(|source| StoreError::Io { action: "open", path: path.clone(), source })?;
+                let attachments = self.attachments.try_clone().map_err(|source| StoreError::Io {
+                    action: "open",
+                    path: path.clone(),
+                    source,
+                })?;
                 return Ok(Some(Container { path, id: id.to_owned(), attachments, directory }));
             }
         }
@@ -229,7 +231,8 @@ impl Container {
 
     /// Makes a new journal. There must be none.
     pub(super) fn create(&self, ifname: &str) -> Result<File, StoreError> {
-        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let flags =
+            OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         openat(&self.directory, format!("{ifname}.jsonl").as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map(File::from)
             .map_err(StoreError::io("make", &self.journal_path(ifname)))
@@ -262,7 +265,10 @@ impl Container {
             let suffix = if attempt == 0 { String::new() } else { format!(".{attempt}") };
             let to = format!("{from}.corrupt{suffix}");
             // A journal that was set aside before is kept, however many there are.
-            if attempt < 1000 && nix::sys::stat::fstatat(&self.directory, to.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+            if attempt < 1000
+                && nix::sys::stat::fstatat(&self.directory, to.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .is_ok()
+            {
                 continue;
             }
             renameat(&self.directory, from.as_str(), &self.directory, to.as_str())
@@ -272,18 +278,21 @@ impl Container {
         unreachable!("the loop returns at the latest in its thousandth round")
     }
 
-    /// Removes a journal, and the directory if it was the last.
-    pub(super) fn remove(&self, ifname: &str) -> Result<(), StoreError> {
+    /// Removes a journal.
+    pub(super) fn unlink(&self, ifname: &str) -> Result<(), StoreError> {
         match unlinkat(&self.directory, format!("{ifname}.jsonl").as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => return Err(StoreError::io("remove", &self.journal_path(ifname))(error)),
         }
-        self.tidy();
         Ok(())
     }
 
     /// Removes the directory if nothing is in it.
     pub fn tidy(&self) {
+        // A directory that has been removed already may have been made anew by someone else, whose it then is.
+        if self.directory.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            return;
+        }
         // Not empty is the usual reason why not, and the others are no one's loss.
         let _ = unlinkat(&self.attachments, self.id.as_str(), UnlinkatFlags::RemoveDir);
     }
@@ -342,13 +351,7 @@ fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
-fn lock(
-    file: &File,
-    path: &Path,
-    sharing: Sharing,
-    deadline: Instant,
-    holds: &'static str,
-) -> Result<(), StoreError> {
+fn lock(file: &File, path: &Path, sharing: Sharing, deadline: Instant, holds: &'static str) -> Result<(), StoreError> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {

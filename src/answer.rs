@@ -1,0 +1,208 @@
+//! The answer: the only writer of standard output, and the one place where errors get their codes.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cni::config::ConfigError;
+use crate::cni::error::code;
+use crate::cni::{AddResult, CniError, Version};
+use crate::config::InvalidConfig;
+use crate::plan::PlanError;
+use crate::request::RequestError;
+use crate::runtime::Verb;
+use crate::runtime::exec::PluginError;
+use crate::transaction::{CleanupFailure, Failure, StoreError, UndoError};
+use crate::verb::Error;
+
+/// Writes one JSON object to standard output.
+///
+/// # Errors
+/// When standard output cannot be written.
+#[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
+pub fn write(value: &impl Serialize) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(value)?;
+    bytes.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&bytes)?;
+    stdout.flush()
+}
+
+/// Writes text for a person to standard output.
+///
+/// # Errors
+/// When standard output cannot be written.
+#[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
+pub fn write_text(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Writes the result of ADD in the shape of `version`.
+///
+/// # Errors
+/// When standard output cannot be written: the runtime then does not know, and ADD must be undone.
+pub fn write_result(result: &AddResult, version: Version) -> Result<(), Failure> {
+    write(&result.to_raw(version)).map_err(Failure::Answer)
+}
+
+/// Writes the error of a call, and returns the exit status that goes with it. `version` is that of the configuration.
+pub fn write_error(error: &Error, verb: Option<Verb>, version: Version) -> ExitCode {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire {
+        cni_version: Version,
+        #[serde(flatten)]
+        error: CniError,
+    }
+    let mut error = cni_error(error);
+    if verb == Some(Verb::Del) {
+        error.msg = retryable(&error.msg);
+        error.details = retryable(&error.details);
+    }
+    // Where nobody reads standard output there is nobody to tell; the exit status still says it.
+    drop(write(&Wire { cni_version: version, error }));
+    ExitCode::FAILURE
+}
+
+/// containerd takes a DEL whose error says that something was "not found" for a success, and what is still to be undone
+/// would be forgotten.
+fn retryable(text: &str) -> String {
+    let mut text = text.to_owned();
+    for phrase in ["not found", "no such file or directory"] {
+        while let Some(at) = text.to_ascii_lowercase().find(phrase) {
+            text.replace_range(at..at + phrase.len(), "missing");
+        }
+    }
+    text
+}
+
+/// The CNI error of a plugin's failure: its own, if it gave one.
+pub fn plugin_error(error: &PluginError) -> CniError {
+    let own = match error {
+        PluginError::Reported(own) => return own.clone(),
+        PluginError::NotFound { .. } => code::INVALID_CONFIG,
+        PluginError::Start { .. } | PluginError::Io(_) => code::IO,
+        PluginError::Ended { .. } => code::PLUGIN_FAILED,
+        PluginError::TimedOut { .. } => code::TIMED_OUT,
+        PluginError::Flood | PluginError::Output(_) => code::DECODE,
+    };
+    CniError::new(own, error.to_string())
+}
+
+/// The CNI error of each way to fail.
+fn cni_error(error: &Error) -> CniError {
+    let mut own = CniError::new(code_of(error), error.to_string());
+    own.details = match error {
+        Error::RolledBack(rolled_back) => {
+            let plugin = match &rolled_back.cause {
+                Failure::Attach { source, .. } => plugin_error(&source.source).details,
+                _ => String::new(),
+            };
+            join(plugin, &rolled_back.cleanup)
+        }
+        Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
+        Error::BestEffort(failures) | Error::Corrupt { failures, .. } => {
+            lines(failures.iter().map(|(label, error)| format!("{label}: {error}")))
+        }
+        Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
+        Error::Check(findings) => lines(findings.iter().map(ToString::to_string)),
+        _ => String::new(),
+    };
+    own
+}
+
+fn join(first: String, failures: &[CleanupFailure]) -> String {
+    let mut details = first;
+    for failure in failures {
+        let separator = if details.is_empty() { "" } else { "; " };
+        let _ = write!(details, "{separator}could not be undone: {failure}");
+        if let UndoError::Step(step) = &failure.source
+            && let PluginError::Reported(own) = &step.source
+        {
+            let _ = write!(details, " (code {})", own.code);
+        }
+    }
+    details
+}
+
+fn lines(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join("; ")
+}
+
+fn code_of(error: &Error) -> u32 {
+    match error {
+        Error::Request(error) => match error {
+            RequestError::Missing { .. }
+            | RequestError::NotText { .. }
+            | RequestError::Command { .. }
+            | RequestError::Name { .. }
+            | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
+            RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
+            RequestError::Stdin(_) => code::IO,
+            RequestError::Empty => code::DECODE,
+        },
+        Error::Config(error) => match error {
+            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => match error {
+                ConfigError::Json(_) => code::DECODE,
+                ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
+                ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => {
+                    code::INVALID_CONFIG
+                }
+            },
+            InvalidConfig::Key(_) => code::INVALID_CONFIG,
+            InvalidConfig::PrevResult(_) => code::DECODE,
+        },
+        Error::Source(_) | Error::Plugin { .. } | Error::OwnExecutable { .. } => code::INVALID_CONFIG,
+        Error::Plan(error) => match error {
+            PlanError::NoPrimary { .. }
+            | PlanError::OptionalPrimary { .. }
+            | PlanError::DuplicateInterface { .. }
+            | PlanError::SelfDelegation { .. }
+            | PlanError::DefaultRoutes { .. }
+            | PlanError::Capability { .. }
+            | PlanError::Forbidden { .. } => code::INVALID_CONFIG,
+        },
+        Error::Store(error) => store_code(error),
+        Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
+        Error::Unfinished(_) | Error::Incomplete(_) | Error::BestEffort(_) | Error::Corrupt { .. } => {
+            code::CLEANUP_INCOMPLETE
+        }
+        Error::RolledBack(rolled_back) => match &rolled_back.cause {
+            Failure::Attach { source, .. } => plugin_error(&source.source).code,
+            Failure::Routes { .. } => code::NAMESPACE,
+            Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+        },
+        Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
+        Error::Check(findings) => match findings.as_slice() {
+            [one] => match &one.what {
+                crate::verb::What::Plugin(error) => plugin_error(&error.source).code,
+                crate::verb::What::Changed(_) => code::CHECK_FAILED,
+            },
+            _ => code::CHECK_FAILED,
+        },
+        Error::NoSuchVerb { .. } => code::INCOMPATIBLE_VERSION,
+        Error::NotReady(missing) => {
+            let limited = missing.iter().any(|one| match one {
+                crate::verb::NotReady::Plugin { source, .. } => plugin_error(&source.source).code == code::LIMITED,
+                crate::verb::NotReady::Missing(_) => false,
+            });
+            if limited { code::LIMITED } else { code::UNAVAILABLE }
+        }
+        Error::Gc(failures) => match failures.as_slice() {
+            [one] => one.code,
+            _ => code::CLEANUP_INCOMPLETE,
+        },
+        Error::Answer(_) => code::IO,
+    }
+}
+
+fn store_code(error: &StoreError) -> u32 {
+    match error {
+        StoreError::Io { .. } => code::IO,
+        StoreError::Busy { .. } => code::TRY_AGAIN,
+    }
+}

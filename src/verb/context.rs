@@ -1,0 +1,55 @@
+//! What every operation needs: time, plugins, and something to run them.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::request::{GUARD, Request};
+use crate::runtime::chain::Limits;
+use crate::runtime::{Finder, Launcher};
+use crate::transaction::Tools;
+
+/// The means of one call.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// When the call began.
+    pub(super) began: Instant,
+    /// When it has to be over, rollback aside.
+    pub(super) deadline: Instant,
+    /// Where plugins are.
+    pub(super) finder: Finder,
+    limits: Limits,
+    guard: String,
+}
+
+impl Context {
+    pub(super) fn new(request: &Request, config: &Config) -> Self {
+        let began = Instant::now();
+        let deadline = began + config.timeouts.total;
+        Self {
+            began,
+            deadline,
+            finder: Finder::new(&config.plugin_path(&request.cni_path)),
+            limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
+            guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
+        }
+    }
+
+    /// Looks plugins up where an earlier call did, in place of where this one would.
+    pub(super) fn finder_for(&self, path: &str) -> Finder {
+        if path.is_empty() { self.finder.clone() } else { Finder::new(path) }
+    }
+
+    /// A launcher whose plugins are dead before `locks` are free.
+    pub(super) fn launcher(&self, locks: Vec<OwnedFd>) -> Launcher {
+        Launcher::new().with_variable(GUARD, &self.guard).holding(locks)
+    }
+
+    pub(super) fn tools<'a>(&self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
+        Tools { finder, exec: launcher, limits: self.limits }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+}

@@ -1,0 +1,159 @@
+//! GC: clean up what belongs to attachments that the runtime no longer knows.
+
+use std::collections::HashSet;
+
+use super::context::Context;
+use super::error::Error;
+use crate::answer::plugin_error;
+use crate::cni::error::code;
+use crate::cni::{CniError, NetworkConfig};
+use crate::config::Config;
+use crate::request::Request;
+use crate::runtime::chain::ValidAttachment;
+use crate::runtime::{Chain, Launcher, Verb};
+use crate::source;
+use crate::transaction::journal::State;
+use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
+
+/// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
+/// known, each with what is still attached to it. Goes on after failures and reports them all.
+pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
+    if !config.version.has_status_and_gc() {
+        return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
+    }
+    if config.disable_gc {
+        return Ok(());
+    }
+    let context = Context::new(request, config);
+    let mut sweep = Sweep::new(config);
+    if let Some(store) = Store::open_existing(&config.state_dir, Sharing::Exclusive, context.deadline)? {
+        let lock = store.lock_handle().map_err(Error::Answer)?;
+        let launcher = context.launcher(vec![lock]);
+        sweep.journals(&context, &store, &launcher)?;
+        sweep.networks(&context, &launcher);
+    } else {
+        sweep.networks(&context, &context.launcher(Vec::new()));
+    }
+    if sweep.failures.is_empty() { Ok(()) } else { Err(Error::Gc(sweep.failures)) }
+}
+
+/// One GC under way.
+struct Sweep<'a> {
+    config: &'a Config,
+    /// What the runtime still has; none if it did not say, in which case nothing is stale.
+    valid: Option<HashSet<(&'a str, &'a str)>>,
+    /// What is attached: the network's name and the attachment.
+    live: Vec<(String, ValidAttachment)>,
+    networks: Vec<NetworkConfig>,
+    failures: Vec<CniError>,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(config: &'a Config) -> Self {
+        let valid = config.valid_attachments.as_ref().map(|list| {
+            list.iter().map(|attachment| (attachment.container_id.as_str(), attachment.ifname.as_str())).collect()
+        });
+        let (networks, _) = source::every_network(config);
+        Self { config, valid, live: Vec::new(), networks, failures: Vec::new() }
+    }
+
+    fn journals(&mut self, context: &Context, store: &Store, launcher: &Launcher) -> Result<(), Error> {
+        for id in store.container_ids()? {
+            let container = match store.existing_container(&id, context.deadline) {
+                Ok(Some(container)) => container,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(code::IO, &error);
+                    continue;
+                }
+            };
+            match container.entries() {
+                Ok(entries) => {
+                    for ifname in entries.ifnames {
+                        self.journal(context, &container, &ifname, launcher);
+                    }
+                }
+                Err(error) => self.fail(code::IO, &error),
+            }
+            container.tidy();
+        }
+        Ok(())
+    }
+
+    fn journal(&mut self, context: &Context, container: &Container, ifname: &str, launcher: &Launcher) {
+        let mut journal = match Journal::open(container, ifname) {
+            Ok(Opened::Journal(journal)) => journal,
+            Ok(Opened::None) => return,
+            Ok(Opened::Corrupt(reason)) => {
+                let message = match Journal::set_aside(container, ifname) {
+                    Ok(path) => format!("a journal cannot be used ({reason}); it is now {}", path.display()),
+                    Err(error) => format!("a journal cannot be used ({reason}) nor set aside: {error}"),
+                };
+                return self.fail(code::CLEANUP_INCOMPLETE, &message);
+            }
+            Err(error) => return self.fail(code::IO, &error),
+        };
+        if !self.is_stale(container.id(), ifname, &journal.state) {
+            return self.keep(&journal.state);
+        }
+        let finder = context.finder_for(&journal.state.header.plan.path);
+        let netns = journal.state.netns_if_same();
+        let failures = undo(&mut journal, context.tools(&finder, launcher), &netns);
+        for failure in &failures {
+            self.fail(code::CLEANUP_INCOMPLETE, &format!("container {:?}, {failure}", container.id()));
+        }
+        if failures.is_empty() {
+            tracing::info!(container = container.id(), interface = ifname, "stale attachment cleaned up");
+            if let Err(error) = Journal::remove(container, ifname) {
+                self.fail(code::IO, &error);
+            }
+        } else {
+            self.keep(&journal.state);
+        }
+    }
+
+    /// Whether the runtime no longer knows an attachment of this network.
+    fn is_stale(&self, container_id: &str, ifname: &str, state: &State) -> bool {
+        state.header.plan.network == self.config.name
+            && self.valid.as_ref().is_some_and(|valid| !valid.contains(&(container_id, ifname)))
+    }
+
+    /// Takes note of what is attached, so that no plugin's GC cleans it up.
+    fn keep(&mut self, state: &State) {
+        let plan = &state.header.plan;
+        for attachment in &plan.attachments {
+            let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };
+            self.live.push((attachment.network.name.clone(), valid));
+            let is_known = self.networks.iter().any(|network| network.name == attachment.network.name);
+            if !is_known && plan.network == self.config.name {
+                self.networks.push(attachment.network.clone());
+            }
+        }
+    }
+
+    fn networks(&mut self, context: &Context, launcher: &Launcher) {
+        // Without the runtime's list, plugins would take everything for stale.
+        let Some(given) = &self.valid else { return };
+        for network in std::mem::take(&mut self.networks) {
+            let mut valid: Vec<ValidAttachment> =
+                self.live.iter().filter(|(name, _)| *name == network.name).map(|(_, one)| one.clone()).collect();
+            // Attachments that the runtime has and no journal tells of may have been made by other means.
+            for (container_id, ifname) in given {
+                let one = ValidAttachment { container_id: (*container_id).into(), ifname: (*ifname).into() };
+                if !valid.contains(&one) {
+                    valid.push(one);
+                }
+            }
+            let chain = Chain { network: &network, finder: &context.finder, exec: launcher, limits: context.limits() };
+            for error in chain.gc(&valid) {
+                let own = plugin_error(&error.source);
+                let message = format!("network {:?}: {error}", network.name);
+                self.failures.push(CniError { code: own.code, msg: message, details: own.details });
+            }
+        }
+    }
+
+    fn fail(&mut self, code: u32, message: &dyn std::fmt::Display) {
+        self.failures.push(CniError::new(code, message.to_string()));
+    }
+}

@@ -1,0 +1,49 @@
+//! STATUS: could an ADD be served?
+
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::context::Context;
+use super::error::{Error, NotReady};
+use crate::config::Config;
+use crate::request::Request;
+use crate::runtime::{Chain, Verb};
+use crate::source;
+
+/// Looks at everything that an ADD would need: the state directory, the readiness file, and every network that a
+/// container could get.
+pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
+    if !config.version.has_status_and_gc() {
+        return Err(Error::NoSuchVerb { verb: Verb::Status, version: config.version });
+    }
+    let context = Context::new(request, config);
+    let launcher = context.launcher(Vec::new());
+    let mut missing = Vec::new();
+    if let Some(reason) = unwritable(&config.state_dir) {
+        missing.push(NotReady::Missing(reason));
+    }
+    if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
+        missing.push(NotReady::Missing(format!("the readiness file {} is not there yet", file.display())));
+    }
+    let (networks, errors) = source::every_network(config);
+    missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
+    for network in &networks {
+        let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits() };
+        if let Err(source) = chain.status() {
+            missing.push(NotReady::Plugin { network: network.name.clone(), source });
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(Error::NotReady(missing)) }
+}
+
+/// Why nothing can be written to the state directory, or to where it would be made.
+fn unwritable(state_dir: &Path) -> Option<String> {
+    let existing = state_dir.ancestors().find(|path| path.exists())?;
+    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+    if !existing.is_dir() {
+        return Some(format!("the state directory {} is not a directory", existing.display()));
+    }
+    let error = access(existing, wanted).err()?;
+    Some(format!("the state directory {} cannot be written: {}", state_dir.display(), error.desc()))
+}
