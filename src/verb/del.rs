@@ -13,6 +13,9 @@ use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 /// Detaches the container from all that ADD attached it to.
 pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     let context = Context::new(request, config);
+    if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
+        tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
+    }
     let store = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
     let container = match &store {
         Some(store) => store.existing_container(&request.container_id, context.deadline)?,

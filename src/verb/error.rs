@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
@@ -30,6 +31,14 @@ pub enum Error {
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The primary network did not become ready.
+    #[error("the readiness file {} was not there after {:.0} s", file.display(), waited.as_secs_f64())]
+    NotReadyYet {
+        /// The file.
+        file: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A plugin's executable is missing, before anything ran.
     #[error("{label}: {source}")]
     Plugin {
