@@ -11,7 +11,6 @@ use serde_json::value::RawValue;
 
 /// One call of a plugin.
 pub(crate) struct Call {
-    pub(crate) seq: u32,
     pub(crate) plugin: String,
     pub(crate) command: String,
     /// The whole environment that the plugin was given.
@@ -23,30 +22,20 @@ pub(crate) struct Call {
 impl Call {
     /// All calls recorded under a directory, in the order in which they were made; VERSION is none that matters.
     pub(crate) fn read_all(dir: &Path) -> Vec<Self> {
-        let mut names: Vec<_> = fs::read_dir(dir)
-            .expect("the folder of calls")
-            .map(|entry| entry.expect("an entry").path())
-            .collect();
-        names.retain(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        });
+        let mut names: Vec<_> =
+            fs::read_dir(dir).expect("the folder of calls").map(|entry| entry.expect("an entry").path()).collect();
+        names.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         names.sort();
         let calls = names.iter().map(|path| Self::read(path));
         calls.filter(|call| call.command != "VERSION").collect()
     }
 
     fn read(path: &Path) -> Self {
-        let record: Value =
-            serde_json::from_slice(&fs::read(path).expect("a record")).expect("a record is JSON");
+        let record: Value = serde_json::from_slice(&fs::read(path).expect("a record")).expect("a record is JSON");
         let text = |key: &str| record[key].as_str().expect("a string").to_owned();
         let hex = text("stdin");
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("base 16");
         Self {
-            seq: path
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse().ok())
-                .expect("a numbered record"),
             plugin: text("plugin"),
             command: text("command"),
             env: serde_json::from_value(record["env"].clone()).expect("an environment"),
@@ -84,9 +73,7 @@ impl fmt::Display for Call {
 /// The members of a JSON object, in order, each with its text as it stands but for white space.
 pub(crate) fn members(text: &str) -> IndexMap<String, String> {
     let raw: IndexMap<String, Box<RawValue>> = serde_json::from_str(text).expect("a JSON object");
-    raw.into_iter()
-        .map(|(key, value)| (key, compact(value.get())))
-        .collect()
+    raw.into_iter().map(|(key, value)| (key, compact(value.get()))).collect()
 }
 
 /// A JSON text without the white space that means nothing; numbers keep their spelling.

@@ -17,12 +17,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::networks::{Json, object};
-use super::{BRAID, Call, Namespace, Outcome, Snapshot, reference_plugins};
+use super::{Call, Namespace, Outcome, Snapshot, braid, reference_plugins};
 
 /// The names under which the recording plugin can be called.
-const RECORDERS: [&str; 8] = [
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta",
-];
+const RECORDERS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 
 /// How long a call may take before the harness gives up on it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,17 +43,9 @@ pub(crate) struct Case {
 impl Case {
     /// Braid at CNI 1.0.0 with nothing to attach yet, and the recording plugins.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("braid-test-")
-            .tempdir()
-            .expect("a temporary folder");
+        let dir = tempfile::Builder::new().prefix("braid-test-").tempdir().expect("a temporary folder");
         let bin = dir.path().join("bin");
-        for folder in [
-            "bin",
-            "recorder/calls",
-            "recorder/state",
-            "recorder/behaviour",
-        ] {
+        for folder in ["bin", "recorder/calls", "recorder/state", "recorder/behaviour"] {
             fs::create_dir_all(dir.path().join(folder)).expect("make a folder");
         }
         for name in RECORDERS {
@@ -72,10 +62,7 @@ impl Case {
             host: Namespace::new("host"),
             dir,
         };
-        case.cni_version("1.0.0")
-            .key("name", "outer")
-            .key("type", "braid")
-            .key("stateDir", "@DIR@/state")
+        case.cni_version("1.0.0").key("name", "outer").key("type", "braid").key("stateDir", "@DIR@/state")
     }
 
     /// The same with the reference plugins.
@@ -95,8 +82,7 @@ impl Case {
 
     /// A key of Braid's own configuration.
     pub(crate) fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.members
-            .insert(key.to_owned(), value.into().to_string());
+        self.members.insert(key.to_owned(), value.into().to_string());
         self
     }
 
@@ -109,19 +95,20 @@ impl Case {
     pub(crate) fn conf(mut self, conf: &Value) -> Self {
         let state_dir = self.members["stateDir"].clone();
         let members = conf.as_object().expect("a configuration is an object");
-        self.members = members
-            .iter()
-            .map(|(key, value)| (key.clone(), value.to_string()))
-            .collect();
-        self.members
-            .entry("stateDir".to_owned())
-            .or_insert(state_dir);
+        self.members = members.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+        self.members.entry("stateDir".to_owned()).or_insert(state_dir);
         self
     }
 
     /// One more delegate.
     pub(crate) fn delegate(mut self, delegate: impl Json) -> Self {
         self.delegates.push(delegate.into_json());
+        self
+    }
+
+    /// Takes all delegates away.
+    pub(crate) fn clear(mut self) -> Self {
+        self.delegates.clear();
         self
     }
 
@@ -166,8 +153,7 @@ impl Case {
 
     /// A veth in the host's namespace, for plugins that need a link to work on.
     pub(crate) fn host_link(self, name: &str) -> Self {
-        self.host
-            .ip(&format!("link add {name} type veth peer name {name}-peer"));
+        self.host.ip(&format!("link add {name} type veth peer name {name}-peer"));
         self.host.ip(&format!("link set {name}-peer up"));
         self.host.ip(&format!("link set {name} up"));
         self
@@ -202,14 +188,12 @@ impl Case {
     pub(crate) fn gc(&self, valid: &[(&str, &str)]) -> Outcome<'_> {
         let attachment = |(container, ifname): &(&str, &str)| json!({"containerID": container, "ifname": ifname});
         let valid: Vec<_> = valid.iter().map(attachment).collect();
-        self.call("GC")
-            .key("cni.dev/valid-attachments", valid)
-            .run()
+        self.call("GC").key("cni.dev/valid-attachments", valid).run()
     }
 
     /// A call of Braid that is not made yet, to change something in.
     pub(crate) fn call(&self, command: &str) -> Invocation<'_> {
-        self.call_plugin(Path::new(BRAID), command)
+        self.call_plugin(&braid(), command)
     }
 
     /// A call of any plugin, as a runtime with this case's container would make it. Its configuration is Braid's until
@@ -220,10 +204,7 @@ impl Case {
             variable("CNI_COMMAND", command),
             ("CNI_PATH".to_owned(), self.cni_path()),
             ("PATH".to_owned(), env::var_os("PATH").unwrap_or_default()),
-            (
-                "RECORDER_DIR".to_owned(),
-                self.dir.path().join("recorder").into(),
-            ),
+            ("RECORDER_DIR".to_owned(), self.dir.path().join("recorder").into()),
         ]);
         // The others come with the verbs that are about one attachment, in the specification's section 2.
         if ["ADD", "DEL", "CHECK"].contains(&command) {
@@ -259,11 +240,7 @@ impl Case {
 
     /// A reference plugin's executable, or a recorder's.
     pub(crate) fn plugin_path(&self, kind: &str) -> PathBuf {
-        self.path
-            .iter()
-            .map(|folder| folder.join(kind))
-            .find(|path| path.is_file())
-            .expect("a plugin of this name")
+        self.path.iter().map(|folder| folder.join(kind)).find(|path| path.is_file()).expect("a plugin of this name")
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -282,16 +259,18 @@ impl Case {
 
     /// Changes the instructions of a recording plugin from now on, whatever its configuration says.
     pub(crate) fn behave(&self, kind: &str, instructions: impl Into<Value>) {
-        let path = self
-            .dir
-            .path()
-            .join(format!("recorder/behaviour/{kind}.json"));
+        let path = self.dir.path().join(format!("recorder/behaviour/{kind}.json"));
         fs::write(path, instructions.into().to_string()).expect("write the behaviour file");
     }
 
     /// All calls of recording plugins so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         Call::read_all(&self.dir.path().join("recorder/calls"))
+    }
+
+    /// All calls so far, each as `ADD alpha eth0`.
+    pub(crate) fn order(&self) -> Vec<String> {
+        self.calls().iter().map(ToString::to_string).collect()
     }
 
     /// Whether Braid still remembers anything, that is, owes somebody a DEL.
@@ -316,8 +295,7 @@ impl Case {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let folders =
-            ["state", "ipam", "tuning", "recorder/state"].map(|name| self.dir.path().join(name));
+        let folders = ["state", "ipam", "tuning", "recorder/state"].map(|name| self.dir.path().join(name));
         let folders: Vec<_> = folders.iter().map(PathBuf::as_path).collect();
         Snapshot::take(&self.host, &self.pod, &folders)
     }
@@ -351,8 +329,7 @@ impl<'a> Invocation<'a> {
     }
 
     pub(crate) fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.members
-            .insert(key.to_owned(), value.into().to_string());
+        self.members.insert(key.to_owned(), value.into().to_string());
         self
     }
 
@@ -364,10 +341,7 @@ impl<'a> Invocation<'a> {
     /// Makes the call and holds what came of it to what CNI asks of every plugin.
     pub(crate) fn run(self) -> Outcome<'a> {
         let case = self.case;
-        let command = self
-            .variables
-            .get("CNI_COMMAND")
-            .map_or_else(String::new, |c| c.to_string_lossy().into_owned());
+        let command = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
         let stdin = self.standard_input();
         let (first_call, started) = (case.calls().len(), Instant::now());
         let output = self.output();
@@ -379,17 +353,9 @@ impl<'a> Invocation<'a> {
         self.case.before.get_or_init(|| self.case.snapshot());
         let stdin = self.standard_input();
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .envs(&self.variables);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        self.case
-            .host
-            .inside(|| run_with_patience(&mut command, &stdin))
+        command.args(&self.arguments).env_clear().envs(&self.variables);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.case.host.inside(|| run_with_patience(&mut command, &stdin))
     }
 
     fn standard_input(&self) -> Vec<u8> {
@@ -398,19 +364,14 @@ impl<'a> Invocation<'a> {
         }
         let mut members = self.members.clone();
         if !self.case.delegates.is_empty() {
-            members.insert(
-                "delegates".to_owned(),
-                format!("[{}]", self.case.delegates.join(",")),
-            );
+            members.insert("delegates".to_owned(), format!("[{}]", self.case.delegates.join(",")));
         }
         self.case.expand(&object(&members)).into_bytes()
     }
 }
 
 fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let pid = Pid::from_raw(child.id().try_into().expect("a process ID"));
     let mut pipe = child.stdin.take().expect("a pipe");
     let (ended, wait) = mpsc::channel::<()>();
@@ -432,15 +393,8 @@ fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
 
 /// Puts the recording plugin under a name into a folder.
 fn install_recorder(folder: &Path, name: &str) {
-    let built = Path::new(BRAID)
-        .parent()
-        .expect("a folder")
-        .join("examples/recorder");
-    assert!(
-        built.is_file(),
-        "{} is missing: `cargo test` builds it, or `cargo build --examples`",
-        built.display()
-    );
+    let built = Path::new(env!("CARGO_BIN_EXE_braid")).parent().expect("a folder").join("examples/recorder");
+    assert!(built.is_file(), "{} is missing: `cargo test` builds it, or `cargo build --examples`", built.display());
     let place = folder.join(name);
     // A copy where the temporary folder is on another file system.
     if fs::hard_link(&built, &place).is_err() {

@@ -6,6 +6,9 @@
 //! - [`Namespace`] is a network namespace that goes away;
 //! - [`Snapshot`] is all that a call could leave on a host, to compare.
 
+use std::env;
+use std::path::PathBuf;
+
 mod calls;
 mod case;
 mod namespace;
@@ -14,14 +17,16 @@ mod outcome;
 mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
-pub(crate) use case::{Case, Invocation};
+pub(crate) use case::Case;
 pub(crate) use namespace::Namespace;
 pub(crate) use networks::{
-    Json, Network, Plugin, bandwidth, bridge, firewall, macvlan, new_plugins, portmap, ptp,
-    recorder, reference_plugins, tuning,
+    Json, Network, Plugin, bandwidth, bridge, firewall, host_local, macvlan, new_plugins, portmap, ptp, recorder,
+    reference_plugins, tuning,
 };
 pub(crate) use outcome::Outcome;
 pub(crate) use snapshot::Snapshot;
 
-/// The program under test.
-pub(crate) const BRAID: &str = env!("CARGO_BIN_EXE_braid");
+/// The program under test: the one that cargo built, or another that `BRAID_TEST_BINARY` names (a static build, say).
+pub(crate) fn braid() -> PathBuf {
+    env::var_os("BRAID_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_braid").into(), PathBuf::from)
+}

@@ -41,31 +41,23 @@ impl Namespace {
 
     /// What tells this namespace from any other, as the links in `/proc/<pid>/ns/` do.
     pub(crate) fn inode(&self) -> u64 {
-        fs::metadata(self.path())
-            .expect("the namespace is there")
-            .ino()
+        fs::metadata(self.path()).expect("the namespace is there").ino()
     }
 
     /// Does something inside the namespace, processes started included, on a thread that ends with it.
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let enter_and_act = || {
             let namespace = File::open(self.path()).expect("the namespace is there");
-            setns(namespace, CloneFlags::CLONE_NEWNET)
-                .expect("enter the namespace (the tests need root)");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace (the tests need root)");
             act()
         };
-        thread::scope(|scope| scope.spawn(enter_and_act).join())
-            .unwrap_or_else(|fault| panic::resume_unwind(fault))
+        thread::scope(|scope| scope.spawn(enter_and_act).join()).unwrap_or_else(|fault| panic::resume_unwind(fault))
     }
 
     /// Runs a command line inside and returns its standard output; it must succeed.
     pub(crate) fn run(&self, line: &str) -> String {
         let output = self.try_run(line);
-        assert!(
-            output.status.success(),
-            "{line}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
@@ -74,9 +66,7 @@ impl Namespace {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a program");
         let output = self.inside(|| Command::new(program).args(words).output());
-        output.unwrap_or_else(|e| {
-            panic!("run {program}: {e} (see tests/run.sh for what the tests need)")
-        })
+        output.unwrap_or_else(|e| panic!("run {program}: {e} (see tests/run.sh for what the tests need)"))
     }
 
     /// Runs `ip` with these words inside; it must succeed.
@@ -88,11 +78,7 @@ impl Namespace {
     pub(crate) fn ip_json(&self, words: &str) -> Vec<serde_json::Value> {
         let text = self.ip(&format!("-j {words}"));
         // Where there is nothing to list, `ip -j` prints nothing or an empty list, after its version.
-        if text.trim().is_empty() {
-            Vec::new()
-        } else {
-            serde_json::from_str(&text).expect("ip -j prints a list")
-        }
+        if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("ip -j prints a list") }
     }
 
     /// Removes what tests whose process is dead have left.
@@ -100,10 +86,7 @@ impl Namespace {
         let Ok(entries) = fs::read_dir(FOLDER) else {
             return;
         };
-        for name in entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-        {
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
             let mut parts = name.split('-').skip(PREFIX.split('-').count());
             let Some(pid) = parts.next().filter(|_| name.starts_with(PREFIX)) else {
                 continue;
@@ -128,9 +111,5 @@ fn remove(name: &str) {
 
 fn expect_success(command: &mut Command) {
     let output = command.output().expect("run ip (the tests need iproute2)");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

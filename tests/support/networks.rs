@@ -25,10 +25,7 @@ impl Json for &str {
 
 /// Writes members, each with the text of its value, as a JSON object.
 pub(crate) fn object(members: &IndexMap<String, String>) -> String {
-    let members: Vec<_> = members
-        .iter()
-        .map(|(key, value)| format!("{}:{value}", json!(key)))
-        .collect();
+    let members: Vec<_> = members.iter().map(|(key, value)| format!("{}:{value}", json!(key))).collect();
     format!("{{{}}}", members.join(","))
 }
 
@@ -42,10 +39,7 @@ pub(crate) struct Plugin {
 impl Plugin {
     /// A configuration at CNI 1.0.0 of this name and type.
     pub(crate) fn new(name: &str, kind: &str) -> Self {
-        let plugin = Self {
-            members: IndexMap::new(),
-            instructions: Map::new(),
-        };
+        let plugin = Self { members: IndexMap::new(), instructions: Map::new() };
         plugin.version("1.0.0").key("name", name).key("type", kind)
     }
 
@@ -100,10 +94,7 @@ impl Plugin {
 impl Json for Plugin {
     fn into_json(mut self) -> String {
         if !self.instructions.is_empty() {
-            self.members.insert(
-                "recorder".to_owned(),
-                Value::from(self.instructions).to_string(),
-            );
+            self.members.insert("recorder".to_owned(), Value::from(self.instructions).to_string());
         }
         object(&self.members)
     }
@@ -119,10 +110,7 @@ pub(crate) struct Network {
 impl Network {
     /// A list at CNI 1.0.0 of this name.
     pub(crate) fn new(name: &str) -> Self {
-        let network = Self {
-            members: IndexMap::new(),
-            plugins: Vec::new(),
-        };
+        let network = Self { members: IndexMap::new(), plugins: Vec::new() };
         network.version("1.0.0").key("name", name)
     }
 
@@ -131,29 +119,20 @@ impl Network {
     }
 
     pub(crate) fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.members
-            .insert(key.to_owned(), value.into().to_string());
+        self.members.insert(key.to_owned(), value.into().to_string());
         self
     }
 
     /// Adds a plugin to the chain; its name and version are the list's.
     pub(crate) fn plugin(mut self, plugin: Plugin) -> Self {
-        self.plugins
-            .push(plugin.without("cniVersion").without("name").into_json());
+        self.plugins.push(plugin.without("cniVersion").without("name").into_json());
         self
-    }
-
-    pub(crate) fn value(self) -> Value {
-        serde_json::from_str(&self.into_json()).expect("a JSON object")
     }
 }
 
 impl Json for Network {
     fn into_json(mut self) -> String {
-        self.members.insert(
-            "plugins".to_owned(),
-            format!("[{}]", self.plugins.join(",")),
-        );
+        self.members.insert("plugins".to_owned(), format!("[{}]", self.plugins.join(",")));
         object(&self.members)
     }
 }
@@ -163,9 +142,10 @@ pub(crate) fn recorder(kind: &str) -> Plugin {
     Plugin::new(&format!("net-{kind}"), kind)
 }
 
-/// host-local with its reservations in the test's own folder (`@DIR@`, see `Case`).
-fn host_local(subnet: &str) -> Value {
-    json!({"type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{"subnet": subnet}]]})
+/// host-local with an address from each subnet and its reservations in the test's own folder (`@DIR@`, see `Case`).
+pub(crate) fn host_local(subnets: &[&str]) -> Value {
+    let ranges: Vec<_> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
+    json!({"type": "host-local", "dataDir": "@DIR@/ipam", "ranges": ranges})
 }
 
 /// A bridge that is the network's gateway; the network is `net-<bridge>`.
@@ -174,7 +154,7 @@ pub(crate) fn bridge(bridge: &str, subnet: &str) -> Plugin {
         .key("bridge", bridge)
         .key("isGateway", true)
         .key("ipMasq", true)
-        .key("ipam", host_local(subnet))
+        .key("ipam", host_local(&[subnet]))
 }
 
 /// A macvlan on a link of the host; the network is `net-<parent>`.
@@ -182,12 +162,12 @@ pub(crate) fn macvlan(parent: &str, subnet: &str) -> Plugin {
     Plugin::new(&format!("net-{parent}"), "macvlan")
         .key("master", parent)
         .key("mode", "bridge")
-        .key("ipam", host_local(subnet))
+        .key("ipam", host_local(&[subnet]))
 }
 
 /// A point-to-point link to the host; the network is `net-ptp`.
 pub(crate) fn ptp(subnet: &str) -> Plugin {
-    Plugin::new("net-ptp", "ptp").key("ipam", host_local(subnet))
+    Plugin::new("net-ptp", "ptp").key("ipam", host_local(&[subnet]))
 }
 
 pub(crate) fn bandwidth() -> Plugin {
@@ -202,15 +182,11 @@ pub(crate) fn firewall() -> Plugin {
 }
 
 pub(crate) fn portmap() -> Plugin {
-    Plugin::new("net-portmap", "portmap")
-        .key("capabilities", json!({"portMappings": true}))
-        .key("snat", true)
+    Plugin::new("net-portmap", "portmap").key("capabilities", json!({"portMappings": true})).key("snat", true)
 }
 
 pub(crate) fn tuning() -> Plugin {
-    Plugin::new("net-tuning", "tuning")
-        .key("dataDir", "@DIR@/tuning")
-        .key("mtu", 1400)
+    Plugin::new("net-tuning", "tuning").key("dataDir", "@DIR@/tuning").key("mtu", 1400)
 }
 
 /// The folder of the reference plugins.
@@ -230,7 +206,5 @@ fn first_with_bridge(variable: &str, places: &[&str]) -> Option<PathBuf> {
     if let Some(place) = env::var_os(variable) {
         places.insert(0, place.into());
     }
-    places
-        .into_iter()
-        .find(|place| Path::join(place, "bridge").is_file())
+    places.into_iter().find(|place| Path::join(place, "bridge").is_file())
 }

@@ -32,17 +32,7 @@ impl<'a> Outcome<'a> {
     ) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let (status, stdout) = (output.status, output.stdout);
-        let mut outcome = Self {
-            case,
-            command,
-            stdin,
-            status,
-            stdout,
-            stderr,
-            answer: None,
-            first_call,
-            took,
-        };
+        let mut outcome = Self { case, command, stdin, status, stdout, stderr, answer: None, first_call, took };
         outcome.answer = outcome.parse();
         outcome.hold();
         outcome
@@ -64,33 +54,18 @@ impl<'a> Outcome<'a> {
     /// The exit status and standard output agree, as the specification has it for every plugin.
     #[track_caller]
     fn hold(&self) {
-        let Some(status) = self.status.code() else {
-            self.fault("ended by a signal")
-        };
+        let Some(status) = self.status.code() else { self.fault("ended by a signal") };
         if status != 0 {
-            let Some(error) = &self.answer else {
-                self.fault("failed without an error object")
-            };
-            let whole = error["cniVersion"].is_string()
-                && error["code"].is_u64()
-                && error["msg"].is_string();
-            self.require(
-                whole && error["code"] != 0,
-                "the error object lacks cniVersion, code or msg",
-            );
+            let Some(error) = &self.answer else { self.fault("failed without an error object") };
+            let whole = error["cniVersion"].is_string() && error["code"].is_u64() && error["msg"].is_string();
+            self.require(whole && error["code"] != 0, "the error object lacks cniVersion, code or msg");
             return;
         }
         let answer = self.answer.as_ref();
-        self.require(
-            answer.is_none_or(|answer| answer.get("code").is_none()),
-            "an error object with exit status 0",
-        );
+        self.require(answer.is_none_or(|answer| answer.get("code").is_none()), "an error object with exit status 0");
         if self.command == "ADD" {
             let versioned = answer.is_some_and(|answer| answer["cniVersion"].is_string());
-            self.require(
-                versioned,
-                "ADD succeeded without a result that has a cniVersion",
-            );
+            self.require(versioned, "ADD succeeded without a result that has a cniVersion");
         }
     }
 
@@ -108,10 +83,7 @@ impl<'a> Outcome<'a> {
 
     #[track_caller]
     pub(crate) fn fails_with_one_of(self, codes: &[u64]) -> Self {
-        self.require(
-            self.code().is_some_and(|code| codes.contains(&code)),
-            &format!("it was to fail with {codes:?}"),
-        );
+        self.require(self.code().is_some_and(|code| codes.contains(&code)), &format!("it was to fail with {codes:?}"));
         self
     }
 
@@ -123,38 +95,27 @@ impl<'a> Outcome<'a> {
 
     #[track_caller]
     pub(crate) fn message_contains(self, text: &str) -> Self {
-        self.require(
-            self.text("msg").contains(text),
-            &format!("`msg` was to contain {text:?}"),
-        );
+        self.require(self.text("msg").contains(text), &format!("`msg` was to contain {text:?}"));
         self
     }
 
     #[track_caller]
     pub(crate) fn details_contains(self, text: &str) -> Self {
-        self.require(
-            self.text("details").contains(text),
-            &format!("`details` was to contain {text:?}"),
-        );
+        self.require(self.text("details").contains(text), &format!("`details` was to contain {text:?}"));
         self
     }
 
     /// The error names something anywhere, message or details.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
-        let said = [self.text("msg"), self.text("details")]
-            .iter()
-            .any(|part| part.contains(text));
+        let said = [self.text("msg"), self.text("details")].iter().any(|part| part.contains(text));
         self.require(said, &format!("the error was to contain {text:?}"));
         self
     }
 
     #[track_caller]
     pub(crate) fn stderr_contains(self, text: &str) -> Self {
-        self.require(
-            self.stderr.contains(text),
-            &format!("standard error was to contain {text:?}"),
-        );
+        self.require(self.stderr.contains(text), &format!("standard error was to contain {text:?}"));
         self
     }
 
@@ -163,10 +124,7 @@ impl<'a> Outcome<'a> {
     pub(crate) fn called<S: AsRef<str>>(self, expected: &[S]) -> Self {
         let expected: Vec<_> = expected.iter().map(AsRef::as_ref).collect();
         let order = self.order();
-        self.require(
-            order == expected,
-            &format!("the calls were to be {expected:#?}\nand were {order:#?}"),
-        );
+        self.require(order == expected, &format!("the calls were to be {expected:#?}\nand were {order:#?}"));
         self
     }
 
@@ -179,10 +137,7 @@ impl<'a> Outcome<'a> {
     #[track_caller]
     pub(crate) fn leaves_nothing(self) -> Self {
         let changes = self.case.changes();
-        self.require(
-            changes.is_empty(),
-            &format!("it left the host changed:\n{changes}"),
-        );
+        self.require(changes.is_empty(), &format!("it left the host changed:\n{changes}"));
         self
     }
 
@@ -190,9 +145,7 @@ impl<'a> Outcome<'a> {
     #[track_caller]
     pub(crate) fn result(&self) -> &Value {
         self.require(self.status.success(), "it was to succeed");
-        self.answer
-            .as_ref()
-            .unwrap_or_else(|| self.fault("there is no answer"))
+        self.answer.as_ref().unwrap_or_else(|| self.fault("there is no answer"))
     }
 
     /// The calls of recording plugins during this one.
@@ -205,10 +158,7 @@ impl<'a> Outcome<'a> {
     pub(crate) fn call_of(&self, command: &str, plugin: &str) -> Call {
         let mut calls = self.calls();
         calls.retain(|call| call.command == command && call.plugin == plugin);
-        self.require(
-            calls.len() == 1,
-            &format!("there was to be one {command} of {plugin}"),
-        );
+        self.require(calls.len() == 1, &format!("there was to be one {command} of {plugin}"));
         calls.remove(0)
     }
 
@@ -220,15 +170,17 @@ impl<'a> Outcome<'a> {
         self.took
     }
 
+    /// The whole error as a runtime prints it, for what must not be in it.
+    pub(crate) fn error_text(&self) -> String {
+        format!("{}; {}", self.text("msg"), self.text("details"))
+    }
+
     fn code(&self) -> Option<u64> {
         self.answer.as_ref().filter(|_| !self.status.success())?["code"].as_u64()
     }
 
     fn text(&self, key: &str) -> &str {
-        self.answer
-            .as_ref()
-            .and_then(|answer| answer[key].as_str())
-            .unwrap_or_default()
+        self.answer.as_ref().and_then(|answer| answer[key].as_str()).unwrap_or_default()
     }
 
     #[track_caller]
@@ -241,10 +193,7 @@ impl<'a> Outcome<'a> {
     /// Ends the test with all there is to know about the call.
     #[track_caller]
     fn fault(&self, what: &str) -> ! {
-        let (stdin, stdout) = (
-            String::from_utf8_lossy(&self.stdin),
-            String::from_utf8_lossy(&self.stdout),
-        );
+        let (stdin, stdout) = (String::from_utf8_lossy(&self.stdin), String::from_utf8_lossy(&self.stdout));
         panic!(
             "{}: {what}\n  {}\n  standard input: {stdin}\n  standard output: {stdout}\n  standard error: {}\n  calls: {:#?}",
             self.command,

@@ -35,36 +35,23 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 fn main() -> ExitCode {
-    let dir =
-        PathBuf::from(env::var_os("RECORDER_DIR").expect("RECORDER_DIR says where to record"));
+    let dir = PathBuf::from(env::var_os("RECORDER_DIR").expect("RECORDER_DIR says where to record"));
     let argv0 = env::args_os().next().expect("a program has a name");
-    let plugin = Path::new(&argv0)
-        .file_name()
-        .expect("a file name")
-        .to_string_lossy()
-        .into_owned();
+    let plugin = Path::new(&argv0).file_name().expect("a file name").to_string_lossy().into_owned();
     let behaviour = fs::read(dir.join("behaviour").join(format!("{plugin}.json"))).ok();
     let behaviour: Option<Value> =
         behaviour.map(|text| serde_json::from_slice(&text).expect("the behaviour file is JSON"));
 
     let mut stdin = Vec::new();
-    if behaviour
-        .as_ref()
-        .is_some_and(|wish| wish["close_stdin"] == true)
-    {
+    if behaviour.as_ref().is_some_and(|wish| wish["close_stdin"] == true) {
         nix::unistd::close(0).expect("close standard input");
     } else {
-        io::stdin()
-            .read_to_end(&mut stdin)
-            .expect("read standard input");
+        io::stdin().read_to_end(&mut stdin).expect("read standard input");
     }
     // Raw values, so that a number that fits no machine type is no obstacle.
-    let mut conf: BTreeMap<String, Box<RawValue>> =
-        serde_json::from_slice(&stdin).unwrap_or_default();
+    let mut conf: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(&stdin).unwrap_or_default();
     let mut take = |key: &str| -> Value {
-        conf.remove(key).map_or(Value::Null, |raw| {
-            serde_json::from_str(raw.get()).expect("a JSON value")
-        })
+        conf.remove(key).map_or(Value::Null, |raw| serde_json::from_str(raw.get()).expect("a JSON value"))
     };
     let wish = behaviour.unwrap_or_else(|| take("recorder"));
     let call = Call {
@@ -83,10 +70,7 @@ fn main() -> ExitCode {
 }
 
 fn variable(name: &str) -> String {
-    env::var_os(name)
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    env::var_os(name).unwrap_or_default().to_string_lossy().into_owned()
 }
 
 struct Call {
@@ -106,18 +90,10 @@ impl Call {
     /// this interface, this one included.
     fn record(&self, stdin: &[u8]) -> u64 {
         let environment: Map<String, Value> = env::vars_os()
-            .map(|(name, value)| {
-                (
-                    name.to_string_lossy().into_owned(),
-                    json!(value.to_string_lossy()),
-                )
-            })
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), json!(value.to_string_lossy())))
             .collect();
-        let arguments: Vec<_> = env::args_os()
-            .skip(1)
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
-        let hex: String = stdin.iter().map(|byte| format!("{byte:02x}")).collect();
+        let arguments: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let hex = stdin.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let record = json!({
             "plugin": self.plugin, "command": self.command, "arguments": arguments, "env": environment, "stdin": hex,
         });
@@ -132,8 +108,7 @@ impl Call {
                 Ok(()) => break,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     let other: Value =
-                        serde_json::from_slice(&fs::read(&place).expect("read a record"))
-                            .expect("a record is JSON");
+                        serde_json::from_slice(&fs::read(&place).expect("read a record")).expect("a record is JSON");
                     let same = other["plugin"] == record["plugin"]
                         && other["command"] == record["command"]
                         && ["CNI_CONTAINERID", "CNI_IFNAME"]
@@ -151,27 +126,17 @@ impl Call {
 
     fn act(&self, nth: u64) -> ExitCode {
         if self.command == "VERSION" {
-            let versions = [
-                "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
-            ];
-            return print(
-                &json!({"cniVersion": self.version, "supportedVersions": versions}).to_string(),
-            );
+            let versions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+            return print(&json!({"cniVersion": self.version, "supportedVersions": versions}).to_string());
         }
         if self.command == "ADD" {
             fs::write(self.state(), "").expect("make the state file");
         }
-        let applies = self.wish["on"]
-            .as_array()
-            .is_none_or(|commands| commands.contains(&json!(self.command)));
+        let applies = self.wish["on"].as_array().is_none_or(|commands| commands.contains(&json!(self.command)));
         let status = if applies { self.misbehave() } else { None };
         if let Some(error) = self.failure(nth) {
             let code = print(&error.to_string());
-            return if code == ExitCode::SUCCESS {
-                ExitCode::FAILURE
-            } else {
-                code
-            };
+            return if code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code };
         }
         let raw = applies.then(|| self.raw_stdout()).flatten();
         match self.command.as_str() {
@@ -199,10 +164,7 @@ impl Call {
     }
 
     fn state(&self) -> PathBuf {
-        self.dir.join("state").join(format!(
-            "{}-{}-{}",
-            self.plugin, self.container, self.ifname
-        ))
+        self.dir.join("state").join(format!("{}-{}-{}", self.plugin, self.container, self.ifname))
     }
 
     /// Everything a plugin does that is neither its answer nor its work; the exit status if one is asked for.
@@ -214,9 +176,7 @@ impl Call {
             blocked.thread_block().expect("block SIGTERM");
         }
         if let Some(text) = wish["stderr"].as_str() {
-            io::stderr()
-                .write_all(text.as_bytes())
-                .expect("write standard error");
+            io::stderr().write_all(text.as_bytes()).expect("write standard error");
         }
         // A reader that has had enough closes the pipe: then there is nobody left to write for.
         let _ = flood(&mut io::stderr(), &wish["flood_stderr_mb"]);
@@ -228,22 +188,16 @@ impl Call {
             thread::sleep(Duration::from_millis(ms));
         }
         if let Some(number) = wish["signal"].as_i64() {
-            let signal = i32::try_from(number)
-                .ok()
-                .and_then(|number| Signal::try_from(number).ok());
+            let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
             raise(signal.expect("a signal number")).expect("raise the signal");
         }
-        wish["exit"]
-            .as_u64()
-            .map(|status| u8::try_from(status).expect("an exit status"))
+        wish["exit"].as_u64().map(|status| u8::try_from(status).expect("an exit status"))
     }
 
     fn failure(&self, nth: u64) -> Option<Value> {
         let fail = self.wish["fail"][&self.command].as_object()?;
         let number = |key| fail.get(key).and_then(Value::as_u64);
-        if number("times").is_some_and(|times| nth > times)
-            || number("only_nth").is_some_and(|only| nth != only)
-        {
+        if number("times").is_some_and(|times| nth > times) || number("only_nth").is_some_and(|only| nth != only) {
             return None;
         }
         let mut error = Map::new();
@@ -258,20 +212,10 @@ impl Call {
 
     fn raw_stdout(&self) -> Option<Vec<u8>> {
         if let Some(hex) = self.wish["raw_stdout_base16"].as_str() {
-            let digits: Vec<_> = hex
-                .chars()
-                .map(|c| c.to_digit(16).expect("base 16"))
-                .collect();
-            return Some(
-                digits
-                    .chunks(2)
-                    .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).expect("a byte"))
-                    .collect(),
-            );
+            let digits: Vec<_> = hex.chars().map(|c| c.to_digit(16).expect("base 16")).collect();
+            return Some(digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).expect("a byte")).collect());
         }
-        self.wish["raw_stdout"]
-            .as_str()
-            .map(|text| text.as_bytes().to_vec())
+        self.wish["raw_stdout"].as_str().map(|text| text.as_bytes().to_vec())
     }
 
     fn addresses(&self) -> Vec<&str> {
@@ -298,8 +242,7 @@ impl Call {
         result["cniVersion"] = json!(self.version);
         let mut interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();
         let own = json!({"name": self.ifname, "sandbox": self.netns});
-        let same =
-            |other: &Value| other["name"] == own["name"] && other["sandbox"] == own["sandbox"];
+        let same = |other: &Value| other["name"] == own["name"] && other["sandbox"] == own["sandbox"];
         let index = interfaces.iter().position(same).unwrap_or_else(|| {
             interfaces.push(own.clone());
             interfaces.len() - 1
@@ -350,30 +293,16 @@ impl Call {
 
     /// A bridge without ports stands in for a container's interface: every kernel that can run CNI plugins has it.
     fn make_link(&self) {
-        assert!(
-            self.ip(&["link", "add", &self.ifname, "type", "bridge"]),
-            "make the interface"
-        );
-        assert!(
-            self.ip(&["link", "set", &self.ifname, "up"]),
-            "set the interface up"
-        );
+        assert!(self.ip(&["link", "add", &self.ifname, "type", "bridge"]), "make the interface");
+        assert!(self.ip(&["link", "set", &self.ifname, "up"]), "set the interface up");
         for address in self.addresses() {
-            assert!(
-                self.ip(&["addr", "add", address, "dev", &self.ifname, "nodad"]),
-                "add the address"
-            );
+            assert!(self.ip(&["addr", "add", address, "dev", &self.ifname, "nodad"]), "add the address");
         }
     }
 
     fn ip(&self, words: &[&str]) -> bool {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.netns))
-            .arg("ip")
-            .args(words)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg(format!("--net={}", self.netns)).arg("ip").args(words).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().expect("run nsenter").success()
     }
 }
@@ -386,7 +315,7 @@ fn print(answer: &str) -> ExitCode {
 }
 
 fn flood(to: &mut dyn io::Write, megabytes: &Value) -> io::Result<()> {
-    let megabyte = [b' '; 1 << 20];
+    let megabyte = vec![b' '; 1 << 20];
     for _ in 0..megabytes.as_u64().unwrap_or(0) {
         to.write_all(&megabyte)?;
     }
@@ -394,22 +323,16 @@ fn flood(to: &mut dyn io::Write, megabytes: &Value) -> io::Result<()> {
 }
 
 /// Starts a process that outlives this one and keeps its standard output, standard error or both open.
+#[expect(clippy::zombie_processes, reason = "a process that is left behind is what is asked for")]
 fn leave_grandchild(wish: &Value) {
     let ms = wish["ms"].as_u64().expect("how long the grandchild lives");
     let held = |stream: &str| {
         let hold = wish["hold"].as_str().expect("what the grandchild holds");
-        if hold == stream || hold == "both" {
-            Stdio::inherit()
-        } else {
-            Stdio::null()
-        }
+        if hold == stream || hold == "both" { Stdio::inherit() } else { Stdio::null() }
     };
     let mut command = Command::new("sleep");
     command.arg(format!("{}.{:03}", ms / 1000, ms % 1000));
-    command
-        .stdin(Stdio::null())
-        .stdout(held("stdout"))
-        .stderr(held("stderr"));
+    command.stdin(Stdio::null()).stdout(held("stdout")).stderr(held("stderr"));
     if wish["detached"] == true {
         command.process_group(0);
     }

@@ -30,13 +30,8 @@ struct Line {
 }
 
 /// What `iptables-save` still shows after the reference plugins' own ADD and DEL, with no container in it.
-const FIXED_CHAINS: [&str; 5] = [
-    "CNI-ADMIN",
-    "CNI-FORWARD",
-    "CNI-HOSTPORT-DNAT",
-    "CNI-HOSTPORT-MASQ",
-    "CNI-HOSTPORT-SETMARK",
-];
+const FIXED_CHAINS: [&str; 5] =
+    ["CNI-ADMIN", "CNI-FORWARD", "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
 impl Snapshot {
     /// Takes a snapshot of a host, its container's namespace and a folder that holds all files a call may write.
@@ -46,10 +41,7 @@ impl Snapshot {
         snapshot.namespace("pod", pod);
         snapshot.processes(&[host, pod]);
         for folder in folders {
-            let name = folder
-                .file_name()
-                .expect("a folder with a name")
-                .to_string_lossy();
+            let name = folder.file_name().expect("a folder with a name").to_string_lossy();
             snapshot.files(&name, folder, 0);
         }
         snapshot
@@ -58,16 +50,11 @@ impl Snapshot {
     /// What has come (`+`) and gone (`-`) since an earlier snapshot, a line each; empty where nothing has.
     pub(crate) fn since(&self, earlier: &Self) -> String {
         let by_design = |line: &&Line| {
-            let new_bridge =
-                |device| self.bridges.contains(device) && !earlier.bridges.contains(device);
+            let new_bridge = |device| self.bridges.contains(device) && !earlier.bridges.contains(device);
             line.device.as_ref().is_some_and(new_bridge)
         };
         let mut changes = String::new();
-        for line in self
-            .lines
-            .difference(&earlier.lines)
-            .filter(|line| !by_design(line))
-        {
+        for line in self.lines.difference(&earlier.lines).filter(|line| !by_design(line)) {
             writeln!(changes, "+ {}", line.text).expect("write to a string");
         }
         for line in earlier.lines.difference(&self.lines) {
@@ -82,10 +69,7 @@ impl Snapshot {
 
     fn push_on(&mut self, place: &str, device: &str, text: &str) {
         let device = (place == "host").then(|| device.to_owned());
-        self.lines.insert(Line {
-            text: format!("{place}: {text}"),
-            device,
-        });
+        self.lines.insert(Line { text: format!("{place}: {text}"), device });
     }
 
     fn namespace(&mut self, place: &str, namespace: &Namespace) {
@@ -107,21 +91,13 @@ impl Snapshot {
                 self.route(place, &route);
             }
             for rule in namespace.ip_json(&format!("{family} rule")) {
-                self.push(format!(
-                    "{place}: rule {family} {}",
-                    compact_members(&rule, &[])
-                ));
+                self.push(format!("{place}: rule {family} {}", compact_members(&rule, &[])));
             }
         }
-        let qdiscs: Vec<Value> =
-            serde_json::from_str(&namespace.run("tc -j qdisc")).expect("tc -j prints a list");
+        let qdiscs: Vec<Value> = serde_json::from_str(&namespace.run("tc -j qdisc")).expect("tc -j prints a list");
         for qdisc in qdiscs {
             let device = word(&qdisc, "dev");
-            let text = format!(
-                "qdisc {device} {} {}",
-                word(&qdisc, "kind"),
-                word(&qdisc, "handle")
-            );
+            let text = format!("qdisc {device} {} {}", word(&qdisc, "kind"), word(&qdisc, "handle"));
             self.push_on(place, &device, &text);
         }
         self.packet_filters(place, namespace);
@@ -130,11 +106,7 @@ impl Snapshot {
     fn link(&mut self, place: &str, link: &Value) {
         let (name, kind) = (word(link, "ifname"), word(&link["linkinfo"], "info_kind"));
         let mut text = format!("link {name}");
-        for (label, value) in [
-            ("kind", kind.clone()),
-            ("master", word(link, "master")),
-            ("mtu", word(link, "mtu")),
-        ] {
+        for (label, value) in [("kind", kind.clone()), ("master", word(link, "master")), ("mtu", word(link, "mtu"))] {
             if !value.is_empty() {
                 write!(text, " {label} {value}").expect("write to a string");
             }
@@ -145,9 +117,7 @@ impl Snapshot {
         } else {
             write!(text, " mac {}", word(link, "address")).expect("write to a string");
         }
-        let up = link["flags"]
-            .as_array()
-            .is_some_and(|flags| flags.contains(&"UP".into()));
+        let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
         text.push_str(if up { " up" } else { " down" });
         self.push_on(place, &name, &text);
     }
@@ -158,9 +128,7 @@ impl Snapshot {
             return;
         }
         let mut text = String::from("route");
-        for key in [
-            "type", "dst", "gateway", "dev", "table", "metric", "scope", "prefsrc", "nexthops",
-        ] {
+        for key in ["type", "dst", "gateway", "dev", "table", "metric", "scope", "prefsrc", "nexthops"] {
             let value = word(route, key);
             if !value.is_empty() {
                 write!(text, " {key} {value}").expect("write to a string");
@@ -170,31 +138,24 @@ impl Snapshot {
     }
 
     fn packet_filters(&mut self, place: &str, namespace: &Namespace) {
-        let ruleset: Value = serde_json::from_str(&namespace.run("nft -j list ruleset"))
-            .expect("nft -j prints an object");
+        let ruleset: Value =
+            serde_json::from_str(&namespace.run("nft -j list ruleset")).expect("nft -j prints an object");
         for object in ruleset["nftables"].as_array().expect("a list of objects") {
-            let (kind, body) = object
-                .as_object()
-                .and_then(|object| object.iter().next())
-                .expect("an object");
+            let (kind, body) = object.as_object().and_then(|object| object.iter().next()).expect("an object");
             let table = word(body, if kind == "table" { "name" } else { "table" });
             // What iptables keeps in nftables is compared in iptables' own words, below; tables and chains without a
             // rule or an element in them do nothing and stay by the plugins' design.
             let iptables = ["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str());
             let empty = ["metainfo", "table", "chain"].contains(&kind.as_str());
             if !iptables && !empty {
-                self.push(format!(
-                    "{place}: nft {kind} {}",
-                    compact_members(body, &["handle", "packets", "bytes"])
-                ));
+                self.push(format!("{place}: nft {kind} {}", compact_members(body, &["handle", "packets", "bytes"])));
             }
         }
         for program in ["iptables-save", "ip6tables-save"] {
             for line in namespace.run(program).lines() {
                 if line.starts_with("-A ") && !is_fixed_rule(line) {
                     self.push(format!("{place}: {program} {line}"));
-                } else if let Some((chain, "- [0:0]")) =
-                    line.strip_prefix(':').and_then(|line| line.split_once(' '))
+                } else if let Some((chain, "- [0:0]")) = line.strip_prefix(':').and_then(|line| line.split_once(' '))
                     && !FIXED_CHAINS.contains(&chain)
                 {
                     self.push(format!("{place}: {program} chain {chain}"));
@@ -204,24 +165,16 @@ impl Snapshot {
     }
 
     fn processes(&mut self, namespaces: &[&Namespace]) {
-        let inodes: Vec<_> = namespaces
-            .iter()
-            .map(|namespace| namespace.inode())
-            .collect();
+        let inodes: Vec<_> = namespaces.iter().map(|namespace| namespace.inode()).collect();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let process = entry.path();
             // A process may end while we look at it, and a dead one waiting for its parent holds nothing.
-            let inside =
-                fs::metadata(process.join("ns/net")).is_ok_and(|ns| inodes.contains(&ns.ino()));
+            let inside = fs::metadata(process.join("ns/net")).is_ok_and(|ns| inodes.contains(&ns.ino()));
             let status = fs::read_to_string(process.join("status")).unwrap_or_default();
             if inside && !status.contains("State:\tZ") {
                 let command = fs::read(process.join("cmdline")).unwrap_or_default();
                 let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                self.push(format!(
-                    "process {} {}",
-                    entry.file_name().to_string_lossy(),
-                    command.trim()
-                ));
+                self.push(format!("process {} {}", entry.file_name().to_string_lossy(), command.trim()));
             }
         }
     }
@@ -247,14 +200,8 @@ impl Snapshot {
 
 /// Locks of a whole folder, and where host-local goes on counting. A container's own lock is not one of them.
 fn is_book_keeping(path: &str) -> bool {
-    let (name, depth) = (
-        path.rsplit('/').next().expect("a name"),
-        path.split('/').count(),
-    );
-    let is_lock = name == "lock"
-        || name
-            .rsplit_once('.')
-            .is_some_and(|(_, extension)| extension == "lock");
+    let (name, depth) = (path.rsplit('/').next().expect("a name"), path.split('/').count());
+    let is_lock = name == "lock" || name.rsplit_once('.').is_some_and(|(_, extension)| extension == "lock");
     name.starts_with("last_reserved_ip.") || is_lock && depth == 2 || name == "lock" && depth == 3
 }
 
@@ -262,18 +209,8 @@ fn is_book_keeping(path: &str) -> bool {
 fn is_fixed_rule(rule: &str) -> bool {
     let mut words = rule.split_whitespace();
     let chain = words.nth(1).expect("the chain of a rule");
-    let target = words
-        .skip_while(|word| *word != "-j")
-        .nth(1)
-        .unwrap_or_default();
-    let holds_jumps = [
-        "FORWARD",
-        "PREROUTING",
-        "OUTPUT",
-        "POSTROUTING",
-        "CNI-FORWARD",
-    ]
-    .contains(&chain);
+    let target = words.skip_while(|word| *word != "-j").nth(1).unwrap_or_default();
+    let holds_jumps = ["FORWARD", "PREROUTING", "OUTPUT", "POSTROUTING", "CNI-FORWARD"].contains(&chain);
     holds_jumps && FIXED_CHAINS.contains(&target)
         || chain == "CNI-HOSTPORT-MASQ" && target == "MASQUERADE"
         || chain == "CNI-HOSTPORT-SETMARK" && target == "MARK"
@@ -294,9 +231,7 @@ fn compact_members(object: &Value, without: &[&str]) -> String {
         match value {
             Value::Object(members) => {
                 members.retain(|key, _| !without.contains(&key.as_str()));
-                members
-                    .values_mut()
-                    .for_each(|member| strip(member, without));
+                members.values_mut().for_each(|member| strip(member, without));
             }
             Value::Array(items) => items.iter_mut().for_each(|item| strip(item, without)),
             _ => {}
