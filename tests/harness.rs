@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -160,9 +161,14 @@ fn a_snapshot_sees_a_process() {
 }
 
 #[rstest]
-#[case::stable(Some(reference_plugins()))]
-#[case::new(new_plugins())]
-fn the_reference_plugins_leave_nothing_that_a_snapshot_counts(#[case] folder: Option<PathBuf>) {
+#[case::stable(Some(reference_plugins()), "iptables", "+ host: iptables-save chain CNI-DN-")]
+#[case::new(new_plugins(), "iptables", "+ host: iptables-save chain CNI-DN-")]
+#[case::new_with_nftables(new_plugins(), "nftables", "+ host: nft rule {\"family\":\"ip\",\"table\":\"cni_hostport\"")]
+fn the_reference_plugins_leave_nothing_that_a_snapshot_counts(
+    #[case] folder: Option<PathBuf>,
+    #[case] backend: &str,
+    #[case] mapping: &str,
+) {
     let Some(folder) = folder else {
         return eprintln!("no newer reference plugins: BRAID_TEST_CNI_PATH_NEW is not set");
     };
@@ -170,7 +176,7 @@ fn the_reference_plugins_leave_nothing_that_a_snapshot_counts(#[case] folder: Op
     let mappings = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
     let chain = [
         bridge("br-a", "10.10.1.0/24"),
-        portmap().without("capabilities").key("runtimeConfig", mappings),
+        portmap().without("capabilities").key("runtimeConfig", mappings).key("backend", backend),
         firewall(),
         bandwidth(),
     ];
@@ -185,7 +191,7 @@ fn the_reference_plugins_leave_nothing_that_a_snapshot_counts(#[case] folder: Op
     let changes = case.changes();
     for leaf in [
         "+ host: link veth",
-        "+ host: iptables-save chain CNI-DN-",
+        mapping,
         "+ host: iptables-save -A CNI-FORWARD -s 10.10.1.2",
         "+ host: qdisc veth",
         "+ file ipam/n/10.10.1.2\n",
@@ -206,7 +212,10 @@ fn a_killed_test_is_swept_up_after() {
     let name = format!("braid-test-{}-0-pod", child.id());
     let living = Namespace::new("living");
     living.ip(&format!("netns add {name}"));
+    let folder = env::temp_dir().join(&name);
+    fs::create_dir(&folder).expect("make a folder");
     Namespace::sweep();
+    assert!(!folder.exists());
     assert!(!Path::new("/run/netns").join(name).exists());
     assert!(living.path().exists());
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs, process, thread};
 
 use indexmap::IndexMap;
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::namespace::PREFIX;
 use super::networks::{Json, object};
 use super::{Call, Namespace, Outcome, Snapshot, braid, reference_plugins};
 
@@ -43,7 +44,10 @@ pub(crate) struct Case {
 impl Case {
     /// Braid at CNI 1.0.0 with nothing to attach yet, and the recording plugins.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("braid-test-").tempdir().expect("a temporary folder");
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}-{}-", process::id()))
+            .tempdir()
+            .expect("a temporary folder");
         let bin = dir.path().join("bin");
         for folder in ["bin", "recorder/calls", "recorder/state", "recorder/behaviour"] {
             fs::create_dir_all(dir.path().join(folder)).expect("make a folder");

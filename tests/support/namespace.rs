@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{process, thread};
+use std::{env, process, thread};
 
 use nix::sched::{CloneFlags, setns};
 
-const PREFIX: &str = "braid-test";
+/// How the names of all that a test makes begin; the process ID follows, and what tells them apart.
+pub(super) const PREFIX: &str = "braid-test";
 const FOLDER: &str = "/run/netns";
 
 /// A named network namespace, removed with everything in it when dropped.
@@ -81,18 +82,21 @@ impl Namespace {
         if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("ip -j prints a list") }
     }
 
-    /// Removes what tests whose process is dead have left.
+    /// Removes what tests whose process is dead have left: namespaces, and folders in the temporary folder.
     pub(crate) fn sweep() {
-        let Ok(entries) = fs::read_dir(FOLDER) else {
-            return;
-        };
-        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            let mut parts = name.split('-').skip(PREFIX.split('-').count());
-            let Some(pid) = parts.next().filter(|_| name.starts_with(PREFIX)) else {
-                continue;
-            };
-            if !Path::new("/proc").join(pid).exists() {
-                remove(&name);
+        for folder in [PathBuf::from(FOLDER), env::temp_dir()] {
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+                let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)) else { continue };
+                if Path::new("/proc").join(pid).exists() {
+                    continue;
+                }
+                if folder == Path::new(FOLDER) {
+                    remove(&name);
+                } else {
+                    // Another user's is not ours to remove.
+                    let _ = fs::remove_dir_all(folder.join(&name));
+                }
             }
         }
     }

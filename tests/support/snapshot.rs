@@ -143,11 +143,14 @@ impl Snapshot {
         for object in ruleset["nftables"].as_array().expect("a list of objects") {
             let (kind, body) = object.as_object().and_then(|object| object.iter().next()).expect("an object");
             let table = word(body, if kind == "table" { "name" } else { "table" });
-            // What iptables keeps in nftables is compared in iptables' own words, below; tables and chains without a
-            // rule or an element in them do nothing and stay by the plugins' design.
+            // What iptables keeps in nftables is compared in iptables' own words, below. Tables and chains without a
+            // rule or an element in them do nothing, and those of the plugins stay by design, with the jumps between.
             let iptables = ["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str());
             let empty = ["metainfo", "table", "chain"].contains(&kind.as_str());
-            if !iptables && !empty {
+            let last = body["expr"].as_array().and_then(|expressions| expressions.last()).unwrap_or(&Value::Null);
+            let leads_on = ["jump", "goto", "return"].iter().any(|verdict| last.get(verdict).is_some());
+            let by_design = leads_on && table.starts_with("cni_");
+            if !(iptables || empty || by_design) {
                 self.push(format!("{place}: nft {kind} {}", compact_members(body, &["handle", "packets", "bytes"])));
             }
         }
