@@ -87,8 +87,7 @@ kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0
 
 # The tests are built as the user who runs this, then run with the rights they need.
 run_tests() {
-    say "cargo test $*"
-    cargo test --no-run --quiet "$@"
+    cargo test --no-run --quiet "$@" || return
     # Built already: a namespace without a network must not make cargo look for one.
     CARGO_NET_OFFLINE=true with_root cargo test --no-fail-fast "$@" 2>&1 | awk '
         { print }
@@ -102,10 +101,15 @@ if (($#)); then
     exit
 fi
 
-say "cargo fmt"
-cargo fmt --check
-say "cargo clippy"
-cargo clippy --all-targets --quiet -- -D warnings
-say "cargo doc"
-RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
-run_tests
+# One failure does not hide another: everything runs, and what failed is told again at the end.
+failed=()
+step() {
+    say "$1"
+    shift
+    "$@" || failed+=("$*")
+}
+step "formatting" cargo fmt --check
+step "lints" cargo clippy --all-targets --quiet -- -D warnings
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+step "tests" run_tests
+((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

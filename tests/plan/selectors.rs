@@ -137,7 +137,7 @@ fn a_misspelt_key_is_refused_with_the_right_one(#[case] keys: Value, #[case] wro
 }
 
 #[rstest]
-#[case(json!({"when": {"namespace": "prod"}}))]
+#[case(json!({"when": {"namespace": 5}}))]
 #[case(json!({"when": {"namespace": ["[a"]}}))]
 #[case(json!({"when": []}))]
 #[case(json!({"optional": "yes"}))]

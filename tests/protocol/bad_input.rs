@@ -34,7 +34,7 @@ fn standard_input_that_is_no_utf8() {
 #[case::no_delegates(case().conf(&json!({"cniVersion": "1.0.0", "name": "outer", "type": "braid"})).clear(), "delegates")]
 #[case::no_name(case().without("name"), "name")]
 #[case::bad_name(case().key("name", "a/b"), "name")]
-#[case::delegate_without_type(Case::new().delegate(json!({"cniVersion": "1.0.0", "name": "x"})), "type")]
+#[case::delegate_without_type(Case::new().delegate(json!({"cniVersion": "1.0.0", "name": "x"})), "delegates[0]")]
 #[case::empty_chain(Case::new().delegate(json!({"cniVersion": "1.0.0", "name": "x", "plugins": []})), "plugins")]
 #[case::plugin_without_type(Case::new().delegate(json!({"cniVersion": "1.0.0", "name": "x", "plugins": [{}]})), "type")]
 #[case::type_is_a_path(case().delegate(Plugin::new("x", "../bin/gamma")), "../bin/gamma")]
@@ -68,7 +68,6 @@ fn a_configuration_that_cannot_be(#[case] case: Case, #[case] told: &str) {
 #[case("confDir", json!(["a"]))]
 #[case("name", json!(5))]
 #[case("cniVersion", json!(1))]
-#[case("capabilities", json!(["ips"]))]
 #[case("runtimeConfig", json!([]))]
 #[case("prevResult", json!("eth0"))]
 fn a_key_of_the_wrong_type(#[case] key: &str, #[case] value: Value) {

@@ -59,7 +59,8 @@ fn a_chain_reaches_its_plugins_with_the_names_of_the_list() {
     let beta = outcome.call_of("ADD", "beta");
     assert_eq!(own_keys(&beta), [("type".into(), "\"beta\"".into()), ("n".into(), "2.50".into())]);
     for call in [outcome.call_of("ADD", "alpha"), beta] {
-        assert_eq!((&call.config()["name"], &call.config()["cniVersion"]), (&json!("own"), &json!("0.4.0")), "{call}");
+        let members = call.members();
+        assert_eq!((&*members["name"], &*members["cniVersion"]), (r#""own""#, r#""0.4.0""#), "{call}");
     }
 }
 

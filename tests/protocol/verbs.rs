@@ -159,8 +159,13 @@ fn gc_tells_each_network_what_is_still_valid() {
     case.add().succeeds();
     let outcome = case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
     let valid = |plugin| -> Value { outcome.call_of("GC", plugin).config()["cni.dev/valid-attachments"].clone() };
-    assert_eq!(valid("alpha"), json!([{"containerID": Case::CONTAINER, "ifname": "eth0"}]));
-    assert_eq!(valid("beta"), json!([{"containerID": Case::CONTAINER, "ifname": "net1"}]));
+    let (eth0, net1) = (
+        json!({"containerID": Case::CONTAINER, "ifname": "eth0"}),
+        json!({"containerID": Case::CONTAINER, "ifname": "net1"}),
+    );
+    assert_eq!(valid("alpha"), json!([eth0]));
+    // What the runtime lists may be in there too: it is valid, on whichever network.
+    assert!(valid("beta").as_array().expect("a list").contains(&net1), "{}", valid("beta"));
 }
 
 #[test]

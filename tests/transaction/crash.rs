@@ -39,7 +39,7 @@ fn add_undoes_a_killed_add_first_and_goes_on() {
 
 #[test]
 fn gc_undoes_what_a_killed_add_has_done() {
-    let case = killed();
+    let case = killed().cni_version("1.1.0");
     case.gc(&[]).succeeds().called(&["DEL alpha eth0"]).leaves_nothing();
 }
 
