@@ -3,6 +3,8 @@
 //! Each test drives the built `braid` on a host of its own, two network namespaces and a folder, and says what must
 //! come of it. Run it with `tests/run.sh`, which installs what the tests need, or `cargo test` as root.
 
+#![expect(clippy::disallowed_methods, reason = "the rules are for the plugin; the tests read their own environment")]
+
 /// The builder, the recording plugin, the snapshots.
 mod support;
 
