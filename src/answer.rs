@@ -164,7 +164,9 @@ fn code_of(error: &Error) -> u32 {
             InvalidConfig::Key(_) => code::INVALID_CONFIG,
             InvalidConfig::PrevResult(_) => code::DECODE,
         },
-        Error::Source(_) | Error::Plugin { .. } | Error::OwnExecutable { .. } => code::INVALID_CONFIG,
+        Error::Source(_) | Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => {
+            code::INVALID_CONFIG
+        }
         Error::Plan(error) => match error {
             PlanError::NoPrimary { .. }
             | PlanError::OptionalPrimary { .. }
@@ -175,6 +177,7 @@ fn code_of(error: &Error) -> u32 {
             | PlanError::Forbidden { .. } => code::INVALID_CONFIG,
         },
         Error::Store(error) => store_code(error),
+        Error::Namespace(_) => code::INVALID_ENVIRONMENT,
         Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
         Error::Unfinished(_) | Error::Incomplete(_) | Error::BestEffort(_) | Error::Corrupt { .. } => {
             code::CLEANUP_INCOMPLETE
@@ -182,7 +185,6 @@ fn code_of(error: &Error) -> u32 {
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
-            Failure::InterfaceExists { .. } => code::INVALID_CONFIG,
             Failure::Journal { .. } | Failure::Answer(_) => code::IO,
         },
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,

@@ -228,7 +228,6 @@ impl Config {
     ///
     /// # Errors
     /// As [`Self::parse`].
-    #[expect(clippy::too_many_lines, reason = "one line a key; taking it apart would hide that none is forgotten")]
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
         let version = select_version(object)?.unwrap_or(Version::DEFAULT);
         let keys = Keys::new(object, "");

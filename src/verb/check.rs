@@ -136,9 +136,7 @@ fn look_inside(
         let told = |route: &&crate::cni::result::Route| route.is_default() && Family::of(route.dst.addr()) == family;
         let Some(route) = result.routes.iter().find(told) else { continue };
         let there = namespace.default_routes(family)?;
-        let goes_here = there.iter().any(|found| {
-            found.goes_out_of(&attachment.ifname) && route.gw.is_none_or(|gateway| found.gateway == Some(gateway))
-        });
+        let goes_here = there.iter().any(|found| found.leads_through(&attachment.ifname, route.gw));
         // Without `default-route`, the plugin that came first may have it, and this one's told route never was.
         let is_decided = attachment.default_route.is_some();
         if !goes_here && (is_decided || there.is_empty()) {
