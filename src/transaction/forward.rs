@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::journal::{Event, Step};
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, micros, parameters};
+use super::{Failure, Transaction, micros};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
 use crate::plan::Position;
@@ -87,7 +87,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize) -> Outcome {
 fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = tx.tools.chain(attachment);
-    let parameters = parameters(tx.plan, attachment, &tx.plan.netns);
+    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();

@@ -24,7 +24,7 @@ use crate::cni::AddResult;
 use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{self, Chain, Exec, Finder, StepError};
+use crate::runtime::{Chain, Exec, Finder, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -45,23 +45,11 @@ impl std::fmt::Debug for Tools<'_> {
 
 impl<'a> Tools<'a> {
     /// The plugins of an attachment, ready to run.
-    fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
+    pub fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
     where
         'a: 'b,
     {
         Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits }
-    }
-}
-
-/// The parameters of an attachment, as its plugins get them. `netns` is where the namespace is now.
-fn parameters(plan: &Plan, attachment: &Attachment, netns: &str) -> runtime::Attachment {
-    runtime::Attachment {
-        container_id: plan.container_id.clone(),
-        netns: netns.to_owned(),
-        ifname: attachment.ifname.clone(),
-        args: attachment.args.clone(),
-        capability_args: attachment.capability_args.clone(),
-        plugin_args: attachment.plugin_args.clone(),
     }
 }
 
