@@ -12,6 +12,7 @@ use crate::cni::validate;
 use crate::cni::{Args, Version};
 use crate::config::Config;
 use crate::request::Request;
+use crate::runtime;
 
 /// Types that lead back to a meta-plugin, whatever the binary is called.
 const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
@@ -103,6 +104,18 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What its plugins get, for a container whose namespace is at `netns` now.
+    pub fn parameters(&self, container_id: &str, netns: &str) -> runtime::Attachment {
+        runtime::Attachment {
+            container_id: container_id.to_owned(),
+            netns: netns.to_owned(),
+            ifname: self.ifname.clone(),
+            args: self.args.clone(),
+            capability_args: self.capability_args.clone(),
+            plugin_args: self.plugin_args.clone(),
+        }
+    }
+
     /// How messages call it.
     pub fn label(&self) -> String {
         format!("delegate {:?} on {}", self.network.name, self.ifname)
@@ -140,7 +153,10 @@ pub struct Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Nothing is left to be the primary attachment.
-    #[error("none of the delegates applies to this container, and one has to be the primary{}", reasons.iter().map(|reason| format!("; {reason}")).collect::<String>())]
+    #[error(
+        "none of the delegates applies to this container, and one has to be the primary{}",
+        appended("; ", reasons)
+    )]
     NoPrimary {
         /// Why each was dropped.
         reasons: Vec<String>,
@@ -214,6 +230,11 @@ pub struct Planned {
     pub plan: Plan,
     /// Things that are odd and not wrong.
     pub warnings: Vec<String>,
+}
+
+/// Each of `items` with `lead` before it, to be put behind a message.
+pub(crate) fn appended(lead: &str, items: &[String]) -> String {
+    items.iter().flat_map(|item| [lead, item]).collect()
 }
 
 /// Makes the plan for a call.

@@ -10,7 +10,7 @@ use super::kubernetes::ClusterError;
 use super::pod::{Allocation, Definition, DefinitionKey, DeviceError, Pod, PodView};
 use crate::cni::config::{ConfigError, Defaults, NetworkConfig, parse_object};
 use crate::config::{Config, Delegate};
-use crate::plan::build::{Author, Candidate};
+use crate::plan::build::{Author, Candidate, appended};
 use crate::plan::selection::{OperatorSelection, Selection};
 use crate::request::Request;
 use crate::runtime::load::LoadError;
@@ -19,7 +19,7 @@ use crate::runtime::load::LoadError;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No configuration has that name.
-    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), skipped.iter().map(|error| format!("; passed over {error}")).collect::<String>())]
+    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), appended("; passed over ", skipped))]
     Unknown {
         /// Where it was asked for.
         origin: String,

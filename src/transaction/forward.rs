@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use super::journal::{Event, Step};
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, device_info, micros, parameters};
+use super::{Failure, Transaction, device_info, micros};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
 use crate::plan::Position;
 use crate::runtime::StepResult;
+
+/// How one attachment ended. An optional one that failed has no result.
+type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
 ///
@@ -18,6 +21,9 @@ use crate::runtime::StepResult;
 ///
 /// # Errors
 /// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
+///
+/// # Panics
+/// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
     let count = tx.plan.attachments.len();
     let mut results = Vec::with_capacity(count);
@@ -33,8 +39,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     }
     let next = AtomicUsize::new(first);
     let failed = AtomicBool::new(false);
-    let outcomes: Mutex<Vec<Option<Result<Option<AddResult>, Failure>>>> =
-        Mutex::new((first..count).map(|_| None).collect());
+    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new((first..count).map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..concurrency.min(count - first) {
             scope.spawn(|| {
@@ -58,7 +63,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     Ok(results)
 }
 
-fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, Failure> {
+fn attach_one(tx: &Transaction<'_>, index: usize) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     match run_chain(tx, index) {
         Ok(result) => Ok(Some(result)),
@@ -82,7 +87,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, F
 fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = tx.tools.chain(attachment);
-    let parameters = parameters(tx.plan, attachment, &tx.plan.netns);
+    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
     if let Some(info) = &attachment.device_info {
         device_info::put(info).map_err(|source| Failure::DeviceInfo {
             label: attachment.label(),

@@ -26,7 +26,7 @@ use crate::cni::AddResult;
 use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{self, Chain, Exec, Finder, StepError};
+use crate::runtime::{Chain, Exec, Finder, StepError};
 use crate::source::kubernetes::ClusterError;
 
 /// What runs a plan's plugins.
@@ -48,23 +48,11 @@ impl std::fmt::Debug for Tools<'_> {
 
 impl<'a> Tools<'a> {
     /// The plugins of an attachment, ready to run.
-    fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
+    pub fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
     where
         'a: 'b,
     {
         Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits }
-    }
-}
-
-/// The parameters of an attachment, as its plugins get them. `netns` is where the namespace is now.
-fn parameters(plan: &Plan, attachment: &Attachment, netns: &str) -> runtime::Attachment {
-    runtime::Attachment {
-        container_id: plan.container_id.clone(),
-        netns: netns.to_owned(),
-        ifname: attachment.ifname.clone(),
-        args: attachment.args.clone(),
-        capability_args: attachment.capability_args.clone(),
-        plugin_args: attachment.plugin_args.clone(),
     }
 }
 
@@ -155,6 +143,9 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The failure, and what could not be undone.
+    ///
+    /// # Panics
+    /// If `work` panicked while it wrote to the journal.
     pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, RolledBack> {
         let cause = match work(&self) {
             Ok(done) => return Ok(done),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::journal::{Event, Journal, Step};
-use super::{Tools, device_info, parameters};
+use super::{Tools, device_info};
 use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
@@ -82,7 +82,7 @@ fn undo_steps(
         let Step(index, plugin) = step;
         let attachment = &plan.attachments[index];
         let prev_result = journal.state.result(index).map(ToOwned::to_owned);
-        let parameters = parameters(&plan, attachment, netns);
+        let parameters = attachment.parameters(&plan.container_id, netns);
         match tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref()) {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::preflight;
+use super::preflight::{preflight, refuse_taken_names};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
@@ -87,6 +87,7 @@ impl Call<'_> {
         let launcher = context.launcher(locks.map_err(Error::Answer)?);
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
+        refuse_taken_names(plan)?;
 
         let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
         let notices = transaction.run(|tx| {
@@ -146,7 +147,7 @@ fn settle_earlier(
     launcher: &crate::runtime::Launcher,
 ) -> Result<(), Error> {
     let mut journal = match Journal::open(container, &plan.ifname)? {
-        Opened::None => return Ok(()),
+        Opened::None | Opened::Unborn => return Ok(()),
         Opened::Journal(journal) => journal,
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(container, &plan.ifname)?;

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
-use crate::runtime::{Attachment, Chain, StepError};
+use crate::runtime::StepError;
 use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
@@ -26,7 +26,7 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let outcome = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
-        Opened::None => best_effort(&context, request, config),
+        Opened::None | Opened::Unborn => best_effort(&context, request, config),
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(&container, &request.ifname)?;
             let failures = failures_by_configuration(&context, request, config);
@@ -80,6 +80,7 @@ fn failures_by_configuration(context: &Context, request: &Request, config: &Conf
         }
     };
     let launcher = context.launcher(Vec::new());
+    let tools = context.tools(&context.finder, &launcher);
     let mut failures = Vec::new();
     for attachment in plan.attachments.iter().rev() {
         let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
@@ -87,16 +88,8 @@ fn failures_by_configuration(context: &Context, request: &Request, config: &Conf
             tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
             continue;
         }
-        let chain =
-            Chain { network: &attachment.network, finder: &context.finder, exec: &launcher, limits: context.limits() };
-        let parameters = Attachment {
-            container_id: request.container_id.clone(),
-            netns: request.netns.clone(),
-            ifname: attachment.ifname.clone(),
-            args: attachment.args.clone(),
-            capability_args: attachment.capability_args.clone(),
-            plugin_args: attachment.plugin_args.clone(),
-        };
+        let chain = tools.chain(attachment);
+        let parameters = attachment.parameters(&request.container_id, &request.netns);
         failures.extend(chain.del(&parameters, None).into_iter().map(|error| (attachment.label(), error)));
     }
     failures
