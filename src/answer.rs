@@ -115,7 +115,7 @@ fn cni_error(error: &Error) -> CniError {
             join(plugin, &rolled_back.cleanup)
         }
         Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
-        Error::BestEffort(failures) | Error::Corrupt { failures, .. } => {
+        Error::BestEffort(failures) | Error::Takeover(failures) | Error::Corrupt { failures, .. } => {
             lines(failures.iter().map(|(label, error)| format!("{label}: {error}")))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
@@ -189,9 +189,12 @@ fn code_of(error: &Error) -> u32 {
         Error::Store(error) => store_code(error),
         Error::Namespace(_) => code::INVALID_ENVIRONMENT,
         Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
-        Error::Unfinished(_) | Error::Incomplete(_) | Error::BestEffort(_) | Error::Corrupt { .. } => {
-            code::CLEANUP_INCOMPLETE
-        }
+        Error::Unfinished(_)
+        | Error::Incomplete(_)
+        | Error::BestEffort(_)
+        | Error::Takeover(_)
+        | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
+        Error::MultusState { .. } => code::IO,
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,

@@ -6,6 +6,7 @@
 mod device_info;
 mod forward;
 pub mod journal;
+pub mod multus;
 mod routes;
 pub mod store;
 mod undo;

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::error::Error;
+use super::takeover;
 use crate::config::Config;
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
@@ -26,7 +27,12 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let outcome = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
-        Opened::None | Opened::Unborn => best_effort(&context, request, config),
+        Opened::None | Opened::Unborn => {
+            // Whoever has something to do without a journal takes the locks it needs.
+            container.tidy();
+            drop((container, store));
+            return best_effort(&context, request, config);
+        }
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(&container, &request.ifname)?;
             let failures = failures_by_configuration(&context, request, config);
@@ -63,9 +69,12 @@ fn replay(
     Ok(())
 }
 
-/// There is no journal: as far as Braid knows nothing is attached. Plugins are told all the same, by the
-/// configuration, in case its state directory was lost.
+/// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place. If
+/// not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
 fn best_effort(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
+    if takeover::del(context, request, config)? {
+        return Ok(());
+    }
     let failures = failures_by_configuration(context, request, config);
     if failures.is_empty() { Ok(()) } else { Err(Error::BestEffort(failures)) }
 }
