@@ -48,3 +48,11 @@ mod networks {
     /// The reference plugins, in Braid and around it.
     mod reference;
 }
+
+/// Pods of a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+/// Nodes that Multus served before.
+#[path = "kubernetes/takeover.rs"]
+mod takeover;
