@@ -49,22 +49,30 @@ pub fn write_result(result: &AddResult, version: Version) -> Result<(), Failure>
     write(&result.to_raw(version)).map_err(Failure::Answer)
 }
 
-/// Writes the error of a call, and returns the exit status that goes with it. `version` is that of the configuration.
-pub fn write_error(error: &Error, verb: Option<Verb>, version: Version) -> ExitCode {
+/// Writes an error object.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn write_cni_error(error: &CniError, version: Version) -> io::Result<()> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Wire {
+    struct Wire<'a> {
         cni_version: Version,
         #[serde(flatten)]
-        error: CniError,
+        error: &'a CniError,
     }
+    write(&Wire { cni_version: version, error })
+}
+
+/// Writes the error of a call, and returns the exit status that goes with it. `version` is that of the configuration.
+pub fn write_error(error: &Error, verb: Option<Verb>, version: Version) -> ExitCode {
     let mut error = cni_error(error);
     if verb == Some(Verb::Del) {
         error.msg = retryable(&error.msg);
         error.details = retryable(&error.details);
     }
     // Where nobody reads standard output there is nobody to tell; the exit status still says it.
-    drop(write(&Wire { cni_version: version, error }));
+    drop(write_cni_error(&error, version));
     ExitCode::FAILURE
 }
 
@@ -174,6 +182,7 @@ fn code_of(error: &Error) -> u32 {
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
+            Failure::InterfaceExists { .. } => code::INVALID_CONFIG,
             Failure::Journal { .. } | Failure::Answer(_) => code::IO,
         },
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,

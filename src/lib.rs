@@ -1,6 +1,7 @@
 //! Braid: a CNI meta-plugin.
 
 pub mod answer;
+mod cli;
 pub mod cni;
 pub mod config;
 mod log;
@@ -22,7 +23,7 @@ use request::Request;
 pub fn run() -> ExitCode {
     let request = match Request::read() {
         Ok(Some(request)) => request,
-        Ok(None) => return ExitCode::FAILURE,
+        Ok(None) => return cli::run(),
         Err(error) => return answer::write_error(&error.into(), None, Version::LATEST),
     };
     match verb::run(&request) {

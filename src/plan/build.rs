@@ -121,7 +121,10 @@ pub struct Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Nothing is left to be the primary attachment.
-    #[error("none of the delegates applies to this container, and one has to be the primary{}", reasons.iter().map(|reason| format!("; {reason}")).collect::<String>())]
+    #[error(
+        "none of the delegates applies to this container, and one has to be the primary{}",
+        appended("; ", reasons)
+    )]
     NoPrimary {
         /// Why each was dropped.
         reasons: Vec<String>,
@@ -195,6 +198,11 @@ pub struct Planned {
     pub plan: Plan,
     /// Things that are odd and not wrong.
     pub warnings: Vec<String>,
+}
+
+/// Each of `items` with `lead` before it, to be put behind a message.
+pub(crate) fn appended(lead: &str, items: &[String]) -> String {
+    items.iter().flat_map(|item| [lead, item]).collect()
 }
 
 /// Makes the plan for a call.

@@ -20,6 +20,14 @@ use nix::unistd::Pid;
 use super::process::{Leash, pidfd_open, poll_timeout};
 use crate::cni::CniError;
 
+/// A descriptor that becomes readable when a process ends.
+///
+/// # Errors
+/// When there is no such process.
+pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    pidfd_open(pid)
+}
+
 /// The most a plugin may print on standard output, in bytes.
 pub const MAX_STDOUT: usize = 16 << 20;
 /// How much of the end of a plugin's standard error is kept for an error message, in bytes.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::conf_dir;
 use crate::cni::config::{Defaults, NetworkConfig};
 use crate::config::{Config, Delegate};
-use crate::plan::build::{Author, Candidate};
+use crate::plan::build::{Author, Candidate, appended};
 use crate::plan::selection::{OperatorSelection, Selection};
 use crate::request::Request;
 use crate::runtime::load::LoadError;
@@ -14,7 +14,7 @@ use crate::runtime::load::LoadError;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No configuration has that name.
-    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), skipped.iter().map(|error| format!("; passed over {error}")).collect::<String>())]
+    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), appended("; passed over ", skipped))]
     Unknown {
         /// Where it was asked for.
         origin: String,

@@ -1,5 +1,6 @@
 //! The way forward: the primary attachment, then the others.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -9,6 +10,7 @@ use super::undo::undo_attachment;
 use super::{Failure, Transaction, micros, parameters};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
+use crate::netns::Netns;
 use crate::plan::Position;
 use crate::runtime::StepResult;
 
@@ -56,6 +58,27 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
         results.push(outcome?);
     }
     Ok(results)
+}
+
+/// Makes sure that the container has no interface of a name that the plan gives to an attachment. A plugin would fail on
+/// it, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
+///
+/// # Errors
+/// The first attachment whose name is taken.
+pub fn refuse_taken_names(tx: &Transaction<'_>) -> Result<(), Failure> {
+    let links = match Netns::open(Path::new(&tx.plan.netns)).and_then(|mut netns| netns.links()) {
+        Ok(links) => links,
+        Err(error) => {
+            // Plugins say it better, or can do without: not every isolation domain is a network namespace.
+            tracing::debug!(container = tx.plan.container_id, "cannot look into the namespace: {error}");
+            return Ok(());
+        }
+    };
+    let taken = |name: &str| links.iter().any(|link| link.name == name);
+    match tx.plan.attachments.iter().find(|attachment| taken(&attachment.ifname)) {
+        Some(attachment) => Err(Failure::InterfaceExists { label: attachment.label() }),
+        None => Ok(()),
+    }
 }
 
 fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, Failure> {

@@ -132,6 +132,18 @@ impl State {
         Self { header, steps, routes: Vec::new(), complete: None, micros: None, unreadable: 0 }
     }
 
+    /// Looks at a journal without its lock. What cannot be used is an error in words.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn peek(container: &Container, ifname: &str) -> Result<Option<Result<Self, String>>, StoreError> {
+        Ok(match Journal::read(container, ifname)? {
+            Opened::None | Opened::Unborn => None,
+            Opened::Journal(journal) => Some(Ok(journal.state)),
+            Opened::Corrupt(reason) => Some(Err(reason)),
+        })
+    }
+
     /// The result of an attachment: that of the last of its steps that had one.
     pub fn result(&self, attachment: usize) -> Option<&RawValue> {
         self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
@@ -219,8 +231,10 @@ pub struct Journal {
 /// What was found where a journal should be.
 #[derive(Debug)]
 pub enum Opened {
-    /// Nothing, or a journal so early in its life that no plugin had run.
+    /// Nothing.
     None,
+    /// A journal so early in its life that no plugin had run. [`Journal::open`] removes it.
+    Unborn,
     /// A journal.
     Journal(Box<Journal>),
     /// Something that cannot be used, and why.
@@ -256,11 +270,21 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of an interface.
+    /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.
     ///
     /// # Errors
     /// When what is there cannot be read. What can be read and makes no sense is [`Opened::Corrupt`].
     pub fn open(container: &Container, ifname: &str) -> Result<Opened, StoreError> {
+        let opened = Self::read(container, ifname)?;
+        if let Opened::Unborn = opened {
+            container.unlink(ifname)?;
+            return Ok(Opened::None);
+        }
+        Ok(opened)
+    }
+
+    /// Reads the journal of an interface as it is.
+    fn read(container: &Container, ifname: &str) -> Result<Opened, StoreError> {
         let (file, bytes) = match container.read(ifname)? {
             Content::Missing => return Ok(Opened::None),
             Content::NotAFile => return Ok(Opened::Corrupt("it is not a regular file".into())),
@@ -271,8 +295,7 @@ impl Journal {
             if bytes.first().is_some_and(|byte| *byte != b'{') {
                 return Ok(Opened::Corrupt("its first line is not a plan".into()));
             }
-            container.unlink(ifname)?;
-            return Ok(Opened::None);
+            return Ok(Opened::Unborn);
         };
         let header = match read_header(&bytes[..end]) {
             Ok(header) if header.plan.ifname == ifname && header.plan.container_id == container.id() => header,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub use forward::attach;
+pub use forward::{attach, refuse_taken_names};
 pub use journal::{Event, Journal, Opened, Step};
 pub use routes::set_default_routes;
 pub use store::{Container, Sharing, Store, StoreError};
@@ -75,6 +75,12 @@ pub enum Failure {
         label: String,
         /// The plugin and why.
         source: StepError,
+    },
+    /// The container has an interface of a name that an attachment is to get.
+    #[error("{label}: the container has an interface of that name already")]
+    InterfaceExists {
+        /// Which attachment.
+        label: String,
     },
     /// The default routes could not be set.
     #[error("{label}: cannot set the default route: {source}")]

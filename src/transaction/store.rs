@@ -85,18 +85,15 @@ impl Store {
     /// # Errors
     /// When it cannot be made or opened, or the lock is not to be had before `deadline`.
     pub fn open(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Self, StoreError> {
-        match Self::open_existing(path, sharing, deadline)? {
-            Some(store) => Ok(store),
-            None => {
-                DirBuilder::new().recursive(true).mode(0o700).create(path.join("attachments")).map_err(|source| {
-                    StoreError::Io { action: "make the state directory", path: path.to_owned(), source }
-                })?;
-                Self::open_existing(path, sharing, deadline)?.ok_or_else(|| StoreError::Io {
-                    action: "open the state directory",
-                    path: path.to_owned(),
-                    source: io::ErrorKind::NotFound.into(),
-                })
-            }
+        if let Some(store) = Self::open_existing(path, sharing, deadline)? { Ok(store) } else {
+            DirBuilder::new().recursive(true).mode(0o700).create(path.join("attachments")).map_err(|source| {
+                StoreError::Io { action: "make the state directory", path: path.to_owned(), source }
+            })?;
+            Self::open_existing(path, sharing, deadline)?.ok_or_else(|| StoreError::Io {
+                action: "open the state directory",
+                path: path.to_owned(),
+                source: io::ErrorKind::NotFound.into(),
+            })
         }
     }
 
@@ -169,6 +166,23 @@ impl Store {
                 })?;
                 return Ok(Some(Container { path, id: id.to_owned(), attachments, directory }));
             }
+        }
+    }
+
+    /// A container's directory, only to be looked at.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn unlocked_container(&self, id: &str) -> Result<Option<Container>, StoreError> {
+        let path = self.container_path(id);
+        let io = |source| StoreError::Io { action: "open", path: path.clone(), source };
+        match open_directory(&self.attachments, Path::new(id)) {
+            Ok(directory) => {
+                let attachments = self.attachments.try_clone().map_err(io)?;
+                Ok(Some(Container { path, id: id.to_owned(), attachments, directory: directory.into() }))
+            }
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(io(error.into())),
         }
     }
 

@@ -10,7 +10,9 @@ use crate::merge::merge;
 use crate::plan::{self, Plan, Position};
 use crate::request::Request;
 use crate::source;
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, Transaction, attach, set_default_routes, undo};
+use crate::transaction::{
+    Container, Journal, Opened, Sharing, Store, Transaction, attach, refuse_taken_names, set_default_routes, undo,
+};
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
@@ -46,6 +48,7 @@ fn add_locked(
     let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
     transaction.run(|tx| {
         let mut incoming = config.prev_result.clone();
+        refuse_taken_names(tx)?;
         let mut results = attach(tx, config.concurrency)?;
         set_default_routes(tx, &mut results, incoming.as_mut())?;
         let answer = answer_of(config, plan, incoming, &results);
@@ -85,7 +88,7 @@ fn settle_earlier(
     launcher: &crate::runtime::Launcher,
 ) -> Result<(), Error> {
     let mut journal = match Journal::open(container, &plan.ifname)? {
-        Opened::None => return Ok(()),
+        Opened::None | Opened::Unborn => return Ok(()),
         Opened::Journal(journal) => journal,
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(container, &plan.ifname)?;

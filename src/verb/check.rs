@@ -35,7 +35,7 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
     let container = store.existing_container(&request.container_id, context.deadline)?.ok_or_else(not_attached)?;
     let journal = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => journal,
-        Opened::None => return Err(not_attached()),
+        Opened::None | Opened::Unborn => return Err(not_attached()),
         Opened::Corrupt(reason) => {
             let what = What::Changed(format!("it cannot be used ({reason})"));
             return Err(Error::Check(vec![Finding { label: "journal".into(), what }]));

@@ -23,7 +23,7 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let outcome = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
-        Opened::None => best_effort(&context, request, config),
+        Opened::None | Opened::Unborn => best_effort(&context, request, config),
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(&container, &request.ifname)?;
             let failures = failures_by_configuration(&context, request, config);

@@ -83,7 +83,7 @@ impl<'a> Sweep<'a> {
     fn journal(&mut self, context: &Context, container: &Container, ifname: &str, launcher: &Launcher) {
         let mut journal = match Journal::open(container, ifname) {
             Ok(Opened::Journal(journal)) => journal,
-            Ok(Opened::None) => return,
+            Ok(Opened::None | Opened::Unborn) => return,
             Ok(Opened::Corrupt(reason)) => {
                 let message = match Journal::set_aside(container, ifname) {
                     Ok(path) => format!("a journal cannot be used ({reason}); it is now {}", path.display()),

@@ -26,6 +26,12 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
     if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
         missing.push(NotReady::Missing(format!("the readiness file {} is not there yet", file.display())));
     }
+    for path in crate::cli::set_aside(&config.state_dir) {
+        tracing::warn!(
+            "a journal was set aside as unusable: {}; what it tells of is to be cleaned up by hand",
+            path.display()
+        );
+    }
     let (networks, errors) = source::every_network(config);
     missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
     for network in &networks {

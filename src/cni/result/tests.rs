@@ -96,7 +96,7 @@ prop_compose! {
             gateway: None,
             interface: index.filter(|_| count > 0).map(|index| index.index(count)),
         }).collect();
-        AddResult { interfaces, ips, routes, dns: Dns { search, domain, ..Dns::default() } }
+        AddResult { interfaces, ips, routes, dns: Dns { domain, search, ..Dns::default() } }
     }
 }
 

@@ -1,0 +1,290 @@
+//! `list` and `show`: what the journals tell.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::table::{cell, table};
+use super::{CliError, Format, Outcome, print};
+use crate::cni::AddResult;
+use crate::transaction::journal::State;
+use crate::transaction::{Sharing, Store};
+
+/// How long another call's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of a container's attachments under one `CNI_IFNAME`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Known {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    network: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    netns: String,
+    /// Milliseconds since 1970.
+    since: u64,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    micros: Option<u64>,
+    attachments: Vec<KnownAttachment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KnownAttachment {
+    ifname: String,
+    network: String,
+    reference: String,
+    origin: String,
+    ips: Vec<String>,
+    plugins: Vec<KnownPlugin>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KnownPlugin {
+    #[serde(rename = "type")]
+    plugin_type: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    micros: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owed: Option<String>,
+}
+
+pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
+    let known = read(state_dir, "")?;
+    if format == Format::Json {
+        return print(&(serde_json::to_string_pretty(&known)? + "\n"));
+    }
+    let mut rows = Vec::new();
+    for one in &known {
+        let set = |first: bool, text: &str| if first { cell(text) } else { String::new() };
+        if let Some(problem) = &one.problem {
+            let owed = cell(problem);
+            rows.push(vec![
+                cell(&one.container_id),
+                cell(&one.ifname),
+                String::new(),
+                String::new(),
+                String::new(),
+                String::new(),
+                owed,
+            ]);
+        }
+        for (index, attachment) in one.attachments.iter().enumerate() {
+            let plugins: Vec<&str> = attachment.plugins.iter().map(|plugin| plugin.plugin_type.as_str()).collect();
+            rows.push(vec![
+                set(index == 0, &one.container_id),
+                cell(&attachment.ifname),
+                cell(&attachment.network),
+                cell(&attachment.ips.join(" ")),
+                cell(&plugins.join(" > ")),
+                set(index == 0, &ago(one.since)),
+                cell(state_of(one, attachment)),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        eprintln!("braid: nothing is attached, as far as {} tells", state_dir.display());
+    }
+    print(&table(&["CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "PLUGINS", "SINCE", "STATE"], &rows))
+}
+
+fn state_of(one: &Known, attachment: &KnownAttachment) -> &'static str {
+    let any = |state| attachment.plugins.iter().any(|plugin| plugin.state == state);
+    if any("owed") {
+        "clean-up owed"
+    } else if attachment.plugins.iter().all(|plugin| matches!(plugin.state, "undone" | "not run")) {
+        "detached"
+    } else {
+        one.state
+    }
+}
+
+pub(super) fn show(container: &str, state_dir: &Path, format: Format) -> Outcome {
+    let known = read(state_dir, container)?;
+    if known.is_empty() {
+        let message = format!(
+            "no container whose ID begins with {container:?} is attached, as far as {} tells",
+            state_dir.display()
+        );
+        return Err(CliError::Plain(message));
+    }
+    if format == Format::Json {
+        return print(&(serde_json::to_string_pretty(&known)? + "\n"));
+    }
+    let mut text = String::new();
+    for one in &known {
+        describe(one, &mut text);
+    }
+    print(&text)
+}
+
+fn describe(one: &Known, text: &mut String) {
+    let _ = writeln!(text, "container  {}", cell(&one.container_id));
+    let _ = writeln!(text, "interface  {}", cell(&one.ifname));
+    if let Some(problem) = &one.problem {
+        let _ = writeln!(text, "problem    {}\n", cell(problem));
+        return;
+    }
+    let _ = writeln!(text, "network    {}", cell(&one.network));
+    let _ = writeln!(text, "namespace  {}", cell(&one.netns));
+    let took = one.micros.map(|micros| format!(", in {}", millis(micros))).unwrap_or_default();
+    let _ = writeln!(text, "state      {} since {}{took}\n", one.state, ago(one.since));
+    let mut rows = Vec::new();
+    for attachment in &one.attachments {
+        for (index, plugin) in attachment.plugins.iter().enumerate() {
+            let set = |value: &str| if index == 0 { cell(value) } else { String::new() };
+            rows.push(vec![
+                set(&attachment.ifname),
+                set(&attachment.network),
+                set(&attachment.ips.join(" ")),
+                cell(&plugin.plugin_type),
+                plugin.micros.map(millis).unwrap_or_default(),
+                plugin.state.to_owned(),
+                plugin.owed.as_deref().map(cell).unwrap_or_default(),
+            ]);
+        }
+    }
+    *text += &table(&["INTERFACE", "NETWORK", "ADDRESSES", "PLUGIN", "TOOK", "STATE", "OWED"], &rows);
+    text.push('\n');
+}
+
+/// Prints to standard error what the plugins of a container took.
+pub(super) fn tell_timings(state_dir: &Path, container: &str, ifname: &str) {
+    let known = read(state_dir, container).unwrap_or_default();
+    let Some(one) = known.iter().find(|one| one.ifname == ifname && one.container_id == container) else { return };
+    let mut plugins = 0;
+    eprintln!("within braid:");
+    for attachment in &one.attachments {
+        for plugin in &attachment.plugins {
+            let micros = plugin.micros.unwrap_or(0);
+            plugins += micros;
+            eprintln!("{:>12}  {} {} ({})", millis(micros), attachment.ifname, plugin.plugin_type, attachment.network);
+        }
+    }
+    if let Some(all) = one.micros {
+        eprintln!("{:>12}  braid's own", millis(all.saturating_sub(plugins)));
+        eprintln!("{:>12}  in all", millis(all));
+    }
+}
+
+fn millis(micros: u64) -> String {
+    format!("{}.{:03} ms", micros / 1000, micros % 1000)
+}
+
+fn ago(since: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = now.saturating_sub(Duration::from_millis(since)).as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86400),
+    }
+}
+
+/// What is known of the containers whose ID begins with `prefix`, by ID.
+fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
+    let mut known = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline)? else { return Ok(known) };
+    let mut ids = store.container_ids()?;
+    ids.retain(|id| id.starts_with(prefix));
+    ids.sort();
+    for id in ids {
+        let Some(container) = store.unlocked_container(&id)? else { continue };
+        let entries = container.entries()?;
+        for ifname in entries.ifnames {
+            match State::peek(&container, &ifname)? {
+                Some(Ok(state)) => known.push(describe_state(&state)),
+                Some(Err(reason)) => known.push(unusable(&id, &ifname, &reason)),
+                None => {}
+            }
+        }
+        for path in entries.set_aside {
+            known.push(unusable(&id, &interface_of(&path), &format!("set aside: {}", path.display())));
+        }
+    }
+    Ok(known)
+}
+
+/// The interface of a journal that was set aside.
+fn interface_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split(".jsonl").next().unwrap_or_default().to_owned()
+}
+
+fn unusable(container_id: &str, ifname: &str, reason: &str) -> Known {
+    Known {
+        container_id: container_id.into(),
+        ifname: ifname.into(),
+        network: String::new(),
+        netns: String::new(),
+        since: 0,
+        state: "unusable",
+        micros: None,
+        attachments: Vec::new(),
+        problem: Some(format!("journal unusable ({reason}); clean up by hand")),
+    }
+}
+
+fn describe_state(state: &State) -> Known {
+    let plan = &state.header.plan;
+    let attachments = plan.attachments.iter().enumerate().map(|(index, attachment)| {
+        let result =
+            state.result(index).and_then(|raw| AddResult::parse(raw.get().as_bytes(), attachment.network.version).ok());
+        let plugins = attachment.network.plugins.iter().zip(&state.steps[index]).map(|(plugin, step)| KnownPlugin {
+            plugin_type: plugin.plugin_type().to_owned(),
+            state: match step {
+                step if step.owed.is_some() => "owed",
+                step if step.undone => "undone",
+                step if step.result.is_some() => "attached",
+                step if step.started => "unfinished",
+                _ => "not run",
+            },
+            micros: step.micros,
+            owed: step.owed.as_ref().map(ToString::to_string),
+        });
+        KnownAttachment {
+            ifname: attachment.ifname.clone(),
+            network: attachment.network.name.clone(),
+            reference: attachment.reference.clone(),
+            origin: attachment.origin.clone(),
+            ips: result.map(|r| r.ips.iter().map(|ip| ip.address.to_string()).collect()).unwrap_or_default(),
+            plugins: plugins.collect(),
+        }
+    });
+    Known {
+        container_id: plan.container_id.clone(),
+        ifname: plan.ifname.clone(),
+        network: plan.network.clone(),
+        netns: plan.netns.clone(),
+        since: state.header.time,
+        state: match (&state.complete, state.is_being_undone()) {
+            (_, true) => "clean-up owed",
+            (Some(_), false) => "attached",
+            (None, false) => "unfinished",
+        },
+        micros: state.micros,
+        attachments: attachments.collect(),
+        problem: None,
+    }
+}
+
+/// The journals that were set aside below a state directory.
+pub(crate) fn set_aside(state_dir: &Path) -> Vec<PathBuf> {
+    let deadline = Instant::now() + PATIENCE;
+    let Ok(Some(store)) = Store::open_existing(state_dir, Sharing::Shared, deadline) else { return Vec::new() };
+    let containers = store.container_ids().unwrap_or_default();
+    let entries = containers.iter().filter_map(|id| store.unlocked_container(id).ok()??.entries().ok());
+    entries.flat_map(|entries| entries.set_aside).collect()
+}

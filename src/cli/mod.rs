@@ -1,0 +1,220 @@
+//! The command line: what runs when `CNI_COMMAND` is not set.
+
+mod inspect;
+mod plan;
+mod playing_runtime;
+mod run;
+mod table;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::answer;
+use crate::cni::{CniError, Version};
+use crate::config::{DEFAULT_STATE_DIR, LogConfig};
+
+/// Attaches containers to several networks, in one transaction.
+///
+/// As a CNI plugin Braid is called by a container runtime, through the environment and standard input. On the command
+/// line it plays the runtime itself, checks configurations, and tells what is attached.
+#[derive(Debug, Parser)]
+#[command(name = "braid", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach a network namespace to a network, and print the result
+    Add(Attachment),
+    /// Check that an attachment is as `add` left it
+    Check(Attachment),
+    /// Detach a network namespace from a network
+    Del(Attachment),
+    /// Clean up what belongs to attachments other than those given
+    Gc {
+        /// The network: its name, or the path of its configuration
+        network: String,
+        /// An attachment that is still valid
+        #[arg(long = "valid", value_name = "CONTAINER/INTERFACE")]
+        valid: Vec<String>,
+    },
+    /// Ask whether a network is ready
+    Status {
+        /// The network: its name, or the path of its configuration
+        network: String,
+    },
+    /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
+    Run(run::Run),
+    /// Say of each configuration what is wrong with it, and where
+    Validate {
+        /// Configurations, or directories of them
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+    },
+    /// Print what ADD would run, running nothing
+    Plan(plan::PlanArgs),
+    /// Show the attachments on this machine
+    List {
+        #[command(flatten)]
+        state: StateDir,
+        /// How to print them
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Show all that is known of a container's attachments
+    Show {
+        /// The container's ID, or the beginning of it
+        container: String,
+        #[command(flatten)]
+        state: StateDir,
+        /// How to print them
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Print a script that completes this command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// The attachment that `add`, `check` and `del` are about. The environment is cnitool's: `NETCONFPATH`, `CNI_PATH`,
+/// `CNI_ARGS`, `CAP_ARGS` and `CNI_IFNAME`.
+#[derive(Debug, Args)]
+struct Attachment {
+    /// The network: its name, or the path of its configuration
+    network: String,
+    /// The path of the network namespace
+    netns: PathBuf,
+    /// The interface's name in the namespace [default: `CNI_IFNAME`, else eth0]
+    #[arg(short, long)]
+    ifname: Option<String>,
+    /// The container's ID [default: made of the namespace's path, as cnitool does]
+    #[arg(long)]
+    container_id: Option<String>,
+    /// Tell on standard error how long each plugin took, and Braid itself
+    #[arg(long)]
+    timings: bool,
+}
+
+#[derive(Debug, Args)]
+struct StateDir {
+    /// Where the journals are
+    #[arg(long, default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+pub(crate) use inspect::set_aside;
+
+/// Something that a command could not do.
+#[derive(Debug)]
+enum CliError {
+    /// A plugin's error, or one like it: printed as JSON too.
+    Cni(CniError),
+    /// Anything else, in words.
+    Plain(String),
+    /// What is wrong has been printed.
+    Printed,
+}
+
+impl<E: std::error::Error> From<E> for CliError {
+    fn from(error: E) -> Self {
+        Self::Plain(error.to_string())
+    }
+}
+
+type Outcome = Result<ExitCode, CliError>;
+
+/// Runs the command line.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    crate::log::start(&LogConfig::default());
+    let outcome = match cli.command {
+        Command::Add(attachment) => playing_runtime::add(&attachment),
+        Command::Check(attachment) => playing_runtime::check(&attachment),
+        Command::Del(attachment) => playing_runtime::del(&attachment),
+        Command::Gc { network, valid } => playing_runtime::gc(&network, &valid),
+        Command::Status { network } => playing_runtime::status(&network),
+        Command::Run(run) => run::run(&run),
+        Command::Validate { paths } => validate::validate(&paths),
+        Command::Plan(args) => plan::plan(&args),
+        Command::List { state, output } => inspect::list(&state.state_dir, output),
+        Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "braid", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => manual(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(CliError::Printed) => ExitCode::FAILURE,
+        Err(CliError::Plain(message)) => {
+            eprintln!("braid: {message}");
+            ExitCode::FAILURE
+        }
+        Err(CliError::Cni(error)) => {
+            eprintln!("braid: {error}");
+            drop(answer::write_cni_error(&error, Version::LATEST));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints text, and takes a reader that has gone away for one that has read enough.
+fn print(text: &str) -> Outcome {
+    match answer::write_text(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn manual() -> Outcome {
+    let mut page = Vec::new();
+    let command = Cli::command();
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        let name = format!("braid {}", subcommand.get_name());
+        let mut section = Vec::new();
+        let man = clap_mangen::Man::new(subcommand.clone().bin_name(name.clone()).display_name(name.clone()));
+        man.render_description_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        let section = String::from_utf8_lossy(&section)
+            .replace(".SH DESCRIPTION", &format!(".SH \"{}\"", name.to_uppercase()))
+            .replace(".SH OPTIONS", ".PP");
+        page.extend_from_slice(section.as_bytes());
+    }
+    page.extend_from_slice(include_bytes!("../../docs/man/epilogue.roff"));
+    print(&String::from_utf8_lossy(&page))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

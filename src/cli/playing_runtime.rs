@@ -1,0 +1,217 @@
+//! `add`, `check`, `del`, `gc` and `status`: Braid in the place of a container runtime, as cnitool is.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha512};
+
+use super::{Attachment, CliError, Outcome, print};
+use crate::answer::plugin_error;
+use crate::cni::config::RawObject;
+use crate::cni::error::code;
+use crate::cni::validate;
+use crate::cni::{Args, CniError, NetworkConfig};
+use crate::request::variable;
+use crate::runtime::chain::ValidAttachment;
+use crate::runtime::exec::Stdout;
+use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
+
+/// Where configurations are, if `NETCONFPATH` does not say.
+const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
+
+pub(super) fn add(args: &Attachment) -> Outcome {
+    let network = network(&args.network)?;
+    let attachment = attachment(args)?;
+    let watch = std::sync::Arc::new(Stopwatch::default());
+    let networks = networks()?.with_exec(Timed { launcher: Launcher::new(), watch: watch.clone() });
+    let began = Instant::now();
+    let result = networks.add(&network, &attachment).map_err(|error| cni_error(&error));
+    if args.timings {
+        watch.tell(began.elapsed());
+        own_timings(&network, &attachment);
+    }
+    print(&pretty(result?.raw.get())?)
+}
+
+pub(super) fn check(args: &Attachment) -> Outcome {
+    networks()?.check(&network(&args.network)?, &attachment(args)?).map_err(|error| cni_error(&error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn del(args: &Attachment) -> Outcome {
+    networks()?.del(&network(&args.network)?, &attachment(args)?).map_err(|error| cni_error(&error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
+    let valid: Vec<ValidAttachment> = valid
+        .iter()
+        .map(|text| match text.split_once('/') {
+            Some((container_id, ifname)) => {
+                validate::container_id(container_id)?;
+                validate::interface_name(ifname)?;
+                Ok(ValidAttachment { container_id: container_id.into(), ifname: ifname.into() })
+            }
+            None => Err(CliError::Plain(format!("--valid is {text:?}, expected CONTAINER/INTERFACE"))),
+        })
+        .collect::<Result<_, CliError>>()?;
+    networks()?.gc(&network(name)?, &valid).map_err(|error| cni_error(&error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn status(name: &str) -> Outcome {
+    networks()?.status(&network(name)?).map_err(|error| cni_error(&error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runtime that the environment describes. A Braid that is in none of the directories is this one.
+pub(super) fn networks() -> Result<Networks, CliError> {
+    Ok(Networks::new("").with_finder(finder()?))
+}
+
+/// Where plugins are.
+pub(super) fn finder() -> Result<Finder, CliError> {
+    let path = variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into());
+    let finder = Finder::new(&path);
+    Ok(match std::env::current_exe() {
+        Ok(own) => finder.with_fallback("braid", own),
+        Err(_) => finder,
+    })
+}
+
+/// The network of a name, or of a file.
+pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
+    loaded(name).map(|loaded| loaded.network)
+}
+
+/// The configuration of a name, or of a file.
+pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
+    if name.contains('/') {
+        return Ok(load::from_file(Path::new(name))?);
+    }
+    let directory = PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into()));
+    let found = load::by_name(&directory, name)?;
+    for skipped in &found.skipped {
+        eprintln!("braid: passed over {skipped}");
+    }
+    found.loaded.ok_or_else(|| CliError::Plain(format!("no network is called {name:?} in {}", directory.display())))
+}
+
+/// The attachment of a command line and its environment.
+fn attachment(args: &Attachment) -> Result<runtime::Attachment, CliError> {
+    let netns = std::path::absolute(&args.netns)?.to_string_lossy().into_owned();
+    let container_id = match &args.container_id {
+        Some(id) => id.clone(),
+        None => container_id(&netns),
+    };
+    let ifname = match &args.ifname {
+        Some(ifname) => ifname.clone(),
+        None => variable("CNI_IFNAME")?.filter(|name| !name.is_empty()).unwrap_or_else(|| "eth0".into()),
+    };
+    validate::container_id(&container_id)?;
+    validate::interface_name(&ifname)?;
+    parameters(container_id, netns, ifname)
+}
+
+/// An attachment with the arguments of the environment.
+pub(super) fn parameters(container_id: String, netns: String, ifname: String) -> Result<runtime::Attachment, CliError> {
+    let args = variable("CNI_ARGS")?.unwrap_or_default();
+    args.parse::<Args>()?;
+    let capability_args = match variable("CAP_ARGS")?.filter(|text| !text.is_empty()) {
+        Some(text) => serde_json::from_str::<RawObject>(&text)
+            .map_err(|error| CliError::Plain(format!("CAP_ARGS is not a JSON object: {error}")))?,
+        None => RawObject::new(),
+    };
+    Ok(runtime::Attachment { container_id, netns, ifname, args, capability_args, plugin_args: RawObject::new() })
+}
+
+/// The ID that cnitool gives a namespace.
+fn container_id(netns: &str) -> String {
+    let mut id = String::from("cnitool-");
+    for byte in &Sha512::digest(netns)[..10] {
+        let _ = write!(id, "{byte:02x}");
+    }
+    id
+}
+
+fn pretty(json: &str) -> Result<String, CliError> {
+    // Parsed to a map that keeps the order of its keys.
+    let value: serde_json::Value = serde_json::from_str(json)?;
+    Ok(serde_json::to_string_pretty(&value)? + "\n")
+}
+
+/// The CNI error of a failure: the first plugin's own, with the others in its details.
+pub(super) fn cni_error(error: &NetworkError) -> CliError {
+    let message = error.to_string();
+    let (first, rest) = match error {
+        NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),
+        NetworkError::Plugins { failures, .. } => (failures.first(), failures.get(1..).unwrap_or_default()),
+        NetworkError::NoCheck { .. } => {
+            return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message));
+        }
+        NetworkError::NotCached { .. } => return CliError::Cni(CniError::new(code::UNKNOWN_CONTAINER, message)),
+        NetworkError::AlreadyAttached { .. } => return CliError::Cni(CniError::new(code::ALREADY_ATTACHED, message)),
+        NetworkError::Cache { .. } => return CliError::Cni(CniError::new(code::IO, message)),
+    };
+    let own = first.map(|step| plugin_error(&step.source));
+    let mut details: Vec<String> = own.iter().map(|own| own.details.clone()).filter(|text| !text.is_empty()).collect();
+    details.extend(rest.iter().map(ToString::to_string));
+    let code = own.map_or(code::PLUGIN_FAILED, |own| own.code);
+    CliError::Cni(CniError::new(code, message).with_details(details.join("; ")))
+}
+
+/// How long each plugin took.
+#[derive(Debug, Default)]
+struct Stopwatch {
+    calls: Mutex<Vec<(String, Duration)>>,
+}
+
+impl Stopwatch {
+    fn tell(&self, total: Duration) {
+        let calls = self.calls.lock().expect("no holder panics");
+        for (what, took) in &*calls {
+            eprintln!("{:>9.3} ms  {what}", took.as_secs_f64() * 1e3);
+        }
+        let plugins: Duration = calls.iter().map(|(_, took)| *took).sum();
+        eprintln!("{:>9.3} ms  the runtime's own", total.saturating_sub(plugins).as_secs_f64() * 1e3);
+        eprintln!("{:>9.3} ms  in all", total.as_secs_f64() * 1e3);
+    }
+}
+
+/// A launcher under a stopwatch.
+struct Timed {
+    launcher: Launcher,
+    watch: std::sync::Arc<Stopwatch>,
+}
+
+impl Exec for Timed {
+    fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
+        let began = Instant::now();
+        let outcome = self.launcher.run(call);
+        let name = call.executable.file_name().unwrap_or_default().to_string_lossy();
+        let what = format!("{name} {}", call.verb);
+        self.watch.calls.lock().expect("no holder panics").push((what, began.elapsed()));
+        outcome
+    }
+}
+
+/// What the journals of the network's Braid plugins tell of their own delegates.
+fn own_timings(network: &NetworkConfig, attachment: &runtime::Attachment) {
+    for plugin in network.plugins.iter().filter(|plugin| plugin.keys().contains_key("delegates")) {
+        let state_dir = ["stateDir", "cniDir"].iter().find_map(|key| plugin.keys().get(*key));
+        let state_dir: Option<PathBuf> = state_dir.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let state_dir = state_dir.unwrap_or_else(|| crate::config::DEFAULT_STATE_DIR.into());
+        super::inspect::tell_timings(&state_dir, &attachment.container_id, &attachment.ifname);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn container_ids_are_cnitools() {
+        assert_eq!(super::container_id("/var/run/netns/blue"), "cnitool-296747069b8a02dc4e2a");
+    }
+}

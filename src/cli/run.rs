@@ -1,0 +1,240 @@
+//! `run`: a command in a fresh network namespace that is joined to networks.
+//!
+//! Two processes share the work, so that whatever ends either of them, the other cleans up. The *front* is what the
+//! user started: it starts the *keeper*, waits for it, and cleans up should the keeper be killed. The keeper makes the
+//! namespace, joins it, runs the command and cleans up when the command ends, when it is told to stop, or when the
+//! front is gone. Both know the names of everything from the front's process ID, so neither has to be told.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use super::playing_runtime::{cni_error, network, networks, parameters};
+use super::{CliError, Outcome};
+use crate::cni::NetworkConfig;
+use crate::netns::Identity;
+use crate::runtime::exec::pidfd;
+use crate::runtime::{Attachment, Networks};
+
+/// Where namespaces are mounted, as `ip netns` does.
+const NAMESPACES: &str = "/run/netns";
+/// The signals that ask for an end.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The networks, by name or path; the first is on eth0, the next on eth1, and so on
+    #[arg(required = true, value_delimiter = ',', value_name = "NETWORK[,NETWORK…]")]
+    networks: Vec<String>,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Be the keeper of this front.
+    #[arg(long, hide = true, value_name = "PID")]
+    keeper_of: Option<i32>,
+}
+
+pub(super) fn run(args: &Run) -> Outcome {
+    match args.keeper_of {
+        Some(front) => keeper(args, front),
+        None => front(args),
+    }
+}
+
+/// Everything that a run makes, by name.
+struct Scene {
+    namespace: PathBuf,
+    networks: Networks,
+    attachments: Vec<(NetworkConfig, Attachment)>,
+}
+
+impl Scene {
+    fn new(args: &Run, front: i32) -> Result<Self, CliError> {
+        let container_id = format!("braid-run-{front}");
+        let namespace = Path::new(NAMESPACES).join(&container_id);
+        let attachments = args.networks.iter().enumerate().map(|(index, name)| {
+            let netns = namespace.to_string_lossy().into_owned();
+            Ok((network(name)?, parameters(container_id.clone(), netns, format!("eth{index}"))?))
+        });
+        Ok(Self { attachments: attachments.collect::<Result<_, CliError>>()?, namespace, networks: networks()? })
+    }
+
+    /// Undoes whatever there is of it, the last network first. Says what could not be undone.
+    fn clean_up(&self) -> Result<(), CliError> {
+        let mut failed = false;
+        for (network, attachment) in self.attachments.iter().rev() {
+            if let Err(error) = self.networks.del(network, attachment) {
+                eprintln!("braid: cannot clean up: {error}");
+                failed = true;
+            }
+        }
+        if let Err(error) = remove_namespace(&self.namespace) {
+            let message = format!("cannot remove {}: {error}", self.namespace.display());
+            eprintln!("braid: {message}");
+            failed = true;
+        }
+        if failed { Err(CliError::Printed) } else { Ok(()) }
+    }
+}
+
+/// What the user started.
+fn front(args: &Run) -> Outcome {
+    let own = Pid::this().as_raw();
+    // Made here first, so that what is wrong with the configuration is said before anything is done.
+    let scene = Scene::new(args, own)?;
+    let signals = take_signals()?;
+    let mut keeper = Command::new("/proc/self/exe")
+        .arg0("braid")
+        .arg("run")
+        .arg(format!("--keeper-of={own}"))
+        .arg(args.networks.join(","))
+        .arg("--")
+        .args(&args.command)
+        .spawn()?;
+    let status = wait_passing_on(&mut keeper, &signals, None)?;
+    if status.signal().is_some() {
+        // The keeper was killed, and the command may have outlived it.
+        kill_inside(&scene.namespace);
+        scene.clean_up()?;
+    }
+    Ok(exit_code(status))
+}
+
+/// What does the work.
+fn keeper(args: &Run, front: i32) -> Outcome {
+    let scene = Scene::new(args, front)?;
+    let signals = take_signals()?;
+    let front = pidfd(Pid::from_raw(front))?;
+    make_namespace(&scene.namespace)?;
+    let joined_and_ran = || -> Outcome {
+        for (network, attachment) in &scene.attachments {
+            scene.networks.add(network, attachment).map_err(|error| cni_error(&error))?;
+        }
+        let mut child = spawn_inside(&scene.namespace, &args.command)?;
+        Ok(exit_code(wait_passing_on(&mut child, &signals, Some(front.as_fd()))?))
+    };
+    let outcome = joined_and_ran();
+    let cleaned = scene.clean_up();
+    let code = outcome?;
+    cleaned?;
+    Ok(code)
+}
+
+/// Blocks the signals that ask for an end, so that they are read and not died of.
+fn take_signals() -> Result<SignalFd, CliError> {
+    let set: SigSet = ENDING.into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Waits for a child, and passes signals on to it. If what `alive` stands for ends, the child is ended.
+fn wait_passing_on(
+    child: &mut Child,
+    signals: &SignalFd,
+    mut alive: Option<std::os::fd::BorrowedFd<'_>>,
+) -> Result<ExitStatus, CliError> {
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let ended = pidfd(pid)?;
+    loop {
+        let mut fds =
+            vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(alive.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        if ready[0] {
+            return Ok(child.wait()?);
+        }
+        while let Ok(Some(signal)) = signals.read_signal() {
+            // One from the terminal has gone to the child too; twice does no harm.
+            if let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed()) {
+                let _ = kill(pid, signal);
+            }
+        }
+        if ready.get(2) == Some(&true) {
+            alive = None;
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Kills every process in a namespace.
+fn kill_inside(namespace: &Path) {
+    let Ok(identity) = Identity::of(namespace) else { return };
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid
+            && Identity::of(&entry.path().join("ns/net")).is_ok_and(|other| other == identity)
+        {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(number & 0xff).unwrap_or(1))
+}
+
+/// Makes a network namespace and mounts it at `path`.
+fn make_namespace(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(NAMESPACES)?;
+    File::options().write(true).create_new(true).open(path)?;
+    let made = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            })
+            .join()
+            .unwrap_or(Err(Errno::EIO))
+    });
+    if made.is_err() {
+        fs::remove_file(path)?;
+    }
+    Ok(made?)
+}
+
+fn remove_namespace(path: &Path) -> io::Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Starts a command in a namespace. The thread that enters it ends with the start; the child stays.
+fn spawn_inside(namespace: &Path, command: &[String]) -> Result<Child, CliError> {
+    let file = File::open(namespace)?;
+    let spawned = std::thread::scope(|scope| {
+        scope
+            .spawn(|| -> io::Result<Child> {
+                setns(&file, CloneFlags::CLONE_NEWNET)?;
+                // The command is to get its signals as usual.
+                let set: SigSet = ENDING.into_iter().collect();
+                set.thread_unblock()?;
+                Command::new(&command[0]).args(&command[1..]).spawn()
+            })
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that starts the command panicked")))
+    });
+    spawned.map_err(|error| CliError::Plain(format!("cannot run {:?}: {error}", command[0])))
+}

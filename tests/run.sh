@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Installs what the tests need, where it can, and runs everything that CI runs. Usage: tests/run.sh [CARGO-TEST-ARGUMENT]...
+#
+# With arguments, only `cargo test` runs, with these. The tests make network namespaces of their own and leave the
+# machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
+#
+#   BRAID_TEST_CNI_PATH      the reference plugins, if not in /usr/lib/cni or /opt/cni/bin
+#   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; without them, their tests skip
+#   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
+#   BRAID_TEST_NO_INSTALL=1  install nothing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+# Programs that a system keeps out of an ordinary user's PATH.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# What must be there, by the Debian package that has it: a program, or the path of a file.
+needs() {
+    cat <<'EOF'
+iproute2 ip
+iproute2 tc
+iptables iptables
+iptables ip6tables-save
+nftables nft
+util-linux nsenter
+util-linux unshare
+busybox-static busybox
+podman podman
+containerd containerd
+containerd ctr
+runc runc
+jq jq
+EOF
+}
+
+has_reference_plugins() {
+    local folder
+    for folder in "${BRAID_TEST_CNI_PATH:-}" /usr/lib/cni /opt/cni/bin; do
+        [[ -n $folder && -x $folder/bridge ]] && return
+    done
+    return 1
+}
+
+missing() {
+    local package program
+    while read -r package program; do
+        command -v "$program" >/dev/null || echo "$package"
+    done < <(needs)
+    has_reference_plugins || echo containernetworking-plugins
+}
+
+install_missing() {
+    local packages
+    mapfile -t packages < <(missing | sort -u)
+    ((${#packages[@]})) || return 0
+    if ((EUID == 0)) && [[ ${BRAID_TEST_NO_INSTALL:-} != 1 ]] && command -v apt-get >/dev/null; then
+        say "installing ${packages[*]}"
+        # A service that the installation starts would go on running after the tests.
+        export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+        apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null ||
+            { apt-get update -qq && apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null; } ||
+            die "cannot install ${packages[*]}"
+        mapfile -t packages < <(missing | sort -u)
+        ((${#packages[@]})) || return 0
+    fi
+    die "the tests need these Debian packages (elsewhere, the programs in them): ${packages[*]}"
+}
+
+# Runs a command as root, or as what looks like root from inside, with a /run of its own.
+with_root() {
+    if ((EUID == 0)); then
+        "$@"
+        return
+    fi
+    unshare --user --map-root-user --net --mount true 2>/dev/null || die "the tests make network namespaces, and this \
+user may not: run them as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, \
+kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0)"
+    # /sys must be the new network namespace's, and iptables locks a file under /run.
+    unshare --user --map-root-user --net --mount -- bash -euc '
+        mount -t tmpfs braid-test /run
+        mount -t sysfs sysfs /sys 2>/dev/null || true
+        exec "$@"' with_root "$@"
+}
+
+# The tests are built as the user who runs this, then run with the rights they need.
+run_tests() {
+    cargo test --no-run --quiet "$@" || return
+    # Built already: a namespace without a network must not make cargo look for one.
+    CARGO_NET_OFFLINE=true with_root cargo test --no-fail-fast "$@" 2>&1 | awk '
+        { print }
+        /^test result:/ { passed += $4; failed += $6; ignored += $8 }
+        END { printf "\n%d passed, %d failed, %d ignored in all\n", passed, failed, ignored }'
+}
+
+install_missing
+if (($#)); then
+    run_tests "$@"
+    exit
+fi
+
+# One failure does not hide another: everything runs, and what failed is told again at the end.
+failed=()
+step() {
+    say "$1"
+    shift
+    "$@" || failed+=("$*")
+}
+step "formatting" cargo fmt --check
+step "lints" cargo clippy --all-targets --quiet -- -D warnings
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+step "tests" run_tests
+((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

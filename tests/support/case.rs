@@ -1,0 +1,407 @@
+//! One call of `braid` after another, as a runtime makes them.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, fs, process, thread};
+
+use indexmap::IndexMap;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::namespace::PREFIX;
+use super::networks::{Json, object};
+use super::{Call, Namespace, Outcome, Snapshot, braid, reference_plugins};
+
+/// The names under which the recording plugin can be called.
+const RECORDERS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
+
+/// How long a call may take before the harness gives up on it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A configuration of Braid, a container, and a host of its own to attach it on.
+///
+/// `@DIR@` in any configuration is the folder that this case may write in.
+pub(crate) struct Case {
+    members: IndexMap<String, String>,
+    delegates: Vec<String>,
+    stdin: Option<Vec<u8>>,
+    variables: BTreeMap<String, Option<OsString>>,
+    path: Vec<PathBuf>,
+    before: OnceCell<Snapshot>,
+    pod: Namespace,
+    host: Namespace,
+    dir: TempDir,
+}
+
+impl Case {
+    /// Braid at CNI 1.0.0 with nothing to attach yet, and the recording plugins.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}-{}-", process::id()))
+            .tempdir()
+            .expect("a temporary folder");
+        let bin = dir.path().join("bin");
+        for folder in ["bin", "recorder/calls", "recorder/state", "recorder/behaviour"] {
+            fs::create_dir_all(dir.path().join(folder)).expect("make a folder");
+        }
+        for name in RECORDERS {
+            install_recorder(&bin, name);
+        }
+        let case = Self {
+            members: IndexMap::new(),
+            delegates: Vec::new(),
+            stdin: None,
+            variables: BTreeMap::new(),
+            path: vec![bin],
+            before: OnceCell::new(),
+            pod: Namespace::new("pod"),
+            host: Namespace::new("host"),
+            dir,
+        };
+        case.cni_version("1.0.0").key("name", "outer").key("type", "braid").key("stateDir", "@DIR@/state")
+    }
+
+    /// The same with the reference plugins.
+    pub(crate) fn with_reference_plugins() -> Self {
+        Self::new().plugins_in(reference_plugins())
+    }
+
+    /// Adds a folder to `CNI_PATH`.
+    pub(crate) fn plugins_in(mut self, folder: PathBuf) -> Self {
+        self.path.push(folder);
+        self
+    }
+
+    pub(crate) fn cni_version(self, version: &str) -> Self {
+        self.key("cniVersion", version)
+    }
+
+    /// A key of Braid's own configuration.
+    pub(crate) fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(key.to_owned(), value.into().to_string());
+        self
+    }
+
+    pub(crate) fn without(mut self, key: &str) -> Self {
+        self.members.shift_remove(key);
+        self
+    }
+
+    /// Braid's own configuration as it stands; only the state folder is added where it is missing.
+    pub(crate) fn conf(mut self, conf: &Value) -> Self {
+        let state_dir = self.members["stateDir"].clone();
+        let members = conf.as_object().expect("a configuration is an object");
+        self.members = members.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+        self.members.entry("stateDir".to_owned()).or_insert(state_dir);
+        self
+    }
+
+    /// One more delegate.
+    pub(crate) fn delegate(mut self, delegate: impl Json) -> Self {
+        self.delegates.push(delegate.into_json());
+        self
+    }
+
+    /// Takes all delegates away.
+    pub(crate) fn clear(mut self) -> Self {
+        self.delegates.clear();
+        self
+    }
+
+    pub(crate) fn prev_result(self, result: impl Into<Value>) -> Self {
+        self.key("prevResult", result)
+    }
+
+    pub(crate) fn runtime_config(self, capability_arguments: impl Into<Value>) -> Self {
+        self.key("runtimeConfig", capability_arguments)
+    }
+
+    /// `CNI_ARGS`
+    pub(crate) fn args(self, args: &str) -> Self {
+        self.env("CNI_ARGS", args)
+    }
+
+    /// `CNI_IFNAME`
+    pub(crate) fn ifname(self, ifname: &str) -> Self {
+        self.env("CNI_IFNAME", ifname)
+    }
+
+    /// `CNI_NETNS`, where it is not the case's own namespace.
+    pub(crate) fn netns(self, path: &str) -> Self {
+        self.env("CNI_NETNS", path)
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.to_owned(), Some(value.into()));
+        self
+    }
+
+    pub(crate) fn env_remove(mut self, name: &str) -> Self {
+        self.variables.insert(name.to_owned(), None);
+        self
+    }
+
+    /// Standard input, byte for byte, in place of a configuration.
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// A veth in the host's namespace, for plugins that need a link to work on.
+    pub(crate) fn host_link(self, name: &str) -> Self {
+        self.host.ip(&format!("link add {name} type veth peer name {name}-peer"));
+        self.host.ip(&format!("link set {name}-peer up"));
+        self.host.ip(&format!("link set {name} up"));
+        self
+    }
+
+    /// A plugin that is a shell script.
+    pub(crate) fn script(self, name: &str, script: &str) -> Self {
+        let path = self.path[0].join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("write the script");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&path, mode).expect("make the script executable");
+        self
+    }
+
+    pub(crate) fn add(&self) -> Outcome<'_> {
+        self.call("ADD").run()
+    }
+
+    pub(crate) fn del(&self) -> Outcome<'_> {
+        self.call("DEL").run()
+    }
+
+    pub(crate) fn check(&self) -> Outcome<'_> {
+        self.call("CHECK").run()
+    }
+
+    pub(crate) fn status(&self) -> Outcome<'_> {
+        self.call("STATUS").run()
+    }
+
+    /// GC with these attachments still valid, each a container ID and an interface name.
+    pub(crate) fn gc(&self, valid: &[(&str, &str)]) -> Outcome<'_> {
+        let attachment = |(container, ifname): &(&str, &str)| json!({"containerID": container, "ifname": ifname});
+        let valid: Vec<_> = valid.iter().map(attachment).collect();
+        self.call("GC").key("cni.dev/valid-attachments", valid).run()
+    }
+
+    /// A call of Braid that is not made yet, to change something in.
+    pub(crate) fn call(&self, command: &str) -> Invocation<'_> {
+        self.call_plugin(&braid(), command)
+    }
+
+    /// A call of any plugin, as a runtime with this case's container would make it. Its configuration is Braid's until
+    /// `stdin` says otherwise.
+    pub(crate) fn call_plugin(&self, program: &Path, command: &str) -> Invocation<'_> {
+        let variable = |name: &str, value: &str| (name.to_owned(), OsString::from(value));
+        let mut variables = BTreeMap::from([
+            variable("CNI_COMMAND", command),
+            ("CNI_PATH".to_owned(), self.cni_path()),
+            ("PATH".to_owned(), env::var_os("PATH").unwrap_or_default()),
+            ("RECORDER_DIR".to_owned(), self.dir.path().join("recorder").into()),
+        ]);
+        // The others come with the verbs that are about one attachment, in the specification's section 2.
+        if ["ADD", "DEL", "CHECK"].contains(&command) {
+            let netns = self.pod.path();
+            variables.extend([
+                variable("CNI_CONTAINERID", Self::CONTAINER),
+                variable("CNI_IFNAME", "eth0"),
+                ("CNI_NETNS".to_owned(), netns.into()),
+            ]);
+        }
+        for (name, value) in &self.variables {
+            match value {
+                Some(value) => drop(variables.insert(name.clone(), value.clone())),
+                None => drop(variables.remove(name)),
+            }
+        }
+        Invocation {
+            case: self,
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            variables,
+            members: self.members.clone(),
+            stdin: self.stdin.clone(),
+        }
+    }
+
+    /// The container's ID, unless `CNI_CONTAINERID` is set otherwise.
+    pub(crate) const CONTAINER: &str = "container-1";
+
+    pub(crate) fn cni_path(&self) -> OsString {
+        env::join_paths(&self.path).expect("folders without a colon")
+    }
+
+    /// A reference plugin's executable, or a recorder's.
+    pub(crate) fn plugin_path(&self, kind: &str) -> PathBuf {
+        self.path.iter().map(|folder| folder.join(kind)).find(|path| path.is_file()).expect("a plugin of this name")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The container's namespace.
+    pub(crate) fn pod(&self) -> &Namespace {
+        &self.pod
+    }
+
+    /// The namespace in which Braid and the plugins run.
+    pub(crate) fn host(&self) -> &Namespace {
+        &self.host
+    }
+
+    /// Changes the instructions of a recording plugin from now on, whatever its configuration says.
+    pub(crate) fn behave(&self, kind: &str, instructions: impl Into<Value>) {
+        let path = self.dir.path().join(format!("recorder/behaviour/{kind}.json"));
+        fs::write(path, instructions.into().to_string()).expect("write the behaviour file");
+    }
+
+    /// All calls of recording plugins so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        Call::read_all(&self.dir.path().join("recorder/calls"))
+    }
+
+    /// All calls so far, each as `ADD alpha eth0`.
+    pub(crate) fn order(&self) -> Vec<String> {
+        self.calls().iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether Braid still remembers anything, that is, owes somebody a DEL.
+    pub(crate) fn owes(&self) -> bool {
+        let attachments = self.dir.path().join("state/attachments");
+        fs::read_dir(attachments).is_ok_and(|mut containers| containers.next().is_some())
+    }
+
+    /// What has come and gone since before the first call, a line each.
+    pub(crate) fn changes(&self) -> String {
+        let before = self.before.get().expect("a call has been made");
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let changes = self.snapshot().since(before);
+            // A process that was killed is gone only when the kernel has got round to it.
+            let only_processes = changes.lines().all(|line| line.starts_with("+ process"));
+            if changes.is_empty() || !only_processes || Instant::now() > deadline {
+                return changes;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let folders = ["state", "ipam", "tuning", "recorder/state"].map(|name| self.dir.path().join(name));
+        let folders: Vec<_> = folders.iter().map(PathBuf::as_path).collect();
+        Snapshot::take(&self.host, &self.pod, &folders)
+    }
+
+    /// A text with the places it names filled in.
+    pub(crate) fn expand(&self, text: &str) -> String {
+        text.replace("@DIR@", self.dir.path().to_str().expect("a UTF-8 path"))
+    }
+}
+
+/// A call of a plugin that is not made yet.
+pub(crate) struct Invocation<'a> {
+    case: &'a Case,
+    program: PathBuf,
+    arguments: Vec<String>,
+    variables: BTreeMap<String, OsString>,
+    members: IndexMap<String, String>,
+    stdin: Option<Vec<u8>>,
+}
+
+impl<'a> Invocation<'a> {
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Takes every variable away.
+    pub(crate) fn env_clear(mut self) -> Self {
+        self.variables.clear();
+        self
+    }
+
+    pub(crate) fn key(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(key.to_owned(), value.into().to_string());
+        self
+    }
+
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Makes the call and holds what came of it to what CNI asks of every plugin.
+    pub(crate) fn run(self) -> Outcome<'a> {
+        let case = self.case;
+        let command = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
+        let stdin = self.standard_input();
+        let (first_call, started) = (case.calls().len(), Instant::now());
+        let output = self.output();
+        Outcome::new(case, command, stdin, output, first_call, started.elapsed())
+    }
+
+    /// Makes the call, whatever comes of it.
+    pub(crate) fn output(&self) -> Output {
+        self.case.before.get_or_init(|| self.case.snapshot());
+        let stdin = self.standard_input();
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).env_clear().envs(&self.variables);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.case.host.inside(|| run_with_patience(&mut command, &stdin))
+    }
+
+    fn standard_input(&self) -> Vec<u8> {
+        if let Some(bytes) = &self.stdin {
+            return bytes.clone();
+        }
+        let mut members = self.members.clone();
+        if !self.case.delegates.is_empty() {
+            members.insert("delegates".to_owned(), format!("[{}]", self.case.delegates.join(",")));
+        }
+        self.case.expand(&object(&members)).into_bytes()
+    }
+}
+
+fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let pid = Pid::from_raw(child.id().try_into().expect("a process ID"));
+    let mut pipe = child.stdin.take().expect("a pipe");
+    let (ended, wait) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || match pipe.write_all(stdin) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => panic!("write standard input: {e}"),
+            _ => {}
+        });
+        scope.spawn(move || {
+            if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                kill(pid, Signal::SIGKILL).expect("end a call that hangs");
+            }
+        });
+        let output = child.wait_with_output().expect("wait for the call");
+        drop(ended);
+        output
+    })
+}
+
+/// Puts the recording plugin under a name into a folder.
+fn install_recorder(folder: &Path, name: &str) {
+    let built = Path::new(env!("CARGO_BIN_EXE_braid")).parent().expect("a folder").join("examples/recorder");
+    assert!(built.is_file(), "{} is missing: `cargo test` builds it, or `cargo build --examples`", built.display());
+    let place = folder.join(name);
+    // A copy where the temporary folder is on another file system.
+    if fs::hard_link(&built, &place).is_err() {
+        fs::copy(&built, &place).expect("copy the recorder");
+    }
+}

@@ -1,0 +1,32 @@
+//! The test harness: everything a test needs to read as a scenario.
+//!
+//! - [`Case`] is one call after another of `braid`, as a runtime makes them, on a machine of its own;
+//! - [`Outcome`] is what came of a call, with the assertions;
+//! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
+//! - [`Namespace`] is a network namespace that goes away;
+//! - [`Snapshot`] is all that a call could leave on a host, to compare.
+
+use std::env;
+use std::path::PathBuf;
+
+mod calls;
+mod case;
+mod namespace;
+mod networks;
+mod outcome;
+mod snapshot;
+
+pub(crate) use calls::{Call, compact, members};
+pub(crate) use case::Case;
+pub(crate) use namespace::Namespace;
+pub(crate) use networks::{
+    Json, Network, Plugin, bandwidth, bridge, firewall, host_local, macvlan, new_plugins, portmap, ptp, recorder,
+    reference_plugins, tuning,
+};
+pub(crate) use outcome::Outcome;
+pub(crate) use snapshot::Snapshot;
+
+/// The program under test: the one that cargo built, or another that `BRAID_TEST_BINARY` names (a static build, say).
+pub(crate) fn braid() -> PathBuf {
+    env::var_os("BRAID_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_braid").into(), PathBuf::from)
+}

@@ -1,0 +1,119 @@
+//! Network namespaces for the tests.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, process, thread};
+
+use nix::sched::{CloneFlags, setns};
+
+/// How the names of all that a test makes begin; the process ID follows, and what tells them apart.
+pub(super) const PREFIX: &str = "braid-test";
+const FOLDER: &str = "/run/netns";
+
+/// A named network namespace, removed with everything in it when dropped.
+///
+/// Its name holds the process that made it, so what a killed test left is known for that and swept away by the next.
+pub(crate) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace; `role` is for the eyes of whoever reads its name.
+    pub(crate) fn new(role: &str) -> Self {
+        static SWEEP: Once = Once::new();
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        SWEEP.call_once(Self::sweep);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}-{}-{count}-{role}", process::id());
+        expect_success(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self { name };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new(FOLDER).join(&self.name)
+    }
+
+    /// What tells this namespace from any other, as the links in `/proc/<pid>/ns/` do.
+    pub(crate) fn inode(&self) -> u64 {
+        fs::metadata(self.path()).expect("the namespace is there").ino()
+    }
+
+    /// Does something inside the namespace, processes started included, on a thread that ends with it.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let enter_and_act = || {
+            let namespace = File::open(self.path()).expect("the namespace is there");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace (the tests need root)");
+            act()
+        };
+        thread::scope(|scope| scope.spawn(enter_and_act).join()).unwrap_or_else(|fault| panic::resume_unwind(fault))
+    }
+
+    /// Runs a command line inside and returns its standard output; it must succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        let output = self.try_run(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// Runs a command line inside, whatever comes of it.
+    pub(crate) fn try_run(&self, line: &str) -> Output {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a program");
+        let output = self.inside(|| Command::new(program).args(words).output());
+        output.unwrap_or_else(|e| panic!("run {program}: {e} (see tests/run.sh for what the tests need)"))
+    }
+
+    /// Runs `ip` with these words inside; it must succeed.
+    pub(crate) fn ip(&self, words: &str) -> String {
+        self.run(&format!("ip {words}"))
+    }
+
+    /// What `ip -j` with these words answers inside.
+    pub(crate) fn ip_json(&self, words: &str) -> Vec<serde_json::Value> {
+        let text = self.ip(&format!("-j {words}"));
+        // Where there is nothing to list, `ip -j` prints nothing or an empty list, after its version.
+        if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("ip -j prints a list") }
+    }
+
+    /// Removes what tests whose process is dead have left: namespaces, and folders in the temporary folder.
+    pub(crate) fn sweep() {
+        for folder in [PathBuf::from(FOLDER), env::temp_dir()] {
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+                let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)) else { continue };
+                if Path::new("/proc").join(pid).exists() {
+                    continue;
+                }
+                if folder == Path::new(FOLDER) {
+                    remove(&name);
+                } else {
+                    // Another user's is not ours to remove.
+                    let _ = fs::remove_dir_all(folder.join(&name));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+fn remove(name: &str) {
+    // Another test process may be sweeping the same name, and a panic while dropping would end the whole run.
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
+}
+
+fn expect_success(command: &mut Command) {
+    let output = command.output().expect("run ip (the tests need iproute2)");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
