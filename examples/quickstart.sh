@@ -47,10 +47,10 @@ plugin_directory() {
 missing_packages() {
   local -A package=([ip]=iproute2 [tc]=iproute2 [iptables]=iptables [nft]=nftables [jq]=jq [ping]=iputils-ping
     [busybox]=busybox [unshare]=util-linux [setpriv]=util-linux)
-  [[ -n ${BRAID:-} ]] || package[cc]=gcc
+  [[ -n ${BRAID:-} ]] || package[cc]='gcc libc6-dev'
   local tool
   for tool in "${!package[@]}"; do
-    command -v "$tool" >/dev/null || printf '%s\n' "${package[$tool]}"
+    command -v "$tool" >/dev/null || printf '%s\n' ${package[$tool]}
   done
   plugin_directory >/dev/null || printf '%s\n' containernetworking-plugins
 }
