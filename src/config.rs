@@ -228,7 +228,6 @@ impl Config {
     ///
     /// # Errors
     /// As [`Self::parse`].
-    #[expect(clippy::too_many_lines, reason = "one line a key; taking it apart would hide that none is forgotten")]
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
         let version = select_version(object)?.unwrap_or(Version::DEFAULT);
         let keys = Keys::new(object, "");
@@ -349,7 +348,13 @@ fn delegates(keys: &Keys<'_>, name: &str, version: Version) -> Result<Vec<Delega
             if object.contains_key("type") || object.contains_key("plugins") {
                 return network(object).map(Delegate::Network);
             }
-            let mut selection = OperatorSelection::from_object(&object, &place)?;
+            let mut selection = OperatorSelection::from_object(&object, &place).map_err(|error| match error {
+                KeyError::Unknown { place, key, nearest } => {
+                    let place = format!("{place} (a selection, as it has neither \"type\" nor \"plugins\")");
+                    KeyError::Unknown { place, key, nearest }
+                }
+                other => other,
+            })?;
             if let Some(config) = &mut selection.config
                 && !config.contains_key("name")
             {

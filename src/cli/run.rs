@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use super::playing_runtime::{cni_error, network, networks, parameters};
 use super::{CliError, Outcome};
 use crate::cni::NetworkConfig;
+use crate::cni::config::{Defaults, parse_object};
 use crate::netns::Identity;
 use crate::runtime::exec::pidfd;
 use crate::runtime::{Attachment, Networks};
@@ -65,11 +66,19 @@ impl Scene {
     fn new(args: &Run, front: i32) -> Result<Self, CliError> {
         let container_id = format!("braid-run-{front}");
         let namespace = Path::new(NAMESPACES).join(&container_id);
-        let attachments = args.networks.iter().enumerate().map(|(index, name)| {
-            let netns = namespace.to_string_lossy().into_owned();
-            Ok((network(name)?, parameters(container_id.clone(), netns, format!("eth{index}"))?))
-        });
-        Ok(Self { attachments: attachments.collect::<Result<_, CliError>>()?, namespace, networks: networks()? })
+        let networks = networks()?;
+        let parameters_on = |ifname| parameters(container_id.clone(), namespace.to_string_lossy().into_owned(), ifname);
+        let mut attachments = Vec::new();
+        // As every container runtime does: the loopback interface is up, where there is a plugin for it.
+        let loopback = parse_object(br#"{"cniVersion":"0.4.0","name":"cni-loopback","type":"loopback"}"#)?;
+        let loopback = NetworkConfig::from_object(loopback, Defaults::default())?;
+        if networks.executables(&loopback).is_ok() {
+            attachments.push((loopback, parameters_on("lo".to_owned())?));
+        }
+        for (index, name) in args.networks.iter().enumerate() {
+            attachments.push((network(name)?, parameters_on(format!("eth{index}"))?));
+        }
+        Ok(Self { namespace, networks, attachments })
     }
 
     /// Undoes whatever there is of it, the last network first. Says what could not be undone.

@@ -80,8 +80,15 @@ pub fn plan_default_route(netns: &mut Netns, want: &DefaultRouteRequest) -> Resu
             Some(gateway) if !kept.iter().any(DefaultRoute::is_unconditional) => {
                 change.added.push(DefaultRoute::via(&want.interface, gateway));
             }
-            None if kept.is_empty() => continue,
-            _ => {}
+            None => {
+                // The kernel joins IPv6 routes of one metric into one of several hops. Ours are to stay.
+                let shares: Vec<_> = removed.iter().filter_map(|route| route.share_of(&want.interface)).collect();
+                if kept.is_empty() && shares.is_empty() {
+                    continue;
+                }
+                change.added.extend(shares);
+            }
+            Some(_) => {}
         }
         change.families.push(family);
         change.kept.extend(kept);

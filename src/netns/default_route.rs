@@ -175,6 +175,32 @@ impl DefaultRoute {
         }
     }
 
+    /// Whether some of the traffic that takes it goes out of `interface`, to `gateway` if there is one.
+    pub fn leads_through(&self, interface: &str, gateway: Option<IpAddr>) -> bool {
+        let is_that = |hop: Option<&str>, via: Option<IpAddr>| {
+            hop == Some(interface) && gateway.is_none_or(|gateway| via == Some(gateway))
+        };
+        is_that(self.interface.as_deref(), self.gateway)
+            || self.next_hops.iter().any(|hop| is_that(Some(&hop.interface), hop.gateway))
+    }
+
+    /// The part of a multipath route that goes out of `interface`, as a route of its own.
+    pub(super) fn share_of(&self, interface: &str) -> Option<Self> {
+        let own: Vec<NextHop> = self.next_hops.iter().filter(|hop| hop.interface == interface).cloned().collect();
+        let mut share = Self { nexthop_id: None, ..self.clone() };
+        match own.as_slice() {
+            [] => return None,
+            [hop] => {
+                share.interface = Some(hop.interface.clone());
+                share.gateway = hop.gateway;
+                share.onlink = hop.onlink;
+                share.next_hops = Vec::new();
+            }
+            _ => share.next_hops = own,
+        }
+        Some(share)
+    }
+
     /// Whether both are one route: equal but for the time that is left to them, and for a metric that is written out.
     pub fn is_same(&self, other: &Self) -> bool {
         self.normalized() == other.normalized()

@@ -11,6 +11,7 @@ use crate::cni::validate;
 use crate::cni::{Args, Version};
 use crate::config::Config;
 use crate::request::Request;
+use crate::runtime;
 
 /// Types that lead back to a meta-plugin, whatever the binary is called.
 const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
@@ -84,6 +85,18 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What its plugins get, for a container whose namespace is at `netns` now.
+    pub fn parameters(&self, container_id: &str, netns: &str) -> runtime::Attachment {
+        runtime::Attachment {
+            container_id: container_id.to_owned(),
+            netns: netns.to_owned(),
+            ifname: self.ifname.clone(),
+            args: self.args.clone(),
+            capability_args: self.capability_args.clone(),
+            plugin_args: self.plugin_args.clone(),
+        }
+    }
+
     /// How messages call it.
     pub fn label(&self) -> String {
         format!("delegate {:?} on {}", self.network.name, self.ifname)

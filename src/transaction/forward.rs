@@ -1,18 +1,19 @@
 //! The way forward: the primary attachment, then the others.
 
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::journal::{Event, Step};
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, micros, parameters};
+use super::{Failure, Transaction, micros};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
-use crate::netns::Netns;
 use crate::plan::Position;
 use crate::runtime::StepResult;
+
+/// How one attachment ended. An optional one that failed has no result.
+type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
 ///
@@ -20,6 +21,9 @@ use crate::runtime::StepResult;
 ///
 /// # Errors
 /// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
+///
+/// # Panics
+/// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
     let count = tx.plan.attachments.len();
     let mut results = Vec::with_capacity(count);
@@ -35,8 +39,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     }
     let next = AtomicUsize::new(first);
     let failed = AtomicBool::new(false);
-    let outcomes: Mutex<Vec<Option<Result<Option<AddResult>, Failure>>>> =
-        Mutex::new((first..count).map(|_| None).collect());
+    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new((first..count).map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..concurrency.min(count - first) {
             scope.spawn(|| {
@@ -60,28 +63,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     Ok(results)
 }
 
-/// Makes sure that the container has no interface of a name that the plan gives to an attachment. A plugin would fail on
-/// it, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
-///
-/// # Errors
-/// The first attachment whose name is taken.
-pub fn refuse_taken_names(tx: &Transaction<'_>) -> Result<(), Failure> {
-    let links = match Netns::open(Path::new(&tx.plan.netns)).and_then(|mut netns| netns.links()) {
-        Ok(links) => links,
-        Err(error) => {
-            // Plugins say it better, or can do without: not every isolation domain is a network namespace.
-            tracing::debug!(container = tx.plan.container_id, "cannot look into the namespace: {error}");
-            return Ok(());
-        }
-    };
-    let taken = |name: &str| links.iter().any(|link| link.name == name);
-    match tx.plan.attachments.iter().find(|attachment| taken(&attachment.ifname)) {
-        Some(attachment) => Err(Failure::InterfaceExists { label: attachment.label() }),
-        None => Ok(()),
-    }
-}
-
-fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, Failure> {
+fn attach_one(tx: &Transaction<'_>, index: usize) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     match run_chain(tx, index) {
         Ok(result) => Ok(Some(result)),
@@ -105,7 +87,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize) -> Result<Option<AddResult>, F
 fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = tx.tools.chain(attachment);
-    let parameters = parameters(tx.plan, attachment, &tx.plan.netns);
+    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();

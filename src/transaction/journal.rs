@@ -186,8 +186,11 @@ impl State {
 
     fn apply(&mut self, event: Event) {
         let Step(a, s) = match &event {
-            Event::Start(step) | Event::Undone(step) => *step,
-            Event::Done { step, .. } | Event::Failed { step, .. } | Event::Owed { step, .. } => *step,
+            Event::Start(step)
+            | Event::Undone(step)
+            | Event::Done { step, .. }
+            | Event::Failed { step, .. }
+            | Event::Owed { step, .. } => *step,
             Event::Routes(_) | Event::RoutesUndone | Event::Complete { .. } => Step(0, 0),
         };
         let step = self.steps.get_mut(a).and_then(|steps| steps.get_mut(s));

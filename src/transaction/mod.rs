@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub use forward::{attach, refuse_taken_names};
+pub use forward::attach;
 pub use journal::{Event, Journal, Opened, Step};
 pub use routes::set_default_routes;
 pub use store::{Container, Sharing, Store, StoreError};
@@ -24,7 +24,7 @@ use crate::cni::AddResult;
 use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{self, Chain, Exec, Finder, StepError};
+use crate::runtime::{Chain, Exec, Finder, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -45,23 +45,11 @@ impl std::fmt::Debug for Tools<'_> {
 
 impl<'a> Tools<'a> {
     /// The plugins of an attachment, ready to run.
-    fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
+    pub fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
     where
         'a: 'b,
     {
         Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits }
-    }
-}
-
-/// The parameters of an attachment, as its plugins get them. `netns` is where the namespace is now.
-fn parameters(plan: &Plan, attachment: &Attachment, netns: &str) -> runtime::Attachment {
-    runtime::Attachment {
-        container_id: plan.container_id.clone(),
-        netns: netns.to_owned(),
-        ifname: attachment.ifname.clone(),
-        args: attachment.args.clone(),
-        capability_args: attachment.capability_args.clone(),
-        plugin_args: attachment.plugin_args.clone(),
     }
 }
 
@@ -75,12 +63,6 @@ pub enum Failure {
         label: String,
         /// The plugin and why.
         source: StepError,
-    },
-    /// The container has an interface of a name that an attachment is to get.
-    #[error("{label}: the container has an interface of that name already")]
-    InterfaceExists {
-        /// Which attachment.
-        label: String,
     },
     /// The default routes could not be set.
     #[error("{label}: cannot set the default route: {source}")]
@@ -145,6 +127,9 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// The failure, and what could not be undone.
+    ///
+    /// # Panics
+    /// If `work` panicked while it wrote to the journal.
     pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, RolledBack> {
         let cause = match work(&self) {
             Ok(done) => return Ok(done),

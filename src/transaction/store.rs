@@ -85,7 +85,9 @@ impl Store {
     /// # Errors
     /// When it cannot be made or opened, or the lock is not to be had before `deadline`.
     pub fn open(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Self, StoreError> {
-        if let Some(store) = Self::open_existing(path, sharing, deadline)? { Ok(store) } else {
+        if let Some(store) = Self::open_existing(path, sharing, deadline)? {
+            Ok(store)
+        } else {
             DirBuilder::new().recursive(true).mode(0o700).create(path.join("attachments")).map_err(|source| {
                 StoreError::Io { action: "make the state directory", path: path.to_owned(), source }
             })?;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::Tools;
 use super::journal::{Event, Journal, Step};
-use super::{Tools, parameters};
 use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
@@ -73,7 +73,7 @@ fn undo_steps(
         let Step(index, plugin) = step;
         let attachment = &plan.attachments[index];
         let prev_result = journal.state.result(index).map(ToOwned::to_owned);
-        let parameters = parameters(&plan, attachment, netns);
+        let parameters = attachment.parameters(&plan.container_id, netns);
         match tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref()) {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {

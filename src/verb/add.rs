@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::preflight;
+use super::preflight::{preflight, refuse_taken_names};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
@@ -10,9 +10,7 @@ use crate::merge::merge;
 use crate::plan::{self, Plan, Position};
 use crate::request::Request;
 use crate::source;
-use crate::transaction::{
-    Container, Journal, Opened, Sharing, Store, Transaction, attach, refuse_taken_names, set_default_routes, undo,
-};
+use crate::transaction::{Container, Journal, Opened, Sharing, Store, Transaction, attach, set_default_routes, undo};
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
@@ -44,11 +42,11 @@ fn add_locked(
     let launcher = context.launcher(locks.map_err(Error::Answer)?);
     let tools = context.tools(&context.finder, &launcher);
     settle_earlier(context, plan, container, &launcher)?;
+    refuse_taken_names(plan)?;
 
     let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
     transaction.run(|tx| {
         let mut incoming = config.prev_result.clone();
-        refuse_taken_names(tx)?;
         let mut results = attach(tx, config.concurrency)?;
         set_default_routes(tx, &mut results, incoming.as_mut())?;
         let answer = answer_of(config, plan, incoming, &results);

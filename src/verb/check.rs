@@ -12,7 +12,7 @@ use crate::merge::follow_default_route;
 use crate::netns::{Family, Netns};
 use crate::plan::Attachment;
 use crate::request::Request;
-use crate::runtime::{self, Chain, Verb};
+use crate::runtime::Verb;
 use crate::transaction::journal::State;
 use crate::transaction::{Journal, Opened, Sharing, Store};
 
@@ -45,6 +45,7 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
     let launcher = context.launcher(locks.map_err(Error::Answer)?);
     let state = &journal.state;
     let finder = context.finder_for(&state.header.plan.path);
+    let tools = context.tools(&finder, &launcher);
     let mut findings = Vec::new();
     if state.complete.is_none() {
         let what = What::Changed("ADD did not end well".into());
@@ -61,15 +62,8 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
         let Some(result) = settled_result(state, index) else { continue };
         let changed = look(attachment, &result, &request.netns);
         findings.extend(changed.into_iter().map(|what| finding(What::Changed(what))));
-        let chain = Chain { network: &attachment.network, finder: &finder, exec: &launcher, limits: context.limits() };
-        let parameters = runtime::Attachment {
-            container_id: request.container_id.clone(),
-            netns: request.netns.clone(),
-            ifname: attachment.ifname.clone(),
-            args: attachment.args.clone(),
-            capability_args: attachment.capability_args.clone(),
-            plugin_args: attachment.plugin_args.clone(),
-        };
+        let chain = tools.chain(attachment);
+        let parameters = attachment.parameters(&request.container_id, &request.netns);
         let prev_result = prev_result(state, index, &result);
         let failures = chain.check(&parameters, prev_result.as_deref());
         findings.extend(failures.into_iter().map(|error| finding(What::Plugin(error))));
@@ -136,9 +130,7 @@ fn look_inside(
         let told = |route: &&crate::cni::result::Route| route.is_default() && Family::of(route.dst.addr()) == family;
         let Some(route) = result.routes.iter().find(told) else { continue };
         let there = namespace.default_routes(family)?;
-        let goes_here = there.iter().any(|found| {
-            found.goes_out_of(&attachment.ifname) && route.gw.is_none_or(|gateway| found.gateway == Some(gateway))
-        });
+        let goes_here = there.iter().any(|found| found.leads_through(&attachment.ifname, route.gw));
         // Without `default-route`, the plugin that came first may have it, and this one's told route never was.
         let is_decided = attachment.default_route.is_some();
         if !goes_here && (is_decided || there.is_empty()) {

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
-use crate::runtime::{Attachment, Chain, StepError};
+use crate::runtime::StepError;
 use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
@@ -77,6 +77,7 @@ fn failures_by_configuration(context: &Context, request: &Request, config: &Conf
         }
     };
     let launcher = context.launcher(Vec::new());
+    let tools = context.tools(&context.finder, &launcher);
     let mut failures = Vec::new();
     for attachment in plan.attachments.iter().rev() {
         let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
@@ -84,16 +85,8 @@ fn failures_by_configuration(context: &Context, request: &Request, config: &Conf
             tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
             continue;
         }
-        let chain =
-            Chain { network: &attachment.network, finder: &context.finder, exec: &launcher, limits: context.limits() };
-        let parameters = Attachment {
-            container_id: request.container_id.clone(),
-            netns: request.netns.clone(),
-            ifname: attachment.ifname.clone(),
-            args: attachment.args.clone(),
-            capability_args: attachment.capability_args.clone(),
-            plugin_args: attachment.plugin_args.clone(),
-        };
+        let chain = tools.chain(attachment);
+        let parameters = attachment.parameters(&request.container_id, &request.netns);
         failures.extend(chain.del(&parameters, None).into_iter().map(|error| (attachment.label(), error)));
     }
     failures

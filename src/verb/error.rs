@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
+use crate::netns::NetnsError;
 use crate::plan::PlanError;
 use crate::request::RequestError;
 use crate::runtime::exec::PluginError;
@@ -47,6 +48,15 @@ pub enum Error {
         plugin_type: String,
         /// The executable.
         path: PathBuf,
+    },
+    /// The container's network namespace is not to be had.
+    #[error("CNI_NETNS: {0}")]
+    Namespace(NetnsError),
+    /// The container has an interface of a name that an attachment is to get.
+    #[error("{label}: the container has an interface of that name already")]
+    InterfaceExists {
+        /// Which attachment.
+        label: String,
     },
     /// ADD for an attachment that exists.
     #[error(

@@ -2,10 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::error::Error;
+use crate::netns::{Netns, NetnsError};
 use crate::plan::Plan;
 use crate::runtime::Finder;
+
+/// The namespace is there, and has no interface of a name that the plan gives to an attachment. A plugin would fail on
+/// one, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
+pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
+    let links = match Netns::open(Path::new(&plan.netns)).and_then(|mut netns| netns.links()) {
+        Ok(links) => links,
+        Err(error @ (NetnsError::Gone { .. } | NetnsError::NotANamespace { .. })) => {
+            return Err(Error::Namespace(error));
+        }
+        Err(error) => {
+            // Plugins may have rights that this process has not, and then say what is wrong.
+            tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}");
+            return Ok(());
+        }
+    };
+    let taken = |name: &str| links.iter().any(|link| link.name == name);
+    match plan.attachments.iter().find(|attachment| taken(&attachment.ifname)) {
+        Some(attachment) => Err(Error::InterfaceExists { label: attachment.label() }),
+        None => Ok(()),
+    }
+}
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.
 pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
