@@ -131,6 +131,13 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be read. Files of another format are passed over, as libcni does.
     pub fn attachments(&self, network: &str) -> io::Result<Vec<Cached>> {
+        let start = format!("{network}-");
+        let mut found = self.matching(|name| name.starts_with(&start))?;
+        found.retain(|cached| cached.network_name == network);
+        Ok(found)
+    }
+
+    fn matching(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Cached>> {
         let entries = match fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -139,15 +146,21 @@ impl Cache {
         let mut found = Vec::new();
         for entry in entries {
             let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(&format!("{network}-")) {
-                continue;
-            }
-            if let Ok(cached) = fs::read(entry.path()).and_then(|bytes| parse(&bytes))
-                && cached.network_name == network
-            {
-                found.push(cached);
+            if is_wanted(&entry.file_name().to_string_lossy()) {
+                found.extend(fs::read(entry.path()).and_then(|bytes| parse(&bytes)).ok());
             }
         }
+        Ok(found)
+    }
+
+    /// Every cached attachment of a container.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. Files of another format are passed over, as libcni does.
+    pub fn of_container(&self, container_id: &str) -> io::Result<Vec<Cached>> {
+        let part = format!("-{container_id}-");
+        let mut found = self.matching(|name| name.contains(&part))?;
+        found.retain(|cached| cached.container_id == container_id);
         Ok(found)
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::context::Context;
 use super::error::Error;
+use super::takeover;
 use crate::answer::plugin_error;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
@@ -13,6 +14,7 @@ use crate::runtime::chain::ValidAttachment;
 use crate::runtime::{Chain, Launcher, Verb};
 use crate::source;
 use crate::transaction::journal::State;
+use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
 /// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
@@ -30,9 +32,12 @@ pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
         let lock = store.lock_handle().map_err(Error::Answer)?;
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
+        sweep.left_by_multus(&context, &launcher);
         sweep.networks(&context, &launcher);
     } else {
-        sweep.networks(&context, &context.launcher(Vec::new()));
+        let launcher = context.launcher(Vec::new());
+        sweep.left_by_multus(&context, &launcher);
+        sweep.networks(&context, &launcher);
     }
     if sweep.failures.is_empty() { Ok(()) } else { Err(Error::Gc(sweep.failures)) }
 }
@@ -127,6 +132,37 @@ impl<'a> Sweep<'a> {
             let is_known = self.networks.iter().any(|network| network.name == attachment.network.name);
             if !is_known && plan.network == self.config.name {
                 self.networks.push(attachment.network.clone());
+            }
+        }
+    }
+
+    /// Does for what Multus left as for journals.
+    fn left_by_multus(&mut self, context: &Context, launcher: &Launcher) {
+        let ids = match MultusState::container_ids(&self.config.multus_dir) {
+            Ok(ids) => ids,
+            Err(error) => return self.fail(code::IO, &format!("{}: {error}", self.config.multus_dir.display())),
+        };
+        for id in ids {
+            // A namespace whose container the runtime has forgotten is gone, or not known to be the one it was.
+            let asking = Asking { container_id: &id, ifname: "eth0", netns: "", args: "" };
+            let state = match takeover::read(self.config, asking) {
+                Ok(Some(state)) => state,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(code::IO, &error);
+                    continue;
+                }
+            };
+            let is_known = self.valid.as_ref().is_none_or(|valid| valid.iter().any(|(known, _)| *known == id));
+            if !is_known {
+                match takeover::undo(context, &state, &id, launcher) {
+                    Ok(()) => continue,
+                    Err(error) => self.fail(code::CLEANUP_INCOMPLETE, &format!("container {id:?}: {error}")),
+                }
+            }
+            for left in &state.attachments {
+                let one = ValidAttachment { container_id: id.clone(), ifname: left.parameters.ifname.clone() };
+                self.live.push((left.network.name.clone(), one));
             }
         }
     }

@@ -8,6 +8,7 @@ mod error;
 mod gc;
 mod preflight;
 mod status;
+mod takeover;
 mod version;
 
 pub use error::{Error, Finding, NotReady, What};
