@@ -2,7 +2,9 @@
 
 mod api_server;
 mod attach;
+mod devices;
 mod isolation;
+mod kubelet;
 mod status;
 
 use api_server::{ApiServer, Fault, TOKEN};
