@@ -53,6 +53,10 @@ mod networks {
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 
+/// Braid put on a node, and taken off it.
+#[path = "kubernetes/install.rs"]
+mod install;
+
 /// Nodes that Multus served before.
 #[path = "kubernetes/takeover.rs"]
 mod takeover;
