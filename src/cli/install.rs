@@ -14,10 +14,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use indexmap::IndexMap;
+use serde_json::{Value, json};
 
 use super::{CliError, Outcome};
-use crate::cni::NetworkConfig;
+use crate::cni::config::{get, parse_object, raw};
+use crate::cni::{NetworkConfig, PluginConfig, RawObject, Version};
 use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
 use crate::request::variable;
 use crate::runtime::load;
@@ -87,7 +89,7 @@ impl Places {
 
 /// Installs Braid on this node and keeps it installed.
 pub(super) fn install(args: &Install) -> Outcome {
-    let extra: Map<String, Value> = serde_json::from_str(&args.with)
+    let extra = parse_object(args.with.as_bytes())
         .map_err(|error| CliError::Plain(format!("--with is not a JSON object: {error}")))?;
     let places = &args.places;
     copy_executable(&places.executable())?;
@@ -133,7 +135,7 @@ pub(super) fn uninstall(args: &Uninstall) -> Outcome {
 /// What keeps the node as it should be.
 struct Keeper<'a> {
     args: &'a Install,
-    extra: Map<String, Value>,
+    extra: RawObject,
     /// The configuration that was written last.
     written: Option<Vec<u8>>,
     /// What was said last to be wrong, so that it is said once.
@@ -274,39 +276,38 @@ fn renamed(conf_dir: &Path) -> String {
 }
 
 /// Braid's configuration in front of a primary network, with the capabilities that the runtime is to serve for it.
-fn configuration(
-    places: &Places,
-    extra: &Map<String, Value>,
-    primary: &NetworkConfig,
-    has_kubeconfig: bool,
-) -> Vec<u8> {
-    let declared = primary.plugins.iter().flat_map(|plugin| plugin.capabilities());
-    let capabilities: Map<String, Value> = declared.map(|name| (name.clone(), Value::Bool(true))).collect();
-    let mut plugin = Map::new();
-    plugin.insert("type".into(), json!("braid"));
-    plugin.insert("stateDir".into(), json!(places.state_dir));
+fn configuration(places: &Places, extra: &RawObject, primary: &NetworkConfig, has_kubeconfig: bool) -> Vec<u8> {
+    let declared = primary.plugins.iter().flat_map(PluginConfig::capabilities);
+    let capabilities: IndexMap<&String, bool> = declared.map(|name| (name, true)).collect();
+    let mut plugin = RawObject::new();
+    plugin.insert("type".into(), raw("braid"));
+    plugin.insert("stateDir".into(), raw(&places.state_dir));
     if !capabilities.is_empty() {
-        plugin.insert("capabilities".into(), Value::Object(capabilities));
+        plugin.insert("capabilities".into(), raw(&capabilities));
     }
     if has_kubeconfig {
-        plugin.insert("kubeconfig".into(), json!(places.kubeconfig()));
+        plugin.insert("kubeconfig".into(), raw(&places.kubeconfig()));
     }
-    // Where definitions without a configuration, and networks without a definition, are looked up.
-    plugin.insert("confDir".into(), json!("/etc/cni/multus/net.d"));
     plugin.extend(extra.clone());
-    plugin.insert("delegates".into(), json!([primary]));
-    let list = json!({ "cniVersion": primary.version, "name": "braid", "plugins": [plugin] });
-    let mut bytes = serde_json::to_vec_pretty(&list).unwrap_or_default();
+    // As raw text all the way, so that the primary's plugins get what their author wrote.
+    plugin.insert("delegates".into(), raw(&[primary]));
+    let mut list = RawObject::new();
+    list.insert("cniVersion".into(), raw(&primary.version));
+    list.insert("name".into(), raw("braid"));
+    list.insert("plugins".into(), raw(&[plugin]));
+    let mut bytes = serde_json::to_vec(&list).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
 
 /// Asks the installed Braid whether it could serve a pod.
 fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
-    let list: Value = serde_json::from_slice(conflist).map_err(|error| error.to_string())?;
-    let mut config = list["plugins"][0].clone();
-    config["name"] = list["name"].clone();
-    config["cniVersion"] = json!("1.1.0");
+    let list: RawObject = serde_json::from_slice(conflist).map_err(|error| error.to_string())?;
+    let plugins = get::<Vec<RawObject>>(&list, "plugins", "a list").map_err(|error| error.to_string())?;
+    let mut config = plugins.and_then(|plugins| plugins.into_iter().next()).unwrap_or_default();
+    config.insert("name".into(), raw("braid"));
+    config.insert("cniVersion".into(), raw(&Version::V1_1_0));
+    let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     let ask = || -> io::Result<std::process::Output> {
         let mut child = Command::new(places.executable())
             .env("CNI_COMMAND", "STATUS")
@@ -315,7 +316,7 @@ fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
             .stdout(Stdio::piped())
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(config.to_string().as_bytes())?;
+            stdin.write_all(&config)?;
         }
         child.wait_with_output()
     };
