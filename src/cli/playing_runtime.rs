@@ -148,7 +148,7 @@ fn pretty(json: &str) -> Result<String, CliError> {
 }
 
 /// The CNI error of a failure: the first plugin's own, with the others in its details.
-pub(super) fn cni_error(error: &NetworkError) -> CliError {
+fn cni_error(error: &NetworkError) -> CliError {
     let message = error.to_string();
     let (first, rest) = match error {
         NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),

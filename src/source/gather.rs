@@ -109,6 +109,9 @@ pub fn every_network(config: &Config) -> (Vec<NetworkConfig>, Vec<SourceError>) 
             take(network_of(config, delegate, &format!("delegates[{index}]"), &mut ignored));
         }
     }
+    if let Some(chain) = auxiliary_network(config).transpose() {
+        take(chain);
+    }
     (networks, errors)
 }
 
@@ -149,42 +152,48 @@ impl Gathered {
         Ok(())
     }
 
-    /// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file.
+    /// The auxiliary chain, if there is one.
     fn auxiliary_chain(&mut self, config: &Config) -> Result<(), SourceError> {
-        let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network)
-        else {
-            return Ok(());
-        };
-        let origin = "auxiliaryCNIChainName";
-        let path = std::path::Path::new(cluster_network);
-        let directory = match path.parent() {
-            Some(parent) if path.is_absolute() && !path.is_dir() => parent.to_owned(),
-            _ if path.is_absolute() => path.to_owned(),
-            _ => config.conf_dir.clone(),
-        };
-        let plugins = crate::runtime::load::plugins_of(&directory.join(name))
-            .map_err(|source| SourceError::Load { origin: origin.into(), source })?;
-        if plugins.is_empty() {
-            return Ok(());
-        }
-        let network = NetworkConfig {
-            name: name.clone(),
-            version: config.version,
-            disable_check: false,
-            disable_gc: false,
-            load_only_inlined_plugins: true,
-            plugins,
-        };
+        let Some(network) = auxiliary_network(config)? else { return Ok(()) };
         self.candidates.push(Candidate {
             network,
             selection: Selection::default(),
             optional: false,
             author: Author::Operator,
-            origin: origin.into(),
+            origin: AUXILIARY.into(),
             reason: "always".into(),
         });
         Ok(())
     }
+}
+
+/// The key that names the auxiliary chain.
+const AUXILIARY: &str = "auxiliaryCNIChainName";
+
+/// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file.
+fn auxiliary_network(config: &Config) -> Result<Option<NetworkConfig>, SourceError> {
+    let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network) else {
+        return Ok(None);
+    };
+    let path = std::path::Path::new(cluster_network);
+    let directory = match path.parent() {
+        Some(parent) if path.is_absolute() && !path.is_dir() => parent.to_owned(),
+        _ if path.is_absolute() => path.to_owned(),
+        _ => config.conf_dir.clone(),
+    };
+    let plugins = crate::runtime::load::plugins_of(&directory.join(name))
+        .map_err(|source| SourceError::Load { origin: AUXILIARY.into(), source })?;
+    if plugins.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(NetworkConfig {
+        name: name.clone(),
+        version: config.version,
+        disable_check: false,
+        disable_gc: false,
+        load_only_inlined_plugins: true,
+        plugins,
+    }))
 }
 
 fn name_of(operator: &OperatorSelection) -> String {
