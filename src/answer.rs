@@ -12,10 +12,10 @@ use crate::cni::{AddResult, CniError, Version};
 use crate::config::InvalidConfig;
 use crate::plan::PlanError;
 use crate::request::RequestError;
-use crate::runtime::Verb;
 use crate::runtime::exec::PluginError;
+use crate::runtime::{StepError, Verb};
 use crate::transaction::{CleanupFailure, Failure, StoreError, UndoError};
-use crate::verb::Error;
+use crate::verb::{Error, NotReady, What};
 
 /// Writes one JSON object to standard output.
 ///
@@ -160,10 +160,13 @@ fn cni_error(error: &Error) -> CniError {
         }
         Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
         Error::BestEffort(failures) | Error::Corrupt { failures, .. } => {
-            lines(failures.iter().map(|(label, error)| format!("{label}: {error}")))
+            lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
-        Error::Check(findings) => lines(findings.iter().map(ToString::to_string)),
+        Error::Check(findings) => lines(findings.iter().map(|finding| match &finding.what {
+            What::Plugin(error) => format!("{}: {}", finding.label, in_full(error)),
+            What::Changed(_) => finding.to_string(),
+        })),
         _ => String::new(),
     };
     own
@@ -173,14 +176,22 @@ fn join(first: String, failures: &[CleanupFailure]) -> String {
     let mut details = first;
     for failure in failures {
         let separator = if details.is_empty() { "" } else { "; " };
-        let _ = write!(details, "{separator}could not be undone: {failure}");
-        if let UndoError::Step(step) = &failure.source
-            && let PluginError::Reported(own) = &step.source
-        {
-            let _ = write!(details, " (code {})", own.code);
-        }
+        let source = match &failure.source {
+            UndoError::Step(step) => in_full(step),
+            other => other.to_string(),
+        };
+        let _ = write!(details, "{separator}could not be undone: {}: {source}", failure.label);
     }
     details
+}
+
+/// A plugin's failure with the details and the code that it gave.
+fn in_full(error: &StepError) -> String {
+    match &error.source {
+        PluginError::Reported(own) if own.details.is_empty() => format!("{error} (code {})", own.code),
+        PluginError::Reported(own) => format!("{error}: {} (code {})", own.details, own.code),
+        _ => error.to_string(),
+    }
 }
 
 fn lines(items: impl Iterator<Item = String>) -> String {
@@ -221,16 +232,16 @@ fn code_of(error: &Error) -> u32 {
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
         Error::Check(findings) => match findings.as_slice() {
             [one] => match &one.what {
-                crate::verb::What::Plugin(error) => plugin_error(&error.source).code,
-                crate::verb::What::Changed(_) => code::CHECK_FAILED,
+                What::Plugin(error) => plugin_error(&error.source).code,
+                What::Changed(_) => code::CHECK_FAILED,
             },
             _ => code::CHECK_FAILED,
         },
         Error::NoSuchVerb { .. } => code::INCOMPATIBLE_VERSION,
         Error::NotReady(missing) => {
             let limited = missing.iter().any(|one| match one {
-                crate::verb::NotReady::Plugin { source, .. } => plugin_error(&source.source).code == code::LIMITED,
-                crate::verb::NotReady::Missing(_) => false,
+                NotReady::Plugin { source, .. } => plugin_error(&source.source).code == code::LIMITED,
+                NotReady::Missing(_) => false,
             });
             if limited { code::LIMITED } else { code::UNAVAILABLE }
         }

@@ -79,7 +79,7 @@ impl Scene {
         for (index, name) in args.networks.iter().enumerate() {
             attachments.push((network(name)?, parameters_on(format!("eth{index}"))?));
         }
-        Ok(Self { attachments, namespace, networks })
+        Ok(Self { namespace, networks, attachments })
     }
 
     /// Undoes whatever there is of it, the last network first. Says what could not be undone.

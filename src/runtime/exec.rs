@@ -112,8 +112,8 @@ pub enum PluginError {
     /// Talking to it failed.
     #[error("talking to the plugin failed: {0}")]
     Io(#[source] io::Error),
-    /// It reported a CNI error.
-    #[error(transparent)]
+    /// It reported a CNI error. Shown is its message; its details are for whoever shows details.
+    #[error("{}", if .0.msg.is_empty() { "it reported an error without a message" } else { &.0.msg })]
     Reported(CniError),
     /// It ended without a CNI error.
     #[error("{}{}", describe_status(*status), tail(stderr))]
