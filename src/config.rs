@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, select_version};
+use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, spoken_version};
 use crate::cni::validate;
 use crate::cni::{AddResult, Version};
 use crate::plan::key::{KeyError, Keys};
@@ -263,7 +263,7 @@ impl Config {
     /// # Errors
     /// As [`Self::parse`].
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
-        let version = select_version(object)?.unwrap_or(Version::DEFAULT);
+        let version = spoken_version(object)?;
         let keys = Keys::new(object, "");
         let name = keys.string("name")?.ok_or_else(|| missing("\"name\", the network's name,"))?;
         validate::network_name(&name).map_err(|source| ConfigError::Name { key: "name".into(), source })?;
@@ -312,7 +312,7 @@ impl Config {
             runtime_selections: networks.selections,
             args: keys.object("args")?.unwrap_or_default(),
             prev_result,
-            valid_attachments: valid_attachments(&keys)?,
+            valid_attachments: ValidAttachment::in_config(object)?,
             disable_check: keys.boolean("disableCheck")?,
             disable_gc: keys.boolean("disableGC")?,
             kubeconfig: absolute(&keys, "kubeconfig")?,
@@ -462,12 +462,6 @@ fn kubernetes(keys: &Keys<'_>) -> Result<KubernetesConfig, KeyError> {
     config.pod_resources = absolute(&keys, "podResources")?.unwrap_or(config.pod_resources);
     config.device_info_dir = absolute(&keys, "deviceInfoDir")?.unwrap_or(config.device_info_dir);
     Ok(config)
-}
-
-fn valid_attachments(keys: &Keys<'_>) -> Result<Option<Vec<ValidAttachment>>, KeyError> {
-    const EXPECTED: &str = "a list of {containerID, ifname}";
-    let by_key = |key| keys.get(key, EXPECTED);
-    Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
 }
 
 fn multus_keys(keys: &Keys<'_>) -> Result<MultusKeys, KeyError> {
