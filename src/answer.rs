@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cni::config::ConfigError;
 use crate::cni::error::code;
@@ -49,6 +49,27 @@ pub fn write_text(text: &str) -> io::Result<()> {
 /// When standard output cannot be written: the runtime then does not know, and ADD must be undone.
 pub fn write_result(result: &AddResult, version: Version) -> Result<(), Failure> {
     write(&result.to_raw(version)).map_err(Failure::Answer)
+}
+
+/// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Asked {
+        cni_version: String,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versions<'a> {
+        cni_version: String,
+        supported_versions: &'a [Version],
+    }
+    let asked = serde_json::from_slice::<Asked>(stdin).ok().map(|asked| asked.cni_version);
+    let cni_version = asked.filter(|version| !version.is_empty()).unwrap_or_else(|| Version::LATEST.to_string());
+    write(&Versions { cni_version, supported_versions: spoken })
 }
 
 /// Writes an error object.
@@ -101,6 +122,31 @@ pub fn plugin_error(error: &PluginError) -> CniError {
         PluginError::Flood | PluginError::Output(_) => code::DECODE,
     };
     CniError::new(own, error.to_string())
+}
+
+/// The CNI error of a call that cannot be understood.
+pub fn request_error(error: &RequestError) -> CniError {
+    let code = match error {
+        RequestError::Missing { .. }
+        | RequestError::NotText { .. }
+        | RequestError::Command { .. }
+        | RequestError::Name { .. }
+        | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
+        RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
+        RequestError::Stdin(_) => code::IO,
+        RequestError::Empty => code::DECODE,
+    };
+    CniError::new(code, error.to_string())
+}
+
+/// The CNI error of a configuration that breaks the protocol's rules.
+pub fn config_error(error: &ConfigError) -> CniError {
+    let code = match error {
+        ConfigError::Json(_) => code::DECODE,
+        ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
+        ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => code::INVALID_CONFIG,
+    };
+    CniError::new(code, error.to_string())
 }
 
 /// The CNI error of each way to fail.
@@ -156,24 +202,9 @@ fn lines(items: impl Iterator<Item = String>) -> String {
 
 fn code_of(error: &Error) -> u32 {
     match error {
-        Error::Request(error) => match error {
-            RequestError::Missing { .. }
-            | RequestError::NotText { .. }
-            | RequestError::Command { .. }
-            | RequestError::Name { .. }
-            | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
-            RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
-            RequestError::Stdin(_) => code::IO,
-            RequestError::Empty => code::DECODE,
-        },
+        Error::Request(error) => request_error(error).code,
         Error::Config(error) => match error {
-            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => match error {
-                ConfigError::Json(_) => code::DECODE,
-                ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
-                ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => {
-                    code::INVALID_CONFIG
-                }
-            },
+            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => config_error(error).code,
             InvalidConfig::Key(_) => code::INVALID_CONFIG,
             InvalidConfig::PrevResult(_) => code::DECODE,
         },

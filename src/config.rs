@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, select_version};
+use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, spoken_version};
 use crate::cni::validate;
 use crate::cni::{AddResult, Version};
 use crate::plan::key::{KeyError, Keys};
@@ -72,6 +72,25 @@ pub const KNOWN_KEYS: [&str; 45] = [
     "daemonSocketDir",
     "chrootDir",
     "perNodeCertificate",
+];
+
+/// The keys that DEL and GC cannot do without.
+const ESSENTIAL_KEYS: [&str; 15] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "stateDir",
+    "cniDir",
+    "binDir",
+    "timeouts",
+    "disableGC",
+    "logLevel",
+    "logFile",
+    "logToStderr",
+    "logOptions",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
 ];
 
 /// What the runtime gets for an answer.
@@ -263,7 +282,30 @@ impl Config {
     /// # Errors
     /// As [`Self::parse`].
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
-        let version = select_version(object)?.unwrap_or(Version::DEFAULT);
+        let config = Self::read(object)?;
+        if config.delegates.is_empty() && config.multus.cluster_network.is_none() {
+            let expected = "a list of at least one delegate";
+            let keys = Keys::new(object, "");
+            return Err(match keys.raw("delegates") {
+                Some(_) => keys.wrong("delegates", expected).into(),
+                None => missing("\"delegates\", a list of at least one delegate,").into(),
+            });
+        }
+        Ok(config)
+    }
+
+    /// Reads no more of a configuration than it takes to undo what journals tell of.
+    ///
+    /// # Errors
+    /// When even that is wrong.
+    pub fn essentials(json: &[u8]) -> Result<Self, InvalidConfig> {
+        let mut object = parse_object(json)?;
+        object.retain(|key, _| ESSENTIAL_KEYS.contains(&key.as_str()));
+        Self::read(&object)
+    }
+
+    fn read(object: &RawObject) -> Result<Self, InvalidConfig> {
+        let version = spoken_version(object)?;
         let keys = Keys::new(object, "");
         let name = keys.string("name")?.ok_or_else(|| missing("\"name\", the network's name,"))?;
         validate::network_name(&name).map_err(|source| ConfigError::Name { key: "name".into(), source })?;
@@ -275,13 +317,6 @@ impl Config {
         let warnings = keys.unknown(&KNOWN_KEYS).iter().chain(&networks.warnings).map(ToString::to_string).collect();
         let prev_result = keys.raw("prevResult").map(|raw| read_prev_result(raw, version)).transpose()?;
         let delegates = delegates(&keys, &name, version)?;
-        if delegates.is_empty() && multus.cluster_network.is_none() {
-            let expected = "a list of at least one delegate";
-            return Err(match keys.raw("delegates") {
-                Some(_) => keys.wrong("delegates", expected).into(),
-                None => missing("\"delegates\", a list of at least one delegate,").into(),
-            });
-        }
         Ok(Self {
             name,
             version,
@@ -312,7 +347,7 @@ impl Config {
             runtime_selections: networks.selections,
             args: keys.object("args")?.unwrap_or_default(),
             prev_result,
-            valid_attachments: valid_attachments(&keys)?,
+            valid_attachments: ValidAttachment::in_config(object)?,
             disable_check: keys.boolean("disableCheck")?,
             disable_gc: keys.boolean("disableGC")?,
             kubeconfig: absolute(&keys, "kubeconfig")?,
@@ -462,12 +497,6 @@ fn kubernetes(keys: &Keys<'_>) -> Result<KubernetesConfig, KeyError> {
     config.pod_resources = absolute(&keys, "podResources")?.unwrap_or(config.pod_resources);
     config.device_info_dir = absolute(&keys, "deviceInfoDir")?.unwrap_or(config.device_info_dir);
     Ok(config)
-}
-
-fn valid_attachments(keys: &Keys<'_>) -> Result<Option<Vec<ValidAttachment>>, KeyError> {
-    const EXPECTED: &str = "a list of {containerID, ifname}";
-    let by_key = |key| keys.get(key, EXPECTED);
-    Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
 }
 
 fn multus_keys(keys: &Keys<'_>) -> Result<MultusKeys, KeyError> {

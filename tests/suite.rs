@@ -21,6 +21,8 @@ mod protocol {
     mod requests;
     /// What the runtime gets back.
     mod results;
+    /// GC and STATUS: what they need, whom they ask, and what they leave alone.
+    mod upkeep;
     /// VERSION, CHECK, STATUS, GC, and calls that come when they should not.
     mod verbs;
 }
@@ -47,6 +49,35 @@ mod networks {
     mod default_route;
     /// The reference plugins, in Braid and around it.
     mod reference;
+}
+
+/// Braid as its library and as a runtime of its own.
+mod library {
+    /// The programs in `examples/`.
+    mod examples;
+    /// The same calls through libcni's cnitool, where the machine has one.
+    mod oracle;
+    /// The examples of the specification's appendix.
+    mod specification;
+}
+
+/// The command line.
+mod cli {
+    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+    mod commands;
+    /// `run`, and whatever can end it.
+    mod run;
+}
+
+/// Real container runtimes, each on a machine of its own: the `/etc/cni`, `/opt/cni`, state and packet filters of the
+/// machine that the tests run on are not seen, let alone touched.
+mod runtimes {
+    /// containerd, by its own client.
+    mod containerd;
+    /// The networks that the runtimes are given.
+    mod networks;
+    /// podman with its CNI back end.
+    mod podman;
 }
 
 /// Pods of a Kubernetes cluster.

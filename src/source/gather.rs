@@ -274,38 +274,15 @@ impl Wanted {
         Ok(())
     }
 
-    /// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file.
+    /// The auxiliary chain, if there is one.
     fn auxiliary_chain(&mut self, config: &Config) -> Result<(), SourceError> {
-        let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network)
-        else {
-            return Ok(());
-        };
-        let origin = "auxiliaryCNIChainName";
-        let path = std::path::Path::new(cluster_network);
-        let directory = match path.parent() {
-            Some(parent) if path.is_absolute() && !path.is_dir() => parent.to_owned(),
-            _ if path.is_absolute() => path.to_owned(),
-            _ => config.conf_dir.clone(),
-        };
-        let plugins = crate::runtime::load::plugins_of(&directory.join(name))
-            .map_err(|source| SourceError::Load { origin: origin.into(), source })?;
-        if plugins.is_empty() {
-            return Ok(());
-        }
-        let network = NetworkConfig {
-            name: name.clone(),
-            version: config.version,
-            disable_check: false,
-            disable_gc: false,
-            load_only_inlined_plugins: true,
-            plugins,
-        };
+        let Some(network) = auxiliary_network(config)? else { return Ok(()) };
         self.wants.push(Want {
             target: Target::Network(network),
             selection: Selection::default(),
             optional: false,
             author: Author::Operator,
-            origin: origin.into(),
+            origin: AUXILIARY.into(),
             reason: "always".into(),
         });
         Ok(())
@@ -405,13 +382,46 @@ fn operators_targets(config: &Config, has_api: bool) -> Vec<(Result<Target, Sour
         for (index, reference) in config.multus.default_networks.iter().enumerate() {
             wanted.by_reference(config, reference, has_api, format!("defaultNetworks[{index}]"));
         }
-        return wanted.wants.into_iter().map(|want| (Ok(want.target), want.origin)).collect();
+        let mut targets: Vec<_> = wanted.wants.into_iter().map(|want| (Ok(want.target), want.origin)).collect();
+        if let Some(chain) = auxiliary_network(config).transpose() {
+            targets.push((chain.map(Target::Network), AUXILIARY.to_owned()));
+        }
+        return targets;
     }
     let delegates = config.delegates.iter().enumerate().map(|(index, delegate)| {
         let origin = format!("delegates[{index}]");
         (target_of(config, has_api, delegate, &origin), origin)
     });
     delegates.collect()
+}
+
+/// The key that names the auxiliary chain.
+const AUXILIARY: &str = "auxiliaryCNIChainName";
+
+/// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file.
+fn auxiliary_network(config: &Config) -> Result<Option<NetworkConfig>, SourceError> {
+    let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network) else {
+        return Ok(None);
+    };
+    let path = std::path::Path::new(cluster_network);
+    let directory = match path.parent() {
+        Some(parent) if path.is_absolute() && !path.is_dir() => parent.to_owned(),
+        _ if path.is_absolute() => path.to_owned(),
+        _ => config.conf_dir.clone(),
+    };
+    let plugins = crate::runtime::load::plugins_of(&directory.join(name))
+        .map_err(|source| SourceError::Load { origin: AUXILIARY.into(), source })?;
+    if plugins.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(NetworkConfig {
+        name: name.clone(),
+        version: config.version,
+        disable_check: false,
+        disable_gc: false,
+        load_only_inlined_plugins: true,
+        plugins,
+    }))
 }
 
 fn name_of(operator: &OperatorSelection) -> String {

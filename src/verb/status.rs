@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, access};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::context::Context;
 use super::error::{Error, NotReady};
@@ -50,10 +52,14 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
 /// Why nothing can be written to the state directory, or to where it would be made.
 fn unwritable(state_dir: &Path) -> Option<String> {
     let existing = state_dir.ancestors().find(|path| path.exists())?;
-    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
     if !existing.is_dir() {
         return Some(format!("the state directory {} is not a directory", existing.display()));
     }
-    let error = access(existing, wanted).err()?;
-    Some(format!("the state directory {} cannot be written: {}", state_dir.display(), error.desc()))
+    // A file without a name: nothing of it can be left, and it needs all that a journal does, space included.
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    match open(existing, flags, Mode::S_IRUSR) {
+        // Not every file system can do that.
+        Ok(_) | Err(Errno::EOPNOTSUPP | Errno::EISDIR) => None,
+        Err(error) => Some(format!("the state directory {} cannot be written: {}", state_dir.display(), error.desc())),
+    }
 }
