@@ -14,6 +14,8 @@ use crate::plan::PlanError;
 use crate::request::RequestError;
 use crate::runtime::exec::PluginError;
 use crate::runtime::{StepError, Verb};
+use crate::source::SourceError;
+use crate::source::kubernetes::ClusterError;
 use crate::transaction::{CleanupFailure, Failure, StoreError, UndoError};
 use crate::verb::{Error, NotReady, What};
 
@@ -159,7 +161,7 @@ fn cni_error(error: &Error) -> CniError {
             join(plugin, &rolled_back.cleanup)
         }
         Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
-        Error::BestEffort(failures) | Error::Corrupt { failures, .. } => {
+        Error::BestEffort(failures) | Error::Takeover(failures) | Error::Corrupt { failures, .. } => {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
@@ -206,9 +208,17 @@ fn code_of(error: &Error) -> u32 {
             InvalidConfig::Key(_) => code::INVALID_CONFIG,
             InvalidConfig::PrevResult(_) => code::DECODE,
         },
-        Error::Source(_) | Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => {
-            code::INVALID_CONFIG
-        }
+        Error::Source(error) => match error {
+            SourceError::Cluster(error) => cluster_code(error),
+            SourceError::Unknown { .. }
+            | SourceError::NoDefinition { .. }
+            | SourceError::Isolated { .. }
+            | SourceError::Annotation { .. }
+            | SourceError::Device { .. }
+            | SourceError::Load { .. } => code::INVALID_CONFIG,
+        },
+        Error::NotReadyYet { .. } => code::TRY_AGAIN,
+        Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
         Error::Plan(error) => match error {
             PlanError::NoPrimary { .. }
             | PlanError::OptionalPrimary { .. }
@@ -221,13 +231,17 @@ fn code_of(error: &Error) -> u32 {
         Error::Store(error) => store_code(error),
         Error::Namespace(_) => code::INVALID_ENVIRONMENT,
         Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
-        Error::Unfinished(_) | Error::Incomplete(_) | Error::BestEffort(_) | Error::Corrupt { .. } => {
-            code::CLEANUP_INCOMPLETE
-        }
+        Error::Unfinished(_)
+        | Error::Incomplete(_)
+        | Error::BestEffort(_)
+        | Error::Takeover(_)
+        | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
+        Error::MultusState { .. } => code::IO,
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
-            Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+            Failure::Status(error) => cluster_code(error),
+            Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
         },
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
         Error::Check(findings) => match findings.as_slice() {
@@ -250,6 +264,19 @@ fn code_of(error: &Error) -> u32 {
             _ => code::CLEANUP_INCOMPLETE,
         },
         Error::Answer(_) => code::IO,
+    }
+}
+
+fn cluster_code(error: &ClusterError) -> u32 {
+    match error {
+        // A passing condition, for all that can be told from here: the runtime is to try again.
+        ClusterError::PodGone { .. } | ClusterError::Unavailable { .. } | ClusterError::Kubelet { .. } => {
+            code::TRY_AGAIN
+        }
+        ClusterError::Refused { .. } | ClusterError::Credentials { .. } => code::KUBERNETES,
+        ClusterError::Name { .. } => code::INVALID_ENVIRONMENT,
+        ClusterError::NotConfigured | ClusterError::NotBuiltIn => code::INVALID_CONFIG,
+        ClusterError::Start(_) => code::IO,
     }
 }
 

@@ -173,6 +173,12 @@ impl Request {
         parse_object(&self.stdin).and_then(|object| spoken_version(&object)).unwrap_or(Version::LATEST)
     }
 
+    /// The same call with other arguments.
+    #[must_use]
+    pub fn with_args(&self, args: Args) -> Self {
+        Self { args_text: args.to_string(), args, ..self.clone() }
+    }
+
     /// The value of a key of `CNI_ARGS`.
     pub fn arg(&self, key: &str) -> Option<&str> {
         self.args.get(key)

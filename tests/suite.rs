@@ -68,3 +68,14 @@ mod cli {
     /// `run`, and whatever can end it.
     mod run;
 }
+
+/// Real container runtimes, each on a machine of its own: the `/etc/cni`, `/opt/cni`, state and packet filters of the
+/// machine that the tests run on are not seen, let alone touched.
+mod runtimes {
+    /// containerd, by its own client.
+    mod containerd;
+    /// The networks that the runtimes are given.
+    mod networks;
+    /// podman with its CNI back end.
+    mod podman;
+}

@@ -4,15 +4,17 @@ use std::collections::HashSet;
 
 use super::context::Context;
 use super::error::Error;
+use super::takeover;
 use crate::answer::plugin_error;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
 use crate::request::Request;
 use crate::runtime::chain::ValidAttachment;
 use crate::runtime::{Chain, Launcher, Verb};
 use crate::source;
 use crate::transaction::journal::State;
+use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
 /// How many interfaces a container is taken to have that another meta-plugin has attached.
@@ -20,7 +22,9 @@ const PRESUMED: usize = 32;
 
 /// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
 /// known, each with what is still attached to it. Goes on after failures and reports them all.
-pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
+///
+/// With a configuration that has become unusable, it goes by the journals alone and says what is wrong at the end.
+pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
     }
@@ -33,9 +37,15 @@ pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
         let lock = store.lock_handle().map_err(Error::Answer)?;
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
+        sweep.left_by_multus(&context, &launcher);
         sweep.networks(&context, &launcher);
     } else {
-        sweep.networks(&context, &context.launcher(Vec::new()));
+        let launcher = context.launcher(Vec::new());
+        sweep.left_by_multus(&context, &launcher);
+        sweep.networks(&context, &launcher);
+    }
+    if let Some(error) = unusable {
+        sweep.failures.push(CniError::new(code::INVALID_CONFIG, error.to_string()));
     }
     if sweep.failures.is_empty() { Ok(()) } else { Err(Error::Gc(sweep.failures)) }
 }
@@ -136,6 +146,37 @@ impl<'a> Sweep<'a> {
             let is_known = self.networks.iter().any(|known| known.name == network.name);
             if !is_known && plan.network == self.config.name {
                 self.networks.push(network.clone());
+            }
+        }
+    }
+
+    /// Does for what Multus left as for journals.
+    fn left_by_multus(&mut self, context: &Context, launcher: &Launcher) {
+        let ids = match MultusState::container_ids(&self.config.multus_dir) {
+            Ok(ids) => ids,
+            Err(error) => return self.fail(code::IO, &format!("{}: {error}", self.config.multus_dir.display())),
+        };
+        for id in ids {
+            // A namespace whose container the runtime has forgotten is gone, or not known to be the one it was.
+            let asking = Asking { container_id: &id, ifname: "eth0", netns: "", args: "" };
+            let state = match takeover::read(self.config, asking) {
+                Ok(Some(state)) => state,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(code::IO, &error);
+                    continue;
+                }
+            };
+            let is_known = self.valid.as_ref().is_none_or(|valid| valid.iter().any(|(known, _)| *known == id));
+            if !is_known {
+                match takeover::undo(context, &state, &id, launcher) {
+                    Ok(()) => continue,
+                    Err(error) => self.fail(code::CLEANUP_INCOMPLETE, &format!("container {id:?}: {error}")),
+                }
+            }
+            for left in &state.attachments {
+                let one = ValidAttachment { container_id: id.clone(), ifname: left.parameters.ifname.clone() };
+                self.live.push((left.network.name.clone(), one));
             }
         }
     }

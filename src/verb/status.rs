@@ -11,10 +11,10 @@ use super::error::{Error, NotReady};
 use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::{Chain, Verb};
-use crate::source;
+use crate::source::{self, kubernetes::Session};
 
-/// Looks at everything that an ADD would need: the state directory, the readiness file, and every network that a
-/// container could get.
+/// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
+/// if there is to be one, and every network that a container could get.
 pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Status, version: config.version });
@@ -34,7 +34,11 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
             path.display()
         );
     }
-    let (networks, errors) = source::every_network(config);
+    let definitions = Session::probe(config, request, context.deadline).unwrap_or_else(|error| {
+        missing.push(NotReady::Missing(error.to_string()));
+        None
+    });
+    let (networks, errors) = source::every_network_with(config, definitions.as_ref());
     missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
     for network in &networks {
         let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits() };

@@ -440,12 +440,15 @@ fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
 }
 
 /// Puts the recording plugin under a name into a folder.
-fn install_recorder(folder: &Path, name: &str) {
+pub(super) fn install_recorder(folder: &Path, name: &str) {
     let built = Path::new(env!("CARGO_BIN_EXE_braid")).parent().expect("a folder").join("examples/recorder");
     assert!(built.is_file(), "{} is missing: `cargo test` builds it, or `cargo build --examples`", built.display());
-    let place = folder.join(name);
-    // A copy where the temporary folder is on another file system.
-    if fs::hard_link(&built, &place).is_err() {
-        fs::copy(&built, &place).expect("copy the recorder");
+    install(&built, &folder.join(name));
+}
+
+/// Puts a program at a place: a copy where the temporary folder is on another file system.
+pub(super) fn install(program: &Path, place: &Path) {
+    if fs::hard_link(program, place).is_err() {
+        fs::copy(program, place).expect("copy a program");
     }
 }
