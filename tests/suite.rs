@@ -59,3 +59,19 @@ mod runtimes {
     /// podman with its CNI back end.
     mod podman;
 }
+
+/// The command line.
+mod cli {
+    /// `list` and `show`.
+    mod inspect;
+    /// `plan`.
+    mod plan;
+    /// `add`, `check`, `del`, `gc` and `status`, as cnitool has them.
+    mod playing_runtime;
+    /// `run`.
+    mod run;
+    /// Help, versions, wrong command lines, readers that go away.
+    mod usage;
+    /// `validate`.
+    mod validate;
+}
