@@ -74,7 +74,11 @@ pub(super) fn status(name: &str) -> Outcome {
 
 /// The runtime that the environment describes. A Braid that is in none of the directories is this one.
 pub(super) fn networks() -> Result<Networks, CliError> {
-    Ok(Networks::new("").with_finder(finder()?))
+    let networks = Networks::new("").with_finder(finder()?);
+    Ok(match variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty()) {
+        Some(directory) => networks.with_cache_dir(&std::path::absolute(directory)?),
+        None => networks,
+    })
 }
 
 /// Where plugins are.
@@ -168,10 +172,20 @@ fn pretty(json: &str) -> Result<String, CliError> {
 }
 
 /// The CNI error of a failure: the first plugin's own, with the others in its details.
-pub(super) fn cni_error(error: &NetworkError) -> CliError {
+fn cni_error(error: &NetworkError) -> CliError {
     let message = error.to_string();
     let (first, rest) = match error {
         NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),
+        NetworkError::Gc { stale, failures, .. } if stale.is_empty() => {
+            (failures.first(), failures.get(1..).unwrap_or_default())
+        }
+        NetworkError::Gc { .. } => return CliError::Cni(CniError::new(code::CLEANUP_INCOMPLETE, message)),
+        NetworkError::NotKept { cleanup, .. } => {
+            let cleanup: Vec<_> = cleanup.iter().map(ToString::to_string).collect();
+            return CliError::Cni(CniError::new(code::IO, message).with_details(cleanup.join("; ")));
+        }
+        NetworkError::Name(_) => return CliError::Cni(CniError::new(code::INVALID_ENVIRONMENT, message)),
+        NetworkError::Version { .. } => return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message)),
         NetworkError::Plugins { failures, .. } => (failures.first(), failures.get(1..).unwrap_or_default()),
         NetworkError::NoCheck { .. } => {
             return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message));

@@ -1,9 +1,10 @@
 //! The way back.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use super::Tools;
 use super::journal::{Event, Journal, Step};
+use super::{Tools, device_info};
 use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
@@ -20,6 +21,14 @@ pub enum UndoError {
     /// The default routes could not be put back.
     #[error("cannot put the default routes back: {0}")]
     Routes(#[from] NetnsError),
+    /// The description of a device could not be removed.
+    #[error("cannot remove {}: {source}", path.display())]
+    DeviceInfo {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The journal could not be removed.
     #[error(transparent)]
     Journal(#[from] StoreError),
@@ -80,6 +89,16 @@ fn undo_steps(
                 journal.note(Event::Owed { step, error: plugin_error(&error.source) });
                 failures.push(CleanupFailure { label: attachment.label(), source: error.into() });
             }
+        }
+    }
+    let owed = journal.state.owed();
+    for (index, attachment) in plan.attachments.iter().enumerate().filter(|(index, _)| which(Step(*index, 0))) {
+        let Some(info) = attachment.device_info.as_ref() else { continue };
+        if !owed.iter().any(|step| step.0 == index)
+            && let Err(source) = device_info::remove(info)
+        {
+            let source = UndoError::DeviceInfo { path: info.file.clone(), source };
+            failures.push(CleanupFailure { label: attachment.label(), source });
         }
     }
     failures

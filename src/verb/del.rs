@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::error::Error;
+use super::takeover;
 use crate::config::Config;
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
@@ -13,6 +14,9 @@ use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 /// Detaches the container from all that ADD attached it to.
 pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     let context = Context::new(request, config);
+    if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
+        tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
+    }
     let store = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
     let container = match &store {
         Some(store) => store.existing_container(&request.container_id, context.deadline)?,
@@ -23,7 +27,12 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let outcome = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
-        Opened::None | Opened::Unborn => best_effort(&context, request, config),
+        Opened::None | Opened::Unborn => {
+            // Whoever has something to do without a journal takes the locks it needs.
+            container.tidy();
+            drop((container, store));
+            return best_effort(&context, request, config);
+        }
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(&container, &request.ifname)?;
             let failures = failures_by_configuration(&context, request, config);
@@ -60,9 +69,12 @@ fn replay(
     Ok(())
 }
 
-/// There is no journal: as far as Braid knows nothing is attached. Plugins are told all the same, by the
-/// configuration, in case its state directory was lost.
+/// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place. If
+/// not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
 fn best_effort(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
+    if takeover::del(context, request, config)? {
+        return Ok(());
+    }
     let failures = failures_by_configuration(context, request, config);
     if failures.is_empty() { Ok(()) } else { Err(Error::BestEffort(failures)) }
 }

@@ -8,6 +8,7 @@ mod error;
 mod gc;
 mod preflight;
 mod status;
+mod takeover;
 mod version;
 
 pub use error::{Error, Finding, NotReady, What};
@@ -24,6 +25,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
     if request.verb == Verb::Version {
         return version::version(request);
     }
+    request.refuse_recursion()?;
     let config = Config::parse(&request.stdin)?;
     crate::log::start(&config.log);
     for warning in &config.warnings {

@@ -91,23 +91,6 @@ fn options_come_before_the_environment_and_a_namespace_has_a_name() {
 }
 
 #[test]
-fn gc_detaches_what_is_not_valid() {
-    let machine = machine();
-    machine.run("for id in one two three; do braid add pods web --container-id $id; done").succeeds();
-    machine.run("braid gc pods --valid two/eth0 --valid other/eth0").succeeds().prints_nothing();
-    let mut gone: Vec<_> = calls(&machine)
-        .iter()
-        .filter(|call| call.command == "DEL")
-        .map(|call| call.var("CNI_CONTAINERID").to_owned())
-        .collect();
-    gone.sort();
-    assert_eq!(gone, ["one", "three"]);
-    assert!(cached(&machine, "pods-two-eth0").is_some());
-    machine.run("braid gc pods").succeeds();
-    machine.is_as_noted();
-}
-
-#[test]
 fn status_of_a_network() {
     let machine = machine();
     machine.write(
@@ -166,15 +149,6 @@ fn what_is_wrong_is_said_and_nothing_runs(#[case] line: &str, #[case] message: &
     );
     assert_eq!(machine.order(), Vec::<String>::new());
     machine.is_as_noted();
-}
-
-#[test]
-fn a_second_add_takes_nothing_down() {
-    let machine = machine();
-    machine.run("braid add pods web").succeeds();
-    let ran = machine.run("braid add pods web").exits(1).says("is attached on \"eth0\" already");
-    assert_eq!(ran.json()["code"], 104);
-    assert_eq!(machine.order(), ["ADD alpha eth0"]);
 }
 
 #[test]

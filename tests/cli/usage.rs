@@ -86,15 +86,3 @@ fn a_reader_that_goes_away_is_no_fault(#[case] arguments: &str) {
 fn a_full_disk_is_told() {
     Machine::new().run("braid list >/dev/full").exits(1).says("No space left on device");
 }
-
-#[test]
-fn completions_and_the_manual_are_what_they_say() {
-    let machine = Machine::new();
-    machine
-        .run("braid completions bash >/run/braid.bash; bash -n /run/braid.bash; grep -q validate /run/braid.bash")
-        .succeeds();
-    machine.run("braid completions zsh").succeeds().prints("#compdef braid");
-    machine.run("braid completions fish").succeeds().prints("complete -c braid");
-    let man = machine.run("braid man").succeeds().prints(".TH braid 1").prints("BRAID PLAN").prints("EXIT STATUS");
-    man.require(!man.stdout.contains("keeper"), "hidden options were not to be there");
-}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
@@ -235,6 +235,37 @@ impl Case {
         }
     }
 
+    /// A command line, of Braid or another program, with this case's plugins, the configurations in `@DIR@/net.d` and a
+    /// cache of its own.
+    pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Invocation<'_> {
+        let mut invocation = self.call_plugin(program, "");
+        invocation.variables.remove("CNI_COMMAND");
+        for (name, folder) in [("NETCONFPATH", "net.d"), ("CNI_CACHE_DIR", "cache")] {
+            invocation.variables.insert(name.to_owned(), self.dir.path().join(folder).into());
+        }
+        invocation.arguments = words.iter().map(|word| self.expand(word)).collect();
+        invocation.stdin(Vec::new())
+    }
+
+    /// A command line of Braid's.
+    pub(crate) fn braid(&self, words: &[&str]) -> Invocation<'_> {
+        self.command(&braid(), words)
+    }
+
+    /// Writes a file below `@DIR@/net.d`.
+    pub(crate) fn configuration(self, file: &str, json: impl Json) -> Self {
+        let path = self.dir.path().join("net.d").join(file);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+        fs::write(path, self.expand(&json.into_json())).expect("write the configuration");
+        self
+    }
+
+    /// The recording plugin under one more name.
+    pub(crate) fn recorder_as(self, name: &str) -> Self {
+        install_recorder(&self.path[0], name);
+        self
+    }
+
     /// The container's ID, unless `CNI_CONTAINERID` is set otherwise.
     pub(crate) const CONTAINER: &str = "container-1";
 
@@ -356,10 +387,23 @@ impl<'a> Invocation<'a> {
     pub(crate) fn output(&self) -> Output {
         self.case.before.get_or_init(|| self.case.snapshot());
         let stdin = self.standard_input();
+        let mut command = self.command();
+        self.case.host.inside(|| run_with_patience(&mut command, &stdin))
+    }
+
+    /// Starts it and lets it run, with nothing on its standard input.
+    pub(crate) fn start(&self) -> Child {
+        self.case.before.get_or_init(|| self.case.snapshot());
+        let mut command = self.command();
+        command.stdin(Stdio::null());
+        self.case.host.inside(|| command.spawn()).expect("start the program")
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().envs(&self.variables);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.case.host.inside(|| run_with_patience(&mut command, &stdin))
+        command
     }
 
     fn standard_input(&self) -> Vec<u8> {
