@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use super::store::{Container, Content, Store, StoreError};
 use crate::cni::CniError;
+use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
 use crate::plan::Plan;
 
@@ -93,6 +94,8 @@ pub enum Event {
 pub struct StepState {
     /// It was started.
     pub started: bool,
+    /// It was started, and what became of it is not known or it was killed: it may have been half-way.
+    pub interrupted: bool,
     /// It has been undone.
     pub undone: bool,
     /// Its result, if it had one.
@@ -202,12 +205,19 @@ impl State {
                 self.micros = Some(micros);
             }
             (_, None) => self.unreadable += 1,
-            (Event::Start(_) | Event::Failed { .. }, Some(step)) => {
+            (Event::Start(_), Some(step)) => {
                 step.started = true;
+                step.interrupted = true;
+                step.undone = false;
+            }
+            (Event::Failed { error, .. }, Some(step)) => {
+                step.started = true;
+                step.interrupted = error.code == code::TIMED_OUT;
                 step.undone = false;
             }
             (Event::Done { micros, result, .. }, Some(step)) => {
                 step.started = true;
+                step.interrupted = false;
                 step.micros = Some(micros);
                 step.result = Some(result);
             }

@@ -14,6 +14,7 @@ mod case;
 mod namespace;
 mod networks;
 mod outcome;
+mod running;
 mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
@@ -24,6 +25,7 @@ pub(crate) use networks::{
     reference_plugins, tuning,
 };
 pub(crate) use outcome::Outcome;
+pub(crate) use running::{Running, wait_for};
 pub(crate) use snapshot::Snapshot;
 
 /// The program under test: the one that cargo built, or another that `BRAID_TEST_BINARY` names (a static build, say).
