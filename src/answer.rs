@@ -179,7 +179,8 @@ fn code_of(error: &Error) -> u32 {
             code::INVALID_CONFIG
         }
         Error::Plan(error) => match error {
-            PlanError::NoPrimary { .. }
+            PlanError::TooMuch { .. }
+            | PlanError::NoPrimary { .. }
             | PlanError::OptionalPrimary { .. }
             | PlanError::DuplicateInterface { .. }
             | PlanError::SelfDelegation { .. }
@@ -225,6 +226,7 @@ fn code_of(error: &Error) -> u32 {
 fn store_code(error: &StoreError) -> u32 {
     match error {
         StoreError::Io { .. } => code::IO,
+        StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,
         StoreError::Busy { .. } => code::TRY_AGAIN,
     }
 }

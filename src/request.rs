@@ -34,6 +34,8 @@ pub struct Request {
     pub cni_path: String,
     /// Whether the environment points at a Kubernetes API server that this process runs beside.
     pub in_cluster: bool,
+    /// Whether one of Braid's own delegates calls.
+    pub is_own_delegate: bool,
     /// Standard input.
     pub stdin: Vec<u8>,
 }
@@ -128,13 +130,19 @@ impl Request {
             args_text,
             cni_path: text("CNI_PATH")?,
             in_cluster: !text("KUBERNETES_SERVICE_HOST")?.is_empty() && !text("KUBERNETES_SERVICE_PORT")?.is_empty(),
+            is_own_delegate: false,
             stdin: Vec::new(),
         };
         request.check_names()?;
         if verb != Verb::Version
             && let Some(on_behalf_of) = variable(GUARD)?
         {
-            return Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() });
+            // Nothing can be attached by such a call, so there is nothing to delete either. An error would keep the outer
+            // one from ever being undone.
+            request.is_own_delegate = true;
+            if verb != Verb::Del {
+                return Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() });
+            }
         }
         request.stdin = read_stdin()?;
         if request.stdin.trim_ascii().is_empty() && verb != Verb::Version {

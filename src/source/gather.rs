@@ -77,7 +77,8 @@ pub fn gather(config: &Config, request: &Request) -> Result<Gathered, SourceErro
         let network = find(config, &selection.name, &origin, &mut gathered.warnings)?;
         gathered.candidates.push(Candidate {
             network,
-            selection: selection.clone(),
+            // On disk networks have no namespace. One that the pod writes is not to be what the policy judges by.
+            selection: Selection { namespace: None, ..selection.clone() },
             optional: false,
             author: Author::Pod,
             origin,

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::store::{Container, Content, Store, StoreError};
+use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
 use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
@@ -182,6 +182,15 @@ impl State {
         if self.header.netns_id.is_some() && now == self.header.netns_id { path.clone() } else { String::new() }
     }
 
+    /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
+    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is told as it is.
+    pub fn netns_for_del(&self, path: &str) -> String {
+        match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
+            (Ok(now), Some(then)) if now != then => String::new(),
+            _ => path.to_owned(),
+        }
+    }
+
     /// Whether events may be missing.
     fn lost_events(&self) -> bool {
         self.unreadable > 0 || self.header.boot != boot_id()
@@ -270,6 +279,7 @@ impl Journal {
         let mut file = container.create(ifname)?;
         let mut written = || -> io::Result<u64> {
             let line = line(&header)?;
+            refuse_larger(line.len() as u64)?;
             file.write_all(&line)?;
             sync_all(&file, container, store)?;
             Ok(line.len() as u64)
@@ -353,6 +363,7 @@ impl Journal {
     /// When it cannot be written; the journal is then as it was before.
     pub fn append(&mut self, event: Event) -> io::Result<()> {
         let line = line(&event)?;
+        refuse_larger(self.length + line.len() as u64)?;
         if self.file.metadata()?.len() != self.length {
             self.file.set_len(self.length)?;
         }
@@ -402,6 +413,14 @@ fn read_header(line: &[u8]) -> Result<Header, String> {
         return Err(format!("its format is {}, and this braid reads up to {FORMAT}", head.format));
     }
     serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
+}
+
+/// A journal that could be written and not be read again would lose what it tells of.
+fn refuse_larger(length: u64) -> io::Result<()> {
+    if length > MAX_JOURNAL {
+        return Err(io::Error::other(format!("it would be larger than {} MiB", MAX_JOURNAL >> 20)));
+    }
+    Ok(())
 }
 
 /// One line of JSON. What came in as text may hold line breaks between its tokens, and nowhere else.

@@ -1,5 +1,7 @@
 //! DEL: undo what ADD did, from its journal alone.
 
+use std::os::fd::OwnedFd;
+
 use super::context::Context;
 use super::error::Error;
 use crate::config::Config;
@@ -8,44 +10,77 @@ use crate::plan::{self, Plan};
 use crate::request::Request;
 use crate::runtime::StepError;
 use crate::source;
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
+use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 
 /// Detaches the container from all that ADD attached it to.
 pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
+    if request.is_own_delegate {
+        tracing::warn!(container = request.container_id, "DEL by one of braid's own delegates: nothing to delete");
+        return Ok(());
+    }
     let context = Context::new(request, config);
-    let store = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
+    let store = match Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)? {
+        Some(store) => Some(store),
+        None => if_writable(Store::open(&config.state_dir, Sharing::Shared, context.deadline))?,
+    };
+    // Locked even if there is nothing to read: an ADD that comes meanwhile has to wait.
     let container = match &store {
-        Some(store) => store.existing_container(&request.container_id, context.deadline)?,
+        Some(store) => match store.existing_container(&request.container_id, context.deadline)? {
+            Some(container) => Some(container),
+            None => if_writable(store.container(&request.container_id, context.deadline))?,
+        },
         None => None,
     };
     let (Some(store), Some(container)) = (store, container) else {
-        return best_effort(&context, request, config);
+        return best_effort(&context, request, config, Vec::new());
     };
-    let outcome = match Journal::open(&container, &request.ifname)? {
-        Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
-        Opened::None | Opened::Unborn => best_effort(&context, request, config),
-        Opened::Corrupt(reason) => {
-            let set_aside = Journal::set_aside(&container, &request.ifname)?;
-            let failures = failures_by_configuration(&context, request, config);
-            Err(Error::Corrupt { reason, set_aside, failures })
-        }
-    };
+    let outcome = del_locked(&context, request, config, &store, &container);
     container.tidy();
     outcome
+}
+
+/// The part under the container's lock.
+fn del_locked(
+    context: &Context,
+    request: &Request,
+    config: &Config,
+    store: &Store,
+    container: &Container,
+) -> Result<(), Error> {
+    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?])).map_err(Error::Answer)?;
+    match Journal::open(container, &request.ifname)? {
+        Opened::Journal(journal) => replay(context, request, container, *journal, locks),
+        Opened::None | Opened::Unborn => best_effort(context, request, config, locks),
+        Opened::Corrupt(reason) => {
+            let set_aside = Journal::set_aside(container, &request.ifname)?;
+            let failures = failures_by_configuration(context, request, config, locks);
+            Err(Error::Corrupt { reason, set_aside, failures })
+        }
+    }
+}
+
+/// Without a journal there is nothing to lose by not being able to make a place for one.
+fn if_writable<T>(made: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(StoreError::Io { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Undoes what the journal tells of, with what it tells.
 fn replay(
     context: &Context,
     request: &Request,
-    store: &Store,
     container: &Container,
     mut journal: Journal,
+    locks: Vec<OwnedFd>,
 ) -> Result<(), Error> {
-    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
-    let launcher = context.launcher(locks.map_err(Error::Answer)?);
-    let finder = context.finder_for(&journal.state.header.plan.path);
-    let failures = undo(&mut journal, context.tools(&finder, &launcher), &request.netns);
+    let plan = &journal.state.header.plan;
+    let launcher = context.launcher(locks);
+    let finder = context.finder_for(&plan.path);
+    let netns = journal.state.netns_for_del(&request.netns);
+    let failures = undo(&mut journal, context.tools(&finder, &launcher), &netns);
     if !failures.is_empty() {
         return Err(Error::Incomplete(failures));
     }
@@ -62,12 +97,17 @@ fn replay(
 
 /// There is no journal: as far as Braid knows nothing is attached. Plugins are told all the same, by the
 /// configuration, in case its state directory was lost.
-fn best_effort(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
-    let failures = failures_by_configuration(context, request, config);
+fn best_effort(context: &Context, request: &Request, config: &Config, locks: Vec<OwnedFd>) -> Result<(), Error> {
+    let failures = failures_by_configuration(context, request, config, locks);
     if failures.is_empty() { Ok(()) } else { Err(Error::BestEffort(failures)) }
 }
 
-fn failures_by_configuration(context: &Context, request: &Request, config: &Config) -> Vec<(String, StepError)> {
+fn failures_by_configuration(
+    context: &Context,
+    request: &Request,
+    config: &Config,
+    locks: Vec<OwnedFd>,
+) -> Vec<(String, StepError)> {
     let plan = match plan_by_configuration(request, config) {
         Ok(plan) => plan,
         Err(error) => {
@@ -76,7 +116,7 @@ fn failures_by_configuration(context: &Context, request: &Request, config: &Conf
             return Vec::new();
         }
     };
-    let launcher = context.launcher(Vec::new());
+    let launcher = context.launcher(locks);
     let tools = context.tools(&context.finder, &launcher);
     let mut failures = Vec::new();
     for attachment in plan.attachments.iter().rev() {
