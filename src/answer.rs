@@ -220,7 +220,8 @@ fn code_of(error: &Error) -> u32 {
         Error::NotReadyYet { .. } => code::TRY_AGAIN,
         Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
         Error::Plan(error) => match error {
-            PlanError::NoPrimary { .. }
+            PlanError::TooMuch { .. }
+            | PlanError::NoPrimary { .. }
             | PlanError::OptionalPrimary { .. }
             | PlanError::DuplicateInterface { .. }
             | PlanError::SelfDelegation { .. }
@@ -283,6 +284,7 @@ fn cluster_code(error: &ClusterError) -> u32 {
 fn store_code(error: &StoreError) -> u32 {
     match error {
         StoreError::Io { .. } => code::IO,
+        StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,
         StoreError::Busy { .. } => code::TRY_AGAIN,
     }
 }

@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
-use super::process::{Leash, pidfd_open, poll_timeout};
+use super::process::{Leash, Mercy, pidfd_open, poll_timeout};
 use crate::cni::CniError;
 
 /// A descriptor that becomes readable when a process ends.
@@ -175,7 +175,8 @@ impl<E: Exec + ?Sized> Exec for &E {
 }
 
 /// Runs plugins as processes: the environment inherited with the `CNI_*` variables replaced, standard error passed
-/// on, and every plugin in a process group that is killed when its time is over or this process dies.
+/// on, and every plugin in a process group that is killed when its time is over or this process dies. A DEL that is under
+/// way when this process dies is given a few seconds to end.
 #[derive(Debug, Default)]
 pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
@@ -206,13 +207,15 @@ impl Launcher {
         self
     }
 
-    fn leash(&self) -> Result<Leash, PluginError> {
-        let idle = self.idle.lock().expect("no holder panics").pop();
-        if let Some(leash) = idle {
-            return Ok(leash);
+    fn leash(&self, verb: Verb) -> Result<Leash, PluginError> {
+        let mercy = if verb == Verb::Del { Mercy::LastMoment } else { Mercy::None };
+        let mut idle = self.idle.lock().expect("no holder panics");
+        if let Some(at) = idle.iter().position(|leash| leash.mercy() == mercy) {
+            return Ok(idle.swap_remove(at));
         }
+        drop(idle);
         let keep: Vec<BorrowedFd<'_>> = self.locks.iter().map(AsFd::as_fd).collect();
-        Leash::new(&keep).map_err(PluginError::Io)
+        Leash::new(&keep, mercy).map_err(PluginError::Io)
     }
 
     fn spawn(&self, call: &Call<'_>, leash: &Leash) -> Result<Child, PluginError> {
@@ -243,7 +246,7 @@ impl Launcher {
 impl Exec for Launcher {
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         let started = Instant::now();
-        let leash = self.leash()?;
+        let leash = self.leash(call.verb)?;
         let mut child = self.spawn(call, &leash)?;
         let conversation = Conversation::new(&mut child, call.stdin).and_then(|mut talk| {
             let end = talk.hold(call.deadline)?;

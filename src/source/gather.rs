@@ -242,7 +242,11 @@ impl Wanted {
     }
 
     fn by_pod(&mut self, target: Target, selection: &Selection, origin: String, reason: &str) {
-        let selection = selection.clone();
+        let mut selection = selection.clone();
+        if let Target::Named { definition: None, .. } = target {
+            // On disk networks have no namespace. One that the pod writes is not to be what the policy judges by.
+            selection.namespace = None;
+        }
         let reason = reason.into();
         self.wants.push(Want { target, selection, optional: false, author: Author::Pod, origin, reason });
     }
