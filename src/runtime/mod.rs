@@ -13,3 +13,4 @@ mod process;
 pub use chain::{Attachment, Chain, StepError, StepResult};
 pub use exec::{Call, Exec, Launcher, PluginError, Verb};
 pub use find::Finder;
+pub(crate) use process::start_writing;
