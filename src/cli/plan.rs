@@ -19,10 +19,10 @@ use crate::source;
 /// The arguments of `plan`.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The network: its name, or the path of its configuration
+    /// The network: its name, or its configuration's file
     network: String,
     /// `CNI_ARGS` of the call, such as `K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0`
-    #[arg(long, value_name = "K=V;…", default_value = "")]
+    #[arg(long, value_name = "K=V;…", default_value = "", hide_default_value = true)]
     args: String,
     /// The pod of the call, looked up in the Kubernetes cluster that the configuration names
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod)]
