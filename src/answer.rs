@@ -237,7 +237,6 @@ fn code_of(error: &Error) -> u32 {
         | Error::BestEffort(_)
         | Error::Takeover(_)
         | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
-        Error::MultusState { .. } => code::IO,
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
@@ -264,7 +263,7 @@ fn code_of(error: &Error) -> u32 {
             [one] => one.code,
             _ => code::CLEANUP_INCOMPLETE,
         },
-        Error::Answer(_) => code::IO,
+        Error::MultusState { .. } | Error::Answer(_) => code::IO,
     }
 }
 

@@ -519,7 +519,7 @@ fn look_up(
         (Some(key), None) => Err(missing(key, None)),
         (Some(key), Some(reference)) => match find(config, reference, origin, warnings) {
             Err(SourceError::Unknown { conf_dir, skipped, .. }) => {
-                let passed_over: String = skipped.iter().map(|error| format!("; passed over {error}")).collect();
+                let passed_over = skipped.iter().fold(String::new(), |text, error| text + "; passed over " + error);
                 let reason = format!("no network is called {reference:?} in {}{passed_over}", conf_dir.display());
                 Err(missing(key, Some(reason)))
             }

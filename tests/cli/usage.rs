@@ -28,6 +28,8 @@ fn every_command_has_help() {
             "plan",
             "list",
             "show",
+            "install",
+            "uninstall",
             "completions",
             "man",
             "help"
