@@ -61,14 +61,6 @@ mod library {
     mod specification;
 }
 
-/// The command line.
-mod cli {
-    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
-    mod commands;
-    /// `run`, and whatever can end it.
-    mod run;
-}
-
 /// Real container runtimes, each on a machine of its own: the `/etc/cni`, `/opt/cni`, state and packet filters of the
 /// machine that the tests run on are not seen, let alone touched.
 mod runtimes {
@@ -79,3 +71,33 @@ mod runtimes {
     /// podman with its CNI back end.
     mod podman;
 }
+
+/// The command line.
+mod cli {
+    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+    mod commands;
+    /// `list` and `show`.
+    mod inspect;
+    /// `plan`.
+    mod plan;
+    /// `add`, `check` and `del` where cnitool would be: its environment, its files.
+    mod playing_runtime;
+    /// `run`, and whatever can end it.
+    mod run;
+    /// Help, versions, wrong command lines, readers that go away.
+    mod usage;
+    /// `validate`.
+    mod validate;
+}
+
+/// Pods of a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+/// Braid put on a node, and taken off it.
+#[path = "kubernetes/install.rs"]
+mod install;
+
+/// Nodes that Multus served before.
+#[path = "kubernetes/takeover.rs"]
+mod takeover;

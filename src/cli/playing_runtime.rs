@@ -21,10 +21,15 @@ use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks,
 
 /// Where configurations are, if `NETCONFPATH` does not say.
 const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
+/// Where `ip netns` keeps namespaces.
+const NAMESPACES: &str = "/run/netns";
 
 pub(super) fn add(args: &Attachment) -> Outcome {
     let network = network(&args.network)?;
     let attachment = attachment(args)?;
+    if !Path::new(&attachment.netns).exists() {
+        return Err(CliError::Plain(format!("there is no network namespace at {}", attachment.netns)));
+    }
     let watch = std::sync::Arc::new(Stopwatch::default());
     let networks = networks()?.with_exec(Timed { launcher: Launcher::new(), watch: watch.clone() });
     let began = Instant::now();
@@ -93,7 +98,8 @@ pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
 
 /// The configuration of a name, or of a file.
 pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
-    if name.contains('/') {
+    let is_file_name = [".conflist", ".conf", ".json"].iter().any(|extension| name.ends_with(extension));
+    if name.contains('/') || is_file_name {
         return Ok(load::from_file(Path::new(name))?);
     }
     let directory = PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into()));
@@ -101,12 +107,30 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     for skipped in &found.skipped {
         eprintln!("braid: passed over {skipped}");
     }
-    found.loaded.ok_or_else(|| CliError::Plain(format!("no network is called {name:?} in {}", directory.display())))
+    found.loaded.ok_or_else(|| {
+        let names = match names_in(&directory).as_slice() {
+            [] => "which holds none".to_owned(),
+            names => format!("which holds {}", names.join(", ")),
+        };
+        CliError::Plain(format!("no network is called {name:?} in {}, {names}", directory.display()))
+    })
+}
+
+/// The names of the networks in a directory, as far as they can be read.
+fn names_in(directory: &Path) -> Vec<String> {
+    let files = load::files(directory).unwrap_or_default();
+    files.iter().filter_map(|file| load::from_file(file).ok()).map(|loaded| loaded.network.name).collect()
+}
+
+/// The path of a namespace given by path, or by name as to `ip netns`.
+fn namespace(given: &Path) -> std::io::Result<PathBuf> {
+    let is_name = given.parent() == Some(Path::new("")) && !given.exists();
+    if is_name { Ok(Path::new(NAMESPACES).join(given)) } else { std::path::absolute(given) }
 }
 
 /// The attachment of a command line and its environment.
 fn attachment(args: &Attachment) -> Result<runtime::Attachment, CliError> {
-    let netns = std::path::absolute(&args.netns)?.to_string_lossy().into_owned();
+    let netns = namespace(&args.netns)?.to_string_lossy().into_owned();
     let container_id = match &args.container_id {
         Some(id) => id.clone(),
         None => container_id(&netns),

@@ -75,6 +75,7 @@ pub fn describe(raw: &RawValue) -> String {
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'{') => "an object".into(),
+        Some(b'[') if text[1..text.len() - 1].trim_ascii().is_empty() => "an empty list".into(),
         Some(b'[') => "a list".into(),
         Some(b'"') => {
             let value: String = serde_json::from_str(text).unwrap_or_default();

@@ -19,7 +19,7 @@ pub(super) fn outer(name: &str, delegates: &str) -> String {
 
 /// A bridge with port mappings, a bridge with bandwidth limits, and a macvlan on the LAN.
 pub(super) fn three_networks(name: &str) -> Value {
-    with_third(name, macvlan("eth0", "10.10.3.0/24").key("name", "lan").key("ipam", ipam(3)).value())
+    with_third(name, &macvlan("eth0", "10.10.3.0/24").key("name", "lan").key("ipam", ipam(3)).value())
 }
 
 /// The same with no address left for a third network.
@@ -27,14 +27,14 @@ pub(super) fn failing(name: &str) -> Value {
     let range = json!([[{"subnet": "10.10.9.0/24", "rangeStart": "10.10.9.1", "rangeEnd": "10.10.9.1"}]]);
     with_third(
         name,
-        bridge("br-full", "10.10.9.0/24")
+        &bridge("br-full", "10.10.9.0/24")
             .key("name", "full")
             .key("ipam", json!({"type": "host-local", "ranges": range}))
             .value(),
     )
 }
 
-fn with_third(name: &str, third: Value) -> Value {
+fn with_third(name: &str, third: &Value) -> Value {
     // The reference bridge leaves its masquerading behind where the container's namespace is gone before DEL comes, with
     // Braid as without, so it is asked for none.
     let bridge = |name: &str, digit| bridge(name, "").without("ipMasq").key("ipam", ipam(digit));
