@@ -89,3 +89,11 @@ mod cli {
     /// `validate`.
     mod validate;
 }
+
+/// What users copy.
+mod examples {
+    /// The configurations in `conf/`.
+    mod configurations;
+    /// The scripts in `examples/`.
+    mod scripts;
+}
