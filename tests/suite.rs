@@ -107,3 +107,11 @@ mod install;
 /// Nodes that Multus served before.
 #[path = "kubernetes/takeover.rs"]
 mod takeover;
+
+/// What users copy.
+mod examples {
+    /// The configurations in `conf/`.
+    mod configurations;
+    /// The scripts in `examples/`.
+    mod scripts;
+}

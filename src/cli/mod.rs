@@ -34,7 +34,7 @@ Environment: NETCONFPATH, CNI_PATH, CNI_ARGS, CAP_ARGS (a JSON object) and CNI_I
 Examples:
   ip netns add web && braid add pods web
   braid add ./pods.conflist /proc/4711/ns/net --container-id web -i eth1
-  CNI_ARGS='K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0' braid add pods web
+  CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0' braid add pods web
   CAP_ARGS='{\"portMappings\":[{\"hostPort\":8080,\"containerPort\":80,\"protocol\":\"tcp\"}]}' braid add pods web";
 
 const AFTER_CHECK: &str = "\

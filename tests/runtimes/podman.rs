@@ -111,6 +111,33 @@ fn a_container_on_two_networks_of_braids() {
 }
 
 #[test]
+fn the_configuration_to_copy_works() {
+    let Some(machine) = machine() else { return };
+    let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/podman.conflist");
+    machine.run(&format!("cp {} /etc/cni/net.d", conf.display())).succeeds();
+    note_after_a_first_container(&machine, "braid");
+    let options = "--rm --network braid --ip 10.106.0.77 --mac-address 02:00:5e:00:53:01 -p 8080:80";
+    let ran = machine.run(&format!("{} ip addr", run(&machine, options))).succeeds();
+    ran.prints("inet 10.106.0.77/24").prints("link/ether 02:00:5e:00:53:01").prints("inet 10.106.1.3/24");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_script_joins_a_container_to_networks_whatever_back_end_podman_has() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    machine
+        .run(&format!("for tool in sleep ip; do ln -s busybox {}/root/bin/$tool; done", machine.dir().display()))
+        .succeeds();
+    note_after_a_first_container(&machine, "braid");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/podman-run.sh");
+    let (cgroup, root) = (machine.cgroup(), machine.dir().join("root"));
+    let line = format!("{} braid --cgroup-parent={cgroup} --rootfs {} ip -o addr", script.display(), root.display());
+    machine.run(&line).succeeds().prints(" eth0    inet 10.10.1.3/24 ").prints(" net2    inet 10.10.3.3/24 ");
+    machine.is_as_noted();
+}
+
+#[test]
 fn a_killed_container_leaves_nothing() {
     let Some(machine) = machine() else { return };
     let machine = machine.conf("braid.conflist", three_networks("braid"));

@@ -16,7 +16,7 @@ use super::namespace::PREFIX;
 use super::{Call, Json, Namespace, Snapshot, braid, reference_plugins};
 
 /// How long anything that ends by itself may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Runs as process 1 of the machine, until its standard input ends: then the kernel ends all the others, and mounts and
