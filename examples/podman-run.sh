@@ -2,7 +2,7 @@
 # Runs a command in a container on Braid's networks, whatever network back end podman has.
 # Usage: podman-run.sh NETWORK[,NETWORK]... [PODMAN-OPTION]... IMAGE COMMAND...
 #
-#   podman-run.sh mynet,storage docker.io/library/busybox ip address
+#   podman-run.sh mynet,storage busybox ip address
 #
 # A first container without a network holds the namespace that Braid joins to the networks; the command runs in a second
 # one that shares it. IMAGE has to have a `sleep`. The environment is that of `braid add`: NETCONFPATH, CNI_PATH,

@@ -74,7 +74,7 @@ install_missing() {
 # Fetches the reference plugins of Debian sid, which speak CNI 1.1.0, into the user's cache. apt-get gets lists, a cache and
 # a source of its own, so that the machine's stay as they are; any failure only means that some tests skip.
 fetch_new_plugins() {
-    local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/braid-tests apt work
+    local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/braid-tests apt work mirror
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     [[ -z ${BRAID_TEST_CNI_PATH_NEW:-} && ! -x /opt/cni-1.9/bin/bridge ]] || return 0
     export BRAID_TEST_CNI_PATH_NEW=$cache/plugins/usr/lib/cni
@@ -82,8 +82,11 @@ fetch_new_plugins() {
     if [[ ${BRAID_TEST_NO_INSTALL:-} != 1 && -e $keyring ]] && command -v apt-get dpkg >/dev/null; then
         say "fetching reference plugins that speak CNI 1.1.0"
         work=$cache/apt
+        # The mirror that the machine uses itself.
+        # shellcheck disable=SC2016
+        mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "Debian" { print $2; exit }')
         mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-        echo "deb [signed-by=$keyring] http://deb.debian.org/debian sid main" >"$work/sources.list"
+        echo "deb [signed-by=$keyring] $mirror sid main" >"$work/sources.list"
         apt=(-qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
             -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
             -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
