@@ -74,6 +74,25 @@ pub const KNOWN_KEYS: [&str; 45] = [
     "perNodeCertificate",
 ];
 
+/// The keys that DEL and GC cannot do without.
+const ESSENTIAL_KEYS: [&str; 15] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "stateDir",
+    "cniDir",
+    "binDir",
+    "timeouts",
+    "disableGC",
+    "logLevel",
+    "logFile",
+    "logToStderr",
+    "logOptions",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+];
+
 /// What the runtime gets for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultMode {
@@ -263,6 +282,29 @@ impl Config {
     /// # Errors
     /// As [`Self::parse`].
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
+        let config = Self::read(object)?;
+        if config.delegates.is_empty() && config.multus.cluster_network.is_none() {
+            let expected = "a list of at least one delegate";
+            let keys = Keys::new(object, "");
+            return Err(match keys.raw("delegates") {
+                Some(_) => keys.wrong("delegates", expected).into(),
+                None => missing("\"delegates\", a list of at least one delegate,").into(),
+            });
+        }
+        Ok(config)
+    }
+
+    /// Reads no more of a configuration than it takes to undo what journals tell of.
+    ///
+    /// # Errors
+    /// When even that is wrong.
+    pub fn essentials(json: &[u8]) -> Result<Self, InvalidConfig> {
+        let mut object = parse_object(json)?;
+        object.retain(|key, _| ESSENTIAL_KEYS.contains(&key.as_str()));
+        Self::read(&object)
+    }
+
+    fn read(object: &RawObject) -> Result<Self, InvalidConfig> {
         let version = spoken_version(object)?;
         let keys = Keys::new(object, "");
         let name = keys.string("name")?.ok_or_else(|| missing("\"name\", the network's name,"))?;
@@ -275,13 +317,6 @@ impl Config {
         let warnings = keys.unknown(&KNOWN_KEYS).iter().chain(&networks.warnings).map(ToString::to_string).collect();
         let prev_result = keys.raw("prevResult").map(|raw| read_prev_result(raw, version)).transpose()?;
         let delegates = delegates(&keys, &name, version)?;
-        if delegates.is_empty() && multus.cluster_network.is_none() {
-            let expected = "a list of at least one delegate";
-            return Err(match keys.raw("delegates") {
-                Some(_) => keys.wrong("delegates", expected).into(),
-                None => missing("\"delegates\", a list of at least one delegate,").into(),
-            });
-        }
         Ok(Self {
             name,
             version,

@@ -245,11 +245,11 @@ pub fn run(plugin: &impl Plugin) -> ExitCode {
         Err(error) => return fail(&answer::request_error(&error), Version::LATEST),
     };
     if request.verb == Verb::Version {
-        return exit_code(answer::write_versions(&request.stdin, plugin.versions()));
+        return exit_code(&answer::write_versions(&request.stdin, plugin.versions()));
     }
     let version = request.version();
     match act(plugin, &request) {
-        Ok(Answer::Result(result)) => exit_code(answer::write(&result.to_raw(version))),
+        Ok(Answer::Result(result)) => exit_code(&answer::write(&result.to_raw(version))),
         Ok(Answer::Nothing) => ExitCode::SUCCESS,
         Err(error) => fail(&error, version),
     }
@@ -274,7 +274,7 @@ fn fail(error: &CniError, version: Version) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn exit_code(written: io::Result<()>) -> ExitCode {
+fn exit_code(written: &io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -97,3 +97,15 @@ mod examples {
     /// The scripts in `examples/`.
     mod scripts;
 }
+
+/// Pods of a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+/// Braid put on a node, and taken off it.
+#[path = "kubernetes/install.rs"]
+mod install;
+
+/// Nodes that Multus served before.
+#[path = "kubernetes/takeover.rs"]
+mod takeover;

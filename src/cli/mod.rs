@@ -1,6 +1,7 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
 mod inspect;
+mod install;
 mod plan;
 mod playing_runtime;
 mod run;
@@ -147,6 +148,10 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
+    Install(install::Install),
+    /// Take Braid off this Kubernetes node
+    Uninstall(install::Uninstall),
     /// Print a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -227,6 +232,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "braid", &mut script);

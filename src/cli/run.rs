@@ -138,7 +138,7 @@ fn keeper(args: &Run, front: i32) -> Outcome {
         let mut child = match spawn_inside(&scene.namespace, &args.command) {
             Ok(child) => child,
             Err(error) => {
-                eprintln!("braid: cannot run {:?}: {error}", args.command[0]);
+                eprintln!("braid: cannot run {}: {error}", args.command[0].display());
                 // As shells say it.
                 return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
             }

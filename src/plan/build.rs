@@ -301,6 +301,9 @@ fn attachment(
     capability_args.shift_remove("networks");
     capability_args.extend(selection.capability_args());
     let mut plugin_args = config.args.clone();
+    if !is_primary {
+        forget_addresses(&mut plugin_args);
+    }
     if !selection.cni_args.is_empty() {
         let mut cni = RawObject::new();
         cni.insert("cni".into(), raw(&selection.cni_args));
@@ -319,7 +322,7 @@ fn attachment(
         capability_args.insert(DEVICE_INFO.into(), raw(&info.file));
     }
     Attachment {
-        args: args_for(request, &selection),
+        args: args_for(request, &selection, is_primary),
         ifname,
         network,
         reference,
@@ -367,12 +370,22 @@ fn device_info(
     })
 }
 
-/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added.
-fn args_for(request: &Request, selection: &Selection) -> String {
-    if selection.ips.is_empty() && selection.mac.is_none() {
+/// What `CNI_ARGS` say of the one interface that the runtime asked for, by convention.
+const OF_ONE_INTERFACE: [&str; 3] = ["IP", "GATEWAY", "MAC"];
+
+/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added. The addresses
+/// that the runtime asks for are the primary attachment's alone: no other could have them too.
+fn args_for(request: &Request, selection: &Selection, is_primary: bool) -> String {
+    let is_for_another = |key: &str| !is_primary && OF_ONE_INTERFACE.contains(&key);
+    let is_plain = selection.ips.is_empty() && selection.mac.is_none();
+    if is_plain && !request.args.iter().any(|(key, _)| is_for_another(key)) {
         return request.args_text.clone();
     }
     let mut args: Args = request.args.clone();
+    args.retain(|key| !is_for_another(key));
+    if is_plain {
+        return args.to_string();
+    }
     args.set("IgnoreUnknown", "true");
     if !selection.ips.is_empty() {
         args.set("IP", &selection.ips.join(","));
@@ -381,6 +394,19 @@ fn args_for(request: &Request, selection: &Selection) -> String {
         args.set("MAC", mac);
     }
     args.to_string()
+}
+
+/// Takes out of `args.cni` what the runtime asks for the one interface that it asked for (CONVENTIONS, "`args` in network
+/// config").
+fn forget_addresses(args: &mut RawObject) {
+    let Some(mut cni) = args.get("cni").and_then(|cni| serde_json::from_str::<RawObject>(cni.get()).ok()) else {
+        return;
+    };
+    let before = cni.len();
+    cni.retain(|key, _| !["ips", "mac"].contains(&key.as_str()));
+    if cni.len() != before {
+        args.insert("cni".into(), raw(&cni));
+    }
 }
 
 fn refuse_self_delegation(config: &Config, candidate: &Candidate) -> Result<(), PlanError> {

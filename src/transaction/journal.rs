@@ -99,6 +99,8 @@ pub struct StepState {
     pub result: Option<Box<RawValue>>,
     /// How long it took, in microseconds.
     pub micros: Option<u64>,
+    /// Why it failed.
+    pub failed: Option<CniError>,
     /// Why it could not be undone.
     pub owed: Option<CniError>,
 }
@@ -172,6 +174,14 @@ impl State {
         self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
     }
 
+    /// Whether a step is refused at the door whatever is asked: its ADD failed, it could not be undone before, and now its
+    /// DEL fails just as ADD did. A plugin that cannot even start its work (its parent interface is not there, it does not
+    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever.
+    pub fn is_refused(&self, step: Step, error: &CniError) -> bool {
+        let known = &self.steps[step.0][step.1];
+        known.result.is_none() && known.owed.is_some() && known.failed.as_ref() == Some(error)
+    }
+
     /// The path of the namespace, or nothing if it leads to another one by now, whose interfaces are not ours.
     pub fn netns_if_same(&self) -> String {
         let path = &self.header.plan.netns;
@@ -202,10 +212,11 @@ impl State {
                 self.micros = Some(micros);
             }
             (_, None) => self.unreadable += 1,
-            (Event::Start(_) | Event::Failed { .. }, Some(step)) => {
+            (Event::Start(_), Some(step)) => {
                 step.started = true;
                 step.undone = false;
             }
+            (Event::Failed { error, .. }, Some(step)) => step.failed = Some(error),
             (Event::Done { micros, result, .. }, Some(step)) => {
                 step.started = true;
                 step.micros = Some(micros);

@@ -86,7 +86,18 @@ fn undo_steps(
         match tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref()) {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
-                journal.note(Event::Owed { step, error: plugin_error(&error.source) });
+                let own = plugin_error(&error.source);
+                if journal.state.is_refused(step, &own) {
+                    tracing::error!(
+                        container = plan.container_id,
+                        error = %error,
+                        "{}: its ADD failed and its DEL keeps failing in the same way; taken for undone",
+                        attachment.label()
+                    );
+                    journal.note(Event::Undone(step));
+                    continue;
+                }
+                journal.note(Event::Owed { step, error: own });
                 failures.push(CleanupFailure { label: attachment.label(), source: error.into() });
             }
         }

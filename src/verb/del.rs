@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::error::Error;
 use super::takeover;
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
@@ -12,7 +12,10 @@ use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
 /// Detaches the container from all that ADD attached it to.
-pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
+///
+/// What ADD wrote down is enough for that, so a configuration that has become unusable since is no obstacle: `config` then
+/// holds no more than where the journal is, and `unusable` says why.
+pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     let context = Context::new(request, config);
     if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
         tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
@@ -23,7 +26,7 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
         None => None,
     };
     let (Some(store), Some(container)) = (store, container) else {
-        return best_effort(&context, request, config);
+        return best_effort(&context, request, config, unusable);
     };
     let outcome = match Journal::open(&container, &request.ifname)? {
         Opened::Journal(journal) => replay(&context, request, &store, &container, *journal),
@@ -31,7 +34,7 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
             // Whoever has something to do without a journal takes the locks it needs.
             container.tidy();
             drop((container, store));
-            return best_effort(&context, request, config);
+            return best_effort(&context, request, config, unusable);
         }
         Opened::Corrupt(reason) => {
             let set_aside = Journal::set_aside(&container, &request.ifname)?;
@@ -71,12 +74,32 @@ fn replay(
 
 /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place. If
 /// not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
-fn best_effort(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
+fn best_effort(
+    context: &Context,
+    request: &Request,
+    config: &Config,
+    unusable: Option<InvalidConfig>,
+) -> Result<(), Error> {
     if takeover::del(context, request, config)? {
         return Ok(());
     }
+    if let Some(error) = unusable {
+        // Nothing that could be done, now or once it is mended: an error would only keep the container from going.
+        tracing::warn!(container = request.container_id, network = config.name, "nothing is deleted: {error}");
+        return Ok(());
+    }
     let failures = failures_by_configuration(context, request, config);
-    if failures.is_empty() { Ok(()) } else { Err(Error::BestEffort(failures)) }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    if config.state_dir.join("attachments").is_dir() {
+        // The state directory is there and knows of no attachment, so there is nothing that could leak.
+        for (label, error) in &failures {
+            tracing::warn!(container = request.container_id, "nothing is attached, and yet {label}: {error}");
+        }
+        return Ok(());
+    }
+    Err(Error::BestEffort(failures))
 }
 
 fn failures_by_configuration(context: &Context, request: &Request, config: &Config) -> Vec<(String, StepError)> {

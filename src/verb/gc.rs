@@ -8,7 +8,7 @@ use super::takeover;
 use crate::answer::plugin_error;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
 use crate::request::Request;
 use crate::runtime::chain::ValidAttachment;
 use crate::runtime::{Chain, Launcher, Verb};
@@ -22,7 +22,9 @@ const PRESUMED: usize = 32;
 
 /// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
 /// known, each with what is still attached to it. Goes on after failures and reports them all.
-pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
+///
+/// With a configuration that has become unusable, it goes by the journals alone and says what is wrong at the end.
+pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
     }
@@ -41,6 +43,9 @@ pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
         let launcher = context.launcher(Vec::new());
         sweep.left_by_multus(&context, &launcher);
         sweep.networks(&context, &launcher);
+    }
+    if let Some(error) = unusable {
+        sweep.failures.push(CniError::new(code::INVALID_CONFIG, error.to_string()));
     }
     if sweep.failures.is_empty() { Ok(()) } else { Err(Error::Gc(sweep.failures)) }
 }

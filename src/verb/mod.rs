@@ -26,17 +26,22 @@ pub fn run(request: &Request) -> Result<(), Error> {
         return version::version(request);
     }
     request.refuse_recursion()?;
-    let config = Config::parse(&request.stdin)?;
+    let (config, unusable) = match (Config::parse(&request.stdin), request.verb) {
+        (Ok(config), _) => (config, None),
+        // What there is to undo stands in the journals.
+        (Err(error), Verb::Del | Verb::Gc) => (Config::essentials(&request.stdin)?, Some(error)),
+        (Err(error), _) => return Err(error.into()),
+    };
     crate::log::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!(network = config.name, "{warning}");
     }
     match request.verb {
         Verb::Add => add::add(request, &config),
-        Verb::Del => del::del(request, &config),
+        Verb::Del => del::del(request, &config, unusable),
         Verb::Check => check::check(request, &config),
         Verb::Status => status::status(request, &config),
-        Verb::Gc => gc::gc(request, &config),
+        Verb::Gc => gc::gc(request, &config, unusable),
         Verb::Version => version::version(request),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -243,4 +244,35 @@ fn the_manual_page_has_every_command() {
 fn a_command_line_that_is_none_has_status_2(#[case] words: &[&str], #[case] status: i32) {
     let output = Command::new(braid()).args(words).env_remove("CNI_COMMAND").output().expect("run braid");
     assert_eq!(output.status.code(), Some(status), "{}", text(&output));
+}
+
+/// Calls for one container come one after the other, whatever the runtime does; those for two go side by side.
+#[rstest]
+#[case::one_container("c1", false)]
+#[case::two_containers("c2", true)]
+fn calls_overlap_for_different_containers_only(#[case] second: &str, #[case] overlap: bool) {
+    let slow = recorder("alpha").told("sleep_ms", 2000).told("on", vec!["ADD"]).value();
+    let outer = json!({"type": "braid", "stateDir": "@DIR@/state", "delegates": [slow]});
+    let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [outer]});
+    let case = Case::new().configuration("n.conflist", list);
+    let pod = pod(&case);
+    let start =
+        |id: &str, ifname: &str| case.braid(&["add", "n", &pod, "--container-id", id, "--ifname", ifname]).start();
+    let started = [start("c1", "eth0"), start(second, "eth1")];
+    // A call is written down when it begins, so one that begins long before the other can have ended overlaps it.
+    let when_called = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while case.order().len() < count && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Instant::now()
+    };
+    let (one, two) = (when_called(1), when_called(2));
+    let overlapped = two - one < Duration::from_millis(1500);
+    for child in started {
+        succeeds(child.wait_with_output().expect("wait for it"));
+    }
+    assert_eq!(case.order().len(), 2);
+    assert_eq!(overlapped, overlap);
+    assert_eq!(cached(&case).len(), 2);
 }

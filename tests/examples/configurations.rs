@@ -79,7 +79,10 @@ fn a_configuration_does_what_it_is_for_and_leaves_nothing(
     machine.run("ip netns add web").succeeds();
     let interfaces: BTreeSet<_> = steps.iter().filter_map(|step| step.split(' ').next()).map(str::to_owned).collect();
     // As Kubernetes and Nomad begin theirs: the reference plugins refuse arguments that they do not know.
-    let attach = format!("export CNI_ARGS='IgnoreUnknown=1{}{args}'; braid add {conf} web", if args.is_empty() { "" } else { ";" });
+    let attach = format!(
+        "export CNI_ARGS='IgnoreUnknown=1{}{args}'; braid add {conf} web",
+        if args.is_empty() { "" } else { ";" }
+    );
     let inside = || {
         let links = machine.run("ip -n web -j link").succeeds().json();
         let names = links.as_array().expect("links").iter().map(|link| word(link, "ifname"));

@@ -1,6 +1,8 @@
 //! The programs in `examples/`.
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use rstest::rstest;
 use serde_json::json;
@@ -90,4 +92,47 @@ fn the_chained_plugin_has_the_manners_of_a_plugin() {
     assert_eq!(outcome.result()["supportedVersions"].as_array().map(Vec::len), Some(7));
     let lost = json!({"cniVersion": "1.0.0", "name": "n", "nameservers": ["10.1.0.1"], "prevResult": {"dns": {}}});
     call("CHECK", lost).fails(101).says("10.1.0.1");
+}
+
+/// A root file system of one static busybox.
+fn busybox_root(case: &Case) -> PathBuf {
+    let root = case.dir().join("root");
+    for folder in ["bin", "proc", "sys", "dev", "etc", "tmp", "run"] {
+        fs::create_dir_all(root.join(folder)).expect("make a folder");
+    }
+    let paths = env::var_os("PATH").expect("PATH");
+    let busybox = env::split_paths(&paths).map(|dir| dir.join("busybox")).find(|file| file.is_file());
+    fs::copy(busybox.expect("busybox (see tests/run.sh)"), root.join("bin/busybox")).expect("copy busybox");
+    for name in ["sleep", "ip"] {
+        symlink("busybox", root.join("bin").join(name)).expect("make a link");
+    }
+    root
+}
+
+#[test]
+fn a_podman_container_is_on_braids_networks() {
+    if !nix::unistd::geteuid().is_root()
+        || fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.contains("4294967295"))
+    {
+        return eprintln!("skipped: podman needs the real root");
+    }
+    let case = Case::with_reference_plugins()
+        .configuration("one.conflist", Network::new("one").plugin(bridge("br-p", "10.10.1.0/24")))
+        .configuration("two.conflist", Network::new("two").plugin(bridge("br-q", "10.20.1.0/24")));
+    let root = busybox_root(&case);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/podman-run.sh");
+    let podman = case.expand(
+        "podman --root @DIR@/podman --runroot @DIR@/podman-run --tmpdir @DIR@/podman-tmp --runtime runc --cgroup-manager=cgroupfs",
+    );
+    let braid_dir = crate::support::braid().parent().expect("a folder").to_owned();
+    let path = env::var_os("PATH").expect("PATH");
+    let path = env::join_paths(std::iter::once(braid_dir).chain(env::split_paths(&path))).expect("folders");
+    let root = root.to_str().expect("UTF-8");
+    let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
+    let words = [&["one,two"], &limits[..], &["--rootfs", root, "ip", "-o", "-4", "address"]].concat();
+    let call = case.command(&script, &words).env("PODMAN", podman).env("PATH", path).env("HOME", case.dir());
+    let output = call.output();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("10.10.1.2/24") && text.contains("10.20.1.2/24"), "{output:?}");
+    assert_eq!(case.changes(), "");
 }

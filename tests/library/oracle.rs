@@ -225,9 +225,10 @@ fn files_are_searched_in_the_same_order(#[case] files: &[(&str, &str)]) {
     compare(|| {
         files.iter().fold(Case::new(), |case, (file, kind)| {
             let plugin = recorder(kind).key("name", "n");
-            match file.ends_with(".conflist") {
-                true => case.configuration(file, Network::new("n").plugin(plugin)),
-                false => case.configuration(file, plugin),
+            if std::path::Path::new(file).extension().is_some_and(|extension| extension == "conflist") {
+                case.configuration(file, Network::new("n").plugin(plugin))
+            } else {
+                case.configuration(file, plugin)
             }
         })
     });

@@ -183,7 +183,8 @@ fn an_address_of_a_container_that_is_gone_is_free_again() {
     let Some(folder) = new_plugins() else {
         return eprintln!("skipped: no reference plugins of CNI 1.1.0 (BRAID_TEST_CNI_PATH_NEW)");
     };
-    let network = |name: &str, subnet| bridge(name, subnet).version("1.1.0");
+    // Without the namespace the bridge plugin does not know what it has masqueraded.
+    let network = |name: &str, subnet| bridge(name, subnet).version("1.1.0").key("ipMasq", false);
     let case =
         case().plugins_in(folder).delegate(network("br-a", "10.10.1.0/24")).delegate(network("br-b", "10.20.1.0/24"));
     let gone = Namespace::new("gone");

@@ -166,7 +166,7 @@ impl Api {
 fn backoff(attempts: u32) -> Duration {
     let full = PAUSE * 2u32.saturating_pow(attempts.saturating_sub(1)).min(64);
     let random = u32::try_from(RandomState::new().build_hasher().finish() % 500).unwrap_or(0);
-    full - full * random / 1000
+    full.saturating_sub(full * random / 1000)
 }
 
 /// What a `Status` object says, or the text itself.
