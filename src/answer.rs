@@ -220,7 +220,8 @@ fn code_of(error: &Error) -> u32 {
         Error::NotReadyYet { .. } => code::TRY_AGAIN,
         Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
         Error::Plan(error) => match error {
-            PlanError::NoPrimary { .. }
+            PlanError::TooMuch { .. }
+            | PlanError::NoPrimary { .. }
             | PlanError::OptionalPrimary { .. }
             | PlanError::DuplicateInterface { .. }
             | PlanError::SelfDelegation { .. }
@@ -236,7 +237,6 @@ fn code_of(error: &Error) -> u32 {
         | Error::BestEffort(_)
         | Error::Takeover(_)
         | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
-        Error::MultusState { .. } => code::IO,
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
@@ -263,7 +263,7 @@ fn code_of(error: &Error) -> u32 {
             [one] => one.code,
             _ => code::CLEANUP_INCOMPLETE,
         },
-        Error::Answer(_) => code::IO,
+        Error::MultusState { .. } | Error::Answer(_) => code::IO,
     }
 }
 
@@ -283,6 +283,7 @@ fn cluster_code(error: &ClusterError) -> u32 {
 fn store_code(error: &StoreError) -> u32 {
     match error {
         StoreError::Io { .. } => code::IO,
+        StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,
         StoreError::Busy { .. } => code::TRY_AGAIN,
     }
 }

@@ -407,7 +407,7 @@ fn delegates(keys: &Keys<'_>, name: &str, version: Version) -> Result<Vec<Delega
             }
             let object: RawObject = serde_json::from_str(raw.get()).map_err(|_| KeyError::Wrong {
                 path: place.clone(),
-                found: crate::cni::config::describe(raw),
+                found: crate::cni::config::kind(raw),
                 expected: "a plugin configuration, a configuration list or a selection".into(),
             })?;
             let default_name = default_name(name, index);
@@ -534,7 +534,8 @@ fn log(keys: &Keys<'_>) -> Result<LogConfig, KeyError> {
         file: absolute(keys, "logFile")?,
         to_stderr: keys.raw("logToStderr").map(|_| keys.boolean("logToStderr")).transpose()?,
         max_size: number("maxSize", 100)?,
-        max_backups: u32::try_from(number("maxBackups", 5)?).unwrap_or(u32::MAX),
+        // Each of them is moved when a file is set aside.
+        max_backups: u32::try_from(number("maxBackups", 5)?.min(1000)).unwrap_or(1000),
         max_age: number("maxAge", 5)?,
     })
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -58,7 +58,9 @@ fn level(name: Option<&str>) -> LevelFilter {
 
 fn open(path: &Path, config: &LogConfig) -> io::Result<File> {
     rotate(path, config)?;
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(O_CLOEXEC | O_NOFOLLOW).open(path)
+    // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its reader.
+    let flags = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// Sets a file aside that has grown too large, and forgets those set aside that are too many or too old. Several calls

@@ -1,7 +1,12 @@
 //! Many results into one.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use indexmap::IndexSet;
+
 use crate::cni::AddResult;
-use crate::cni::result::{Dns, Route};
+use crate::cni::result::{Dns, Ip, Route};
 use crate::netns::{DefaultRouteChange, Family};
 
 /// Merges results in their order, the primary's first.
@@ -10,24 +15,20 @@ use crate::netns::{DefaultRouteChange, Family};
 /// interfaces. Routes that are equal appear once. DNS lists are ordered unions, and the first domain wins.
 pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult {
     let mut merged = AddResult::default();
+    // Results can be as long as plugins please, so nothing here looks at each item for each other.
+    let mut known = HashMap::new();
     for result in results {
         let mut moved = Vec::with_capacity(result.interfaces.len());
         for interface in &result.interfaces {
-            let known = merged.interfaces.iter().position(|known| {
-                (&known.name, &known.sandbox, &known.mac) == (&interface.name, &interface.sandbox, &interface.mac)
-            });
-            moved.push(known.unwrap_or_else(|| {
+            let index = known.entry((&interface.name, &interface.sandbox, &interface.mac)).or_insert_with(|| {
                 merged.interfaces.push(interface.clone());
                 merged.interfaces.len() - 1
-            }));
+            });
+            moved.push(*index);
         }
-        for ip in &result.ips {
-            let mut ip = ip.clone();
-            ip.interface = ip.interface.map(|index| moved[index]);
-            if !merged.ips.contains(&ip) {
-                merged.ips.push(ip);
-            }
-        }
+        let moved_ip = |ip: &Ip| Ip { interface: ip.interface.map(|index| moved[index]), ..ip.clone() };
+        let ips: Vec<Ip> = result.ips.iter().map(moved_ip).collect();
+        union(&mut merged.ips, &ips);
         union(&mut merged.routes, &result.routes);
         merge_dns(&mut merged.dns, &result.dns);
     }
@@ -43,12 +44,12 @@ fn merge_dns(into: &mut Dns, from: &Dns) {
     }
 }
 
-fn union<T: Clone + PartialEq>(into: &mut Vec<T>, from: &[T]) {
-    for item in from {
-        if !into.contains(item) {
-            into.push(item.clone());
-        }
+fn union<T: Clone + Eq + Hash>(into: &mut Vec<T>, from: &[T]) {
+    if from.is_empty() {
+        return;
     }
+    let all: IndexSet<T> = into.drain(..).chain(from.iter().cloned()).collect();
+    into.extend(all);
 }
 
 /// Makes results agree with a change of default routes: in its families, only the attachment on its interface has any.

@@ -43,6 +43,12 @@ mod transaction {
     mod order;
 }
 
+/// Nothing lost, nothing left: faults, load, bad and hostile input.
+mod faults {
+    /// Braid killed anywhere, and what it leaves to the DEL that follows.
+    mod killed;
+}
+
 /// Real networks.
 mod networks {
     /// The default route on another network than the first.

@@ -10,7 +10,7 @@ use super::table::{cell, table};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::AddResult;
 use crate::transaction::journal::State;
-use crate::transaction::{Sharing, Store};
+use crate::transaction::{Sharing, Store, StoreError};
 
 /// How long another call's lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -201,20 +201,34 @@ fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
     ids.retain(|id| id.starts_with(prefix));
     ids.sort();
     for id in ids {
-        let Some(container) = store.unlocked_container(&id)? else { continue };
-        let entries = container.entries()?;
-        for ifname in entries.ifnames {
-            match State::peek(&container, &ifname)? {
-                Some(Ok(state)) => known.push(describe_state(&state)),
-                Some(Err(reason)) => known.push(unusable(&id, &ifname, &reason)),
-                None => {}
-            }
+        // What is wrong with one container hides none of the others.
+        if let Err(error) = read_container(&store, &id, &mut known) {
+            known.push(unusable(&id, "", &error.to_string()));
         }
-        for path in entries.set_aside {
-            known.push(unusable(&id, &interface_of(&path), &format!("set aside: {}", path.display())));
+    }
+    for path in store.not_directories()? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if prefix.is_empty() || name.contains(prefix) {
+            known.push(unusable(&name, "", &format!("set aside: {}", path.display())));
         }
     }
     Ok(known)
+}
+
+fn read_container(store: &Store, id: &str, known: &mut Vec<Known>) -> Result<(), StoreError> {
+    let Some(container) = store.unlocked_container(id)? else { return Ok(()) };
+    let entries = container.entries()?;
+    for ifname in entries.ifnames {
+        match State::peek(&container, &ifname)? {
+            Some(Ok(state)) => known.push(describe_state(&state)),
+            Some(Err(reason)) => known.push(unusable(id, &ifname, &reason)),
+            None => {}
+        }
+    }
+    for path in entries.set_aside {
+        known.push(unusable(id, &interface_of(&path), &format!("set aside: {}", path.display())));
+    }
+    Ok(())
 }
 
 /// The interface of a journal that was set aside.
@@ -286,5 +300,6 @@ pub(crate) fn set_aside(state_dir: &Path) -> Vec<PathBuf> {
     let Ok(Some(store)) = Store::open_existing(state_dir, Sharing::Shared, deadline) else { return Vec::new() };
     let containers = store.container_ids().unwrap_or_default();
     let entries = containers.iter().filter_map(|id| store.unlocked_container(id).ok()??.entries().ok());
-    entries.flat_map(|entries| entries.set_aside).collect()
+    let journals = entries.flat_map(|entries| entries.set_aside);
+    journals.chain(store.not_directories().unwrap_or_default()).collect()
 }

@@ -51,6 +51,7 @@ pub(super) struct Install {
 
 /// Where things are on the node. In a container these directories have to be mounted at the same paths.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "they are the names of the options")]
 pub(super) struct Places {
     /// Where the runtime looks for configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
@@ -119,7 +120,7 @@ pub(super) fn uninstall(args: &Uninstall) -> Outcome {
         // Whatever else is in it is not ours.
         drop(fs::remove_dir(directory));
     }
-    let attached = fs::read_dir(places.state_dir.join("attachments")).map(Iterator::count).unwrap_or(0);
+    let attached = fs::read_dir(places.state_dir.join("attachments")).map_or(0, Iterator::count);
     if attached > 0 && !args.force {
         let message = format!(
             "new pods no longer get to braid; {attached} containers are still attached by it, so that {} stays until \
@@ -272,7 +273,7 @@ fn renamed(conf_dir: &Path) -> String {
     let is_ours = |name: &str| name.starts_with(CONFLIST) && name != CONFLIST;
     let entries = fs::read_dir(conf_dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| is_ours(name)).map(|name| format!(" (there is {name})")).collect()
+    names.filter(|name| is_ours(name)).fold(String::new(), |text, name| text + " (there is " + &name + ")")
 }
 
 /// Braid's configuration in front of a primary network, with the capabilities that the runtime is to serve for it.

@@ -245,11 +245,11 @@ pub(crate) fn run() -> ExitCode {
         Ok(code) => code,
         Err(CliError::Printed) => ExitCode::FAILURE,
         Err(CliError::Plain(message)) => {
-            eprintln!("braid: {message}");
+            eprintln!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
         Err(CliError::Cni(error)) => {
-            eprintln!("braid: {error}");
+            eprintln!("braid: {}", table::message(&error.to_string()));
             drop(answer::write_cni_error(&error, Version::LATEST));
             ExitCode::FAILURE
         }

@@ -91,15 +91,12 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
         let mut request = request_for(&config, args.args.parse()?);
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
-        let (request, gathered) = match &args.pod {
-            Some((namespace, name)) => {
-                let deadline = Instant::now() + config.timeouts.total;
-                source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
-            }
-            None => {
-                let gathered = source::gather(&config, &request)?;
-                (request, gathered)
-            }
+        let (request, gathered) = if let Some((namespace, name)) = &args.pod {
+            let deadline = Instant::now() + config.timeouts.total;
+            source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
+        } else {
+            let gathered = source::gather(&config, &request)?;
+            (request, gathered)
         };
         let planned = plan::build(&config, &request, gathered.candidates, &gathered.dropped)?;
         report.dropped.extend(gathered.dropped);

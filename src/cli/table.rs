@@ -23,7 +23,28 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Text that can stand in one cell: without control characters, which could change what a terminal shows.
+/// Text that can stand in one cell: without what could change how a terminal shows the rest, which is control characters
+/// and those that are invisible or turn the direction of writing.
 pub(super) fn cell(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for a message, which may have several lines.
+pub(super) fn message(text: &str) -> String {
+    text.chars().map(|c| if deceives(c) && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_cannot_change_how_the_rest_is_shown() {
+        assert_eq!(cell("a\u{1b}[31m\u{202e}b\nä"), "a\u{fffd}[31m\u{fffd}b\u{fffd}ä");
+    }
 }

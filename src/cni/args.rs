@@ -13,10 +13,10 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
     /// A pair without `=`, or with nothing before it.
-    #[error("CNI_ARGS holds {pair:?}, expected KEY=VALUE pairs separated by ';'")]
+    #[error("part {number} of CNI_ARGS is not KEY=VALUE, expected such pairs separated by ';'")]
     Pair {
-        /// The offending pair, cut to 64 characters.
-        pair: String,
+        /// Which, counted from 1. It may be the rest of a secret with a ';' in it, so it is not told.
+        number: usize,
     },
     /// A control character, which no plugin could take apart again.
     #[error("CNI_ARGS holds the control character {found:?}")]
@@ -65,10 +65,10 @@ impl FromStr for Args {
             return Err(ArgsError::Control { found });
         }
         let mut pairs = Vec::new();
-        for pair in text.split(';').filter(|pair| !pair.is_empty()) {
+        for (index, pair) in text.split(';').enumerate().filter(|(_, pair)| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some((key, value)) if !key.is_empty() => pairs.push((key.to_owned(), value.to_owned())),
-                _ => return Err(ArgsError::Pair { pair: pair.chars().take(64).collect() }),
+                _ => return Err(ArgsError::Pair { number: index + 1 }),
             }
         }
         Ok(Self { pairs })

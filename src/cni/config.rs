@@ -22,7 +22,7 @@ pub type RawObject = IndexMap<String, Box<RawValue>>;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It is not JSON, or not a JSON object.
-    #[error("the configuration is not a JSON object: {0}")]
+    #[error("the configuration is not a JSON object: {}", without_values(.0))]
     Json(serde_json::Error),
     /// A key that must be there is not.
     #[error("{key:?} is missing, expected {expected}")]
@@ -37,7 +37,7 @@ pub enum ConfigError {
     Wrong {
         /// The key.
         key: String,
-        /// What stands there, shortened; see [`describe`].
+        /// What stands there; see [`kind`].
         found: String,
         /// What should stand there.
         expected: &'static str,
@@ -68,6 +68,23 @@ impl ConfigError {
             other => other,
         }
     }
+}
+
+/// What a parser says is wrong, without the strings it found where it expected something else: they may be secrets.
+pub fn without_values(error: &serde_json::Error) -> String {
+    let mut message = error.to_string();
+    if let (Some(from), Some(to)) = (message.find("string \""), message.rfind("\", expected ")) {
+        let from = from + "string".len();
+        if from <= to {
+            message.replace_range(from..=to, "");
+        }
+    }
+    message
+}
+
+/// Says what kind of thing a JSON value is. A string is not told: where none is expected, it may be a secret.
+pub fn kind(raw: &RawValue) -> String {
+    if raw.get().starts_with('"') { "a string".into() } else { describe(raw) }
 }
 
 /// Says in a few words what a JSON value is, without giving away what a large or nested one holds.
@@ -120,7 +137,7 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
 
 /// The error that `key` holds the wrong thing.
 pub fn wrong(key: &str, raw: &RawValue, expected: &'static str) -> ConfigError {
-    ConfigError::Wrong { key: key.into(), found: describe(raw), expected }
+    ConfigError::Wrong { key: key.into(), found: kind(raw), expected }
 }
 
 /// Parses a JSON object, keeping its values as text.
@@ -208,6 +225,9 @@ impl PluginConfig {
             }
         }
         for (key, own) in &self.keys {
+            if is_misspelt(key) {
+                continue;
+            }
             let value = match key.as_str() {
                 "cniVersion" => &*version,
                 "name" => &*name,
@@ -247,6 +267,24 @@ impl PluginConfig {
         object.extend(derived.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Some(raw(&object))
     }
+}
+
+/// Whether a key that is not one of the protocol's would be read as one: Go's parser, which most plugins have, compares
+/// without case. What the protocol inserts is not to be overruled by what stands beside it.
+fn is_misspelt(key: &str) -> bool {
+    const INSERTED: [&str; 4] = ["cniVersion", "name", "prevResult", "runtimeConfig"];
+    INSERTED.iter().any(|name| key != *name && fold(key) == name.to_ascii_lowercase())
+}
+
+/// A key as Go's parser compares it: without case, in which two letters beyond ASCII fold onto one within.
+pub fn fold(key: &str) -> String {
+    key.chars()
+        .map(|c| match c {
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            c => c.to_ascii_lowercase(),
+        })
+        .collect()
 }
 
 impl TryFrom<RawObject> for PluginConfig {
@@ -490,6 +528,13 @@ mod tests {
     fn no_capability_asked_for_means_no_runtime_config() {
         let plugin = plugin(r#"{"type":"x","capabilities":{"mac":true}}"#);
         assert_eq!(request(&plugin, "{}", None, None), r#"{"cniVersion":"1.1.0","name":"net","type":"x"}"#);
+    }
+
+    #[test]
+    fn a_key_in_another_case_does_not_overrule_what_is_inserted() {
+        let plugin =
+            plugin(r#"{"type":"x","Name":"../up","CNIVERSION":"9","prevRe\u017fult":{},"RuntimeConfig":{},"Else":1}"#);
+        assert_eq!(request(&plugin, "{}", None, None), r#"{"cniVersion":"1.1.0","name":"net","type":"x","Else":1}"#);
     }
 
     #[test]

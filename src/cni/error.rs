@@ -1,6 +1,9 @@
 //! The CNI error object (SPEC §5, "Error") and its codes.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// The codes an error can carry. 1 to 51 are the specification's; those from 100 on are Braid's own.
 pub mod code {
@@ -69,25 +72,45 @@ impl CniError {
         self
     }
 
-    /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`.
+    /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`. What is not
+    /// as the specification says makes it no less of an error.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Wire {
-            #[serde(default)]
-            code: Option<u32>,
-            #[serde(default)]
-            msg: Option<String>,
-            #[serde(default)]
-            details: Option<String>,
-        }
-        let wire: Wire = serde_json::from_slice(stdout).ok()?;
-        if wire.code.unwrap_or(0) == 0 && wire.msg.as_deref().unwrap_or("").is_empty() {
+        let object: HashMap<String, &RawValue> = serde_json::from_slice(stdout).ok()?;
+        let text = |key: &str| {
+            let raw = object.get(key).map_or("null", |raw| raw.get());
+            serde_json::from_str::<Option<String>>(raw).map_or_else(|_| raw.to_owned(), Option::unwrap_or_default)
+        };
+        let code = object.get("code").map_or("null", |raw| raw.get());
+        let (code, msg) = (
+            serde_json::from_str::<Option<u32>>(code).map_or(code::PLUGIN_FAILED, Option::unwrap_or_default),
+            text("msg"),
+        );
+        if code == 0 && msg.is_empty() {
             return None;
         }
-        Some(Self {
-            code: wire.code.filter(|code| *code != 0).unwrap_or(code::PLUGIN_FAILED),
-            msg: wire.msg.unwrap_or_default(),
-            details: wire.details.unwrap_or_default(),
-        })
+        Some(Self { code: if code == 0 { code::PLUGIN_FAILED } else { code }, msg, details: text("details") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_odd_error_is_an_error() {
+        for (json, code, msg, details) in [
+            (r#"{"code":7,"msg":"a"}"#, 7, "a", ""),
+            (r#"{"code":-1,"msg":"a"}"#, code::PLUGIN_FAILED, "a", ""),
+            (r#"{"code":4294967296,"msg":"a"}"#, code::PLUGIN_FAILED, "a", ""),
+            (r#"{"code":"E7","msg":null,"details":{"b":1}}"#, code::PLUGIN_FAILED, "", r#"{"b":1}"#),
+            (r#"{"code":7,"code":8,"msg":5}"#, 8, "5", ""),
+            (r#"{"msg":"a"}"#, code::PLUGIN_FAILED, "a", ""),
+        ] {
+            let expected = CniError { code, msg: msg.into(), details: details.into() };
+            assert_eq!(CniError::parse(json.as_bytes()), Some(expected), "{json}");
+        }
+        for json in ["", "[]", "[7,\"a\"]", "{}", r#"{"code":0}"#, r#"{"ips":[],"code":null}"#] {
+            assert_eq!(CniError::parse(json.as_bytes()), None, "{json}");
+        }
     }
 }

@@ -19,6 +19,10 @@ const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
 const DEVICE_INFO: &str = "CNIDeviceInfoFile";
+/// The most attachments of one container.
+pub const MAX_ATTACHMENTS: usize = 256;
+/// The most that the configurations of one container's attachments may take together, in bytes.
+const MAX_SIZE: usize = 64 << 20;
 
 /// Who asked for an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,12 @@ pub struct Plan {
 /// A plan that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
+    /// More is asked for than any container needs.
+    #[error("{found}, and a container gets at most {MAX_ATTACHMENTS} attachments with {} MiB of configuration", MAX_SIZE >> 20)]
+    TooMuch {
+        /// How much.
+        found: String,
+    },
     /// Nothing is left to be the primary attachment.
     #[error(
         "none of the delegates applies to this container, and one has to be the primary{}",
@@ -251,6 +261,7 @@ pub fn build(
     if candidates.is_empty() && position == Position::Primary {
         return Err(PlanError::NoPrimary { reasons: dropped.to_vec() });
     }
+    refuse_too_much(config, &candidates)?;
     let mut warnings = Vec::new();
     let mut attachments: Vec<Attachment> = Vec::with_capacity(candidates.len());
     for (index, candidate) in candidates.into_iter().enumerate() {
@@ -282,6 +293,24 @@ pub fn build(
         attachments,
     };
     Ok(Planned { plan, warnings })
+}
+
+/// What a plan may hold: it is kept in memory, in the journal and in the configuration of each plugin.
+fn refuse_too_much(config: &Config, candidates: &[Candidate]) -> Result<(), PlanError> {
+    if candidates.len() > MAX_ATTACHMENTS {
+        return Err(PlanError::TooMuch { found: format!("{} attachments are asked for", candidates.len()) });
+    }
+    let of = |object: &RawObject| object.iter().map(|(key, value)| key.len() + value.get().len()).sum::<usize>();
+    let own = of(&config.args);
+    let size: usize = candidates
+        .iter()
+        .map(|one| own + of(&one.selection.cni_args) + one.network.plugins.iter().map(|p| of(p.keys())).sum::<usize>())
+        .sum();
+    if size > MAX_SIZE {
+        let found = format!("{} attachments with {} MiB of configuration are asked for", candidates.len(), size >> 20);
+        return Err(PlanError::TooMuch { found });
+    }
+    Ok(())
 }
 
 fn extra_name(selection: &Selection, index: usize) -> String {

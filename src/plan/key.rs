@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::selector::Globs;
-use crate::cni::config::{ConfigError, RawObject, describe, get_bool};
+use crate::cni::config::{ConfigError, RawObject, describe, get_bool, kind};
 
 /// A key of Braid's own that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,8 +95,17 @@ impl<'a> Keys<'a> {
 
     /// The error that `key` holds the wrong thing.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> KeyError {
-        let found = self.object.get(key).map_or_else(|| "missing".into(), |raw| describe(raw));
-        KeyError::Wrong { path: self.path(key), found, expected: expected.into() }
+        self.wrong_as(key, describe, expected.into())
+    }
+
+    /// The error that `key` holds the wrong kind of thing, which is not told if it is a string.
+    fn wrong_kind(&self, key: &str, expected: &str) -> KeyError {
+        self.wrong_as(key, kind, expected.into())
+    }
+
+    fn wrong_as(&self, key: &str, say: fn(&RawValue) -> String, expected: String) -> KeyError {
+        let found = self.object.get(key).map_or_else(|| "missing".into(), |raw| say(raw));
+        KeyError::Wrong { path: self.path(key), found, expected }
     }
 
     /// A key as text.
@@ -106,7 +115,7 @@ impl<'a> Keys<'a> {
 
     /// A key as a `T`; `null` and a missing key are none.
     pub fn get<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
-        self.raw(key).map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong(key, expected))).transpose()
+        self.raw(key).map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong_kind(key, expected))).transpose()
     }
 
     /// A key as text.
@@ -121,7 +130,7 @@ impl<'a> Keys<'a> {
 
     /// A key as a boolean, in the spellings libcni allows; false if it is not there.
     pub fn boolean(&self, key: &str) -> Result<bool, KeyError> {
-        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong(key, "true or false"))
+        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong_kind(key, "true or false"))
     }
 
     /// A key as a glob or a list of globs.
@@ -130,7 +139,7 @@ impl<'a> Keys<'a> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
         let globs = match serde_json::from_str::<String>(raw.get()) {
             Ok(one) => vec![one],
-            Err(_) => serde_json::from_str(raw.get()).map_err(|_| self.wrong(key, EXPECTED))?,
+            Err(_) => serde_json::from_str(raw.get()).map_err(|_| self.wrong_kind(key, EXPECTED))?,
         };
         Globs::new(globs).map(Some).map_err(|reason| KeyError::Wrong {
             path: self.path(key),

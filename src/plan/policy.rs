@@ -1,11 +1,13 @@
 //! `policy`: which namespaces may use which networks and plugins.
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::key::{KeyError, Keys};
 use super::selector::Globs;
-use crate::cni::config::{NetworkConfig, RawObject};
+use crate::cni::config::{NetworkConfig, RawObject, fold};
 
 /// One rule: all that it says must match. What it does not say matches anything.
 #[derive(Debug, Clone)]
@@ -47,76 +49,111 @@ impl Policy {
         self.rules.iter().any(|rule| {
             may(&rule.namespaces, namespace)
                 && may(&rule.networks, Some(reference))
-                && plugins.iter().all(|plugin| may(&rule.plugins, Some(plugin)))
+                && plugins
+                    .iter()
+                    .all(|plugin| may(&rule.plugins, Some(plugin)) && (rule.plugins.is_none() || plugin != UNREADABLE))
         })
     }
 }
 
-/// Every executable that a network's configuration can make its plugins run: their types, and every `type` in their
-/// `ipam` and `delegate` objects. Keys are compared without case and all values of a key that stands twice are taken, as
-/// the plugins' own parsers (Go's) read any of them.
+/// Every executable that a network's configuration can make its plugins run: their types, and every `type` in the
+/// objects under keys that hold other plugins' configurations, at any depth. Keys are compared without case, all values
+/// of a key that stands twice are taken, and what is no Unicode is read as the replacement character, as the plugins' own
+/// parsers (Go's) do.
 pub fn plugins_of(network: &NetworkConfig) -> Vec<String> {
     let mut types = Vec::new();
     for plugin in &network.plugins {
         types.push(plugin.plugin_type().to_owned());
         for (key, value) in plugin.keys() {
-            if ["ipam", "delegate"].iter().any(|name| key.eq_ignore_ascii_case(name)) {
-                collect_types(value, &mut types);
+            if holds_plugins(key) {
+                collect_types(value, &mut types, DEPTH);
             }
         }
     }
     types
 }
 
-fn collect_types(value: &RawValue, into: &mut Vec<String>) {
-    let mut deserializer = serde_json::Deserializer::from_str(value.get());
-    // Nothing that fails to parse here can reach a plugin: the whole configuration has been parsed before.
-    drop(deserializer.deserialize_any(Types(into)));
+/// Stands for what cannot be looked into, and may name anything. No plugin can be called that, and no rule allows it.
+const UNREADABLE: &str = "(unreadable)/";
+
+/// How many configurations within one another are looked into. No plugin runs another through as many.
+const DEPTH: usize = 16;
+
+fn holds_plugins(key: &str) -> bool {
+    ["ipam", "delegate", "delegates", "plugins"].iter().any(|name| fold(key) == *name)
 }
 
-struct Types<'a>(&'a mut Vec<String>);
-
-impl<'de> Visitor<'de> for Types<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("any value")
+fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {
+    let nested = match value.get().as_bytes().first() {
+        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(value.get())
+            .map(|list| list.into_iter().map(|value| (None, value)).collect()),
+        Some(b'{') => serde_json::from_str::<Members<'_>>(value.get())
+            .map(|members| members.0.into_iter().map(|(key, value)| (Some(fold(&key.0)), value)).collect()),
+        _ => return,
+    };
+    let nested: Vec<(Option<String>, &RawValue)> = match nested {
+        Ok(nested) if depth > 0 => nested,
+        _ => return into.push(UNREADABLE.into()),
+    };
+    for (key, value) in nested {
+        match key.as_deref() {
+            Some("type") => {
+                let name = serde_json::from_str::<Text>(value.get()).map(|text| text.0);
+                into.extend(name.ok().filter(|name| !name.is_empty()));
+            }
+            Some(key) if !holds_plugins(key) => {}
+            Some(_) | None => collect_types(value, into, depth - 1),
+        }
     }
+}
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            if key.eq_ignore_ascii_case("type") {
-                let value: serde_json::Value = map.next_value()?;
-                self.0.extend(value.as_str().filter(|text| !text.is_empty()).map(str::to_owned));
-            } else {
-                map.next_value::<IgnoredAny>()?;
+/// The members of an object, all of those that stand twice.
+struct Members<'a>(Vec<(Text, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Vec<(Text, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
             }
         }
-        Ok(())
+        deserializer.deserialize_map(Read).map(Self)
     }
+}
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
+/// A string that may hold halves of surrogate pairs, which are no Unicode.
+struct Text(String);
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(String::from_utf8_lossy(bytes).into_owned()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_bytes(Read)
     }
 }
 
@@ -141,6 +178,31 @@ mod tests {
         assert_eq!(plugins_of(&sneaky), ["bridge", "host-local", "evil", "worse"]);
         let only = policy(r#"[{"plugins": ["bridge", "host-local"]}]"#);
         assert!(!only.allows(Some("a"), "n", &sneaky));
+    }
+
+    #[test]
+    fn what_stops_a_parser_hides_nothing_from_the_policy() {
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        let delegates = format!("{}{{\"type\":\"evil\"}}{}", "[".repeat(20), "]".repeat(20));
+        for ipam in [
+            r#""ipam":{"type":"\ud800","type":"evil"}"#,
+            r#""ipam":{"\ud800":1,"type":"evil"}"#,
+            r#""ipam":{"type":1e999,"TYPE":"evil"}"#,
+            r#""ipam":{"typ\u0065":"evil"}"#,
+            r#""delegate":{"type":"bridge","ipam":{"type":"evil"}}"#,
+            r#""delegate":{"type":"bridge","Ipam":[{"type":"evil"}]}"#,
+            r#""delegate\u017f":[{"type":"evil"}]"#,
+            r#""ipam":[{"type":"evil"}]"#,
+            &format!(r#""ipam":{{"type":{deep},"Type":"evil"}}"#),
+            &format!(r#""ipam":{deep}"#),
+            &format!(r#""delegates":{delegates}"#),
+        ] {
+            let sneaky = network(&format!(r#"{{"name":"n","type":"bridge",{ipam}}}"#));
+            let types = plugins_of(&sneaky);
+            let shown: String = ipam.chars().take(80).collect();
+            assert!(types.iter().any(|name| name == "evil" || name == UNREADABLE), "{shown}: {types:?}");
+            assert!(!policy(r#"[{"plugins": ["bridge", "host-local"]}]"#).allows(Some("a"), "n", &sneaky), "{shown}");
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::build::MAX_ATTACHMENTS;
 use super::key::{KeyError, Keys};
 use super::selector::Selector;
-use crate::cni::config::{RawObject, parse_object, raw};
+use crate::cni::config::{RawObject, parse_object, raw, without_values};
 use crate::cni::validate;
 
 /// The keys of the specification.
@@ -136,6 +137,15 @@ impl OperatorSelection {
     }
 }
 
+/// Each selection is looked up, so that their number is limited before.
+fn refuse_many(number: usize, place: &str) -> Result<(), KeyError> {
+    if number <= MAX_ATTACHMENTS {
+        return Ok(());
+    }
+    let found = format!("a list of {number}");
+    Err(KeyError::Wrong { path: place.into(), found, expected: format!("at most {MAX_ATTACHMENTS} selections") })
+}
+
 fn config_is_wrong(keys: &Keys<'_>) -> KeyError {
     keys.wrong("config", "a network configuration, an object")
 }
@@ -170,14 +180,16 @@ impl Selection {
             return Ok(Parsed::default());
         }
         if !text.contains(['[', '{', '"']) {
+            refuse_many(text.split(',').count(), place)?;
             let selections = text.split(',').map(|item| Self::from_text(item, place));
             return Ok(Parsed { selections: selections.collect::<Result<_, _>>()?, warnings: Vec::new() });
         }
         let objects: Vec<RawObject> = serde_json::from_str(text).map_err(|error| KeyError::Wrong {
             path: place.into(),
-            found: format!("not readable ({error})"),
+            found: format!("not readable ({})", without_values(&error)),
             expected: "a JSON list of network selection elements".into(),
         })?;
+        refuse_many(objects.len(), place)?;
         let mut parsed = Parsed::default();
         for (index, object) in objects.iter().enumerate() {
             let place = format!("{place}[{index}]");

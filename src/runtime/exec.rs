@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::Pid;
 
-use super::process::{Leash, pidfd_open, poll_timeout};
+use super::process::{Leash, Mercy, pidfd_open, poll_timeout};
 use crate::cni::CniError;
 
 /// A descriptor that becomes readable when a process ends.
@@ -166,16 +166,24 @@ pub trait Exec: Sync {
     /// # Errors
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
+
+    /// Does what can be done before it is known what to run, so that the first [`run`](Self::run) need not.
+    fn prepare(&self) {}
 }
 
 impl<E: Exec + ?Sized> Exec for &E {
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         (**self).run(call)
     }
+
+    fn prepare(&self) {
+        (**self).prepare();
+    }
 }
 
 /// Runs plugins as processes: the environment inherited with the `CNI_*` variables replaced, standard error passed
-/// on, and every plugin in a process group that is killed when its time is over or this process dies.
+/// on, and every plugin in a process group that is killed when its time is over or this process dies. A DEL that is under
+/// way when this process dies is given a few seconds to end.
 #[derive(Debug, Default)]
 pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
@@ -206,13 +214,19 @@ impl Launcher {
         self
     }
 
-    fn leash(&self) -> Result<Leash, PluginError> {
-        let idle = self.idle.lock().expect("no holder panics").pop();
-        if let Some(leash) = idle {
-            return Ok(leash);
+    fn leash(&self, verb: Verb) -> Result<Leash, PluginError> {
+        let mercy = if verb == Verb::Del { Mercy::LastMoment } else { Mercy::None };
+        let mut idle = self.idle.lock().expect("no holder panics");
+        if let Some(at) = idle.iter().position(|leash| leash.mercy() == mercy) {
+            return Ok(idle.swap_remove(at));
         }
+        drop(idle);
         let keep: Vec<BorrowedFd<'_>> = self.locks.iter().map(AsFd::as_fd).collect();
-        Leash::new(&keep).map_err(PluginError::Io)
+        Leash::new(&keep, mercy).map_err(PluginError::Io)
+    }
+
+    fn release(&self, leash: Leash) {
+        self.idle.lock().expect("no holder panics").push(leash);
     }
 
     fn spawn(&self, call: &Call<'_>, leash: &Leash) -> Result<Child, PluginError> {
@@ -241,9 +255,16 @@ impl Launcher {
 }
 
 impl Exec for Launcher {
+    fn prepare(&self) {
+        // The first plugin tries again, and has someone to tell if it fails.
+        if let Ok(leash) = self.leash(Verb::Add) {
+            self.release(leash);
+        }
+    }
+
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         let started = Instant::now();
-        let leash = self.leash()?;
+        let leash = self.leash(call.verb)?;
         let mut child = self.spawn(call, &leash)?;
         let conversation = Conversation::new(&mut child, call.stdin).and_then(|mut talk| {
             let end = talk.hold(call.deadline)?;
@@ -252,7 +273,7 @@ impl Exec for Launcher {
         match conversation {
             Ok((talk, End::Exited)) => {
                 let status = child.wait().map_err(PluginError::Io)?;
-                self.idle.lock().expect("no holder panics").push(leash);
+                self.release(leash);
                 talk.judge(status)
             }
             Ok((talk, end)) => {

@@ -1,23 +1,41 @@
 //! The few calls into the kernel that neither the standard library nor nix wraps safely: the one module of the crate
 //! with `unsafe` in it.
 //!
-//! Both are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
+//! All but [`start_writing`] are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
 //! small child process that leads the process group which plugins are started in. When its parent dies, however it
 //! dies, the leash kills the whole group, the plugins' own children included. It also keeps the caller's lock files
-//! open until then, so that whoever waits for those locks starts only after the last plugin has been killed.
+//! open until nothing of the group is left, so that whoever waits for those locks starts only after the last plugin is
+//! dead.
+//!
+//! A plugin that is undoing something is given a moment to end by itself ([`Mercy`]).
 
-#![expect(unsafe_code, reason = "fork and pidfd_open have no safe wrapper; each use says why it is sound")]
+#![expect(unsafe_code, reason = "these calls have no safe wrapper; each use says why it is sound")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getppid, setpgid};
+
+/// How long a plugin that is undoing something may go on after the process that called it is dead.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+/// How long the leash waits for what it has killed to be gone: longer only where a process hangs in the kernel.
+const DYING: Duration = Duration::from_secs(10);
+
+/// What becomes of a plugin when the process that called it dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mercy {
+    /// It is killed.
+    None,
+    /// It is killed unless it ends within a few seconds. This is for DEL: a plugin that has removed an interface, and is
+    /// killed before it removes the packet filter's rules for that interface's addresses, can never find these rules again.
+    LastMoment,
+}
 
 /// Opens a descriptor that becomes readable when the process `pid` ends.
 pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
@@ -28,27 +46,35 @@ pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Has the disk begin to write what `file` holds, and does not wait for it. What is to be durable must still be synced;
+/// by then much of the way has been gone.
+pub(crate) fn start_writing(file: BorrowedFd<'_>) {
+    // SAFETY: the call takes integers and touches no memory of ours. That it may fail is no matter: syncing tells.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// A process group that dies with this process.
 #[derive(Debug)]
 pub(super) struct Leash {
     leader: Pid,
+    mercy: Mercy,
 }
 
 impl Leash {
     /// Starts the group's leader. Of this process's descriptors it keeps `keep` open and no other.
-    pub(super) fn new(keep: &[BorrowedFd<'_>]) -> io::Result<Self> {
+    pub(super) fn new(keep: &[BorrowedFd<'_>], mercy: Mercy) -> io::Result<Self> {
         let parent = pidfd_open(Pid::this())?;
         let parent_pid = Pid::this();
         let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([parent.as_raw_fd()]).collect();
         keep.sort_unstable();
         // SAFETY: the child only makes system calls that are safe after a fork from a process with threads: it takes
-        // no lock, allocates nothing and never returns from `hold`.
+        // no lock, allocates nothing while the parent lives (see `runs`) and never returns from `hold`.
         match unsafe { fork() }? {
-            ForkResult::Child => hold(&parent, parent_pid, &keep),
+            ForkResult::Child => hold(&parent, parent_pid, &keep, mercy),
             ForkResult::Parent { child } => {
                 // Both sides set the group, so that it is there whichever of them runs first.
                 match setpgid(child, child) {
-                    Ok(()) | Err(Errno::EACCES | Errno::ESRCH) => Ok(Self { leader: child }),
+                    Ok(()) | Err(Errno::EACCES | Errno::ESRCH) => Ok(Self { leader: child, mercy }),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -58,6 +84,11 @@ impl Leash {
     /// The group's ID, to start plugins in.
     pub(super) fn group(&self) -> i32 {
         self.leader.as_raw()
+    }
+
+    /// What becomes of its plugins when this process dies.
+    pub(super) fn mercy(&self) -> Mercy {
+        self.mercy
     }
 
     /// Kills everything in the group.
@@ -75,9 +106,11 @@ impl Drop for Leash {
     }
 }
 
-/// The leader's life: wait for the parent to end, then kill the group.
-fn hold(parent: &OwnedFd, parent_pid: Pid, keep: &[RawFd]) -> ! {
+/// The leader's life: wait for the parent to end, then see to it that the group does.
+fn hold(parent: &OwnedFd, parent_pid: Pid, keep: &[RawFd], mercy: Mercy) -> ! {
     let leader = Pid::this();
+    // What asks everything here to end, such as a service manager, asks the plugins too. One of them may not heed it.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
     let _ = setpgid(leader, leader);
     let mut from: libc::c_uint = 0;
     for fd in keep {
@@ -92,9 +125,60 @@ fn hold(parent: &OwnedFd, parent_pid: Pid, keep: &[RawFd]) -> ! {
         let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
         while let Err(Errno::EINTR | Errno::EAGAIN) = poll(&mut fds, PollTimeout::NONE) {}
     }
+    if leave_group(leader) {
+        if mercy == Mercy::LastMoment {
+            until_empty(leader, LAST_MOMENT, None);
+        }
+        until_empty(leader, DYING, Some(Signal::SIGKILL));
+    }
     let _ = killpg(leader, Signal::SIGKILL);
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(0) }
+}
+
+/// Moves the leader into another process group, so that it can kill its own and outlive that. A process cannot be
+/// without a group, and an own one it has; so a child is made for the sake of its group.
+fn leave_group(leader: Pid) -> bool {
+    // SAFETY: as in `Leash::new`; this process has one thread, and the child makes no more than one system call.
+    let Ok(fork) = (unsafe { fork() }) else { return false };
+    match fork {
+        ForkResult::Child => loop {
+            let _ = poll(&mut [], PollTimeout::NONE);
+        },
+        ForkResult::Parent { child } => {
+            let has_left = setpgid(child, child).and_then(|()| setpgid(leader, child)).is_ok();
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+            has_left
+        }
+    }
+}
+
+/// Waits until nothing in a group runs, and signals it meanwhile: one that is just being started may join late.
+fn until_empty(group: Pid, at_most: Duration, signal: Option<Signal>) {
+    let began = Instant::now();
+    let mut glance = Duration::from_millis(1);
+    while killpg(group, signal) != Err(Errno::ESRCH) && runs(group) && began.elapsed() < at_most {
+        let _ = poll(&mut [], poll_timeout(Some(glance)));
+        glance = (glance * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Whether a process of the group runs. The dead stay in it for as long as whoever adopted them takes to notice, which in
+/// a container may be for ever. Without `/proc`, what is in the group counts as running.
+///
+/// This allocates memory in the child of a process that may have had other threads. The C libraries that Rust is built
+/// with keep their allocators usable there, and the parent, which could be waiting for something, is dead.
+fn runs(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+    let stats = processes.flatten().filter_map(|process| std::fs::read(process.path().join("stat")).ok());
+    stats.into_iter().any(|stat| {
+        // The second field is a name in parentheses, with anything in it.
+        let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
+        let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+        let (state, own_group) = (fields.next(), fields.nth(1));
+        own_group == Some(group.as_raw().to_string().as_bytes()) && !matches!(state, Some(b"Z" | b"X"))
+    })
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) {
@@ -126,7 +210,7 @@ mod tests {
 
     #[test]
     fn killing_the_group_kills_grandchildren() {
-        let leash = Leash::new(&[]).unwrap();
+        let leash = Leash::new(&[], Mercy::None).unwrap();
         let mut child = Command::new("sh")
             .args(["-c", "sleep 1000 & wait"])
             .process_group(leash.group())
@@ -148,7 +232,7 @@ mod tests {
 
     #[test]
     fn letting_go_leaves_the_group_alone() {
-        let leash = Leash::new(&[]).unwrap();
+        let leash = Leash::new(&[], Mercy::None).unwrap();
         let mut child = Command::new("sleep").arg("1000").process_group(leash.group()).spawn().unwrap();
         drop(leash);
         assert!(child.try_wait().unwrap().is_none());

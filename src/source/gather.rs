@@ -242,7 +242,11 @@ impl Wanted {
     }
 
     fn by_pod(&mut self, target: Target, selection: &Selection, origin: String, reason: &str) {
-        let selection = selection.clone();
+        let mut selection = selection.clone();
+        if let Target::Named { definition: None, .. } = target {
+            // On disk networks have no namespace. One that the pod writes is not to be what the policy judges by.
+            selection.namespace = None;
+        }
         let reason = reason.into();
         self.wants.push(Want { target, selection, optional: false, author: Author::Pod, origin, reason });
     }
@@ -515,7 +519,7 @@ fn look_up(
         (Some(key), None) => Err(missing(key, None)),
         (Some(key), Some(reference)) => match find(config, reference, origin, warnings) {
             Err(SourceError::Unknown { conf_dir, skipped, .. }) => {
-                let passed_over: String = skipped.iter().map(|error| format!("; passed over {error}")).collect();
+                let passed_over = skipped.iter().fold(String::new(), |text, error| text + "; passed over " + error);
                 let reason = format!("no network is called {reference:?} in {}{passed_over}", conf_dir.display());
                 Err(missing(key, Some(reason)))
             }

@@ -9,16 +9,19 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::store::{Container, Content, Store, StoreError};
+use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
 use crate::cni::CniError;
+use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
 use crate::plan::Plan;
+use crate::runtime::start_writing;
 
 /// The format that this binary writes.
 pub const FORMAT: u32 = 1;
@@ -93,6 +96,8 @@ pub enum Event {
 pub struct StepState {
     /// It was started.
     pub started: bool,
+    /// It was started, and what became of it is not known or it was killed: it may have been half-way.
+    pub interrupted: bool,
     /// It has been undone.
     pub undone: bool,
     /// Its result, if it had one.
@@ -179,7 +184,7 @@ impl State {
     /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever.
     pub fn is_refused(&self, step: Step, error: &CniError) -> bool {
         let known = &self.steps[step.0][step.1];
-        known.result.is_none() && known.owed.is_some() && known.failed.as_ref() == Some(error)
+        known.result.is_none() && !known.interrupted && known.owed.is_some() && known.failed.as_ref() == Some(error)
     }
 
     /// The path of the namespace, or nothing if it leads to another one by now, whose interfaces are not ours.
@@ -187,6 +192,15 @@ impl State {
         let path = &self.header.plan.netns;
         let now = netns::Identity::of(Path::new(path)).ok();
         if self.header.netns_id.is_some() && now == self.header.netns_id { path.clone() } else { String::new() }
+    }
+
+    /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
+    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is told as it is.
+    pub fn netns_for_del(&self, path: &str) -> String {
+        match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
+            (Ok(now), Some(then)) if now != then => String::new(),
+            _ => path.to_owned(),
+        }
     }
 
     /// Whether events may be missing.
@@ -214,11 +228,18 @@ impl State {
             (_, None) => self.unreadable += 1,
             (Event::Start(_), Some(step)) => {
                 step.started = true;
+                step.interrupted = true;
                 step.undone = false;
             }
-            (Event::Failed { error, .. }, Some(step)) => step.failed = Some(error),
+            (Event::Failed { error, .. }, Some(step)) => {
+                step.started = true;
+                step.interrupted = error.code == code::TIMED_OUT;
+                step.undone = false;
+                step.failed = Some(error);
+            }
             (Event::Done { micros, result, .. }, Some(step)) => {
                 step.started = true;
+                step.interrupted = false;
                 step.micros = Some(micros);
                 step.result = Some(result);
             }
@@ -256,32 +277,42 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal, and makes it durable: when this returns, the plan survives whatever happens to the machine.
+    /// Begins a journal. Before the first plugin runs it must be made durable, by [`Self::make_durable`]; the disk is
+    /// already at it.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
-    pub fn begin(
-        store: &Store,
-        container: &Container,
-        plan: &Plan,
-        netns_id: Option<netns::Identity>,
-    ) -> Result<Self, StoreError> {
+    pub fn begin(container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
-        let ifname = &plan.ifname;
-        let mut file = container.create(ifname)?;
+        let mut file = container.create(&plan.ifname)?;
         let mut written = || -> io::Result<u64> {
             let line = line(&header)?;
+            refuse_larger(line.len() as u64)?;
             file.write_all(&line)?;
-            sync_all(&file, container, store)?;
             Ok(line.len() as u64)
         };
         match written() {
-            Ok(length) => Ok(Self { file, length, state: State::new(header), broken: false }),
-            Err(source) => {
-                drop(Self::remove(container, ifname));
-                Err(StoreError::Io { action: "write", path: container.journal_path(ifname), source })
+            Ok(length) => {
+                start_writing(file.as_fd());
+                Ok(Self { file, length, state: State::new(header), broken: false })
             }
+            Err(source) => Err(Self::unmake(container, &plan.ifname, source)),
         }
+    }
+
+    /// Makes a new journal durable: when this returns, the plan survives whatever happens to the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written; there is then none.
+    pub fn make_durable(&self, store: &Store, container: &Container) -> Result<(), StoreError> {
+        sync_all(&self.file, container, store)
+            .map_err(|source| Self::unmake(container, &self.state.header.plan.ifname, source))
+    }
+
+    /// Removes a journal that could not be made, and says why.
+    fn unmake(container: &Container, ifname: &str, source: io::Error) -> StoreError {
+        drop(Self::remove(container, ifname));
+        StoreError::Io { action: "write", path: container.journal_path(ifname), source }
     }
 
     /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.
@@ -354,6 +385,7 @@ impl Journal {
     /// When it cannot be written; the journal is then as it was before.
     pub fn append(&mut self, event: Event) -> io::Result<()> {
         let line = line(&event)?;
+        refuse_larger(self.length + line.len() as u64)?;
         if self.file.metadata()?.len() != self.length {
             self.file.set_len(self.length)?;
         }
@@ -403,6 +435,14 @@ fn read_header(line: &[u8]) -> Result<Header, String> {
         return Err(format!("its format is {}, and this braid reads up to {FORMAT}", head.format));
     }
     serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
+}
+
+/// A journal that could be written and not be read again would lose what it tells of.
+fn refuse_larger(length: u64) -> io::Result<()> {
+    if length > MAX_JOURNAL {
+        return Err(io::Error::other(format!("it would be larger than {} MiB", MAX_JOURNAL >> 20)));
+    }
+    Ok(())
 }
 
 /// One line of JSON. What came in as text may hold line breaks between its tokens, and nowhere else.

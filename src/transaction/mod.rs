@@ -136,7 +136,10 @@ impl<'a> Transaction<'a> {
         rollback: Duration,
     ) -> Result<Self, StoreError> {
         let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
-        let journal = Journal::begin(store, container, plan, identity)?;
+        let journal = Journal::begin(container, plan, identity)?;
+        // While the disk writes.
+        tools.exec.prepare();
+        journal.make_durable(store, container)?;
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }
 

@@ -100,7 +100,7 @@ impl MultusState {
             match network.and_then(|bytes| read_network(&bytes)) {
                 Ok(network) => state.attachments.push(Left::new(network, asking, &one.if_name, Some(&one))),
                 Err(reason) => {
-                    state.unreadable.push(format!("result of {} on {}: {reason}", one.network_name, one.if_name))
+                    state.unreadable.push(format!("result of {} on {}: {reason}", one.network_name, one.if_name));
                 }
             }
         }
@@ -177,9 +177,8 @@ impl MultusState {
 
 impl Left {
     fn new(network: NetworkConfig, asking: Asking<'_>, ifname: &str, cached: Option<&Cached>) -> Self {
-        let mut parameters = cached
-            .map(Cached::attachment)
-            .unwrap_or_else(|| Attachment { args: asking.args.into(), ..Attachment::default() });
+        let plain = || Attachment { args: asking.args.into(), ..Attachment::default() };
+        let mut parameters = cached.map_or_else(plain, Cached::attachment);
         parameters.container_id = asking.container_id.into();
         parameters.netns = asking.netns.into();
         parameters.ifname = ifname.into();

@@ -18,12 +18,17 @@ use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-/// The largest journal read, in bytes.
-const MAX_JOURNAL: u64 = 256 << 20;
+use crate::cni::validate;
+
+/// How the names of things begin that stood where a container's directory should: as no container's ID does.
+const SET_ASIDE: &str = ".not-a-directory.";
+
+/// The largest journal read, and so the largest written, in bytes.
+pub(super) const MAX_JOURNAL: u64 = 256 << 20;
 
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Something else stood where a container's directory should.
+    #[error("{} was not a directory; it is now {}, and what it told of, if anything, is to be cleaned up by hand", path.display(), set_aside.display())]
+    NotADirectory {
+        /// Where it stood.
+        path: PathBuf,
+        /// Where it is now.
+        set_aside: PathBuf,
     },
     /// Another call holds a lock for too long.
     #[error("another braid call {holds} and had not ended after {:.1} s", waited.as_secs_f64())]
@@ -150,6 +163,7 @@ impl Store {
             let directory = match open_directory(&self.attachments, Path::new(id)) {
                 Ok(directory) => File::from(directory),
                 Err(Errno::ENOENT) => return Ok(None),
+                Err(Errno::ENOTDIR | Errno::ELOOP) => return Err(self.set_aside(id)?),
                 Err(error) => return Err(StoreError::io("open", &path)(error)),
             };
             lock(&directory, &path, Sharing::Exclusive, deadline, "works on this container")?;
@@ -193,7 +207,37 @@ impl Store {
     /// # Errors
     /// When the directory cannot be read.
     pub fn container_ids(&self) -> Result<Vec<String>, StoreError> {
-        names(&self.attachments, &self.path.join("attachments"))
+        let mut names = names(&self.attachments, &self.path.join("attachments"))?;
+        names.retain(|name| validate::container_id(name).is_ok());
+        Ok(names)
+    }
+
+    /// What stood where a container's directory should, and was set aside.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn not_directories(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let directory = self.path.join("attachments");
+        let mut names = names(&self.attachments, &directory)?;
+        names.retain(|name| name.starts_with(SET_ASIDE));
+        Ok(names.into_iter().map(|name| directory.join(name)).collect())
+    }
+
+    /// Moves what stands where a container's directory should out of the way: left there, it would keep the container
+    /// from ever being removed. Returns the error that tells so, once.
+    fn set_aside(&self, id: &str) -> Result<StoreError, StoreError> {
+        let path = self.container_path(id);
+        for attempt in 0.. {
+            let name = format!("{SET_ASIDE}{id}.{attempt}");
+            let is_taken = fstatat(&self.attachments, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
+            if is_taken && attempt < 1000 {
+                continue;
+            }
+            renameat(&self.attachments, id, &self.attachments, name.as_str())
+                .map_err(StoreError::io("set aside", &path))?;
+            return Ok(StoreError::NotADirectory { path, set_aside: self.container_path(&name) });
+        }
+        unreachable!("the loop returns at the latest in its thousandth round")
     }
 
     /// Makes everything written so far durable, the directory of attachments itself included.
@@ -257,8 +301,15 @@ impl Container {
     /// Reads a journal.
     pub(super) fn read(&self, ifname: &str) -> Result<Content, StoreError> {
         let path = self.journal_path(ifname);
-        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let mut file = match openat(&self.directory, format!("{ifname}.jsonl").as_str(), flags, Mode::empty()) {
+        let name = format!("{ifname}.jsonl");
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let open = |flags| openat(&self.directory, name.as_str(), flags, Mode::empty());
+        let opened = match open(flags | OFlag::O_RDWR | OFlag::O_APPEND) {
+            // What cannot be written can still be read, and what it tells of be undone.
+            Err(Errno::EROFS | Errno::EACCES) => open(flags | OFlag::O_RDONLY),
+            opened => opened,
+        };
+        let mut file = match opened {
             Ok(file) => File::from(file),
             Err(Errno::ENOENT) => return Ok(Content::Missing),
             Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Content::NotAFile),
@@ -281,10 +332,7 @@ impl Container {
             let suffix = if attempt == 0 { String::new() } else { format!(".{attempt}") };
             let to = format!("{from}.corrupt{suffix}");
             // A journal that was set aside before is kept, however many there are.
-            if attempt < 1000
-                && nix::sys::stat::fstatat(&self.directory, to.as_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
-                    .is_ok()
-            {
+            if attempt < 1000 && fstatat(&self.directory, to.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
                 continue;
             }
             renameat(&self.directory, from.as_str(), &self.directory, to.as_str())

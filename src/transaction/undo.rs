@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::journal::{Event, Journal, Step};
 use super::{Tools, device_info};
@@ -9,6 +10,7 @@ use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
 use crate::runtime::StepError;
+use crate::runtime::chain::Limits;
 
 use super::store::StoreError;
 
@@ -78,12 +80,22 @@ fn undo_steps(
 ) -> Vec<CleanupFailure> {
     let plan = journal.state.header.plan.clone();
     let mut failures = Vec::new();
-    for step in journal.state.owed().into_iter().rev().filter(|step| which(*step)) {
+    let mut owed = journal.state.owed();
+    owed.retain(|step| which(*step));
+    while let Some(step) = owed.pop() {
         let Step(index, plugin) = step;
         let attachment = &plan.attachments[index];
         let prev_result = journal.state.result(index).map(ToOwned::to_owned);
         let parameters = attachment.parameters(&plan.container_id, netns);
-        match tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref()) {
+        let tools = Tools { limits: share(tools.limits, owed.len()), ..tools };
+        let del = || tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref());
+        let mut outcome = del();
+        if outcome.is_err() && journal.state.steps[index][plugin].interrupted {
+            // What a plugin leaves that is killed in its ADD can make its DEL fail half-way: the reference bridge's does
+            // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now.
+            outcome = del();
+        }
+        match outcome {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
                 let own = plugin_error(&error.source);
@@ -113,6 +125,14 @@ fn undo_steps(
         }
     }
     failures
+}
+
+/// The time for one step when `others` come after it: at most half of what is left, so that a plugin that hangs does
+/// not take it all, and every retry gets further.
+fn share(limits: Limits, others: usize) -> Limits {
+    let Some(deadline) = limits.deadline.filter(|_| others > 0) else { return limits };
+    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    Limits { plugin: Some(limits.plugin.map_or(half, |plugin| plugin.min(half))), ..limits }
 }
 
 /// Where Braid is chained after another plugin, the default routes it removed are that plugin's, whose interface stays.

@@ -123,10 +123,8 @@ impl Call<'_> {
     fn answer(&self, incoming: Option<AddResult>, results: &[Option<AddResult>]) -> AddResult {
         let own = results.iter().flatten();
         // Under Kubernetes, runtimes take every address of the answer for one of the pod's own.
-        let default = match kubernetes::is_configured(self.config, self.request) {
-            true => ResultMode::Primary,
-            false => ResultMode::Merged,
-        };
+        let in_cluster = kubernetes::is_configured(self.config, self.request);
+        let default = if in_cluster { ResultMode::Primary } else { ResultMode::Merged };
         match (self.config.result.unwrap_or(default), incoming) {
             (ResultMode::Merged, incoming) => merge(incoming.iter().chain(own)),
             (ResultMode::Primary, Some(incoming)) => incoming,

@@ -72,8 +72,12 @@ impl<'a> Sweep<'a> {
             list.iter().map(|attachment| (attachment.container_id.as_str(), attachment.ifname.as_str())).collect()
         });
         let (networks, errors) = source::every_network(config);
-        let failures = errors.iter().map(|error| CniError::new(code::INVALID_CONFIG, error.to_string())).collect();
-        Self { config, valid, live: Vec::new(), told: HashSet::new(), networks, is_blind: false, failures }
+        for error in errors {
+            // It may be one that the API server has: where it was used, a journal tells of it.
+            tracing::warn!(network = config.name, "no GC for a network that cannot be found here: {error}");
+        }
+        let (live, told, failures) = (Vec::new(), HashSet::new(), Vec::new());
+        Self { config, valid, live, told, networks, is_blind: false, failures }
     }
 
     fn journals(&mut self, context: &Context, store: &Store, launcher: &Launcher) -> Result<(), Error> {

@@ -25,7 +25,15 @@ pub fn run(request: &Request) -> Result<(), Error> {
     if request.verb == Verb::Version {
         return version::version(request);
     }
-    request.refuse_recursion()?;
+    match request.refuse_recursion() {
+        // Nothing can be attached by such a call, so there is nothing to delete either. An error would keep the outer call
+        // from ever being undone.
+        Err(error) if request.verb == Verb::Del => {
+            tracing::warn!(container = request.container_id, "nothing to delete: {error}");
+            return Ok(());
+        }
+        outcome => outcome?,
+    }
     let (config, unusable) = match (Config::parse(&request.stdin), request.verb) {
         (Ok(config), _) => (config, None),
         // What there is to undo stands in the journals.

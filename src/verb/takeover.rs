@@ -6,30 +6,19 @@ use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::Launcher;
 use crate::transaction::multus::{Asking, MultusState};
-use crate::transaction::{Sharing, Store};
 
-/// Undoes what Multus did for the container of this call. False if it did nothing.
-pub(super) fn del(context: &Context, request: &Request, config: &Config) -> Result<bool, Error> {
+/// Undoes what Multus did for the container of this call, which is locked. False if it did nothing.
+pub(super) fn del(context: &Context, request: &Request, config: &Config, launcher: &Launcher) -> Result<bool, Error> {
     let asking = Asking {
         container_id: &request.container_id,
         ifname: &request.ifname,
         netns: &request.netns,
         args: &request.args_text,
     };
-    if read(config, asking)?.is_none() {
-        return Ok(false);
+    match read(config, asking)? {
+        Some(state) => undo(context, &state, asking.container_id, launcher).map(|()| true),
+        None => Ok(false),
     }
-    let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
-    let container = store.container(&request.container_id, context.deadline)?;
-    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
-    let launcher = context.launcher(locks.map_err(Error::Answer)?);
-    // Another DEL may have done it while this one waited.
-    let outcome = match read(config, asking)? {
-        Some(state) => undo(context, &state, asking.container_id, &launcher),
-        None => Ok(()),
-    };
-    container.tidy();
-    outcome.map(|()| true)
 }
 
 /// Reads what Multus left of a container.

@@ -257,7 +257,7 @@ fn calls_overlap_for_different_containers_only(#[case] second: &str, #[case] ove
     let case = Case::new().configuration("n.conflist", list);
     let pod = pod(&case);
     let start =
-        |id: &str, ifname: &str| case.braid(&["add", "n", &pod, "--container-id", id, "--ifname", ifname]).start();
+        |id: &str, ifname: &str| case.braid(&["add", "n", &pod, "--container-id", id, "--ifname", ifname]).spawn();
     let started = [start("c1", "eth0"), start(second, "eth1")];
     // A call is written down when it begins, so one that begins long before the other can have ended overlaps it.
     let when_called = |count: usize| {

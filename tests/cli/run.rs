@@ -51,7 +51,7 @@ fn is_alive(pid: &str) -> bool {
 /// A run whose command has started, and has started another process in turn.
 fn started(case: &Case) -> Child {
     let script = "sleep 1000 & echo $! >@DIR@/pid.new; mv @DIR@/pid.new @DIR@/pid; wait";
-    let child = case.braid(&["run", "one,real,two", "--", "sh", "-c", script]).start();
+    let child = case.braid(&["run", "one,real,two", "--", "sh", "-c", script]).spawn();
     wait_until("the command starts", || case.dir().join("pid").exists());
     child
 }
@@ -172,7 +172,7 @@ fn when_the_keeper_is_killed_the_front_cleans_up() {
 fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_front: bool) {
     let slow = Network::new("slow").plugin(recorder("delta").told("sleep_ms", 700).told("on", vec!["ADD"]));
     let case = case().configuration("slow.conflist", slow);
-    let mut child = case.braid(&["run", "one,slow", "--", "true"]).start();
+    let mut child = case.braid(&["run", "one,slow", "--", "true"]).spawn();
     wait_until("the slow plugin is called", || case.order().iter().any(|call| call.starts_with("ADD delta")));
     let keeper = keeper(&child);
     kill(if is_front { pid_of(&child) } else { keeper }, Signal::SIGKILL).expect("kill it");

@@ -309,8 +309,8 @@ impl State {
             return refusal(415, "expected a merge patch");
         }
         let patch: Value = serde_json::from_slice(&request.body).expect("a patch is JSON");
-        let path = request.path.strip_suffix("/status").expect("only the status is written");
-        let Some(object) = self.objects.get_mut(path) else { return refusal(404, "not found") };
+        let pod = request.path.strip_suffix("/status").expect("only the status is written");
+        let Some(object) = self.objects.get_mut(pod) else { return refusal(404, "not found") };
         if patch["metadata"]["uid"] != object["metadata"]["uid"] {
             return refusal(409, "Precondition failed: UID in precondition");
         }

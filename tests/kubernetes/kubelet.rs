@@ -42,10 +42,10 @@ fn field(tag: u8, value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag << 3 | 2];
     let mut length = value.len();
     while length > 127 {
-        bytes.push((length % 128) as u8 | 128);
+        bytes.push(u8::try_from(length % 128).expect("7 bits") | 128);
         length /= 128;
     }
-    bytes.push(length as u8);
+    bytes.push(u8::try_from(length).expect("7 bits"));
     bytes.extend_from_slice(value);
     bytes
 }

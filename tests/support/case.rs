@@ -18,13 +18,13 @@ use tempfile::TempDir;
 
 use super::namespace::PREFIX;
 use super::networks::{Json, object};
-use super::{Call, Namespace, Outcome, Snapshot, braid, reference_plugins};
+use super::{Call, Namespace, Outcome, Running, Snapshot, braid, reference_plugins, wait_for};
 
 /// The names under which the recording plugin can be called.
 const RECORDERS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 
 /// How long a call may take before the harness gives up on it.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A configuration of Braid, a container, and a host of its own to attach it on.
 ///
@@ -49,7 +49,9 @@ impl Case {
             .tempdir()
             .expect("a temporary folder");
         let bin = dir.path().join("bin");
-        for folder in ["bin", "recorder/calls", "recorder/state", "recorder/behaviour"] {
+        for folder in
+            ["bin", "recorder/calls", "recorder/state", "recorder/behaviour", "recorder/held", "recorder/released"]
+        {
             fs::create_dir_all(dir.path().join(folder)).expect("make a folder");
         }
         for name in RECORDERS {
@@ -298,6 +300,17 @@ impl Case {
         fs::write(path, instructions.into().to_string()).expect("write the behaviour file");
     }
 
+    /// Waits until a plugin told to `hold` is at its rendezvous, and returns the plugin's process ID.
+    pub(crate) fn held(&self, name: &str) -> Pid {
+        let held = self.dir.path().join("recorder/held").join(name);
+        wait_for(&format!("a plugin at {name}"), || fs::read_to_string(&held).ok()?.parse().ok().map(Pid::from_raw))
+    }
+
+    /// Lets the plugins at a rendezvous, now or later, go on.
+    pub(crate) fn release(&self, name: &str) {
+        fs::write(self.dir.path().join("recorder/released").join(name), "").expect("let the plugin go on");
+    }
+
     /// All calls of recording plugins so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         Call::read_all(&self.dir.path().join("recorder/calls"))
@@ -392,11 +405,22 @@ impl<'a> Invocation<'a> {
     }
 
     /// Starts it and lets it run, with nothing on its standard input.
-    pub(crate) fn start(&self) -> Child {
+    pub(crate) fn spawn(&self) -> Child {
         self.case.before.get_or_init(|| self.case.snapshot());
         let mut command = self.command();
         command.stdin(Stdio::null());
         self.case.host.inside(|| command.spawn()).expect("start the program")
+    }
+
+    /// Makes the call and does not wait for its end.
+    pub(crate) fn start(self) -> Running<'a> {
+        self.case.before.get_or_init(|| self.case.snapshot());
+        let first_call = self.case.calls().len();
+        let verb = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
+        let stdin = self.standard_input();
+        let mut command = self.command();
+        let child = self.case.host.inside(|| command.spawn()).unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Running::new(self.case, verb, stdin, child, first_call)
     }
 
     fn command(&self) -> Command {

@@ -16,6 +16,7 @@ mod machine;
 mod namespace;
 mod networks;
 mod outcome;
+mod running;
 mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
@@ -27,6 +28,7 @@ pub(crate) use networks::{
     reference_plugins, tuning,
 };
 pub(crate) use outcome::Outcome;
+pub(crate) use running::{Running, wait_for};
 pub(crate) use snapshot::Snapshot;
 
 /// The program under test: the one that cargo built, or another that `BRAID_TEST_BINARY` names (a static build, say).

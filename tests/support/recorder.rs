@@ -19,6 +19,7 @@
 //! | `stderr`, `flood_mb`, `flood_stderr_mb` | printed before the answer; `flood_mb` is white space on standard output |
 //! | `sleep_ms`, `ignore_sigterm` | take that long; do not stop for SIGTERM |
 //! | `grandchild` | `{"hold": "stdout\|stderr\|both", "ms", "detached"}`: leave a process that holds the pipes |
+//! | `hold` | `{"at": "before\|after", "name"}`: wait for the test before or after anything is done, see `Case::release` |
 //! | `exit`, `signal` | end with this status, or by this signal |
 //! | `close_stdin` | do not read standard input (only from the behaviour file) |
 
@@ -131,10 +132,18 @@ impl Call {
             let versions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
             return print(&json!({"cniVersion": self.version, "supportedVersions": versions}).to_string());
         }
+        let applies = self.wish["on"].as_array().is_none_or(|commands| commands.contains(&json!(self.command)));
+        if applies && self.wish["ignore_sigterm"] == true {
+            let mut blocked = SigSet::empty();
+            blocked.add(Signal::SIGTERM);
+            blocked.thread_block().expect("block SIGTERM");
+        }
+        if applies {
+            self.hold("before");
+        }
         if self.command == "ADD" {
             fs::write(self.state(), "").expect("make the state file");
         }
-        let applies = self.wish["on"].as_array().is_none_or(|commands| commands.contains(&json!(self.command)));
         let status = if applies { self.misbehave() } else { None };
         if let Some(error) = self.failure(nth) {
             let code = print(&error.to_string());
@@ -159,6 +168,9 @@ impl Call {
             }
             _ => {}
         }
+        if applies {
+            self.hold("after");
+        }
         if let Some(raw) = raw {
             io::stdout().write_all(&raw).expect("write standard output");
         }
@@ -172,11 +184,6 @@ impl Call {
     /// Everything a plugin does that is neither its answer nor its work; the exit status if one is asked for.
     fn misbehave(&self) -> Option<u8> {
         let wish = &self.wish;
-        if wish["ignore_sigterm"] == true {
-            let mut blocked = SigSet::empty();
-            blocked.add(Signal::SIGTERM);
-            blocked.thread_block().expect("block SIGTERM");
-        }
         if let Some(text) = wish["stderr"].as_str() {
             io::stderr().write_all(text.as_bytes()).expect("write standard error");
         }
@@ -197,6 +204,21 @@ impl Call {
             }
         }
         wish["exit"].as_u64().map(|status| u8::try_from(status).expect("an exit status"))
+    }
+
+    /// Tells the test that this place is reached, and waits until it says to go on.
+    fn hold(&self, at: &str) {
+        let wish = &self.wish["hold"];
+        if wish["at"] != at {
+            return;
+        }
+        let name = wish["name"].as_str().expect("the name of the rendezvous");
+        let held = self.dir.join("held").join(name);
+        fs::write(held.with_extension("new"), process::id().to_string()).expect("say that the place is reached");
+        fs::rename(held.with_extension("new"), &held).expect("say that the place is reached");
+        while !self.dir.join("released").join(name).exists() {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn failure(&self, nth: u64) -> Option<Value> {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::config::raw;
+use super::config::{raw, without_values};
 use super::version::Version;
 
 /// The result of ADD: what was attached.
@@ -59,7 +59,7 @@ pub struct Interface {
 }
 
 /// An address that was assigned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ip {
     /// The address with its prefix length.
     pub address: IpNet,
@@ -135,7 +135,7 @@ impl Dns {
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
     /// It is not one JSON object of the shape its version has.
-    #[error("it is not a CNI {version} result: {source}")]
+    #[error("it is not a CNI {version} result: {}", without_values(source))]
     Shape {
         /// The version it was read as.
         version: Version,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use kube::Client;
-use kube::client::Body;
-use kube::config::{Config as ClientConfig, KubeConfigOptions, Kubeconfig};
+use kube::client::{AuthError, Body};
+use kube::config::{Config as ClientConfig, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::time::{sleep, timeout};
 
 use super::ClusterError;
@@ -100,8 +100,8 @@ impl Api {
         let client = self.client().await.map_err(Setback::Final)?;
         let passing = |reason: String| Setback::Passing { reason, pause: None };
         let response = client.send(request.map(Body::from)).await.map_err(|error| match error {
-            kube::Error::Auth(error) => {
-                Setback::Final(ClusterError::Credentials { origin: self.origin(), reason: chain_of(&error) })
+            error @ kube::Error::Auth(_) => {
+                Setback::Final(ClusterError::Credentials { origin: self.origin(), reason: client_reason(&error) })
             }
             error => {
                 // What goes on inside a connection that failed is not known: the next try gets a new one.
@@ -137,11 +137,9 @@ impl Api {
         let wrong = |reason: String| ClusterError::Credentials { origin: self.origin(), reason };
         let mut config = match &self.kubeconfig {
             Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(chain_of(&error)))?;
-                let options = KubeConfigOptions::default();
-                ClientConfig::from_custom_kubeconfig(kubeconfig, &options)
-                    .await
-                    .map_err(|error| wrong(chain_of(&error)))?
+                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(kubeconfig_reason(&error)))?;
+                let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+                config.map_err(|error| wrong(kubeconfig_reason(&error)))?
             }
             None => ClientConfig::incluster().map_err(|error| wrong(chain_of(&error)))?,
         };
@@ -149,7 +147,7 @@ impl Api {
         config.default_retry = false;
         config.connect_timeout = Some(self.timeout);
         config.read_timeout = None;
-        let client = Client::try_from(config).map_err(|error| wrong(chain_of(&error)))?;
+        let client = Client::try_from(config).map_err(|error| wrong(client_reason(&error)))?;
         self.client.replace(Some(client.clone()));
         Ok(client)
     }
@@ -159,6 +157,22 @@ impl Api {
             Some(path) => path.display().to_string(),
             None => "this pod's service account".into(),
         }
+    }
+}
+
+/// What is wrong with a kubeconfig, without what stands in it: that may be a token.
+fn kubeconfig_reason(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(_) => "it is not a kubeconfig in YAML".into(),
+        other => chain_of(other),
+    }
+}
+
+/// Why there is no client, without what a credential plugin has printed.
+fn client_reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Auth(AuthError::AuthExecParse(_)) => "what its credential plugin printed cannot be read".into(),
+        other => chain_of(other),
     }
 }
 

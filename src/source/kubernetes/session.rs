@@ -172,14 +172,20 @@ impl Session {
             let mut attempts = 1;
             loop {
                 let refusal = match self.api.call(&action, request.clone()).await {
-                    Err(ClusterError::Refused { status: 404, .. }) => return Ok(self.note_gone()),
+                    Err(ClusterError::Refused { status: 404, .. }) => {
+                        self.note_gone();
+                        return Ok(());
+                    }
                     Err(error @ ClusterError::Refused { status: 409 | 422, .. }) => error,
                     other => return other.map(drop),
                 };
                 // Either someone else wrote at the same time, or the pod is another one.
                 match self.metadata().await? {
                     Some(now) if now.uid.as_deref() == Some(&pod.uid) => {}
-                    _ => return Ok(self.note_gone()),
+                    _ => {
+                        self.note_gone();
+                        return Ok(());
+                    }
                 }
                 if attempts == STATUS_ATTEMPTS || matches!(refusal, ClusterError::Refused { status: 422, .. }) {
                     return Err(refusal);

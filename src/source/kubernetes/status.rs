@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cni::AddResult;
-use crate::cni::result::{Dns, Interface, Route};
+use crate::cni::result::{Dns, Route};
 use crate::plan::{Attachment, Plan, Position};
 
 /// One entry of the annotation: an interface in the pod (NPWG specification, §5.2).
@@ -34,6 +34,9 @@ fn is_zero(number: &u32) -> bool {
 /// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, of which exactly
 /// one, the primary network's, is the default. `incoming` is the result of the plugin before Braid, and `device_info`
 /// looks up what is known of an attachment's device.
+///
+/// # Panics
+/// Never: what is written is plain data.
 pub fn network_status(
     plan: &Plan,
     incoming: Option<&AddResult>,
@@ -42,11 +45,11 @@ pub fn network_status(
 ) -> String {
     let mut entries = Vec::new();
     if let Some(result) = incoming {
-        entries.extend(entries_of(plan, &plan.network, &plan.ifname, result));
+        entries.extend(entries_of(&plan.network, &plan.ifname, result));
     }
     for (attachment, result) in plan.attachments.iter().zip(results) {
         let Some(result) = result else { continue };
-        let own = entries_of(plan, &attachment.reference, &attachment.ifname, result);
+        let own = entries_of(&attachment.reference, &attachment.ifname, result);
         let info = device_info(attachment);
         entries.extend(own.into_iter().map(|entry| Entry { device_info: info.clone(), ..entry }));
     }
@@ -65,7 +68,7 @@ pub fn network_status(
     serde_json::to_string_pretty(&entries).expect("plain data serialises")
 }
 
-fn entries_of<'a>(plan: &'a Plan, name: &'a str, ifname: &'a str, result: &'a AddResult) -> Vec<Entry<'a>> {
+fn entries_of<'a>(name: &'a str, ifname: &'a str, result: &'a AddResult) -> Vec<Entry<'a>> {
     let entry = |interface: &'a str, mac: &'a str, mtu: u32, index: Option<usize>| {
         let is_main = interface == ifname;
         // An address that is on no interface in particular is on the one that was asked for.
@@ -89,8 +92,8 @@ fn entries_of<'a>(plan: &'a Plan, name: &'a str, ifname: &'a str, result: &'a Ad
         // Results before 0.3.0 list no interfaces.
         return vec![entry(ifname, "", 0, None)];
     }
-    let inside = |interface: &Interface| !interface.sandbox.is_empty() && interface.sandbox == plan.netns;
-    let interfaces = result.interfaces.iter().enumerate().filter(|(_, interface)| inside(interface));
+    // Some plugins write the namespace's path in their own way; what is on the host has none.
+    let interfaces = result.interfaces.iter().enumerate().filter(|(_, interface)| !interface.sandbox.is_empty());
     interfaces.map(|(index, found)| entry(&found.name, &found.mac, found.mtu, Some(index))).collect()
 }
 
@@ -131,4 +134,56 @@ pub fn notices(plan: &Plan, results: &[Option<AddResult>]) -> Vec<Notice> {
             Notice { reason: "AddedInterface", message, is_warning: false }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::Version;
+
+    fn plan(position: &str) -> Plan {
+        let attachment = |ifname: &str, reference: &str| {
+            serde_json::json!({"ifname": ifname, "reference": reference, "origin": "test",
+                "network": {"name": reference, "cniVersion": "1.0.0", "plugins": [{"type": "x"}]}})
+        };
+        let attachments = [attachment("eth0", "first"), attachment("net1", "ns/second")];
+        let plan = serde_json::json!({"network": "outer", "cniVersion": "1.0.0", "containerID": "c", "netns": "/n",
+            "ifname": "eth0", "path": "", "position": position, "attachments": attachments});
+        serde_json::from_value(plan).unwrap()
+    }
+
+    fn result(json: &str) -> AddResult {
+        AddResult::parse(json.as_bytes(), Version::V1_0_0).unwrap()
+    }
+
+    fn status(plan: &Plan, incoming: Option<&AddResult>, results: &[Option<AddResult>]) -> serde_json::Value {
+        serde_json::from_str(&network_status(plan, incoming, results, |_| None)).unwrap()
+    }
+
+    #[test]
+    fn an_entry_for_each_interface_in_the_pod_and_one_default() {
+        let first = r#"{"interfaces": [{"name": "veth1"}, {"name": "extra", "sandbox": "/n"},
+            {"name": "eth0", "sandbox": "/n", "mac": "02:00:00:00:00:01", "mtu": 1450}],
+            "ips": [{"address": "10.0.0.5/24", "gateway": "10.0.0.1", "interface": 2}, {"address": "fd00::5/64"}],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.0.0.2"}], "dns": {"nameservers": ["10.0.0.9"]}}"#;
+        let second = r#"{"interfaces": [{"name": "host-only"}], "ips": []}"#;
+        let status = status(&plan("primary"), None, &[Some(result(first)), Some(result(second))]);
+        let dns = serde_json::json!({"nameservers": ["10.0.0.9"]});
+        let expected = serde_json::json!([
+            {"name": "first", "interface": "extra", "default": false, "dns": dns},
+            {"name": "first", "interface": "eth0", "ips": ["10.0.0.5", "fd00::5"], "mac": "02:00:00:00:00:01",
+                "mtu": 1450, "default": true, "dns": dns, "gateway": ["10.0.0.1"]},
+        ]);
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn after_another_plugin_its_network_is_the_default() {
+        let incoming = result(r#"{"interfaces": [{"name": "eth0", "sandbox": "/n"}]}"#);
+        let own = result(r#"{"interfaces": [{"name": "net1", "sandbox": "/n"}]}"#);
+        let status = status(&plan("chained"), Some(&incoming), &[None, Some(own)]);
+        let shown: Vec<_> =
+            status.as_array().unwrap().iter().map(|e| (e["name"].as_str(), e["default"].as_bool())).collect();
+        assert_eq!(shown, [(Some("outer"), Some(true)), (Some("ns/second"), Some(false))]);
+    }
 }

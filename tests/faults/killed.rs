@@ -1,0 +1,238 @@
+//! Braid killed anywhere: before, inside and after each step of ADD, DEL and GC.
+//!
+//! Wherever it is, no plugin runs on after it, and the DEL that the runtime owes leaves nothing.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid};
+use rstest::rstest;
+use serde_json::json;
+
+use crate::support::{
+    Case, Network, Running, bandwidth, bridge, firewall, host_local, macvlan, ptp, recorder, tuning, wait_for,
+};
+
+const PLUGINS: [&str; 6] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"];
+
+/// Three networks of two recording plugins each.
+fn three_networks() -> Case {
+    let network =
+        |pair: &[&str]| Network::new(&format!("net-{}", pair[0])).plugin(recorder(pair[0])).plugin(recorder(pair[1]));
+    PLUGINS.chunks(2).fold(Case::new(), |case, pair| case.delegate(network(pair))).cni_version("1.1.0")
+}
+
+/// Three networks of two reference plugins each.
+fn three_real_networks() -> Case {
+    let chain = |name: &str, plugins: [crate::support::Plugin; 2]| {
+        plugins.into_iter().fold(Network::new(name), Network::plugin)
+    };
+    Case::with_reference_plugins()
+        .host_link("uplink")
+        .cni_version("1.1.0")
+        .delegate(chain("one", [bridge("br-one", "10.71.1.0/24"), firewall()]))
+        .delegate(chain("two", [ptp("10.71.2.0/24"), bandwidth()]))
+        .delegate(chain("three", [macvlan("uplink", "10.71.3.0/24"), tuning()]))
+}
+
+/// Whether a process is no more, or only waits for its parent to hear of its end.
+fn is_dead(pid: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ") || status.contains("State:\tX")
+}
+
+fn start<'a>(case: &'a Case, verb: &str) -> Running<'a> {
+    let call = case.call(verb);
+    if verb == "GC" { call.key("cni.dev/valid-attachments", json!([])).start() } else { call.start() }
+}
+
+/// What the runtime does after any failure: DEL, and once more to be sure.
+fn clean_up(case: &Case) {
+    case.del().succeeds().leaves_nothing();
+    case.del().succeeds().leaves_nothing();
+    assert!(!case.owes());
+}
+
+#[rstest]
+fn inside_each_step(
+    #[values("ADD", "DEL", "GC")] verb: &str,
+    #[values(Signal::SIGKILL, Signal::SIGTERM)] signal: Signal,
+) {
+    let case = three_networks();
+    let runs = if verb == "ADD" { "ADD" } else { "DEL" };
+    for (index, plugin) in PLUGINS.iter().enumerate() {
+        for at in ["before", "after"] {
+            if verb != "ADD" {
+                case.add().succeeds();
+            }
+            let rendezvous = format!("{plugin}-{at}");
+            case.behave(plugin, json!({"hold": {"at": at, "name": rendezvous}, "on": [runs], "ignore_sigterm": true}));
+            let braid = start(&case, verb);
+            let held = case.held(&rendezvous);
+            braid.signal(signal);
+            let braid = wait_until_dead(braid);
+            assert!(!braid.success());
+            case.behave(plugin, json!({}));
+            if runs == "DEL" {
+                // A DEL may end what it has begun; see below.
+                case.release(&rendezvous);
+            }
+            // The plugin is dead before the next call begins, not some time later.
+            let del = case.del().succeeds();
+            assert!(is_dead(held), "{plugin} runs on after braid was killed");
+            let calls = del.order();
+            // What was attempted is undone; what was undone before the kill is not undone again.
+            assert_eq!(calls.len(), index + 1, "{calls:?}");
+            assert!(calls[0].starts_with(&format!("DEL {plugin}")), "{calls:?}");
+            del.leaves_nothing();
+            clean_up(&case);
+        }
+    }
+}
+
+fn wait_until_dead(mut braid: Running<'_>) -> std::process::ExitStatus {
+    wait_for("the end of braid", || braid.ended())
+}
+
+/// DEL of the bridge plugin removes the interface first and looks for its addresses' rules then: killed between the two,
+/// it leaves rules that no later DEL finds.
+#[test]
+fn a_plugin_that_is_undoing_something_may_end_it_and_nobody_starts_before() {
+    let case = three_networks();
+    case.add().succeeds();
+    case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["DEL"]}));
+    let braid = case.call("DEL").start();
+    let held = case.held("gamma");
+    braid.kill();
+    case.behave("gamma", json!({}));
+    let mut next = case.call("DEL").start();
+    assert!(!is_dead(held) && !next.has_ended());
+    case.release("gamma");
+    let next = next.wait().succeeds();
+    assert!(is_dead(held));
+    assert_eq!(next.order().first().map(String::as_str), Some("DEL gamma net1"));
+    next.leaves_nothing();
+}
+
+#[test]
+fn a_plugin_that_does_not_end_what_it_undoes_is_killed() {
+    let case = three_networks();
+    case.add().succeeds();
+    case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["DEL"], "ignore_sigterm": true}));
+    let braid = case.call("DEL").start();
+    let held = case.held("gamma");
+    braid.kill();
+    case.behave("gamma", json!({}));
+    let del = case.del().succeeds();
+    assert!(is_dead(held));
+    del.leaves_nothing();
+}
+
+/// The journal is there, and no step has been begun or the first one has just been.
+#[test]
+fn before_the_first_step() {
+    let case = three_networks();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    for _ in 0..8 {
+        let braid = case.call("ADD").start();
+        wait_for("the journal", || journal.exists().then_some(()));
+        braid.kill();
+        clean_up(&case);
+    }
+}
+
+/// What a service manager does to everything in a control group. Braid's own helper must outlive it by what it takes to
+/// kill a plugin that does not heed the signal.
+#[test]
+fn a_plugin_that_ignores_sigterm_does_not_survive_a_sigterm_to_all() {
+    let case = three_networks();
+    case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["ADD"], "ignore_sigterm": true}));
+    let braid = case.call("ADD").start();
+    let held = case.held("gamma");
+    let leader = getpgid(Some(held)).expect("the plugin's process group");
+    for pid in [leader, held, braid.pid()] {
+        kill(pid, Signal::SIGTERM).expect("signal a process of this test");
+    }
+    wait_until_dead(braid);
+    let del = case.del().succeeds();
+    assert!(is_dead(held), "the plugin runs on");
+    del.leaves_nothing();
+}
+
+/// host-local below bridge, in place of which stands one that hangs.
+#[test]
+fn a_plugins_own_children_die_with_it() {
+    let hanging = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
+sleep 1000 &
+echo $! >"$RECORDER_DIR/held/sleep"
+echo $$ >"$RECORDER_DIR/held/ipam"
+wait"#;
+    let case = Case::with_reference_plugins().script("hanging", hanging);
+    let case = case.delegate(bridge("br-h", "10.72.1.0/24").key("ipam", json!({"type": "hanging"})));
+    let pid = |name: &str| {
+        let file = case.dir().join("recorder/held").join(name);
+        wait_for(name, || fs::read_to_string(&file).ok()?.trim().parse().ok().map(Pid::from_raw))
+    };
+    let braid = case.call("ADD").start();
+    let (sleep, ipam) = (pid("sleep"), pid("ipam"));
+    braid.kill();
+    let del = case.del().succeeds();
+    assert!(is_dead(sleep) && is_dead(ipam), "the children of a plugin run on after braid was killed");
+    del.leaves_nothing();
+}
+
+/// Braid is killed at moments spread evenly over the time that a call takes.
+#[rstest]
+#[case::add("ADD", Signal::SIGKILL)]
+#[case::add_terminated("ADD", Signal::SIGTERM)]
+#[case::del("DEL", Signal::SIGKILL)]
+#[case::gc("GC", Signal::SIGKILL)]
+fn at_any_moment_with_real_plugins(#[case] verb: &str, #[case] signal: Signal) {
+    const MOMENTS: u32 = 10;
+    let case = three_real_networks();
+    case.add().succeeds();
+    clean_up(&case);
+    let mut whole = Duration::ZERO;
+    for moment in 0..=MOMENTS {
+        if verb != "ADD" {
+            case.add().succeeds();
+        }
+        let began = Instant::now();
+        let mut braid = start(&case, verb);
+        if moment == 0 {
+            wait_for("the end of braid", || braid.ended());
+            whole = began.elapsed();
+        } else {
+            thread::sleep(whole * moment / (MOMENTS + 1));
+            if !braid.has_ended() {
+                braid.signal(signal);
+            }
+            wait_until_dead(braid);
+        }
+        clean_up(&case);
+    }
+}
+
+/// The same holds for the addresses: there is no leak that only shows once a range is used up.
+#[test]
+fn an_address_is_free_again_after_a_kill() {
+    let one_address = json!({"type": "host-local", "dataDir": "@DIR@/ipam",
+        "ranges": [[{"subnet": "10.73.0.0/24", "rangeStart": "10.73.0.9", "rangeEnd": "10.73.0.9"}]]});
+    let case = Case::with_reference_plugins()
+        .delegate(bridge("br-k", "10.73.0.0/24").key("ipam", one_address))
+        .delegate(ptp("10.73.1.0/24").key("ipam", host_local(&["10.73.1.0/24"])))
+        .delegate(recorder("alpha"));
+    for round in 0..4 {
+        let rendezvous = format!("round-{round}");
+        case.behave("alpha", json!({"hold": {"at": "before", "name": rendezvous}, "on": ["ADD"]}));
+        let braid = case.call("ADD").start();
+        case.held(&rendezvous);
+        braid.kill();
+        case.behave("alpha", json!({}));
+        // No DEL in between: a second ADD settles the first.
+        case.add().succeeds();
+        case.del().succeeds().leaves_nothing();
+    }
+}
