@@ -24,11 +24,13 @@ needs() {
     cat <<'EOF'
 iproute2 ip
 iproute2 tc
+iputils-ping ping
 iptables iptables
 iptables ip6tables-save
 nftables nft
 util-linux nsenter
 util-linux unshare
+util-linux setpriv
 busybox-static busybox
 podman podman
 containerd containerd

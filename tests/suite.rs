@@ -96,6 +96,14 @@ mod cli {
     mod validate;
 }
 
+/// What users copy.
+mod examples {
+    /// The configurations in `conf/`.
+    mod configurations;
+    /// The scripts in `examples/`.
+    mod scripts;
+}
+
 /// Pods of a Kubernetes cluster.
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
@@ -107,11 +115,3 @@ mod install;
 /// Nodes that Multus served before.
 #[path = "kubernetes/takeover.rs"]
 mod takeover;
-
-/// What users copy.
-mod examples {
-    /// The configurations in `conf/`.
-    mod configurations;
-    /// The scripts in `examples/`.
-    mod scripts;
-}
