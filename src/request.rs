@@ -34,7 +34,8 @@ pub struct Request {
     pub cni_path: String,
     /// Whether the environment points at a Kubernetes API server that this process runs beside.
     pub in_cluster: bool,
-    /// Whether one of Braid's own delegates calls.
+    /// Whether one of Braid's own delegates calls, which can only be a DEL. Nothing can have been attached by such a call,
+    /// so there is nothing to delete, and an error would keep the outer one from ever being undone.
     pub is_own_delegate: bool,
     /// Standard input.
     pub stdin: Vec<u8>,
@@ -137,12 +138,11 @@ impl Request {
         if verb != Verb::Version
             && let Some(on_behalf_of) = variable(GUARD)?
         {
-            // Nothing can be attached by such a call, so there is nothing to delete either. An error would keep the outer
-            // one from ever being undone.
-            request.is_own_delegate = true;
             if verb != Verb::Del {
                 return Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() });
             }
+            request.is_own_delegate = true;
+            return Ok(Some(request));
         }
         request.stdin = read_stdin()?;
         if request.stdin.trim_ascii().is_empty() && verb != Verb::Version {

@@ -14,10 +14,6 @@ use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError,
 
 /// Detaches the container from all that ADD attached it to.
 pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
-    if request.is_own_delegate {
-        tracing::warn!(container = request.container_id, "DEL by one of braid's own delegates: nothing to delete");
-        return Ok(());
-    }
     let context = Context::new(request, config);
     let store = match Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)? {
         Some(store) => Some(store),

@@ -24,6 +24,9 @@ pub fn run(request: &Request) -> Result<(), Error> {
     if request.verb == Verb::Version {
         return version::version(request);
     }
+    if request.is_own_delegate {
+        return Ok(());
+    }
     let config = Config::parse(&request.stdin)?;
     crate::log::start(&config.log);
     for warning in &config.warnings {
