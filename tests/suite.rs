@@ -47,6 +47,14 @@ mod transaction {
 mod faults {
     /// Braid killed anywhere, and what it leaves to the DEL that follows.
     mod killed;
+    /// Many calls at once, and many in a row.
+    mod load;
+    /// Plugins that hang, lie, flood, vanish or are replaced.
+    mod plugins;
+    /// The state directory full, read-only, gone, torn and replaced.
+    mod state;
+    /// Namespaces, interfaces, addresses and configurations that change between calls.
+    mod world;
 }
 
 /// Real networks.

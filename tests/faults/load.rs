@@ -1,0 +1,202 @@
+//! Many calls at once, and many in a row.
+
+use std::collections::HashSet;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{Case, Namespace, bridge, recorder, wait_for};
+
+/// How many containers there are at once, and how many calls are under way at any time.
+const CONTAINERS: usize = 200;
+const AT_ONCE: usize = 16;
+
+/// Does something for each number below `count`, on some threads.
+fn in_parallel(count: usize, act: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    act(number);
+                }
+            });
+        }
+    });
+}
+
+fn id(number: usize) -> String {
+    format!("container-{number}")
+}
+
+/// 200 containers on one bridge with one IPAM, half of them deleted while the rest still come, and GC in the middle.
+#[test]
+fn two_hundred_containers_on_one_bridge() {
+    let case = Case::with_reference_plugins().cni_version("1.1.0").delegate(bridge("br-load", "10.76.0.0/16"));
+    // So that the bridge is there, and with it what the plugins keep by design.
+    case.add().succeeds();
+    case.del().succeeds();
+    let namespaces: Vec<_> = (0..CONTAINERS).map(|_| Namespace::new("load")).collect();
+    let call = |verb: &str, number: usize| {
+        case.call(verb).env("CNI_CONTAINERID", id(number)).env("CNI_NETNS", namespaces[number].path()).run_unrecorded()
+    };
+    let addresses = std::sync::Mutex::new(HashSet::new());
+    let valid: Vec<_> = (0..CONTAINERS).map(|number| json!({"containerID": id(number), "ifname": "eth0"})).collect();
+    in_parallel(CONTAINERS + 2, |number| {
+        if number == CONTAINERS / 2 || number == CONTAINERS + 1 {
+            let gc = case.call("GC").key("cni.dev/valid-attachments", valid.clone()).run_unrecorded();
+            assert!(gc.status.success(), "{gc:?}");
+        }
+        if number >= CONTAINERS {
+            return;
+        }
+        let add = call("ADD", number);
+        assert!(add.status.success(), "{add:?}");
+        let answer: serde_json::Value = serde_json::from_slice(&add.stdout).expect("a result");
+        let address = answer["ips"][0]["address"].as_str().expect("an address").to_owned();
+        if number % 2 == 0 {
+            assert!(addresses.lock().expect("a lock").insert(address), "an address was given out twice");
+        } else {
+            let del = call("DEL", number);
+            assert!(del.status.success(), "{del:?}");
+        }
+    });
+    in_parallel(CONTAINERS, |number| {
+        let del = call("DEL", number);
+        assert!(del.status.success(), "{del:?}");
+    });
+    drop(namespaces);
+    assert!(!case.owes());
+    assert_eq!(case.changes(), "");
+}
+
+/// One plugin at a time on one container, whatever comes at once; and what is left in the end is nothing.
+#[test]
+fn add_del_and_check_of_one_container_at_once() {
+    let overlap = r#"mkdir "$RECORDER_DIR/busy" || touch "$RECORDER_DIR/overlap"
+cat >/dev/null
+[ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.0.0"}'
+rmdir "$RECORDER_DIR/busy"
+exit 0"#;
+    let case = Case::new().script("single", overlap);
+    let case = case.delegate(crate::support::Plugin::new("net-single", "single")).delegate(recorder("alpha"));
+    case.add().succeeds();
+    in_parallel(60, |number| {
+        let output = case.call(["ADD", "DEL", "CHECK"][number % 3]).run_unrecorded();
+        // Which of them succeed depends on who comes first; none may fail in another way than CNI knows.
+        assert!(output.status.code().is_some(), "{output:?}");
+    });
+    assert!(!case.dir().join("recorder/overlap").exists(), "two calls for one container overlapped");
+    case.del().succeeds().leaves_nothing();
+    assert!(!case.owes());
+}
+
+/// DEL without a journal takes the lock too: it would otherwise run beside an ADD that comes meanwhile.
+#[test]
+fn del_of_what_was_never_added_does_not_run_beside_an_add() {
+    let case = Case::new().delegate(recorder("alpha"));
+    case.behave("alpha", json!({"hold": {"at": "before", "name": "del"}, "on": ["DEL"]}));
+    let del = case.call("DEL").start();
+    case.held("del");
+    let add = case.call("ADD").key("timeouts", json!({"total": 0.2})).run();
+    add.fails(11).called_nothing();
+    case.release("del");
+    del.wait().succeeds();
+    assert!(!case.owes());
+}
+
+/// A plugin of one container hangs, and another container comes and goes meanwhile.
+#[test]
+fn different_containers_do_not_wait_for_one_another() {
+    let case = Case::new().delegate(recorder("alpha"));
+    let other = Namespace::new("other");
+    case.behave("alpha", json!({"hold": {"at": "before", "name": "first"}, "on": ["ADD"]}));
+    let first = case.call("ADD").start();
+    case.held("first");
+    case.behave("alpha", json!({}));
+    for verb in ["ADD", "DEL"] {
+        let call = case.call(verb).env("CNI_CONTAINERID", "second").env("CNI_NETNS", other.path());
+        call.run().succeeds();
+    }
+    case.release("first");
+    first.wait().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// The holder of a lock is killed, and who waited for it goes on.
+#[test]
+fn a_killed_holder_holds_no_lock() {
+    let case = Case::new().delegate(recorder("alpha"));
+    case.behave("alpha", json!({"hold": {"at": "before", "name": "holder"}, "on": ["ADD"]}));
+    let holder = case.call("ADD").start();
+    case.held("holder");
+    case.behave("alpha", json!({}));
+    let mut waiting = case.call("DEL").start();
+    assert!(!waiting.has_ended());
+    holder.signal(Signal::SIGKILL);
+    waiting.wait().succeeds().leaves_nothing();
+    drop(holder);
+    let case = case.cni_version("1.1.0");
+    case.gc(&[]).succeeds();
+}
+
+/// GC waits for the calls under way, and calls wait for it; nobody waits for ever.
+#[test]
+fn gc_and_add_take_turns() {
+    let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha"));
+    case.behave("alpha", json!({"hold": {"at": "before", "name": "add"}, "on": ["ADD"]}));
+    let add = case.call("ADD").start();
+    case.held("add");
+    let gc = case.call("GC").key("cni.dev/valid-attachments", json!([])).key("timeouts", json!({"total": 0.2})).run();
+    gc.fails(11).called_nothing();
+    case.release("add");
+    add.wait().succeeds();
+    case.gc(&[]).succeeds().leaves_nothing();
+}
+
+/// A hundred cycles, or as many as BRAID_TEST_CYCLES says, leave no file, descriptor, lock, zombie or namespace.
+#[test]
+fn a_long_run_leaves_nothing() {
+    let cycles = std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta"));
+    case.add().succeeds();
+    case.del().succeeds().leaves_nothing();
+    // Braid's own children that nobody waited for would be this process's now, or init's.
+    let of_this_run = case.dir().to_str().expect("UTF-8").to_owned();
+    // Locks are told by the inode that they are on.
+    let state = fs::metadata(case.dir().join("state")).expect("the state directory");
+    let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&state));
+    let locks =
+        || fs::read_to_string("/proc/locks").expect("locks").lines().filter(|line| line.contains(&inode)).count();
+    let calls = case.dir().join("recorder/calls");
+    for cycle in 0..cycles {
+        for verb in ["ADD", "DEL"] {
+            let output = case.call(verb).run_unrecorded();
+            assert!(output.status.success(), "cycle {cycle}: {output:?}");
+        }
+        // The recorder numbers its records, and looks for the first free number.
+        fs::remove_dir_all(&calls).expect("forget the calls");
+        fs::create_dir(&calls).expect("make the folder anew");
+    }
+    assert!(!case.owes());
+    assert_eq!(case.changes(), "");
+    wait_for("the last lock to go", || (locks() == 0).then_some(()));
+    assert!(!processes_with(&of_this_run), "a process of this run is left");
+    let attachments = fs::read_dir(case.dir().join("state/attachments")).expect("a folder").count();
+    assert_eq!(attachments, 0);
+}
+
+/// Whether a process other than this one has a text in its environment.
+fn processes_with(text: &str) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let environments = processes.filter_map(|process| fs::read(process.path().join("environ")).ok());
+    let mut environments = environments;
+    environments.any(|environment| environment.windows(text.len()).any(|part| part == text.as_bytes()))
+}

@@ -1,0 +1,379 @@
+//! The state directory in every condition: full, read-only, gone, forbidden, torn, replaced.
+//!
+//! DEL never reports success while it leaks, and is never stuck for good where nothing can be done.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{Case, braid, bridge, recorder};
+
+fn case() -> Case {
+    Case::new().delegate(recorder("alpha")).delegate(recorder("beta"))
+}
+
+fn container(case: &Case) -> PathBuf {
+    case.dir().join("state/attachments").join(Case::CONTAINER)
+}
+
+fn journal(case: &Case) -> PathBuf {
+    container(case).join("eth0.jsonl")
+}
+
+/// What `braid list` tells of the state directory.
+fn list(case: &Case) -> String {
+    let output = Command::new(braid()).args(["list", "--state-dir"]).arg(case.dir().join("state")).output();
+    let output = output.expect("run braid list");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// A file system of its own in place of the state directory, unmounted when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(case: &Case, options: &str) -> Self {
+        let place = case.dir().join("state");
+        fs::create_dir_all(&place).expect("make the state directory");
+        run("mount", &["-t", "tmpfs", "-o", options, "braid-test", place.to_str().expect("UTF-8")]);
+        Self(place)
+    }
+
+    fn remount(&self, options: &str) {
+        run("mount", &["-o", &format!("remount,{options}"), self.0.to_str().expect("UTF-8")]);
+    }
+
+    /// Takes all the space there is.
+    fn fill(&self) {
+        let mut block = vec![b'x'; 1 << 20];
+        let mut file = fs::File::create(self.0.join("filler")).expect("make a file");
+        while !block.is_empty() {
+            if std::io::Write::write_all(&mut file, &block).is_err() {
+                block.truncate(block.len() / 2);
+            }
+        }
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("filler")).expect("remove the filler");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", self.0.to_str().expect("UTF-8")]).status();
+    }
+}
+
+fn run(program: &str, words: &[&str]) {
+    let output = Command::new(program).args(words).output().expect("run the program");
+    assert!(output.status.success(), "{program} {words:?}: {output:?}");
+}
+
+#[test]
+fn a_full_disk_before_add_and_during_it() {
+    let case = case();
+    let mount = Mount::tmpfs(&case, "size=256k,nr_inodes=64");
+    mount.fill();
+    case.add().fails(5).says("state").called_nothing();
+    assert!(!journal(&case).exists());
+    mount.empty();
+
+    // It is full once the first plugin has run.
+    let fill = format!(
+        "cat >/dev/null\n[ \"$CNI_COMMAND\" = ADD ] && dd if=/dev/zero of={}/filler bs=64k 2>/dev/null\n\
+         [ \"$CNI_COMMAND\" = ADD ] && dd if=/dev/zero of={}/filler2 bs=1 2>/dev/null\necho '{{\"cniVersion\":\"1.0.0\"}}'",
+        mount.0.display(),
+        mount.0.display(),
+    );
+    let case = case.script("filler", &fill).clear().delegate(recorder("alpha"));
+    let case = case.delegate(crate::support::Plugin::new("net-filler", "filler"));
+    // Longer than what is left of the journal's last block.
+    let case = case.delegate(recorder("beta").told("dns", json!({"domain": "x".repeat(8192)})));
+    let outcome = case.add().fails(5).says("eth0.jsonl");
+    assert!(outcome.order().starts_with(&["ADD alpha eth0".to_owned()]), "{:?}", outcome.order());
+    assert!(outcome.order().contains(&"DEL alpha eth0".to_owned()), "{:?}", outcome.order());
+    let _ = fs::remove_file(mount.0.join("filler2"));
+    mount.empty();
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert_eq!(fs::read_dir(case.dir().join("recorder/state")).expect("a folder").count(), 0);
+}
+
+#[test]
+fn a_disk_that_is_full_at_del() {
+    let case = case();
+    let mount = Mount::tmpfs(&case, "size=256k,nr_inodes=64");
+    case.add().succeeds();
+    mount.fill();
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
+    mount.empty();
+    assert!(!case.owes());
+}
+
+#[test]
+fn a_read_only_state_directory() {
+    let case = case();
+    let mount = Mount::tmpfs(&case, "size=1m");
+    case.add().succeeds();
+    mount.remount("ro");
+    // What can be undone is undone, and the journal that stays keeps DEL from reporting success.
+    case.del().fails(5).says("eth0.jsonl").called(&["DEL beta net1", "DEL alpha eth0"]);
+    assert!(journal(&case).exists());
+    case.env("CNI_CONTAINERID", "another").add().fails(5).says("state").called_nothing();
+    drop(mount);
+}
+
+#[test]
+fn a_read_only_state_directory_is_made_up_for_once_it_can_be_written() {
+    let case = case();
+    let mount = Mount::tmpfs(&case, "size=1m");
+    case.add().succeeds();
+    mount.remount("ro");
+    case.del().fails(5);
+    mount.remount("rw");
+    case.del().succeeds().leaves_nothing();
+    assert!(!case.owes());
+}
+
+#[test]
+fn del_with_a_read_only_state_directory_and_no_journal_is_no_failure() {
+    let case = case();
+    let mount = Mount::tmpfs(&case, "size=1m,ro");
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
+    drop(mount);
+}
+
+#[test]
+fn a_state_directory_that_is_gone() {
+    let case = case();
+    case.add().succeeds();
+    fs::remove_dir_all(case.dir().join("state")).expect("lose the state");
+    // By the configuration, as far as that goes.
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
+}
+
+#[rstest]
+#[case::state("state")]
+#[case::attachments("state/attachments")]
+fn a_state_directory_that_is_a_file(#[case] path: &str) {
+    let case = case().cni_version("1.1.0");
+    let path = case.dir().join(path);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+    fs::write(&path, "").expect("write a file");
+    case.add().fails(5).called_nothing();
+    // Journals may be behind it: DEL cannot know, and says so until someone has looked.
+    case.del().fails(5).called_nothing();
+    fs::remove_file(&path).expect("mend it");
+    case.add().succeeds();
+    case.del().succeeds();
+    assert!(!case.owes());
+}
+
+/// As a user who may not: without that, root may everything.
+#[test]
+fn a_state_directory_that_may_not_be_used() {
+    let case = case();
+    let state = case.dir().join("state");
+    case.add().succeeds();
+    let conf = format!(
+        r#"{{"cniVersion":"1.0.0","name":"outer","type":"braid","stateDir":"{}","delegates":[{{"type":"alpha"}}]}}"#,
+        state.display()
+    );
+    for verb in ["ADD", "DEL", "CHECK"] {
+        let script = format!(
+            "printf '%s' '{conf}' | CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_IFNAME=eth0 CNI_NETNS={} CNI_PATH={} {}",
+            Case::CONTAINER,
+            case.pod().path().display(),
+            case.cni_path().to_string_lossy(),
+            braid().display(),
+        );
+        fs::set_permissions(case.dir(), fs::Permissions::from_mode(0o755)).expect("let others in");
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script])
+            .output()
+            .expect("run setpriv");
+        let answer: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{verb}: {e}: {output:?}"));
+        assert!(!output.status.success() && answer["code"] == 5, "{verb}: {answer}");
+        assert!(answer["msg"].as_str().is_some_and(|msg| msg.contains("state")), "{answer}");
+    }
+    case.del().succeeds().leaves_nothing();
+}
+
+#[rstest]
+#[case::not_json("no journal\n")]
+#[case::another_object("{}\n{}\n")]
+#[case::newer_format("{\"format\":99,\"plan\":{}}\n")]
+#[case::no_plan("{\"format\":1}\n")]
+#[case::binary("\u{0}\u{0}\u{0}\n")]
+#[case::negative_time("{\"format\":1,\"time\":-5,\"boot\":\"\",\"plan\":{}}\n")]
+fn a_journal_that_cannot_be_used_is_set_aside_told_and_listed(#[case] text: &str) {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    fs::write(journal(&case), text).expect("spoil the journal");
+    // Not success, since it is not known what leaks; what the configuration tells is undone all the same.
+    case.del().fails(102).says("eth0.jsonl.corrupt").called(&["DEL beta net1", "DEL alpha eth0"]);
+    assert!(list(&case).contains("eth0.jsonl.corrupt"));
+    case.status().succeeds().stderr_contains("eth0.jsonl.corrupt");
+    // The container can be removed, and come again.
+    case.del().succeeds();
+    case.add().succeeds();
+    case.del().succeeds();
+    assert!(list(&case).contains("eth0.jsonl.corrupt"), "it is kept for whoever cleans up");
+}
+
+#[rstest]
+#[case::directory("mkdir")]
+#[case::link("ln")]
+#[case::pipe("mkfifo")]
+fn a_journal_that_is_no_file_is_set_aside(#[case] kind: &str) {
+    let case = case();
+    case.add().succeeds();
+    let (journal, elsewhere) = (journal(&case), case.dir().join("elsewhere"));
+    fs::rename(&journal, &elsewhere).expect("move the journal");
+    match kind {
+        "mkdir" => fs::create_dir(&journal).expect("make a folder"),
+        "ln" => symlink(&elsewhere, &journal).expect("make a link"),
+        _ => run("mkfifo", &[journal.to_str().expect("UTF-8")]),
+    }
+    let before = fs::read(&elsewhere).expect("the journal");
+    case.del().fails(102).says("not a regular file");
+    assert_eq!(fs::read(&elsewhere).expect("the journal"), before, "a link was followed");
+    case.del().succeeds();
+}
+
+/// Empty, or torn within its first line: no plugin has been run, as that line is durable before the first one is.
+#[rstest]
+#[case("")]
+#[case("{\"format\":1,\"ti")]
+fn a_journal_that_was_hardly_begun(#[case] text: &str) {
+    let case = case().cni_version("1.1.0");
+    fs::create_dir_all(container(&case)).expect("make the folder");
+    fs::write(journal(&case), text).expect("write a journal");
+    case.gc(&[]).succeeds();
+    assert!(!case.owes());
+    fs::create_dir_all(container(&case)).expect("make the folder");
+    fs::write(journal(&case), text).expect("write a journal");
+    case.add().succeeds();
+    case.del().succeeds();
+    assert!(!case.owes());
+}
+
+/// Left there, it would keep the container from ever being removed.
+#[rstest]
+#[case::link(true)]
+#[case::file(false)]
+fn a_containers_directory_that_is_none_is_set_aside(#[case] link: bool) {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    let (folder, elsewhere) = (container(&case), case.dir().join("elsewhere"));
+    fs::rename(&folder, &elsewhere).expect("move the folder");
+    if link {
+        symlink(&elsewhere, &folder).expect("make a link");
+    } else {
+        fs::write(&folder, "").expect("write a file");
+    }
+    assert!(list(&case).contains(Case::CONTAINER));
+    case.del().fails(102).says("by hand").called_nothing();
+    assert!(elsewhere.join("eth0.jsonl").exists(), "a link was followed");
+    assert!(list(&case).contains("set aside"));
+    case.status().succeeds().stderr_contains(".not-a-directory");
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
+    case.add().succeeds();
+    case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
+    case.del().succeeds();
+}
+
+/// One interface of one container has one journal. What is in it is undone whatever its network is called by now: a
+/// configuration that was renamed is the usual reason.
+#[test]
+fn a_journal_of_another_network_under_the_same_id() {
+    let case = case();
+    case.add().succeeds();
+    let case = case.key("name", "renamed");
+    case.add().fails(104).says("\"outer\"").called_nothing();
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
+}
+
+#[test]
+fn a_journal_of_another_container_is_not_obeyed() {
+    let case = case();
+    case.add().succeeds();
+    let other = container(&case).with_file_name("other");
+    fs::create_dir(&other).expect("make a folder");
+    fs::copy(journal(&case), other.join("eth0.jsonl")).expect("copy the journal");
+    case.call("DEL").env("CNI_CONTAINERID", "other").run().fails(102).says("container-1");
+    case.del().succeeds();
+}
+
+#[test]
+fn journals_are_nobody_elses_to_read() {
+    let case = case();
+    case.add().succeeds();
+    let mode = |path: PathBuf| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+    assert_eq!(mode(journal(&case)), 0o600);
+    assert_eq!(mode(container(&case)), 0o700);
+    assert_eq!(mode(case.dir().join("state/attachments")), 0o700);
+    assert_eq!(mode(case.dir().join("state")), 0o700);
+}
+
+/// What cannot be read again must not be written: DEL would have to set it aside.
+#[test]
+fn a_journal_never_grows_too_large_to_be_read() {
+    let long = |kind: &str| recorder(kind).told("flood_mb", 15).told("on", json!(["ADD"]));
+    let plugins = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
+    let case = Case::new();
+    // White space is not kept, a long string is.
+    for plugin in plugins {
+        let script = format!(
+            "cat >/dev/null\n[ $CNI_COMMAND = ADD ] || exit 0\nprintf '{{\"cniVersion\":\"1.0.0\",\"dns\":{{\"domain\":\"'\n\
+             head -c 15000000 /dev/zero | tr '\\0' x\nprintf '\"}}}}'\n: {plugin}"
+        );
+        fs::remove_file(case.dir().join("bin").join(plugin)).expect("take the recorder away");
+        fs::write(case.dir().join("bin").join(plugin), format!("#!/bin/sh\n{script}\n")).expect("write the script");
+        fs::set_permissions(case.dir().join("bin").join(plugin), fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let case = plugins
+        .iter()
+        .chain(&plugins)
+        .chain(&plugins[..2])
+        .enumerate()
+        .fold(case, |case, (index, kind)| case.delegate(long(kind).key("name", format!("net-{index}"))));
+    case.add().fails(5).says("256 MiB").leaves_nothing();
+    assert!(!case.owes());
+}
+
+/// `list` and GC look at the time only to show it.
+#[rstest]
+#[case::future(u64::MAX)]
+#[case::past(0)]
+fn a_clock_that_jumped(#[case] time: u64) {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    let text = fs::read_to_string(journal(&case)).expect("the journal");
+    let (first, rest) = text.split_once('\n').expect("a line");
+    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
+    header["time"] = json!(time);
+    fs::write(journal(&case), format!("{}\n{rest}", Value::from(header))).expect("write the journal");
+    assert!(list(&case).contains("attached"));
+    case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
+    assert!(case.owes());
+    case.gc(&[]).succeeds().leaves_nothing();
+}
+
+#[test]
+fn events_lost_in_a_power_failure_are_made_up_for() {
+    let case = Case::with_reference_plugins().delegate(bridge("br-p", "10.74.1.0/24")).delegate(recorder("alpha"));
+    case.add().succeeds();
+    let text = fs::read_to_string(journal(&case)).expect("the journal");
+    let (first, _) = text.split_once('\n').expect("a line");
+    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
+    header["boot"] = json!("another boot");
+    fs::write(journal(&case), format!("{}\n", Value::from(header))).expect("write the journal");
+    case.del().succeeds().called(&["DEL alpha net1"]).leaves_nothing();
+}

@@ -1,0 +1,143 @@
+//! The world changes behind Braid's back: namespaces, interfaces, addresses and configurations.
+
+use std::fs;
+use std::process::Command;
+
+use rstest::rstest;
+use serde_json::json;
+
+use crate::support::{Case, Namespace, Network, Plugin, bridge, firewall, ptp, recorder};
+
+/// Without masquerading: the reference bridge looks for the rules to remove by the addresses that it finds in the
+/// namespace, and leaves them where that is gone, whoever calls it.
+fn real() -> Case {
+    let chain = Network::new("net-a").plugin(bridge("br-w", "10.75.1.0/24").key("ipMasq", false)).plugin(firewall());
+    Case::with_reference_plugins().delegate(chain).delegate(ptp("10.75.2.0/24").without("name").key("name", "net-b"))
+}
+
+/// Removes the container's namespace, as a runtime may do before it calls DEL.
+fn remove_namespace(case: &Case) {
+    let name = case.pod().path().file_name().expect("a name").to_owned();
+    let status = Command::new("ip").args(["netns", "del"]).arg(name).status().expect("run ip");
+    assert!(status.success());
+}
+
+fn make_namespace(case: &Case) {
+    let name = case.pod().path().file_name().expect("a name").to_owned();
+    let status = Command::new("ip").args(["netns", "add"]).arg(name).status().expect("run ip");
+    assert!(status.success());
+    case.pod().ip("link set lo up");
+}
+
+/// The addresses that host-local has given out.
+fn reserved(case: &Case) -> Vec<String> {
+    let networks = fs::read_dir(case.dir().join("ipam")).into_iter().flatten().flatten();
+    let files = networks.flat_map(|network| fs::read_dir(network.path()).into_iter().flatten().flatten());
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("10.")).collect()
+}
+
+#[test]
+fn the_namespace_is_gone_before_del() {
+    let case = real();
+    case.add().succeeds();
+    remove_namespace(&case);
+    case.del().succeeds();
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert_eq!(reserved(&case), [""; 0]);
+    make_namespace(&case);
+    assert_eq!(case.changes(), "");
+}
+
+#[test]
+fn the_namespace_is_gone_before_check() {
+    let case = real();
+    case.add().succeeds();
+    remove_namespace(&case);
+    case.check().fails_with_any_code().says("eth0").says("net1");
+    case.del().succeeds();
+    make_namespace(&case);
+    assert_eq!(case.changes(), "");
+}
+
+#[test]
+fn the_namespace_goes_between_two_steps() {
+    let case = Case::with_reference_plugins()
+        .script("remover", "cat >/dev/null; [ $CNI_COMMAND = ADD ] && ip netns del $(basename $CNI_NETNS); echo '{\"cniVersion\":\"1.0.0\"}'")
+        .delegate(bridge("br-x", "10.75.3.0/24").key("ipMasq", false))
+        .delegate(Plugin::new("net-remover", "remover"))
+        .delegate(ptp("10.75.4.0/24"));
+    case.add().fails_with_any_code().message_contains("\"ptp\"");
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert_eq!(reserved(&case), [""; 0]);
+    make_namespace(&case);
+    assert_eq!(case.changes(), "");
+}
+
+/// A path that leads to another namespace by now, or to none: the interfaces there are not ours.
+#[rstest]
+#[case::another_namespace(true)]
+#[case::a_plain_file(false)]
+fn the_path_of_the_namespace_leads_elsewhere(#[case] namespace: bool) {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
+    case.add().succeeds();
+    let (other, file) = (Namespace::new("other"), case.dir().join("file"));
+    fs::write(&file, "").expect("write a file");
+    let path = if namespace { other.path() } else { file };
+    let del = case.call("DEL").env("CNI_NETNS", path).run().succeeds();
+    del.leaves_nothing();
+    for call in case.calls().iter().filter(|call| call.command == "DEL") {
+        assert_eq!(call.var("CNI_NETNS"), "", "{call}");
+    }
+}
+
+#[rstest]
+#[case::renamed("link set eth0 down", "link set eth0 name other0", "\"eth0\" is gone")]
+#[case::removed("link set eth0 down", "link del eth0", "\"eth0\" is gone")]
+#[case::without_its_address("link set eth0 up", "addr flush dev eth0", "is gone from \"eth0\"")]
+fn an_interface_is_not_as_it_was(#[case] first: &str, #[case] then: &str, #[case] says: &str) {
+    let case = real();
+    case.add().succeeds();
+    case.pod().ip(first);
+    case.pod().ip(then);
+    case.check().fails_with_any_code().says(says);
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert_eq!(reserved(&case), [""; 0]);
+}
+
+#[test]
+fn an_interface_is_in_another_namespace_by_now() {
+    let case = real();
+    let other = Namespace::new("other");
+    case.add().succeeds();
+    let name = other.path().file_name().expect("a name").to_string_lossy().into_owned();
+    case.pod().ip(&format!("link set eth0 netns {name}"));
+    case.check().fails_with_any_code().says("\"eth0\" is gone");
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert_eq!(reserved(&case), [""; 0]);
+}
+
+/// DEL and CHECK go by the journal: by what ADD ran, whatever stands in the configuration by now.
+#[rstest]
+#[case::changed(Some(json!({"cniVersion": "1.0.0", "name": "by-name", "plugins": [{"type": "gamma"}]})))]
+#[case::deleted(None)]
+fn the_configuration_changes_between_add_and_del(#[case] changed: Option<serde_json::Value>) {
+    let case = Case::new().key("confDir", "@DIR@/conf").delegate("\"by-name\"").delegate(recorder("beta"));
+    let file = case.dir().join("conf/by-name.conflist");
+    fs::create_dir(case.dir().join("conf")).expect("make a folder");
+    let conf = json!({"cniVersion": "1.0.0", "name": "by-name", "plugins": [{"type": "alpha", "secret": "kept"}]});
+    fs::write(&file, conf.to_string()).expect("write the configuration");
+    case.add().succeeds();
+    match changed {
+        Some(conf) => fs::write(&file, conf.to_string()).expect("write the configuration"),
+        None => fs::remove_file(&file).expect("remove the configuration"),
+    }
+    let case = case.clear().delegate("\"by-name\"");
+    let outcome = case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
+    assert_eq!(outcome.call_of("DEL", "alpha").config()["secret"], "kept");
+    outcome.leaves_nothing();
+}
