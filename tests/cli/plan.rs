@@ -91,7 +91,7 @@ fn a_plugin_that_is_not_there_is_told_and_fails() {
 
 #[rstest]
 #[case::network("braid plan prods", "no network is called \"prods\"")]
-#[case::arguments("braid plan pods --args prod", "CNI_ARGS holds \"prod\", expected KEY=VALUE pairs")]
+#[case::arguments("braid plan pods --args prod", "part 1 of CNI_ARGS is not KEY=VALUE")]
 #[case::interface("braid plan pods -i a/b", "interface name \"a/b\" is not valid")]
 fn what_cannot_be_planned_is_told(#[case] line: &str, #[case] message: &str) {
     machine().run(line).exits(1).says(message).prints_nothing();

@@ -136,7 +136,7 @@ fn a_plugins_error_is_printed_as_json(
 #[case::no_plugin("CNI_PATH=/run braid add pods web", "no executable called \"alpha\" is in /run")]
 #[case::interface("braid add pods web -i eth0/1", "interface name \"eth0/1\" is not valid")]
 #[case::container("braid add pods web --container-id a/b", "container ID \"a/b\" is not valid")]
-#[case::arguments("CNI_ARGS=prod braid add pods web", "CNI_ARGS holds \"prod\", expected KEY=VALUE pairs")]
+#[case::arguments("CNI_ARGS=prod braid add pods web", "part 1 of CNI_ARGS is not KEY=VALUE")]
 #[case::capabilities("CAP_ARGS=[] braid add pods web", "CAP_ARGS is not a JSON object")]
 #[case::not_attached("braid check pods web", "no result of an ADD of container")]
 #[case::valid("braid gc pods --valid web", "--valid is \"web\", expected CONTAINER/INTERFACE")]

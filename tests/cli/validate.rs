@@ -78,7 +78,7 @@ fn a_good_file_is_ok() {
 #[case::concurrency(
     "pods.conflist",
     braid(r#""concurrency":"two","delegates":[{"type":"bridge"}]"#),
-    "\"concurrency\" is the string \"two\", expected a whole number from 1 to 64"
+    "\"concurrency\" is a string, expected a whole number from 1 to 64"
 )]
 #[case::result(
     "pods.conflist",

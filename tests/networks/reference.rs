@@ -97,17 +97,17 @@ fn exhausted(subnet: &str) -> Value {
     ipam
 }
 
-/// A macvlan without its parent can be neither made nor removed.
+/// A macvlan without its parent can be neither made nor removed, and its DEL fails for ever: the second one, which says
+/// what ADD said, is the last.
 #[test]
-fn what_a_plugin_cannot_undo_is_all_that_is_left() {
+fn what_a_plugin_can_neither_do_nor_undo_is_owed_once() {
     let case = three_networks(reference_plugins()).delegate(macvlan("absent0", "10.10.4.0/24"));
     case.add().fails_with_any_code().message_contains("net3").details_contains("net3");
     let left = case.changes();
     assert!(!left.is_empty() && left.lines().all(|line| line.contains(" state/attachments/")), "{left}");
-    let del = case.del().fails_with_any_code().says("net3");
-    // The plugin says "Link not found", which containerd would take for success.
-    assert!(!del.error_text().contains("not found"), "{}", del.error_text());
     assert!(case.owes());
+    case.del().succeeds().stderr_contains("taken for undone").leaves_nothing();
+    assert!(!case.owes());
 }
 
 #[test]
