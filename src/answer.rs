@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cni::config::ConfigError;
 use crate::cni::error::code;
@@ -14,6 +14,8 @@ use crate::plan::PlanError;
 use crate::request::RequestError;
 use crate::runtime::exec::PluginError;
 use crate::runtime::{StepError, Verb};
+use crate::source::SourceError;
+use crate::source::kubernetes::ClusterError;
 use crate::transaction::{CleanupFailure, Failure, StoreError, UndoError};
 use crate::verb::{Error, NotReady, What};
 
@@ -47,6 +49,27 @@ pub fn write_text(text: &str) -> io::Result<()> {
 /// When standard output cannot be written: the runtime then does not know, and ADD must be undone.
 pub fn write_result(result: &AddResult, version: Version) -> Result<(), Failure> {
     write(&result.to_raw(version)).map_err(Failure::Answer)
+}
+
+/// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Asked {
+        cni_version: String,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versions<'a> {
+        cni_version: String,
+        supported_versions: &'a [Version],
+    }
+    let asked = serde_json::from_slice::<Asked>(stdin).ok().map(|asked| asked.cni_version);
+    let cni_version = asked.filter(|version| !version.is_empty()).unwrap_or_else(|| Version::LATEST.to_string());
+    write(&Versions { cni_version, supported_versions: spoken })
 }
 
 /// Writes an error object.
@@ -101,6 +124,31 @@ pub fn plugin_error(error: &PluginError) -> CniError {
     CniError::new(own, error.to_string())
 }
 
+/// The CNI error of a call that cannot be understood.
+pub fn request_error(error: &RequestError) -> CniError {
+    let code = match error {
+        RequestError::Missing { .. }
+        | RequestError::NotText { .. }
+        | RequestError::Command { .. }
+        | RequestError::Name { .. }
+        | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
+        RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
+        RequestError::Stdin(_) => code::IO,
+        RequestError::Empty => code::DECODE,
+    };
+    CniError::new(code, error.to_string())
+}
+
+/// The CNI error of a configuration that breaks the protocol's rules.
+pub fn config_error(error: &ConfigError) -> CniError {
+    let code = match error {
+        ConfigError::Json(_) => code::DECODE,
+        ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
+        ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => code::INVALID_CONFIG,
+    };
+    CniError::new(code, error.to_string())
+}
+
 /// The CNI error of each way to fail.
 fn cni_error(error: &Error) -> CniError {
     let mut own = CniError::new(code_of(error), error.to_string());
@@ -113,7 +161,7 @@ fn cni_error(error: &Error) -> CniError {
             join(plugin, &rolled_back.cleanup)
         }
         Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
-        Error::BestEffort(failures) | Error::Corrupt { failures, .. } => {
+        Error::BestEffort(failures) | Error::Takeover(failures) | Error::Corrupt { failures, .. } => {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
@@ -154,30 +202,23 @@ fn lines(items: impl Iterator<Item = String>) -> String {
 
 fn code_of(error: &Error) -> u32 {
     match error {
-        Error::Request(error) => match error {
-            RequestError::Missing { .. }
-            | RequestError::NotText { .. }
-            | RequestError::Command { .. }
-            | RequestError::Name { .. }
-            | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
-            RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
-            RequestError::Stdin(_) => code::IO,
-            RequestError::Empty => code::DECODE,
-        },
+        Error::Request(error) => request_error(error).code,
         Error::Config(error) => match error {
-            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => match error {
-                ConfigError::Json(_) => code::DECODE,
-                ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
-                ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => {
-                    code::INVALID_CONFIG
-                }
-            },
+            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => config_error(error).code,
             InvalidConfig::Key(_) => code::INVALID_CONFIG,
             InvalidConfig::PrevResult(_) => code::DECODE,
         },
-        Error::Source(_) | Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => {
-            code::INVALID_CONFIG
-        }
+        Error::Source(error) => match error {
+            SourceError::Cluster(error) => cluster_code(error),
+            SourceError::Unknown { .. }
+            | SourceError::NoDefinition { .. }
+            | SourceError::Isolated { .. }
+            | SourceError::Annotation { .. }
+            | SourceError::Device { .. }
+            | SourceError::Load { .. } => code::INVALID_CONFIG,
+        },
+        Error::NotReadyYet { .. } => code::TRY_AGAIN,
+        Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
         Error::Plan(error) => match error {
             PlanError::TooMuch { .. }
             | PlanError::NoPrimary { .. }
@@ -191,13 +232,16 @@ fn code_of(error: &Error) -> u32 {
         Error::Store(error) => store_code(error),
         Error::Namespace(_) => code::INVALID_ENVIRONMENT,
         Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
-        Error::Unfinished(_) | Error::Incomplete(_) | Error::BestEffort(_) | Error::Corrupt { .. } => {
-            code::CLEANUP_INCOMPLETE
-        }
+        Error::Unfinished(_)
+        | Error::Incomplete(_)
+        | Error::BestEffort(_)
+        | Error::Takeover(_)
+        | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
         Error::RolledBack(rolled_back) => match &rolled_back.cause {
             Failure::Attach { source, .. } => plugin_error(&source.source).code,
             Failure::Routes { .. } => code::NAMESPACE,
-            Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+            Failure::Status(error) => cluster_code(error),
+            Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
         },
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
         Error::Check(findings) => match findings.as_slice() {
@@ -219,7 +263,20 @@ fn code_of(error: &Error) -> u32 {
             [one] => one.code,
             _ => code::CLEANUP_INCOMPLETE,
         },
-        Error::Answer(_) => code::IO,
+        Error::MultusState { .. } | Error::Answer(_) => code::IO,
+    }
+}
+
+fn cluster_code(error: &ClusterError) -> u32 {
+    match error {
+        // A passing condition, for all that can be told from here: the runtime is to try again.
+        ClusterError::PodGone { .. } | ClusterError::Unavailable { .. } | ClusterError::Kubelet { .. } => {
+            code::TRY_AGAIN
+        }
+        ClusterError::Refused { .. } | ClusterError::Credentials { .. } => code::KUBERNETES,
+        ClusterError::Name { .. } => code::INVALID_ENVIRONMENT,
+        ClusterError::NotConfigured | ClusterError::NotBuiltIn => code::INVALID_CONFIG,
+        ClusterError::Start(_) => code::IO,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, select_version};
+use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, spoken_version};
 use crate::cni::validate;
 use crate::cni::{AddResult, Version};
 use crate::plan::key::{KeyError, Keys};
@@ -21,9 +21,11 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/braid";
 pub const DEFAULT_CONF_DIR: &str = "/etc/cni/multus/net.d";
 /// Where plugins are looked up if neither the configuration nor the runtime says.
 pub const DEFAULT_BIN_DIR: &str = "/opt/cni/bin";
+/// Where Multus keeps its state if the configuration does not say.
+pub const DEFAULT_MULTUS_DIR: &str = "/var/lib/cni/multus";
 
 /// Every key that stands at the top level of a Braid configuration.
-pub const KNOWN_KEYS: [&str; 44] = [
+pub const KNOWN_KEYS: [&str; 45] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -46,6 +48,7 @@ pub const KNOWN_KEYS: [&str; 44] = [
     "confDir",
     "binDir",
     "kubeconfig",
+    "kubernetes",
     "clusterNetwork",
     "defaultNetworks",
     "multusNamespace",
@@ -71,6 +74,25 @@ pub const KNOWN_KEYS: [&str; 44] = [
     "perNodeCertificate",
 ];
 
+/// The keys that DEL and GC cannot do without.
+const ESSENTIAL_KEYS: [&str; 15] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "stateDir",
+    "cniDir",
+    "binDir",
+    "timeouts",
+    "disableGC",
+    "logLevel",
+    "logFile",
+    "logToStderr",
+    "logOptions",
+    "cni.dev/valid-attachments",
+    "cni.dev/attachments",
+];
+
 /// What the runtime gets for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultMode {
@@ -94,6 +116,33 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self { plugin: Duration::from_secs(60), total: Duration::from_secs(110), rollback: Duration::from_secs(30) }
+    }
+}
+
+/// How the Kubernetes API server and the kubelet are talked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubernetesConfig {
+    /// How long one request may take, all its retries included.
+    pub timeout: Duration,
+    /// How often a request that failed in passing is sent again.
+    pub retries: u32,
+    /// Whether events are posted about what was attached.
+    pub events: bool,
+    /// The socket of the kubelet's pod-resources service.
+    pub pod_resources: PathBuf,
+    /// Where device plugins and network plugins tell each other about devices.
+    pub device_info_dir: PathBuf,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            retries: 5,
+            events: true,
+            pod_resources: "/var/lib/kubelet/pod-resources/kubelet.sock".into(),
+            device_info_dir: "/var/run/k8s.cni.cncf.io/devinfo".into(),
+        }
     }
 }
 
@@ -183,6 +232,10 @@ pub struct Config {
     pub disable_gc: bool,
     /// The kubeconfig; empty to use none.
     pub kubeconfig: Option<PathBuf>,
+    /// How Kubernetes is talked to.
+    pub kubernetes: KubernetesConfig,
+    /// Where Multus kept its state, for attachments that it made.
+    pub multus_dir: PathBuf,
     /// Multus's keys.
     pub multus: MultusKeys,
     /// A file that is there when the primary network is ready.
@@ -229,7 +282,30 @@ impl Config {
     /// # Errors
     /// As [`Self::parse`].
     pub fn from_object(object: &RawObject) -> Result<Self, InvalidConfig> {
-        let version = select_version(object)?.unwrap_or(Version::DEFAULT);
+        let config = Self::read(object)?;
+        if config.delegates.is_empty() && config.multus.cluster_network.is_none() {
+            let expected = "a list of at least one delegate";
+            let keys = Keys::new(object, "");
+            return Err(match keys.raw("delegates") {
+                Some(_) => keys.wrong("delegates", expected).into(),
+                None => missing("\"delegates\", a list of at least one delegate,").into(),
+            });
+        }
+        Ok(config)
+    }
+
+    /// Reads no more of a configuration than it takes to undo what journals tell of.
+    ///
+    /// # Errors
+    /// When even that is wrong.
+    pub fn essentials(json: &[u8]) -> Result<Self, InvalidConfig> {
+        let mut object = parse_object(json)?;
+        object.retain(|key, _| ESSENTIAL_KEYS.contains(&key.as_str()));
+        Self::read(&object)
+    }
+
+    fn read(object: &RawObject) -> Result<Self, InvalidConfig> {
+        let version = spoken_version(object)?;
         let keys = Keys::new(object, "");
         let name = keys.string("name")?.ok_or_else(|| missing("\"name\", the network's name,"))?;
         validate::network_name(&name).map_err(|source| ConfigError::Name { key: "name".into(), source })?;
@@ -241,13 +317,6 @@ impl Config {
         let warnings = keys.unknown(&KNOWN_KEYS).iter().chain(&networks.warnings).map(ToString::to_string).collect();
         let prev_result = keys.raw("prevResult").map(|raw| read_prev_result(raw, version)).transpose()?;
         let delegates = delegates(&keys, &name, version)?;
-        if delegates.is_empty() && multus.cluster_network.is_none() {
-            let expected = "a list of at least one delegate";
-            return Err(match keys.raw("delegates") {
-                Some(_) => keys.wrong("delegates", expected).into(),
-                None => missing("\"delegates\", a list of at least one delegate,").into(),
-            });
-        }
         Ok(Self {
             name,
             version,
@@ -278,10 +347,12 @@ impl Config {
             runtime_selections: networks.selections,
             args: keys.object("args")?.unwrap_or_default(),
             prev_result,
-            valid_attachments: valid_attachments(&keys)?,
+            valid_attachments: ValidAttachment::in_config(object)?,
             disable_check: keys.boolean("disableCheck")?,
             disable_gc: keys.boolean("disableGC")?,
             kubeconfig: absolute(&keys, "kubeconfig")?,
+            kubernetes: kubernetes(&keys)?,
+            multus_dir: absolute(&keys, "cniDir")?.unwrap_or_else(|| DEFAULT_MULTUS_DIR.into()),
             multus,
             readiness_file: absolute(&keys, "readinessindicatorfile")?,
             log: log(&keys)?,
@@ -401,10 +472,31 @@ fn timeouts(keys: &Keys<'_>) -> Result<Timeouts, KeyError> {
     Ok(timeouts)
 }
 
-fn valid_attachments(keys: &Keys<'_>) -> Result<Option<Vec<ValidAttachment>>, KeyError> {
-    const EXPECTED: &str = "a list of {containerID, ifname}";
-    let by_key = |key| keys.get(key, EXPECTED);
-    Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
+fn kubernetes(keys: &Keys<'_>) -> Result<KubernetesConfig, KeyError> {
+    const SECONDS: &str = "a number of seconds, more than 0 and at most 600";
+    const TIMES: &str = "a whole number from 0 to 100";
+    let mut config = KubernetesConfig::default();
+    let Some(object) = keys.object("kubernetes")? else { return Ok(config) };
+    let keys = Keys::new(&object, "kubernetes");
+    keys.only(&["timeout", "retries", "events", "podResources", "deviceInfoDir"])?;
+    if let Some(seconds) = keys.get::<f64>("timeout", SECONDS)? {
+        if !(seconds > 0.0 && seconds <= 600.0) {
+            return Err(keys.wrong("timeout", SECONDS));
+        }
+        config.timeout = Duration::from_secs_f64(seconds);
+    }
+    if let Some(retries) = keys.get::<u32>("retries", TIMES)? {
+        if retries > 100 {
+            return Err(keys.wrong("retries", TIMES));
+        }
+        config.retries = retries;
+    }
+    if keys.raw("events").is_some() {
+        config.events = keys.boolean("events")?;
+    }
+    config.pod_resources = absolute(&keys, "podResources")?.unwrap_or(config.pod_resources);
+    config.device_info_dir = absolute(&keys, "deviceInfoDir")?.unwrap_or(config.device_info_dir);
+    Ok(config)
 }
 
 fn multus_keys(keys: &Keys<'_>) -> Result<MultusKeys, KeyError> {

@@ -1,18 +1,124 @@
-//! Braid: a CNI meta-plugin.
+//! Braid attaches a container to several networks in one transaction, or leaves nothing behind.
+//!
+//! The `braid` program is a [CNI](https://www.cni.dev) meta-plugin. This library is what it is made of, and two parts
+//! of it stand on their own: [`runtime`] is what a container runtime needs to run network configurations, as libcni is
+//! in Go, and [`plugin`] is what a CNI plugin needs besides its own work.
+//!
+//! # Being a runtime
+//!
+//! Read a configuration, add a container to it, and take it out again. The results that CHECK and DEL need are kept
+//! where libcni keeps them, in its format.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use braid_cni::runtime::{Attachment, Networks, load};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let networks = Networks::new("/opt/cni/bin");
+//! let network = load::by_name(Path::new("/etc/cni/net.d"), "mynet")?.loaded.ok_or("no such network")?.network;
+//! let eth0 = Attachment::new("container-1", "/run/netns/container-1", "eth0");
+//! let result = networks.add(&network, &eth0)?;
+//! for ip in &result.parsed.ips {
+//!     eprintln!("{}", ip.address);
+//! }
+//! networks.check(&network, &eth0)?;
+//! networks.del(&network, &eth0)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What runs plugins is a trait, so all of it can be tried without any:
+//!
+//! ```
+//! use braid_cni::cni::NetworkConfig;
+//! use braid_cni::runtime::exec::Stdout;
+//! use braid_cni::runtime::{Attachment, Call, Exec, Finder, Networks, PluginError};
+//!
+//! /// Every plugin answers with one address.
+//! struct OneAddress;
+//!
+//! impl Exec for OneAddress {
+//!     fn run(&self, _call: &Call<'_>) -> Result<Stdout, PluginError> {
+//!         Ok(br#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16"}]}"#.to_vec())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let cache = tempfile::tempdir()?;
+//! let network: NetworkConfig = r#"{"cniVersion":"1.0.0","name":"mynet","plugins":[{"type":"true"}]}"#.parse()?;
+//! let networks = Networks::new("/bin").with_exec(OneAddress).with_cache_dir(cache.path());
+//! let result = networks.add(&network, &Attachment::new("container-1", "/run/netns/container-1", "eth0"))?;
+//! assert_eq!(result.parsed.ips[0].address.to_string(), "10.1.0.5/16");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Speaking every version
+//!
+//! Results are read from and written in the shape of every version of the specification:
+//!
+//! ```
+//! use braid_cni::cni::{AddResult, Version};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let old = br#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.0.5/16","gateway":"10.1.0.1"}}"#;
+//! let result = AddResult::parse(old, Version::LATEST)?;
+//! assert_eq!(
+//!     result.to_raw(Version::V1_0_0).get(),
+//!     r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16","gateway":"10.1.0.1"}]}"#
+//! );
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Being a plugin
+//!
+//! [`plugin`] has an example: an implementation of [`plugin::Plugin`], and a `main` of one line.
+//!
+//! # The map
+//!
+//! What the program does with a call follows the modules in this order:
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | [`request`] | environment and standard input | a call |
+//! | [`config`] | its configuration | a checked one |
+//! | [`source`] | configuration, directories | the networks asked for |
+//! | [`plan`] | these, and who asks | what will be run, with every name decided; pure |
+//! | [`transaction`] | a plan | attachments, written down in a journal, or nothing |
+//! | [`netns`] | a namespace | its links, addresses and default routes |
+//! | [`merge`] | results | one result; pure |
+//! | [`answer`] | a result or an error | one JSON object and an exit status |
+//!
+//! [`verb`] is each operation in these words. Below all of them are [`cni`], the protocol as data, and [`runtime`],
+//! which runs it; beside them [`plugin`].
+
+pub mod request;
+
+pub mod config;
+
+pub mod source;
+
+pub mod plan;
+
+pub mod transaction;
+
+pub mod netns;
+
+pub mod merge;
 
 pub mod answer;
-mod cli;
-pub mod cni;
-pub mod config;
-mod log;
-pub mod merge;
-pub mod netns;
-pub mod plan;
-pub mod request;
-pub mod runtime;
-pub mod source;
-pub mod transaction;
+
 pub mod verb;
+
+pub mod cni;
+
+pub mod runtime;
+
+pub mod plugin;
+
+mod cli;
+mod log;
 
 use std::process::ExitCode;
 

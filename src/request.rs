@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use crate::cni::args::ArgsError;
-use crate::cni::config::{parse_object, select_version};
+use crate::cni::config::{parse_object, spoken_version};
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{Args, Version};
 use crate::runtime::Verb;
@@ -34,9 +34,6 @@ pub struct Request {
     pub cni_path: String,
     /// Whether the environment points at a Kubernetes API server that this process runs beside.
     pub in_cluster: bool,
-    /// Whether one of Braid's own delegates calls, which can only be a DEL. Nothing can have been attached by such a call,
-    /// so there is nothing to delete, and an error would keep the outer one from ever being undone.
-    pub is_own_delegate: bool,
     /// Standard input.
     pub stdin: Vec<u8>,
 }
@@ -131,24 +128,27 @@ impl Request {
             args_text,
             cni_path: text("CNI_PATH")?,
             in_cluster: !text("KUBERNETES_SERVICE_HOST")?.is_empty() && !text("KUBERNETES_SERVICE_PORT")?.is_empty(),
-            is_own_delegate: false,
             stdin: Vec::new(),
         };
         request.check_names()?;
-        if verb != Verb::Version
-            && let Some(on_behalf_of) = variable(GUARD)?
-        {
-            if verb != Verb::Del {
-                return Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() });
-            }
-            request.is_own_delegate = true;
-            return Ok(Some(request));
-        }
         request.stdin = read_stdin()?;
         if request.stdin.trim_ascii().is_empty() && verb != Verb::Version {
             return Err(RequestError::Empty);
         }
         Ok(Some(request))
+    }
+
+    /// Refuses a call that one of Braid's own delegates makes. Any other plugin may be called by Braid.
+    ///
+    /// # Errors
+    /// [`RequestError::Recursion`].
+    pub fn refuse_recursion(&self) -> Result<(), RequestError> {
+        match variable(GUARD)? {
+            Some(on_behalf_of) if self.verb != Verb::Version => {
+                Err(RequestError::Recursion { on_behalf_of: on_behalf_of.chars().take(256).collect() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_names(&self) -> Result<(), RequestError> {
@@ -170,8 +170,13 @@ impl Request {
 
     /// The version to answer an error in: the configuration's, if it can be read.
     pub fn version(&self) -> Version {
-        let object = parse_object(&self.stdin).unwrap_or_default();
-        select_version(&object).ok().flatten().unwrap_or(Version::LATEST)
+        parse_object(&self.stdin).and_then(|object| spoken_version(&object)).unwrap_or(Version::LATEST)
+    }
+
+    /// The same call with other arguments.
+    #[must_use]
+    pub fn with_args(&self, args: Args) -> Self {
+        Self { args_text: args.to_string(), args, ..self.clone() }
     }
 
     /// The value of a key of `CNI_ARGS`.

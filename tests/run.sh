@@ -5,7 +5,9 @@
 # machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
 #
 #   BRAID_TEST_CNI_PATH      the reference plugins, if not in /usr/lib/cni or /opt/cni/bin
-#   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; without them, their tests skip
+#   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; where there are none, they
+#                            are fetched from Debian sid if apt-get can, into the user's cache; without them, their tests skip
+#   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
 set -euo pipefail
@@ -22,11 +24,13 @@ needs() {
     cat <<'EOF'
 iproute2 ip
 iproute2 tc
+iputils-ping ping
 iptables iptables
 iptables ip6tables-save
 nftables nft
 util-linux nsenter
 util-linux unshare
+util-linux setpriv
 busybox-static busybox
 podman podman
 containerd containerd
@@ -69,6 +73,37 @@ install_missing() {
     die "the tests need these Debian packages (elsewhere, the programs in them): ${packages[*]}"
 }
 
+# Fetches the reference plugins of Debian sid, which speak CNI 1.1.0, into the user's cache. apt-get gets lists, a cache and
+# a source of its own, so that the machine's stay as they are; any failure only means that some tests skip.
+fetch_new_plugins() {
+    local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/braid-tests apt work mirror
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    [[ -z ${BRAID_TEST_CNI_PATH_NEW:-} && ! -x /opt/cni-1.9/bin/bridge ]] || return 0
+    export BRAID_TEST_CNI_PATH_NEW=$cache/plugins/usr/lib/cni
+    [[ ! -x $BRAID_TEST_CNI_PATH_NEW/bridge ]] || return 0
+    if [[ ${BRAID_TEST_NO_INSTALL:-} != 1 && -e $keyring ]] && command -v apt-get dpkg >/dev/null; then
+        say "fetching reference plugins that speak CNI 1.1.0"
+        work=$cache/apt
+        # The mirror that the machine uses itself.
+        # shellcheck disable=SC2016
+        mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "Debian" { print $2; exit }')
+        mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+        echo "deb [signed-by=$keyring] $mirror sid main" >"$work/sources.list"
+        apt=(-qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
+            -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
+            -o Acquire::Languages=none -o Acquire::Retries=0 -o Acquire::http::Timeout=20)
+        (
+            cd "$work"
+            # Nothing is half there: the plugins come into their place last.
+            apt-get "${apt[@]}" update && apt-get "${apt[@]}" download containernetworking-plugins &&
+                dpkg -x containernetworking-plugins_*.deb plugins && mv -T plugins ../plugins
+        ) >"$cache/log" 2>&1 || printf 'they could not be had: %s\n' "$(tail -n 1 "$cache/log")"
+        rm -rf "$work"
+    fi
+    [[ -x $BRAID_TEST_CNI_PATH_NEW/bridge ]] || { unset BRAID_TEST_CNI_PATH_NEW; say "tests of CNI 1.1.0 plugins will skip"; }
+}
+
 # Runs a command as root, or as what looks like root from inside, with a /run of its own.
 with_root() {
     if ((EUID == 0)); then
@@ -96,6 +131,7 @@ run_tests() {
 }
 
 install_missing
+fetch_new_plugins
 if (($#)); then
     run_tests "$@"
     exit

@@ -21,6 +21,8 @@ mod protocol {
     mod requests;
     /// What the runtime gets back.
     mod results;
+    /// GC and STATUS: what they need, whom they ask, and what they leave alone.
+    mod upkeep;
     /// VERSION, CHECK, STATUS, GC, and calls that come when they should not.
     mod verbs;
 }
@@ -66,3 +68,62 @@ mod networks {
     /// The reference plugins, in Braid and around it.
     mod reference;
 }
+
+/// Braid as its library and as a runtime of its own.
+mod library {
+    /// The programs in `examples/`.
+    mod examples;
+    /// The same calls through libcni's cnitool, where the machine has one.
+    mod oracle;
+    /// The examples of the specification's appendix.
+    mod specification;
+}
+
+/// Real container runtimes, each on a machine of its own: the `/etc/cni`, `/opt/cni`, state and packet filters of the
+/// machine that the tests run on are not seen, let alone touched.
+mod runtimes {
+    /// containerd, by its own client.
+    mod containerd;
+    /// The networks that the runtimes are given.
+    mod networks;
+    /// podman with its CNI back end.
+    mod podman;
+}
+
+/// The command line.
+mod cli {
+    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+    mod commands;
+    /// `list` and `show`.
+    mod inspect;
+    /// `plan`.
+    mod plan;
+    /// `add`, `check` and `del` where cnitool would be: its environment, its files.
+    mod playing_runtime;
+    /// `run`, and whatever can end it.
+    mod run;
+    /// Help, versions, wrong command lines, readers that go away.
+    mod usage;
+    /// `validate`.
+    mod validate;
+}
+
+/// What users copy.
+mod examples {
+    /// The configurations in `conf/`.
+    mod configurations;
+    /// The scripts in `examples/`.
+    mod scripts;
+}
+
+/// Pods of a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+/// Braid put on a node, and taken off it.
+#[path = "kubernetes/install.rs"]
+mod install;
+
+/// Nodes that Multus served before.
+#[path = "kubernetes/takeover.rs"]
+mod takeover;

@@ -1,6 +1,7 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
 mod inspect;
+mod install;
 mod plan;
 mod playing_runtime;
 mod run;
@@ -16,12 +17,76 @@ use crate::answer;
 use crate::cni::{CniError, Version};
 use crate::config::{DEFAULT_STATE_DIR, LogConfig};
 
+const AFTER_HELP: &str = "\
+Examples:
+  braid validate /etc/cni/net.d             is anything wrong with the configurations?
+  braid plan pods --explain                 which plugins would run for a container, and why?
+  braid run pods -- ip addr                 try a network, leaving nothing behind
+  braid add pods web                        attach the namespace that `ip netns add web` made
+  braid list                                what is attached on this machine?
+
+Networks are looked up by name in NETCONFPATH (/etc/cni/net.d), plugins in CNI_PATH (/opt/cni/bin).
+`braid help COMMAND` tells more of each command.";
+
+const AFTER_ADD: &str = "\
+Environment: NETCONFPATH, CNI_PATH, CNI_ARGS, CAP_ARGS (a JSON object) and CNI_IFNAME, as for cnitool.
+
+Examples:
+  ip netns add web && braid add pods web
+  braid add ./pods.conflist /proc/4711/ns/net --container-id web -i eth1
+  CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0' braid add pods web
+  CAP_ARGS='{\"portMappings\":[{\"hostPort\":8080,\"containerPort\":80,\"protocol\":\"tcp\"}]}' braid add pods web";
+
+const AFTER_CHECK: &str = "\
+Give what `braid add` was given, the environment included. Exit status 0: all is as it was left.
+
+Examples:
+  braid check pods web
+  braid check pods /proc/4711/ns/net --container-id web -i eth1";
+
+const AFTER_DEL: &str = "\
+Give what `braid add` was given. It succeeds where nothing is attached, and where the namespace has gone.
+
+Examples:
+  braid del pods web && ip netns del web
+  braid del pods /proc/4711/ns/net --container-id web -i eth1";
+
+const AFTER_GC: &str = "\
+Without --valid, everything that was attached to the network with this cache of results is detached.
+
+Examples:
+  braid gc pods --valid web/eth0 --valid db/eth0";
+
+const AFTER_VALIDATE: &str = "\
+Exit status 0: nothing is wrong; warnings do not count. 1: something is.
+
+Examples:
+  braid validate /etc/cni/net.d
+  CNI_PATH=/usr/lib/cni braid validate pods.conflist";
+
+const AFTER_PLAN: &str = "\
+Exit status 0: ADD would find all its plugins. 1: it would not, or could not make a plan.
+
+Examples:
+  braid plan pods --explain
+  braid plan ./pods.conflist --args 'K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0' -o json";
+
+const AFTER_LIST: &str = "\
+A configuration with a `stateDir` of its own needs --state-dir.
+
+States: attached; unfinished, where ADD is running or has crashed; clean-up owed, where a plugin failed to undo its part and
+the next DEL tries again; unusable, where a journal is damaged and was set aside.
+
+Examples:
+  braid list
+  braid list -o json | jq -r '.[] | select(.state != \"attached\") | .containerID'";
+
 /// Attaches containers to several networks, in one transaction.
 ///
 /// As a CNI plugin Braid is called by a container runtime, through the environment and standard input. On the command
 /// line it plays the runtime itself, checks configurations, and tells what is attached.
 #[derive(Debug, Parser)]
-#[command(name = "braid", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "braid", version, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,14 +95,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Attach a network namespace to a network, and print the result
+    #[command(after_help = AFTER_ADD)]
     Add(Attachment),
     /// Check that an attachment is as `add` left it
+    #[command(after_help = AFTER_CHECK)]
     Check(Attachment),
     /// Detach a network namespace from a network
+    #[command(after_help = AFTER_DEL)]
     Del(Attachment),
     /// Clean up what belongs to attachments other than those given
+    #[command(after_help = AFTER_GC)]
     Gc {
-        /// The network: its name, or the path of its configuration
+        /// The network: its name, or its configuration's file
         network: String,
         /// An attachment that is still valid
         #[arg(long = "valid", value_name = "CONTAINER/INTERFACE")]
@@ -45,20 +114,23 @@ enum Command {
     },
     /// Ask whether a network is ready
     Status {
-        /// The network: its name, or the path of its configuration
+        /// The network: its name, or its configuration's file
         network: String,
     },
     /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
     Run(run::Run),
     /// Say of each configuration what is wrong with it, and where
+    #[command(after_help = AFTER_VALIDATE)]
     Validate {
         /// Configurations, or directories of them
         #[arg(required = true, value_name = "FILE|DIR")]
         paths: Vec<PathBuf>,
     },
     /// Print what ADD would run, running nothing
+    #[command(after_help = AFTER_PLAN)]
     Plan(plan::PlanArgs),
     /// Show the attachments on this machine
+    #[command(after_help = AFTER_LIST)]
     List {
         #[command(flatten)]
         state: StateDir,
@@ -76,6 +148,10 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
+    Install(install::Install),
+    /// Take Braid off this Kubernetes node
+    Uninstall(install::Uninstall),
     /// Print a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -89,9 +165,9 @@ enum Command {
 /// `CNI_ARGS`, `CAP_ARGS` and `CNI_IFNAME`.
 #[derive(Debug, Args)]
 struct Attachment {
-    /// The network: its name, or the path of its configuration
+    /// The network: its name, or its configuration's file
     network: String,
-    /// The path of the network namespace
+    /// The network namespace: its path, or its name among those of `ip netns`
     netns: PathBuf,
     /// The interface's name in the namespace [default: `CNI_IFNAME`, else eth0]
     #[arg(short, long)]
@@ -156,6 +232,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "braid", &mut script);

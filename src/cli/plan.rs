@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
@@ -18,11 +19,14 @@ use crate::source;
 /// The arguments of `plan`.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The network: its name, or the path of its configuration
+    /// The network: its name, or its configuration's file
     network: String,
     /// `CNI_ARGS` of the call, such as `K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0`
-    #[arg(long, value_name = "K=V;…", default_value = "")]
+    #[arg(long, value_name = "K=V;…", default_value = "", hide_default_value = true)]
     args: String,
+    /// The pod of the call, looked up in the Kubernetes cluster that the configuration names
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod)]
+    pod: Option<(String, String)>,
     /// `CNI_IFNAME` of the call
     #[arg(short, long, default_value = "eth0")]
     ifname: String,
@@ -54,6 +58,13 @@ struct Report {
     warnings: Vec<String>,
 }
 
+fn pod(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok((namespace.into(), name.into())),
+        _ => Err("expected a pod as NAMESPACE/NAME".into()),
+    }
+}
+
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let network = loaded(&args.network)?.network;
     let report = report(args, &network)?;
@@ -80,7 +91,13 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
         let mut request = request_for(&config, args.args.parse()?);
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
-        let gathered = source::gather(&config, &request)?;
+        let (request, gathered) = if let Some((namespace, name)) = &args.pod {
+            let deadline = Instant::now() + config.timeouts.total;
+            source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
+        } else {
+            let gathered = source::gather(&config, &request)?;
+            (request, gathered)
+        };
         let planned = plan::build(&config, &request, gathered.candidates, &gathered.dropped)?;
         report.dropped.extend(gathered.dropped);
         report.warnings.extend(config.warnings.into_iter().chain(gathered.warnings).chain(planned.warnings));

@@ -21,10 +21,15 @@ use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks,
 
 /// Where configurations are, if `NETCONFPATH` does not say.
 const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
+/// Where `ip netns` keeps namespaces.
+const NAMESPACES: &str = "/run/netns";
 
 pub(super) fn add(args: &Attachment) -> Outcome {
     let network = network(&args.network)?;
     let attachment = attachment(args)?;
+    if !Path::new(&attachment.netns).exists() {
+        return Err(CliError::Plain(format!("there is no network namespace at {}", attachment.netns)));
+    }
     let watch = std::sync::Arc::new(Stopwatch::default());
     let networks = networks()?.with_exec(Timed { launcher: Launcher::new(), watch: watch.clone() });
     let began = Instant::now();
@@ -69,7 +74,11 @@ pub(super) fn status(name: &str) -> Outcome {
 
 /// The runtime that the environment describes. A Braid that is in none of the directories is this one.
 pub(super) fn networks() -> Result<Networks, CliError> {
-    Ok(Networks::new("").with_finder(finder()?))
+    let networks = Networks::new("").with_finder(finder()?);
+    Ok(match variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty()) {
+        Some(directory) => networks.with_cache_dir(&std::path::absolute(directory)?),
+        None => networks,
+    })
 }
 
 /// Where plugins are.
@@ -89,7 +98,8 @@ pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
 
 /// The configuration of a name, or of a file.
 pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
-    if name.contains('/') {
+    let is_file_name = [".conflist", ".conf", ".json"].iter().any(|extension| name.ends_with(extension));
+    if name.contains('/') || is_file_name {
         return Ok(load::from_file(Path::new(name))?);
     }
     let directory = PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into()));
@@ -97,12 +107,30 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     for skipped in &found.skipped {
         eprintln!("braid: passed over {skipped}");
     }
-    found.loaded.ok_or_else(|| CliError::Plain(format!("no network is called {name:?} in {}", directory.display())))
+    found.loaded.ok_or_else(|| {
+        let names = match names_in(&directory).as_slice() {
+            [] => "which holds none".to_owned(),
+            names => format!("which holds {}", names.join(", ")),
+        };
+        CliError::Plain(format!("no network is called {name:?} in {}, {names}", directory.display()))
+    })
+}
+
+/// The names of the networks in a directory, as far as they can be read.
+fn names_in(directory: &Path) -> Vec<String> {
+    let files = load::files(directory).unwrap_or_default();
+    files.iter().filter_map(|file| load::from_file(file).ok()).map(|loaded| loaded.network.name).collect()
+}
+
+/// The path of a namespace given by path, or by name as to `ip netns`.
+fn namespace(given: &Path) -> std::io::Result<PathBuf> {
+    let is_name = given.parent() == Some(Path::new("")) && !given.exists();
+    if is_name { Ok(Path::new(NAMESPACES).join(given)) } else { std::path::absolute(given) }
 }
 
 /// The attachment of a command line and its environment.
 fn attachment(args: &Attachment) -> Result<runtime::Attachment, CliError> {
-    let netns = std::path::absolute(&args.netns)?.to_string_lossy().into_owned();
+    let netns = namespace(&args.netns)?.to_string_lossy().into_owned();
     let container_id = match &args.container_id {
         Some(id) => id.clone(),
         None => container_id(&netns),
@@ -144,10 +172,20 @@ fn pretty(json: &str) -> Result<String, CliError> {
 }
 
 /// The CNI error of a failure: the first plugin's own, with the others in its details.
-pub(super) fn cni_error(error: &NetworkError) -> CliError {
+fn cni_error(error: &NetworkError) -> CliError {
     let message = error.to_string();
     let (first, rest) = match error {
         NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),
+        NetworkError::Gc { stale, failures, .. } if stale.is_empty() => {
+            (failures.first(), failures.get(1..).unwrap_or_default())
+        }
+        NetworkError::Gc { .. } => return CliError::Cni(CniError::new(code::CLEANUP_INCOMPLETE, message)),
+        NetworkError::NotKept { cleanup, .. } => {
+            let cleanup: Vec<_> = cleanup.iter().map(ToString::to_string).collect();
+            return CliError::Cni(CniError::new(code::IO, message).with_details(cleanup.join("; ")));
+        }
+        NetworkError::Name(_) => return CliError::Cni(CniError::new(code::INVALID_ENVIRONMENT, message)),
+        NetworkError::Version { .. } => return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message)),
         NetworkError::Plugins { failures, .. } => (failures.first(), failures.get(1..).unwrap_or_default()),
         NetworkError::NoCheck { .. } => {
             return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message));

@@ -5,6 +5,7 @@
 //! namespace, joins it, runs the command and cleans up when the command ends, when it is told to stop, or when the
 //! front is gone. Both know the names of everything from the front's process ID, so neither has to be told.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::playing_runtime::{cni_error, network, networks, parameters};
+use super::playing_runtime::{network, networks, parameters};
 use super::{CliError, Outcome};
 use crate::cni::NetworkConfig;
 use crate::cni::config::{Defaults, parse_object};
@@ -42,7 +43,7 @@ pub(super) struct Run {
     networks: Vec<String>,
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<OsString>,
     /// Be the keeper of this front.
     #[arg(long, hide = true, value_name = "PID")]
     keeper_of: Option<i32>,
@@ -83,6 +84,8 @@ impl Scene {
 
     /// Undoes whatever there is of it, the last network first. Says what could not be undone.
     fn clean_up(&self) -> Result<(), CliError> {
+        // What the command has left running would keep the namespace alive, with nothing in it.
+        kill_inside(&self.namespace);
         let mut failed = false;
         for (network, attachment) in self.attachments.iter().rev() {
             if let Err(error) = self.networks.del(network, attachment) {
@@ -116,7 +119,6 @@ fn front(args: &Run) -> Outcome {
     let status = wait_passing_on(&mut keeper, &signals, None)?;
     if status.signal().is_some() {
         // The keeper was killed, and the command may have outlived it.
-        kill_inside(&scene.namespace);
         scene.clean_up()?;
     }
     Ok(exit_code(status))
@@ -130,9 +132,17 @@ fn keeper(args: &Run, front: i32) -> Outcome {
     make_namespace(&scene.namespace)?;
     let joined_and_ran = || -> Outcome {
         for (network, attachment) in &scene.attachments {
-            scene.networks.add(network, attachment).map_err(|error| cni_error(&error))?;
+            // Standard output is the command's.
+            scene.networks.add(network, attachment).map_err(|error| CliError::Plain(error.to_string()))?;
         }
-        let mut child = spawn_inside(&scene.namespace, &args.command)?;
+        let mut child = match spawn_inside(&scene.namespace, &args.command) {
+            Ok(child) => child,
+            Err(error) => {
+                eprintln!("braid: cannot run {}: {error}", args.command[0].display());
+                // As shells say it.
+                return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
+            }
+        };
         Ok(exit_code(wait_passing_on(&mut child, &signals, Some(front.as_fd()))?))
     };
     let outcome = joined_and_ran();
@@ -231,9 +241,9 @@ fn remove_namespace(path: &Path) -> io::Result<()> {
 }
 
 /// Starts a command in a namespace. The thread that enters it ends with the start; the child stays.
-fn spawn_inside(namespace: &Path, command: &[String]) -> Result<Child, CliError> {
+fn spawn_inside(namespace: &Path, command: &[OsString]) -> io::Result<Child> {
     let file = File::open(namespace)?;
-    let spawned = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope
             .spawn(|| -> io::Result<Child> {
                 setns(&file, CloneFlags::CLONE_NEWNET)?;
@@ -244,6 +254,5 @@ fn spawn_inside(namespace: &Path, command: &[String]) -> Result<Child, CliError>
             })
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the thread that starts the command panicked")))
-    });
-    spawned.map_err(|error| CliError::Plain(format!("cannot run {:?}: {error}", command[0])))
+    })
 }

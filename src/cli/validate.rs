@@ -155,7 +155,6 @@ pub(super) fn request_for(_config: &Config, args: Args) -> Request {
         args,
         cni_path: String::new(),
         in_cluster: false,
-        is_own_delegate: false,
         stdin: Vec::new(),
     }
 }

@@ -41,6 +41,11 @@ impl Args {
         }
     }
 
+    /// Keeps the pairs whose key `is_wanted`.
+    pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.pairs.retain(|(key, _)| is_wanted(key));
+    }
+
     /// The pairs in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))

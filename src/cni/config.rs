@@ -4,6 +4,8 @@
 //! what a plugin gets is what its author wrote, down to the spelling of a number. Only the keys that the protocol
 //! defines are read.
 
+use std::str::FromStr;
+
 use indexmap::IndexMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -90,6 +92,7 @@ pub fn describe(raw: &RawValue) -> String {
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'{') => "an object".into(),
+        Some(b'[') if text[1..text.len() - 1].trim_ascii().is_empty() => "an empty list".into(),
         Some(b'[') => "a list".into(),
         Some(b'"') => {
             let value: String = serde_json::from_str(text).unwrap_or_default();
@@ -449,6 +452,15 @@ impl NetworkConfig {
     }
 }
 
+impl FromStr for NetworkConfig {
+    type Err = ConfigError;
+
+    /// Reads a configuration that holds its name and its plugins itself.
+    fn from_str(json: &str) -> Result<Self, Self::Err> {
+        Self::complete_from_object(parse_object(json.as_bytes())?, Defaults::default())
+    }
+}
+
 /// The version to speak, from `cniVersion` and `cniVersions`.
 ///
 /// # Errors
@@ -458,6 +470,20 @@ pub fn select_version(object: &RawObject) -> Result<Option<Version>, ConfigError
     let many: Option<Vec<String>> = get(object, "cniVersions", "a list of CNI versions")?;
     let declared = one.iter().chain(many.iter().flatten()).map(String::as_str);
     Version::select(declared).map_err(|source| ConfigError::Version { source })
+}
+
+/// The version that a runtime speaks with the plugin it hands a configuration to: `cniVersion`, which the runtime has
+/// chosen (SPEC §3). `cniVersions` may stand beside it with versions that the runtime does not know, and counts only
+/// where `cniVersion` is missing or not known here.
+///
+/// # Errors
+/// When one of them is of the wrong type, or nothing that is declared is known.
+pub fn spoken_version(object: &RawObject) -> Result<Version, ConfigError> {
+    let chosen: Option<String> = get(object, "cniVersion", "a CNI version, a string")?;
+    match chosen.and_then(|version| version.parse().ok()) {
+        Some(version) => Ok(version),
+        None => Ok(select_version(object)?.unwrap_or(Version::DEFAULT)),
+    }
 }
 
 #[cfg(test)]
@@ -525,6 +551,20 @@ mod tests {
         let object = parse_object(br#"{"name":"n","plugins":[{"type":"a"},{"type":"../b"}]}"#).unwrap();
         let error = NetworkConfig::from_object(object, Defaults::default()).unwrap_err();
         assert!(error.to_string().contains("plugins[1].type"), "{error}");
+    }
+
+    #[test]
+    fn a_runtime_has_chosen_the_version_that_is_spoken() {
+        for (text, expected) in [
+            (r#"{"cniVersion":"1.0.0","cniVersions":["0.4.0","1.1.0"]}"#, Version::V1_0_0),
+            (r#"{"cniVersions":["0.4.0","9.9.9"]}"#, Version::V0_4_0),
+            (r#"{"cniVersion":"9.9.9","cniVersions":["1.0.0"]}"#, Version::V1_0_0),
+            ("{}", Version::V0_1_0),
+            (r#"{"cniVersion":""}"#, Version::V0_1_0),
+        ] {
+            assert_eq!(spoken_version(&parse_object(text.as_bytes()).unwrap()).unwrap(), expected, "{text}");
+        }
+        assert!(spoken_version(&parse_object(br#"{"cniVersion":"9.9.9"}"#).unwrap()).is_err());
     }
 
     #[test]

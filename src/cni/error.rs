@@ -40,6 +40,8 @@ pub mod code {
     pub const ALREADY_ATTACHED: u32 = 104;
     /// A change inside the container's network namespace failed.
     pub const NAMESPACE: u32 = 105;
+    /// The Kubernetes API server refused, or its credentials cannot be used.
+    pub const KUBERNETES: u32 = 106;
 }
 
 /// What a plugin prints on standard output when it fails.

@@ -1,12 +1,13 @@
 //! From candidates to a plan: names, arguments, capabilities, and every check that needs no I/O.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::policy::plugins_of;
 use super::selection::Selection;
-use crate::cni::config::{NetworkConfig, RawObject, overlay_objects, raw};
+use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, overlay_objects, raw};
 use crate::cni::validate;
 use crate::cni::{Args, Version};
 use crate::config::Config;
@@ -16,6 +17,8 @@ use crate::runtime;
 /// Types that lead back to a meta-plugin, whatever the binary is called.
 const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
 
+/// The capability by which a plugin gets the path of a [`DeviceInfo`].
+const DEVICE_INFO: &str = "CNIDeviceInfoFile";
 /// The most attachments of one container.
 pub const MAX_ATTACHMENTS: usize = 256;
 /// The most that the configurations of one container's attachments may take together, in bytes.
@@ -45,6 +48,18 @@ pub struct Candidate {
     pub origin: String,
     /// Why it applies.
     pub reason: String,
+    /// The device resource that the selection's device is one of, if a NetworkAttachmentDefinition says so.
+    pub resource: Option<String>,
+}
+
+/// A file in which a device is described to the attachment's plugins and to whoever reads the pod's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// The file.
+    pub file: PathBuf,
+    /// The device plugin's file, which it is a copy of if that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
 }
 
 /// Where Braid stands in its list.
@@ -87,6 +102,9 @@ pub struct Attachment {
     /// The default routes it asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<Vec<IpAddr>>,
+    /// The description of its device; there while the attachment is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info: Option<DeviceInfo>,
 }
 
 impl Attachment {
@@ -306,12 +324,15 @@ fn attachment(
     ifname: String,
     is_primary: bool,
 ) -> Attachment {
-    let Candidate { network, selection, optional, author: _, origin, reason } = candidate;
+    let Candidate { mut network, selection, optional, author: _, origin, reason, resource } = candidate;
     // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
     let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
     capability_args.shift_remove("networks");
     capability_args.extend(selection.capability_args());
     let mut plugin_args = config.args.clone();
+    if !is_primary {
+        forget_addresses(&mut plugin_args);
+    }
     if !selection.cni_args.is_empty() {
         let mut cni = RawObject::new();
         cni.insert("cni".into(), raw(&selection.cni_args));
@@ -322,8 +343,15 @@ fn attachment(
     } else {
         selection.reference()
     };
+    if let Some(device) = &selection.device_id {
+        hand_over_device(&mut network, device);
+    }
+    let device_info = device_info(config, request, &network, &selection, resource.as_deref(), (&reference, &ifname));
+    if let Some(info) = &device_info {
+        capability_args.insert(DEVICE_INFO.into(), raw(&info.file));
+    }
     Attachment {
-        args: args_for(request, &selection),
+        args: args_for(request, &selection, is_primary),
         ifname,
         network,
         reference,
@@ -333,15 +361,60 @@ fn attachment(
         plugin_args,
         optional,
         default_route: selection.default_route,
+        device_info,
     }
 }
 
-/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added.
-fn args_for(request: &Request, selection: &Selection) -> String {
-    if selection.ips.is_empty() && selection.mac.is_none() {
+/// Plugins for devices look for them in these keys of their own configuration; the first plugin of a network is the one
+/// that takes the device.
+fn hand_over_device(network: &mut NetworkConfig, device: &str) {
+    if let Some(first) = network.plugins.first_mut() {
+        let mut keys = first.keys().clone();
+        keys.insert("deviceID".into(), raw(device));
+        keys.insert("pciBusID".into(), raw(device));
+        *first = PluginConfig::from_object(keys).expect("a plugin's configuration stays one with a device in it");
+    }
+}
+
+/// Where the device of an attachment is described (NPWG device information specification, §3), if it has one or its
+/// plugins want to describe it.
+fn device_info(
+    config: &Config,
+    request: &Request,
+    network: &NetworkConfig,
+    selection: &Selection,
+    resource: Option<&str>,
+    (reference, ifname): (&str, &str),
+) -> Option<DeviceInfo> {
+    let is_declared = network.plugins.iter().any(|plugin| plugin.declares(DEVICE_INFO));
+    if resource.is_none() && !is_declared {
+        return None;
+    }
+    let below =
+        |directory: &str, name: String| config.kubernetes.device_info_dir.join(directory).join(name.replace('/', "-"));
+    let source = resource.zip(selection.device_id.as_deref());
+    Some(DeviceInfo {
+        file: below("cni", format!("{reference}-{}_{ifname}", request.container_id)),
+        source: source.map(|(resource, device)| below("dp", format!("{resource}-{device}-device.json"))),
+    })
+}
+
+/// What `CNI_ARGS` say of the one interface that the runtime asked for, by convention.
+const OF_ONE_INTERFACE: [&str; 3] = ["IP", "GATEWAY", "MAC"];
+
+/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added. The addresses
+/// that the runtime asks for are the primary attachment's alone: no other could have them too.
+fn args_for(request: &Request, selection: &Selection, is_primary: bool) -> String {
+    let is_for_another = |key: &str| !is_primary && OF_ONE_INTERFACE.contains(&key);
+    let is_plain = selection.ips.is_empty() && selection.mac.is_none();
+    if is_plain && !request.args.iter().any(|(key, _)| is_for_another(key)) {
         return request.args_text.clone();
     }
     let mut args: Args = request.args.clone();
+    args.retain(|key| !is_for_another(key));
+    if is_plain {
+        return args.to_string();
+    }
     args.set("IgnoreUnknown", "true");
     if !selection.ips.is_empty() {
         args.set("IP", &selection.ips.join(","));
@@ -350,6 +423,19 @@ fn args_for(request: &Request, selection: &Selection) -> String {
         args.set("MAC", mac);
     }
     args.to_string()
+}
+
+/// Takes out of `args.cni` what the runtime asks for the one interface that it asked for (CONVENTIONS, "`args` in network
+/// config").
+fn forget_addresses(args: &mut RawObject) {
+    let Some(mut cni) = args.get("cni").and_then(|cni| serde_json::from_str::<RawObject>(cni.get()).ok()) else {
+        return;
+    };
+    let before = cni.len();
+    cni.retain(|key, _| !["ips", "mac"].contains(&key.as_str()));
+    if cni.len() != before {
+        args.insert("cni".into(), raw(&cni));
+    }
 }
 
 fn refuse_self_delegation(config: &Config, candidate: &Candidate) -> Result<(), PlanError> {

@@ -22,8 +22,10 @@ impl Globs {
     /// # Errors
     /// The glob that does not compile, and why.
     pub fn new(globs: Vec<String>) -> Result<Self, String> {
-        let compile =
-            |glob: &str| Glob::new(glob).map(|glob| glob.compile_matcher()).map_err(|error| error.to_string());
+        let compile = |glob: &str| match Glob::new(glob) {
+            Ok(glob) => Ok(glob.compile_matcher()),
+            Err(error) => Err(format!("{glob:?}, which is no glob ({})", error.kind())),
+        };
         let mut compiled = Self { include: Vec::new(), exclude: Vec::new(), text: Vec::new() };
         if globs.is_empty() {
             return Err("an empty list, which nothing could match".into());

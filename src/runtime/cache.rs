@@ -3,8 +3,9 @@
 //! Braid's plugin side does not use it, its journal holds more. It is here for a runtime built on this library, and so
 //! that attachments made by another runtime's libcni can be read.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::chain::Attachment;
-use crate::cni::Args;
-use crate::cni::config::RawObject;
+use crate::cni::config::{ConfigError, Defaults, RawObject, parse_object, raw};
+use crate::cni::{Args, NetworkConfig};
 
 /// libcni's default directory.
 pub const DEFAULT_DIR: &str = "/var/lib/cni";
@@ -35,7 +36,7 @@ pub struct Cached {
     /// The network's name.
     pub network_name: String,
     /// The namespace's path.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub netns: String,
     /// `CNI_ARGS`, as pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,9 +50,19 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// The configuration that was run.
+    /// The configuration that was run, as text.
     pub fn config_bytes(&self) -> Option<Vec<u8>> {
         STANDARD.decode(&self.config).ok()
+    }
+
+    /// The configuration that was run. What libcni has kept of a list is the file alone, without the plugins of the
+    /// directory beside it.
+    ///
+    /// # Errors
+    /// When it is no complete network configuration.
+    pub fn network(&self) -> Result<NetworkConfig, ConfigError> {
+        let object = parse_object(&self.config_bytes().unwrap_or_default())?;
+        NetworkConfig::complete_from_object(object, Defaults::default())
     }
 
     /// The parameters of the attachment.
@@ -100,55 +111,97 @@ impl Cache {
             if_name: attachment.ifname.clone(),
             network_name: network.into(),
             netns: attachment.netns.clone(),
-            cni_args: Some(args.iter().map(|(key, value)| [key.to_owned(), value.to_owned()]).collect()),
+            cni_args: Some(args.iter().map(|(key, value)| [key.to_owned(), value.to_owned()]).collect::<Vec<_>>())
+                .filter(|args| !args.is_empty()),
             capability_args: Some(attachment.capability_args.clone()).filter(|args| !args.is_empty()),
             result: Some(result.to_owned()),
         };
-        fs::create_dir_all(&self.results)?;
+        // The rights that libcni gives them.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.results)?;
         let file = self.file(network, &attachment.container_id, &attachment.ifname);
         let mut temporary = file.clone().into_os_string();
         temporary.push(format!(".{}", std::process::id()));
-        let mut writer = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-        writer.write_all(&serde_json::to_vec(&cached)?)?;
-        fs::rename(&temporary, &file)
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut writer| writer.write_all(&serde_json::to_vec(&cached)?))
+            .and_then(|()| fs::rename(&temporary, &file));
+        if written.is_err() {
+            drop(fs::remove_file(&temporary));
+        }
+        written
     }
 
-    /// Reads the cached attachment, if there is one.
+    /// Reads the cached attachment, if there is one. A file of libcni before 0.8.0 holds the result and nothing else.
     ///
     /// # Errors
-    /// When the file cannot be read or is not of this format.
+    /// When the file cannot be read or is of neither format.
     pub fn load(&self, network: &str, container_id: &str, ifname: &str) -> io::Result<Option<Cached>> {
         let bytes = match fs::read(self.file(network, container_id, ifname)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        parse(&bytes).map(Some)
+        parse(&bytes)
+            .or_else(|error| {
+                let object: RawObject = serde_json::from_slice(&bytes)?;
+                let is_result = ["ips", "ip4", "ip6", "interfaces"].iter().any(|key| object.contains_key(*key));
+                if object.contains_key("kind") || !is_result {
+                    return Err(error);
+                }
+                Ok(Cached {
+                    kind: String::new(),
+                    container_id: container_id.into(),
+                    config: String::new(),
+                    if_name: ifname.into(),
+                    network_name: network.into(),
+                    netns: String::new(),
+                    cni_args: None,
+                    capability_args: None,
+                    result: Some(raw(&object)),
+                })
+            })
+            .map(Some)
     }
 
     /// Every cached attachment of a network.
     ///
     /// # Errors
-    /// When the directory cannot be read. Files of another format are passed over, as libcni does.
+    /// As [`Self::all`].
     pub fn attachments(&self, network: &str) -> io::Result<Vec<Cached>> {
+        let mut found = self.all()?;
+        found.retain(|cached| cached.network_name == network);
+        Ok(found)
+    }
+
+    /// Every cached attachment of a container.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn of_container(&self, container_id: &str) -> io::Result<Vec<Cached>> {
+        let mut found = self.all()?;
+        found.retain(|cached| cached.container_id == container_id);
+        Ok(found)
+    }
+
+    /// Every cached attachment, by file name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. Files of another format are passed over, as libcni does.
+    pub fn all(&self) -> io::Result<Vec<Cached>> {
         let entries = match fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(&format!("{network}-")) {
-                continue;
-            }
-            if let Ok(cached) = fs::read(entry.path()).and_then(|bytes| parse(&bytes))
-                && cached.network_name == network
-            {
-                found.push(cached);
-            }
-        }
-        Ok(found)
+        let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        files.sort();
+        let read = |file: &PathBuf| fs::read(file).and_then(|bytes| parse(&bytes)).ok();
+        let is_whole = |cached: &Cached| !cached.if_name.is_empty() && !cached.network_name.is_empty();
+        Ok(files.iter().filter_map(read).filter(is_whole).collect())
     }
 
     /// Forgets an attachment; one that is not there is forgotten already.
@@ -169,5 +222,77 @@ fn parse(bytes: &[u8]) -> io::Result<Cached> {
         Ok(cached)
     } else {
         Err(io::Error::other(format!("kind is {:?}, expected {KIND:?}", cached.kind)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn result() -> Box<RawValue> {
+        RawValue::from_string(r#"{"cniVersion":"1.0.0","dns":{}}"#.into()).unwrap()
+    }
+
+    /// The text is what libcni 1.3 wrote for the same call.
+    #[test]
+    fn the_format_is_libcnis_to_the_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        let full = Attachment {
+            args: "A=1;B=2".into(),
+            capability_args: parse_object(br#"{"mac":"02:00:00:00:00:01"}"#).unwrap(),
+            ..Attachment::new("c1", "/run/netns/c1", "eth0")
+        };
+        cache.store("n", br#"{"name":"n"}"#, &full, &result()).unwrap();
+        let file = dir.path().join("results/n-c1-eth0");
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            concat!(
+                r#"{"kind":"cniCacheV1","containerId":"c1","config":"eyJuYW1lIjoibiJ9","ifName":"eth0","#,
+                r#""networkName":"n","netns":"/run/netns/c1","cniArgs":[["A","1"],["B","2"]],"#,
+                r#""capabilityArgs":{"mac":"02:00:00:00:00:01"},"result":{"cniVersion":"1.0.0","dns":{}}}"#
+            )
+        );
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(dir.path().join("results").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+
+        cache.store("n", b"{}", &Attachment::new("c1", "", "eth1"), &result()).unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("results/n-c1-eth1")).unwrap(),
+            concat!(
+                r#"{"kind":"cniCacheV1","containerId":"c1","config":"e30=","ifName":"eth1","networkName":"n","#,
+                r#""result":{"cniVersion":"1.0.0","dns":{}}}"#
+            )
+        );
+        let back = cache.load("n", "c1", "eth0").unwrap().unwrap().attachment();
+        assert_eq!((back.args, back.netns), (full.args, full.netns));
+    }
+
+    #[test]
+    fn lists_are_by_network_and_by_container_and_pass_over_what_is_no_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        assert!(cache.all().unwrap().is_empty());
+        for (network, id) in [("n", "c1"), ("n", "c2"), ("n-c1", "c3")] {
+            cache.store(network, b"{}", &Attachment::new(id, "", "eth0"), &result()).unwrap();
+        }
+        fs::write(dir.path().join("results/n-c4-eth0"), "{").unwrap();
+        fs::write(dir.path().join("results/n-c5-eth0"), r#"{"kind":"other"}"#).unwrap();
+        let ids = |found: Vec<Cached>| found.into_iter().map(|cached| cached.container_id).collect::<Vec<_>>();
+        assert_eq!(ids(cache.attachments("n").unwrap()), ["c1", "c2"]);
+        assert_eq!(ids(cache.of_container("c3").unwrap()), ["c3"]);
+        assert!(cache.load("n", "c4", "eth0").is_err());
+        assert!(cache.load("n", "c5", "eth0").is_err());
+        assert!(cache.load("n", "c6", "eth0").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_result_alone_is_what_libcni_kept_before_0_8() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("results")).unwrap();
+        fs::write(dir.path().join("results/n-c-eth0"), r#"{"cniVersion":"0.4.0","ips":[]}"#).unwrap();
+        let cached = Cache::new(dir.path()).load("n", "c", "eth0").unwrap().unwrap();
+        assert_eq!(cached.result.unwrap().get(), r#"{"cniVersion":"0.4.0","ips":[]}"#);
     }
 }

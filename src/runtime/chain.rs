@@ -9,9 +9,10 @@ use serde_json::value::RawValue;
 
 use super::exec::{Call, Exec, PluginError, Stdout, Verb};
 use super::find::Finder;
-use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, raw};
+use crate::cni::config::{ConfigError, Insert, NetworkConfig, PluginConfig, RawObject, get, raw};
 use crate::cni::result::version_of;
-use crate::cni::{AddResult, CniError};
+use crate::cni::validate::{self, InvalidName};
+use crate::cni::{AddResult, CniError, Version};
 
 /// The parameters of one attachment (SPEC §3, "Attachment Parameters").
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,22 @@ pub struct Attachment {
     pub plugin_args: RawObject,
 }
 
+impl Attachment {
+    /// An attachment without any arguments.
+    pub fn new(container_id: &str, netns: &str, ifname: &str) -> Self {
+        Self { container_id: container_id.into(), netns: netns.into(), ifname: ifname.into(), ..Self::default() }
+    }
+
+    /// The rules of the protocol for its names.
+    ///
+    /// # Errors
+    /// The first name that breaks them.
+    pub fn validate(&self) -> Result<(), InvalidName> {
+        validate::container_id(&self.container_id)?;
+        validate::interface_name(&self.ifname)
+    }
+}
+
 /// An attachment that GC must leave alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ValidAttachment {
@@ -38,6 +55,18 @@ pub struct ValidAttachment {
     pub container_id: String,
     /// The interface's name.
     pub ifname: String,
+}
+
+impl ValidAttachment {
+    /// The list in a plugin's request configuration: under the specification's key, or the one that libcni's first
+    /// release of GC used. `None` if neither is there.
+    ///
+    /// # Errors
+    /// When it is not such a list.
+    pub fn in_config(object: &RawObject) -> Result<Option<Vec<Self>>, ConfigError> {
+        let by_key = |key| get(object, key, "a list of {containerID, ifname}");
+        Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
+    }
 }
 
 /// What a plugin answered to ADD.
@@ -191,6 +220,36 @@ impl Chain<'_> {
         (0..self.network.plugins.len())
             .filter_map(|step| self.run(step, Verb::Gc, None, None, Some(&valid)).err())
             .collect()
+    }
+
+    /// Asks the plugin at `step` which versions it speaks (SPEC §2, VERSION). Those not known here are left out. A
+    /// plugin of before 0.2.0 knows no VERSION, and its error is returned.
+    ///
+    /// # Errors
+    /// When the plugin fails, or answers something else.
+    pub fn versions(&self, step: usize) -> Result<Vec<Version>, StepError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            #[serde(default)]
+            supported_versions: Vec<String>,
+        }
+        let run = || {
+            let executable = self.finder.find(self.network.plugins[step].plugin_type())?;
+            let stdin = format!(r#"{{"cniVersion":"{}"}}"#, self.network.version);
+            let call = Call {
+                executable: &executable,
+                verb: Verb::Version,
+                environment: &[("CNI_PATH", self.finder.path())],
+                stdin: stdin.as_bytes(),
+                deadline: self.limits.deadline(),
+            };
+            let stdout = self.exec.run(&call)?;
+            let answer: Answer = serde_json::from_slice(&stdout)
+                .map_err(|error| PluginError::Output(format!("its answer cannot be used: {error}")))?;
+            Ok(answer.supported_versions.iter().filter_map(|version| version.parse().ok()).collect())
+        };
+        run().map_err(|source| self.error(step, Verb::Version, source))
     }
 
     fn read_result(&self, stdout: &[u8]) -> Result<StepResult, PluginError> {

@@ -166,11 +166,18 @@ pub trait Exec: Sync {
     /// # Errors
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
+
+    /// Does what can be done before it is known what to run, so that the first [`run`](Self::run) need not.
+    fn prepare(&self) {}
 }
 
 impl<E: Exec + ?Sized> Exec for &E {
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         (**self).run(call)
+    }
+
+    fn prepare(&self) {
+        (**self).prepare();
     }
 }
 
@@ -218,6 +225,10 @@ impl Launcher {
         Leash::new(&keep, mercy).map_err(PluginError::Io)
     }
 
+    fn release(&self, leash: Leash) {
+        self.idle.lock().expect("no holder panics").push(leash);
+    }
+
     fn spawn(&self, call: &Call<'_>, leash: &Leash) -> Result<Child, PluginError> {
         let mut command = Command::new(call.executable);
         for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"] {
@@ -244,6 +255,13 @@ impl Launcher {
 }
 
 impl Exec for Launcher {
+    fn prepare(&self) {
+        // The first plugin tries again, and has someone to tell if it fails.
+        if let Ok(leash) = self.leash(Verb::Add) {
+            self.release(leash);
+        }
+    }
+
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         let started = Instant::now();
         let leash = self.leash(call.verb)?;
@@ -255,7 +273,7 @@ impl Exec for Launcher {
         match conversation {
             Ok((talk, End::Exited)) => {
                 let status = child.wait().map_err(PluginError::Io)?;
-                self.idle.lock().expect("no holder panics").push(leash);
+                self.release(leash);
                 talk.judge(status)
             }
             Ok((talk, end)) => {

@@ -12,7 +12,8 @@ use super::exec::{Exec, Launcher};
 use super::find::Finder;
 use crate::cni::config::raw;
 use crate::cni::result::version_of;
-use crate::cni::{AddResult, NetworkConfig};
+use crate::cni::validate::{self, InvalidName};
+use crate::cni::{AddResult, NetworkConfig, Version};
 
 /// Runs network configurations on behalf of a container runtime, and keeps the results that CHECK and DEL need where
 /// libcni keeps them.
@@ -24,14 +25,9 @@ use crate::cni::{AddResult, NetworkConfig};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let networks = Networks::new("/opt/cni/bin");
 /// let network = load::by_name(Path::new("/etc/cni/net.d"), "mynet")?.loaded.ok_or("no such network")?.network;
-/// let attachment = Attachment {
-///     container_id: "c1".into(),
-///     netns: "/var/run/netns/c1".into(),
-///     ifname: "eth0".into(),
-///     ..Attachment::default()
-/// };
+/// let attachment = Attachment::new("c1", "/run/netns/c1", "eth0");
 /// let result = networks.add(&network, &attachment)?;
-/// println!("{}", result.raw);
+/// eprintln!("{}", result.raw);
 /// networks.check(&network, &attachment)?;
 /// networks.del(&network, &attachment)?;
 /// # Ok(())
@@ -87,7 +83,7 @@ pub enum NetworkError {
         /// The network.
         network: String,
         /// Its version.
-        version: crate::cni::Version,
+        version: Version,
     },
     /// CHECK needs the result of ADD, and there is none.
     #[error("network {network:?}: no result of an ADD of container {container_id:?} on {ifname:?} is cached")]
@@ -107,6 +103,47 @@ pub enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// ADD succeeded, but its result could not be kept, so it was undone.
+    #[error("network {network:?}: the result cannot be kept: {source}")]
+    NotKept {
+        /// The network.
+        network: String,
+        /// Why.
+        source: io::Error,
+        /// What could not be undone.
+        cleanup: Vec<StepError>,
+    },
+    /// A name breaks the rules, and would reach a path.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A plugin does not speak the network's version.
+    #[error("network {network:?}: plugin {plugin_type:?} does not speak CNI {version}")]
+    Version {
+        /// The network.
+        network: String,
+        /// The plugin.
+        plugin_type: String,
+        /// The network's version.
+        version: Version,
+    },
+    /// GC could not clean up everything.
+    #[error("network {network:?}: {}", gc_line(stale, failures))]
+    Gc {
+        /// The network.
+        network: String,
+        /// The stale attachments that could not be deleted, and why.
+        stale: Vec<(ValidAttachment, NetworkError)>,
+        /// The plugins that failed on GC.
+        failures: Vec<StepError>,
+    },
+}
+
+fn gc_line(stale: &[(ValidAttachment, NetworkError)], failures: &[StepError]) -> String {
+    let stale = stale.iter().map(|(one, error)| {
+        let ValidAttachment { container_id, ifname } = one;
+        format!("stale attachment {ifname:?} of container {container_id:?}: {error}")
+    });
+    stale.chain(failures.iter().map(ToString::to_string)).collect::<Vec<_>>().join("; ")
 }
 
 impl Networks {
@@ -161,6 +198,26 @@ impl Networks {
         network.plugins.iter().map(|plugin| self.finder.find(plugin.plugin_type())).collect()
     }
 
+    /// Checks that every plugin of a network is there and speaks its version (SPEC §1, "Version considerations"), which
+    /// takes a VERSION call of each.
+    ///
+    /// # Errors
+    /// The first plugin that does not.
+    pub fn validate(&self, network: &NetworkConfig) -> Result<(), NetworkError> {
+        validate::network_name(&network.name)?;
+        for (step, plugin) in network.plugins.iter().enumerate() {
+            let failed = |error| NetworkError::Plugins { network: network.name.clone(), failures: vec![error] };
+            if !self.chain(network).versions(step).map_err(failed)?.contains(&network.version) {
+                return Err(NetworkError::Version {
+                    network: network.name.clone(),
+                    plugin_type: plugin.plugin_type().to_owned(),
+                    version: network.version,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn chain<'a>(&'a self, network: &'a NetworkConfig) -> Chain<'a> {
         Chain { network, finder: &self.finder, exec: &*self.exec, limits: self.limits }
     }
@@ -171,6 +228,7 @@ impl Networks {
     /// # Errors
     /// When a plugin fails, or its result cannot be kept.
     pub fn add(&self, network: &NetworkConfig, attachment: &Attachment) -> Result<StepResult, NetworkError> {
+        check_names(network, attachment)?;
         if self.cached(network, attachment)?.is_some() {
             return Err(NetworkError::AlreadyAttached {
                 network: network.name.clone(),
@@ -200,20 +258,24 @@ impl Networks {
         });
         let config = raw(network);
         let kept = self.cache.store(&network.name, config.get().as_bytes(), attachment, &result.raw);
-        if let Err(source) = kept {
-            drop(chain.del(attachment, Some(&result.raw)));
-            return Err(NetworkError::Cache { network: network.name.clone(), source });
-        }
-        Ok(result)
+        kept.map(|()| result.clone()).map_err(|source| NetworkError::NotKept {
+            network: network.name.clone(),
+            source,
+            cleanup: chain.del(attachment, Some(&result.raw)),
+        })
     }
 
     /// Detaches a container from a network, every plugin whatever the others do. The cached result is forgotten once all
-    /// have succeeded.
+    /// have succeeded. One that cannot be read is no obstacle: the plugins are called without it.
     ///
     /// # Errors
     /// Every plugin that failed.
     pub fn del(&self, network: &NetworkConfig, attachment: &Attachment) -> Result<(), NetworkError> {
-        let prev_result = self.cached(network, attachment)?;
+        check_names(network, attachment)?;
+        let prev_result = self.cached(network, attachment).unwrap_or_else(|error| {
+            tracing::warn!(container = attachment.container_id, "DEL goes on without the result of ADD: {error}");
+            None
+        });
         let failures = self.chain(network).del(attachment, prev_result.as_deref());
         if !failures.is_empty() {
             return Err(NetworkError::Plugins { network: network.name.clone(), failures });
@@ -229,6 +291,7 @@ impl Networks {
     /// # Errors
     /// Every plugin that says no, or that there is nothing to check.
     pub fn check(&self, network: &NetworkConfig, attachment: &Attachment) -> Result<(), NetworkError> {
+        check_names(network, attachment)?;
         if !network.version.has_check() {
             return Err(NetworkError::NoCheck { network: network.name.clone(), version: network.version });
         }
@@ -259,24 +322,25 @@ impl Networks {
         if network.disable_gc {
             return Ok(());
         }
-        let mut failures = Vec::new();
         let cached = self
             .cache
             .attachments(&network.name)
             .map_err(|source| NetworkError::Cache { network: network.name.clone(), source })?;
-        for stale in cached {
-            let one = ValidAttachment { container_id: stale.container_id.clone(), ifname: stale.if_name.clone() };
-            if valid.contains(&one) {
-                continue;
-            }
-            match self.del(network, &stale.attachment()) {
-                Err(NetworkError::Plugins { failures: more, .. }) => failures.extend(more),
-                Err(other) => return Err(other),
-                Ok(()) => {}
+        let mut stale = Vec::new();
+        for cached in cached {
+            let one = ValidAttachment { container_id: cached.container_id.clone(), ifname: cached.if_name.clone() };
+            if !valid.contains(&one)
+                && let Err(error) = self.del(network, &cached.attachment())
+            {
+                stale.push((one, error));
             }
         }
-        failures.extend(self.chain(network).gc(valid));
-        Self::all(network, failures)
+        let failures = self.chain(network).gc(valid);
+        if stale.is_empty() && failures.is_empty() {
+            Ok(())
+        } else {
+            Err(NetworkError::Gc { network: network.name.clone(), stale, failures })
+        }
     }
 
     fn all(network: &NetworkConfig, failures: Vec<StepError>) -> Result<(), NetworkError> {
@@ -298,5 +362,198 @@ impl Networks {
         }
         let parsed = AddResult::parse(bytes, network.version).map_err(|error| cache(io::Error::other(error)))?;
         Ok(Some(parsed.to_raw(network.version)))
+    }
+}
+
+/// The names become part of the cache's paths, and nothing but what the protocol allows may get there.
+fn check_names(network: &NetworkConfig, attachment: &Attachment) -> Result<(), InvalidName> {
+    validate::network_name(&network.name)?;
+    attachment.validate()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::cni::CniError;
+    use crate::runtime::exec::{Call, PluginError, Stdout, Verb};
+
+    const RESULT: &str = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}]}"#;
+
+    /// Writes calls down, and fails those whose command is in `fails`.
+    #[derive(Clone, Default)]
+    struct Script {
+        calls: Arc<Mutex<Vec<(String, String)>>>,
+        fails: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Script {
+        fn take(&self) -> Vec<String> {
+            self.calls.lock().unwrap().drain(..).map(|(call, _)| call).collect()
+        }
+    }
+
+    impl Exec for Script {
+        fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
+            let name = call.executable.file_name().unwrap().to_str().unwrap();
+            let stdin = String::from_utf8(call.stdin.to_vec()).unwrap();
+            let words = format!("{} {name}", call.verb);
+            self.calls.lock().unwrap().push((words.clone(), stdin));
+            if self.fails.lock().unwrap().contains(&words.as_str()) {
+                return Err(PluginError::Reported(CniError::new(142, words)));
+            }
+            Ok(match call.verb {
+                Verb::Add => RESULT.into(),
+                Verb::Version => br#"{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.1.0","7.0.0"]}"#.to_vec(),
+                _ => Vec::new(),
+            })
+        }
+    }
+
+    fn setup() -> (tempfile::TempDir, Script, Networks) {
+        let dir = tempfile::tempdir().unwrap();
+        let script = Script::default();
+        let networks = Networks::new("/bin").with_exec(script.clone()).with_cache_dir(dir.path());
+        (dir, script, networks)
+    }
+
+    /// Two programs that every machine has stand for plugins; nothing runs them.
+    fn network(version: &str) -> NetworkConfig {
+        let json = format!(r#"{{"cniVersion":"{version}","name":"n","plugins":[{{"type":"true"}},{{"type":"cat"}}]}}"#);
+        json.parse().unwrap()
+    }
+
+    fn attachment() -> Attachment {
+        Attachment::new("c", "/ns", "eth0")
+    }
+
+    #[test]
+    fn a_whole_life() {
+        let (_dir, script, networks) = setup();
+        let network = network("1.1.0");
+        networks.add(&network, &attachment()).unwrap();
+        let cached = networks.cache().load("n", "c", "eth0").unwrap().unwrap();
+        assert_eq!(cached.result.as_ref().unwrap().get(), RESULT);
+        assert_eq!(cached.network().unwrap().plugins.len(), 2);
+        assert!(matches!(networks.add(&network, &attachment()), Err(NetworkError::AlreadyAttached { .. })));
+        networks.check(&network, &attachment()).unwrap();
+        networks.status(&network).unwrap();
+        networks.del(&network, &attachment()).unwrap();
+        networks.del(&network, &attachment()).unwrap();
+        assert!(networks.cache().all().unwrap().is_empty());
+        assert_eq!(
+            script.take(),
+            [
+                "ADD true",
+                "ADD cat",
+                "CHECK true",
+                "CHECK cat",
+                "STATUS true",
+                "STATUS cat",
+                "DEL cat",
+                "DEL true",
+                "DEL cat",
+                "DEL true"
+            ]
+        );
+        assert!(matches!(networks.check(&network, &attachment()), Err(NetworkError::NotCached { .. })));
+    }
+
+    #[test]
+    fn a_failed_add_is_undone_and_every_failure_told() {
+        let (_dir, script, networks) = setup();
+        *script.fails.lock().unwrap() = vec!["ADD cat", "DEL true"];
+        let Err(NetworkError::Add { cause, cleanup, .. }) = networks.add(&network("1.1.0"), &attachment()) else {
+            panic!("it was to fail")
+        };
+        assert_eq!((cause.plugin_type.as_str(), cleanup.len()), ("cat", 1));
+        assert_eq!(script.take(), ["ADD true", "ADD cat", "DEL cat", "DEL true"]);
+        assert!(networks.cache().all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_kept_is_undone() {
+        let (dir, script, networks) = setup();
+        std::fs::write(dir.path().join("results"), "in the way").unwrap();
+        let networks = networks.with_cache_dir(&dir.path().join("results"));
+        // Reading finds a file where the directory is to be, as writing does.
+        assert!(networks.add(&network("1.1.0"), &attachment()).is_err());
+        assert!(script.take().iter().all(|call| !call.starts_with("ADD")));
+        let (dir, script, networks) = setup();
+        let attachment = Attachment { args: "no pair".into(), ..attachment() };
+        let Err(NetworkError::NotKept { cleanup, .. }) = networks.add(&network("1.1.0"), &attachment) else {
+            panic!("it was to fail")
+        };
+        assert!(cleanup.is_empty());
+        assert_eq!(script.take(), ["ADD true", "ADD cat", "DEL cat", "DEL true"]);
+        drop(dir);
+    }
+
+    #[test]
+    fn del_goes_on_without_a_result_that_cannot_be_read() {
+        let (dir, script, networks) = setup();
+        networks.add(&network("1.1.0"), &attachment()).unwrap();
+        std::fs::write(dir.path().join("results/n-c-eth0"), "{").unwrap();
+        script.take();
+        networks.del(&network("1.1.0"), &attachment()).unwrap();
+        assert_eq!(script.take(), ["DEL cat", "DEL true"]);
+        assert!(!dir.path().join("results/n-c-eth0").exists());
+    }
+
+    #[test]
+    fn gc_deletes_what_is_stale_whatever_fails_and_tells_all() {
+        let (_dir, script, networks) = setup();
+        for version in ["1.0.0", "1.1.0"] {
+            let network = network(version);
+            for id in ["c1", "c2", "c3"] {
+                networks.add(&network, &Attachment::new(id, "/ns", "eth0")).unwrap();
+            }
+            script.take();
+            *script.fails.lock().unwrap() = vec!["DEL cat", "GC cat"];
+            let valid = [ValidAttachment { container_id: "c2".into(), ifname: "eth0".into() }];
+            let error = networks.gc(&network, &valid).unwrap_err();
+            let NetworkError::Gc { stale, failures, .. } = &error else { panic!("{error}") };
+            assert_eq!((stale.len(), failures.len()), (2, usize::from(version == "1.1.0")));
+            assert!(error.to_string().contains("container \"c1\"") && error.to_string().contains("container \"c3\""));
+            script.fails.lock().unwrap().clear();
+            networks.gc(&network, &valid).unwrap();
+            let left: Vec<_> = networks.cache().all().unwrap().into_iter().map(|one| one.container_id).collect();
+            assert_eq!(left, ["c2"]);
+            networks.gc(&network, &[]).unwrap();
+        }
+        let disabled = NetworkConfig { disable_gc: true, ..network("1.1.0") };
+        script.take();
+        networks.gc(&disabled, &[]).unwrap();
+        assert!(script.take().is_empty());
+    }
+
+    #[test]
+    fn versions_decide_what_is_asked() {
+        let (_dir, script, networks) = setup();
+        networks.status(&network("1.0.0")).unwrap();
+        assert!(matches!(networks.check(&network("0.3.1"), &attachment()), Err(NetworkError::NoCheck { .. })));
+        let disabled = NetworkConfig { disable_check: true, ..network("1.0.0") };
+        networks.check(&disabled, &attachment()).unwrap();
+        assert!(script.take().is_empty());
+        networks.validate(&network("1.1.0")).unwrap();
+        let error = networks.validate(&network("1.0.0")).unwrap_err();
+        assert_eq!(error.to_string(), "network \"n\": plugin \"true\" does not speak CNI 1.0.0");
+    }
+
+    #[test]
+    fn no_name_reaches_a_path_unchecked() {
+        let (_dir, script, networks) = setup();
+        for attachment in [
+            Attachment::new("../c", "/ns", "eth0"),
+            Attachment::new("c", "/ns", "a/b"),
+            Attachment::new("", "/ns", "e"),
+        ] {
+            assert!(matches!(networks.add(&network("1.1.0"), &attachment), Err(NetworkError::Name(_))));
+            assert!(matches!(networks.del(&network("1.1.0"), &attachment), Err(NetworkError::Name(_))));
+        }
+        let elsewhere = NetworkConfig { name: "../n".into(), ..network("1.1.0") };
+        assert!(matches!(networks.add(&elsewhere, &attachment()), Err(NetworkError::Name(_))));
+        assert!(script.take().is_empty());
     }
 }

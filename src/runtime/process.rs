@@ -1,7 +1,7 @@
 //! The few calls into the kernel that neither the standard library nor nix wraps safely: the one module of the crate
 //! with `unsafe` in it.
 //!
-//! Both are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
+//! All but [`start_writing`] are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
 //! small child process that leads the process group which plugins are started in. When its parent dies, however it
 //! dies, the leash kills the whole group, the plugins' own children included. It also keeps the caller's lock files
 //! open until nothing of the group is left, so that whoever waits for those locks starts only after the last plugin is
@@ -9,7 +9,7 @@
 //!
 //! A plugin that is undoing something is given a moment to end by itself ([`Mercy`]).
 
-#![expect(unsafe_code, reason = "fork and pidfd_open have no safe wrapper; each use says why it is sound")]
+#![expect(unsafe_code, reason = "these calls have no safe wrapper; each use says why it is sound")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -44,6 +44,13 @@ pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
     // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has the disk begin to write what `file` holds, and does not wait for it. What is to be durable must still be synced;
+/// by then much of the way has been gone.
+pub(crate) fn start_writing(file: BorrowedFd<'_>) {
+    // SAFETY: the call takes integers and touches no memory of ours. That it may fail is no matter: syncing tells.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// A process group that dies with this process.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::journal::{Event, Step};
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, micros};
+use super::{Failure, Transaction, device_info, micros};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
 use crate::plan::Position;
@@ -88,6 +88,13 @@ fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = tx.tools.chain(attachment);
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
+    if let Some(info) = &attachment.device_info {
+        device_info::put(info).map_err(|source| Failure::DeviceInfo {
+            label: attachment.label(),
+            path: info.file.clone(),
+            source,
+        })?;
+    }
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();

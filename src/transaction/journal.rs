@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,7 @@ use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
 use crate::plan::Plan;
+use crate::runtime::start_writing;
 
 /// The format that this binary writes.
 pub const FORMAT: u32 = 1;
@@ -102,6 +104,8 @@ pub struct StepState {
     pub result: Option<Box<RawValue>>,
     /// How long it took, in microseconds.
     pub micros: Option<u64>,
+    /// Why it failed.
+    pub failed: Option<CniError>,
     /// Why it could not be undone.
     pub owed: Option<CniError>,
 }
@@ -205,6 +209,14 @@ impl State {
         self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
     }
 
+    /// Whether a step is refused at the door whatever is asked: its ADD failed, it could not be undone before, and now its
+    /// DEL fails just as ADD did. A plugin that cannot even start its work (its parent interface is not there, it does not
+    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever.
+    pub fn is_refused(&self, step: Step, error: &CniError) -> bool {
+        let known = &self.steps[step.0][step.1];
+        known.result.is_none() && !known.interrupted && known.owed.is_some() && known.failed.as_ref() == Some(error)
+    }
+
     /// The path of the namespace, or nothing if it leads to another one by now, whose interfaces are not ours.
     pub fn netns_if_same(&self) -> String {
         let path = &self.header.plan.netns;
@@ -253,6 +265,7 @@ impl State {
                 step.started = true;
                 step.interrupted = error.code == code::TIMED_OUT;
                 step.undone = false;
+                step.failed = Some(error);
             }
             (Event::Done { micros, result, .. }, Some(step)) => {
                 step.started = true;
@@ -294,33 +307,42 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal, and makes it durable: when this returns, the plan survives whatever happens to the machine.
+    /// Begins a journal. Before the first plugin runs it must be made durable, by [`Self::make_durable`]; the disk is
+    /// already at it.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
-    pub fn begin(
-        store: &Store,
-        container: &Container,
-        plan: &Plan,
-        netns_id: Option<netns::Identity>,
-    ) -> Result<Self, StoreError> {
+    pub fn begin(container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
-        let ifname = &plan.ifname;
-        let mut file = container.create(ifname)?;
+        let mut file = container.create(&plan.ifname)?;
         let mut written = || -> io::Result<u64> {
             let line = line(&header)?;
             refuse_larger(line.len() as u64)?;
             file.write_all(&line)?;
-            sync_all(&file, container, store)?;
             Ok(line.len() as u64)
         };
         match written() {
-            Ok(length) => Ok(Self { file, length, state: State::new(header), broken: false }),
-            Err(source) => {
-                drop(Self::remove(container, ifname));
-                Err(StoreError::Io { action: "write", path: container.journal_path(ifname), source })
+            Ok(length) => {
+                start_writing(file.as_fd());
+                Ok(Self { file, length, state: State::new(header), broken: false })
             }
+            Err(source) => Err(Self::unmake(container, &plan.ifname, source)),
         }
+    }
+
+    /// Makes a new journal durable: when this returns, the plan survives whatever happens to the machine.
+    ///
+    /// # Errors
+    /// When it cannot be written; there is then none.
+    pub fn make_durable(&self, store: &Store, container: &Container) -> Result<(), StoreError> {
+        sync_all(&self.file, container, store)
+            .map_err(|source| Self::unmake(container, &self.state.header.plan.ifname, source))
+    }
+
+    /// Removes a journal that could not be made, and says why.
+    fn unmake(container: &Container, ifname: &str, source: io::Error) -> StoreError {
+        drop(Self::remove(container, ifname));
+        StoreError::Io { action: "write", path: container.journal_path(ifname), source }
     }
 
     /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.

@@ -3,8 +3,10 @@
 //! [`Transaction::run`] is the one place where a failed ADD is rolled back, and [`undo`] the one way in which anything is
 //! undone: by the rollback, by DEL, by GC, and by an ADD that finds what another one left half done.
 
+mod device_info;
 mod forward;
 pub mod journal;
+pub mod multus;
 mod routes;
 pub mod store;
 mod undo;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+pub use device_info::read_device_info;
 pub use forward::attach;
 pub use journal::{Event, Journal, Opened, Step};
 pub use routes::set_default_routes;
@@ -25,6 +28,7 @@ use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
 use crate::runtime::{Chain, Exec, Finder, StepError};
+use crate::source::kubernetes::ClusterError;
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -72,6 +76,19 @@ pub enum Failure {
         /// Why.
         source: NetnsError,
     },
+    /// The description of an attachment's device could not be put where its plugins look for it.
+    #[error("{label}: cannot write {}: {source}", path.display())]
+    DeviceInfo {
+        /// Which attachment.
+        label: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The status of the pod's networks could not be written.
+    #[error(transparent)]
+    Status(ClusterError),
     /// The journal could not be written.
     #[error("cannot write the journal {}: {source}", path.display())]
     Journal {
@@ -119,7 +136,10 @@ impl<'a> Transaction<'a> {
         rollback: Duration,
     ) -> Result<Self, StoreError> {
         let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
-        let journal = Journal::begin(store, container, plan, identity)?;
+        let journal = Journal::begin(container, plan, identity)?;
+        // While the disk writes.
+        tools.exec.prepare();
+        journal.make_durable(store, container)?;
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }
 

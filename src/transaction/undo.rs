@@ -1,10 +1,11 @@
 //! The way back.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::Tools;
 use super::journal::{Event, Journal, Step};
+use super::{Tools, device_info};
 use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
@@ -22,6 +23,14 @@ pub enum UndoError {
     /// The default routes could not be put back.
     #[error("cannot put the default routes back: {0}")]
     Routes(#[from] NetnsError),
+    /// The description of a device could not be removed.
+    #[error("cannot remove {}: {source}", path.display())]
+    DeviceInfo {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The journal could not be removed.
     #[error(transparent)]
     Journal(#[from] StoreError),
@@ -89,9 +98,30 @@ fn undo_steps(
         match outcome {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
-                journal.note(Event::Owed { step, error: plugin_error(&error.source) });
+                let own = plugin_error(&error.source);
+                if journal.state.is_refused(step, &own) {
+                    tracing::error!(
+                        container = plan.container_id,
+                        error = %error,
+                        "{}: its ADD failed and its DEL keeps failing in the same way; taken for undone",
+                        attachment.label()
+                    );
+                    journal.note(Event::Undone(step));
+                    continue;
+                }
+                journal.note(Event::Owed { step, error: own });
                 failures.push(CleanupFailure { label: attachment.label(), source: error.into() });
             }
+        }
+    }
+    let owed = journal.state.owed();
+    for (index, attachment) in plan.attachments.iter().enumerate().filter(|(index, _)| which(Step(*index, 0))) {
+        let Some(info) = attachment.device_info.as_ref() else { continue };
+        if !owed.iter().any(|step| step.0 == index)
+            && let Err(source) = device_info::remove(info)
+        {
+            let source = UndoError::DeviceInfo { path: info.file.clone(), source };
+            failures.push(CleanupFailure { label: attachment.label(), source });
         }
     }
     failures

@@ -1,5 +1,8 @@
 //! ADD: attach, or leave nothing.
 
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
 use super::context::Context;
 use super::error::Error;
 use super::preflight::{preflight, refuse_taken_names};
@@ -7,15 +10,32 @@ use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
 use crate::merge::merge;
-use crate::plan::{self, Plan, Position};
+use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
-use crate::source;
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, Transaction, attach, set_default_routes, undo};
+use crate::source::kubernetes::{self, Notice, Session};
+use crate::source::pod::Pod;
+use crate::source::{self, SourceError};
+use crate::transaction::{
+    Container, Failure, Journal, Opened, Sharing, Store, Transaction, attach, read_device_info, set_default_routes,
+    undo,
+};
+
+/// How long an ADD waits for the readiness file.
+const READINESS: Duration = Duration::from_secs(45);
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     let context = Context::new(request, config);
-    let gathered = source::gather(config, request)?;
+    wait_until_ready(&context, config)?;
+    let cluster = Session::open(config, request, context.deadline).map_err(SourceError::from)?;
+    let (request, gathered, cluster) = match cluster {
+        Some(session) => {
+            let (request, gathered, pod) = session.gather(config, request)?;
+            (Cow::Owned(request), gathered, Some((session, pod)))
+        }
+        None => (Cow::Borrowed(request), source::gather(config, request)?, None),
+    };
+    let request: &Request = &request;
     let planned = plan::build(config, request, gathered.candidates, &gathered.dropped)?;
     for warning in gathered.warnings.iter().chain(&planned.warnings) {
         tracing::warn!(container = request.container_id, network = config.name, "{warning}");
@@ -23,56 +43,95 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     let plan = planned.plan;
     preflight(&plan, &context.finder)?;
 
-    let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
-    let container = store.container(&request.container_id, context.deadline)?;
-    let outcome = add_locked(&context, config, &plan, &store, &container);
-    container.tidy();
-    outcome
-}
-
-/// The part under the container's lock.
-fn add_locked(
-    context: &Context,
-    config: &Config,
-    plan: &Plan,
-    store: &Store,
-    container: &Container,
-) -> Result<(), Error> {
-    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
-    let launcher = context.launcher(locks.map_err(Error::Answer)?);
-    let tools = context.tools(&context.finder, &launcher);
-    settle_earlier(context, plan, container, &launcher)?;
-    refuse_taken_names(plan)?;
-
-    let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
-    transaction.run(|tx| {
-        let mut incoming = config.prev_result.clone();
-        let mut results = attach(tx, config.concurrency)?;
-        set_default_routes(tx, &mut results, incoming.as_mut())?;
-        let answer = answer_of(config, plan, incoming, &results);
-        tx.complete(&answer, context.began.elapsed())?;
-        answer::write_result(&answer, plan.version)
-    })?;
-    tracing::info!(
-        container = plan.container_id,
-        network = plan.network,
-        interface = plan.ifname,
-        attachments = plan.attachments.len(),
-        micros = context.began.elapsed().as_micros(),
-        "attached"
-    );
+    let notices = {
+        let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
+        let container = store.container(&request.container_id, context.deadline)?;
+        let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
+        let outcome = call.add_locked(&store, &container);
+        container.tidy();
+        outcome?
+    };
+    if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
+        session.announce(&pod, &notices);
+    }
     Ok(())
 }
 
-/// What the runtime gets: everything, or the primary's part.
-fn answer_of(config: &Config, plan: &Plan, incoming: Option<AddResult>, results: &[Option<AddResult>]) -> AddResult {
-    let own = results.iter().flatten();
-    match (config.result.unwrap_or(ResultMode::Merged), incoming) {
-        (ResultMode::Merged, incoming) => merge(incoming.iter().chain(own)),
-        (ResultMode::Primary, Some(incoming)) => incoming,
-        (ResultMode::Primary, None) => {
-            debug_assert_eq!(plan.position, Position::Primary);
-            own.take(1).next().cloned().unwrap_or_default()
+/// Waits for the file that is there when the primary network is ready.
+fn wait_until_ready(context: &Context, config: &Config) -> Result<(), Error> {
+    let Some(file) = &config.readiness_file else { return Ok(()) };
+    let until = context.deadline.min(context.began + READINESS);
+    while !file.exists() {
+        if Instant::now() >= until {
+            return Err(Error::NotReadyYet { file: file.clone(), waited: context.began.elapsed() });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// An ADD whose plan is made.
+struct Call<'a> {
+    context: &'a Context,
+    request: &'a Request,
+    config: &'a Config,
+    plan: &'a Plan,
+    cluster: Option<&'a (Session, Pod)>,
+}
+
+impl Call<'_> {
+    /// The part under the container's lock. Returns what is to be told once it is over.
+    fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Notice>, Error> {
+        let Self { context, config, plan, .. } = *self;
+        let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
+        let launcher = context.launcher(locks.map_err(Error::Answer)?);
+        let tools = context.tools(&context.finder, &launcher);
+        settle_earlier(context, plan, container, &launcher)?;
+        refuse_taken_names(plan)?;
+
+        let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
+        let notices = transaction.run(|tx| {
+            let mut incoming = config.prev_result.clone();
+            let mut results = attach(tx, config.concurrency)?;
+            set_default_routes(tx, &mut results, incoming.as_mut())?;
+            self.write_status(incoming.as_ref(), &results)?;
+            let answer = self.answer(incoming, &results);
+            tx.complete(&answer, context.began.elapsed())?;
+            answer::write_result(&answer, plan.version)?;
+            Ok(kubernetes::notices(plan, &results))
+        })?;
+        tracing::info!(
+            container = plan.container_id,
+            network = plan.network,
+            interface = plan.ifname,
+            attachments = plan.attachments.len(),
+            micros = context.began.elapsed().as_micros(),
+            "attached"
+        );
+        Ok(notices)
+    }
+
+    /// Tells the pod's networks to the API server, where there is one.
+    fn write_status(&self, incoming: Option<&AddResult>, results: &[Option<AddResult>]) -> Result<(), Failure> {
+        let Some((session, pod)) = self.cluster else { return Ok(()) };
+        let device_info = |attachment: &Attachment| attachment.device_info.as_ref().and_then(read_device_info);
+        let status = kubernetes::network_status(self.plan, incoming, results, device_info);
+        session.write_status(pod, &status).map_err(Failure::Status)
+    }
+
+    /// What the runtime gets: everything, or the primary's part.
+    fn answer(&self, incoming: Option<AddResult>, results: &[Option<AddResult>]) -> AddResult {
+        let own = results.iter().flatten();
+        // Under Kubernetes, runtimes take every address of the answer for one of the pod's own.
+        let in_cluster = kubernetes::is_configured(self.config, self.request);
+        let default = if in_cluster { ResultMode::Primary } else { ResultMode::Merged };
+        match (self.config.result.unwrap_or(default), incoming) {
+            (ResultMode::Merged, incoming) => merge(incoming.iter().chain(own)),
+            (ResultMode::Primary, Some(incoming)) => incoming,
+            (ResultMode::Primary, None) => {
+                debug_assert_eq!(self.plan.position, Position::Primary);
+                own.take(1).next().cloned().unwrap_or_default()
+            }
         }
     }
 }

@@ -1,21 +1,28 @@
 //! DEL: undo what ADD did, from its journal alone.
 
-use std::os::fd::OwnedFd;
-
 use super::context::Context;
 use super::error::Error;
-use crate::config::Config;
+use super::takeover;
+use crate::config::{Config, InvalidConfig};
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
-use crate::runtime::StepError;
+use crate::runtime::{Launcher, StepError};
 use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 
 /// Detaches the container from all that ADD attached it to.
-pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
+///
+/// What ADD wrote down is enough for that, so a configuration that has become unusable since is no obstacle: `config` then
+/// holds no more than where the journal is, and `unusable` says why.
+pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     let context = Context::new(request, config);
-    let store = match Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)? {
+    if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
+        tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
+    }
+    let known = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
+    let call = Call { context: &context, request, config, unusable, has_state: known.is_some() };
+    let store = match known {
         Some(store) => Some(store),
         None => if_writable(Store::open(&config.state_dir, Sharing::Shared, context.deadline))?,
     };
@@ -28,31 +35,12 @@ pub(super) fn del(request: &Request, config: &Config) -> Result<(), Error> {
         None => None,
     };
     let (Some(store), Some(container)) = (store, container) else {
-        return best_effort(&context, request, config, Vec::new());
+        return call.best_effort(&context.launcher(Vec::new()));
     };
-    let outcome = del_locked(&context, request, config, &store, &container);
+    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
+    let outcome = call.with_lock(&container, &context.launcher(locks.map_err(Error::Answer)?));
     container.tidy();
     outcome
-}
-
-/// The part under the container's lock.
-fn del_locked(
-    context: &Context,
-    request: &Request,
-    config: &Config,
-    store: &Store,
-    container: &Container,
-) -> Result<(), Error> {
-    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?])).map_err(Error::Answer)?;
-    match Journal::open(container, &request.ifname)? {
-        Opened::Journal(journal) => replay(context, request, container, *journal, locks),
-        Opened::None | Opened::Unborn => best_effort(context, request, config, locks),
-        Opened::Corrupt(reason) => {
-            let set_aside = Journal::set_aside(container, &request.ifname)?;
-            let failures = failures_by_configuration(context, request, config, locks);
-            Err(Error::Corrupt { reason, set_aside, failures })
-        }
-    }
 }
 
 /// Without a journal there is nothing to lose by not being able to make a place for one.
@@ -64,68 +52,96 @@ fn if_writable<T>(made: Result<T, StoreError>) -> Result<Option<T>, StoreError> 
     }
 }
 
-/// Undoes what the journal tells of, with what it tells.
-fn replay(
-    context: &Context,
-    request: &Request,
-    container: &Container,
-    mut journal: Journal,
-    locks: Vec<OwnedFd>,
-) -> Result<(), Error> {
-    let plan = &journal.state.header.plan;
-    let launcher = context.launcher(locks);
-    let finder = context.finder_for(&plan.path);
-    let netns = journal.state.netns_for_del(&request.netns);
-    let failures = undo(&mut journal, context.tools(&finder, &launcher), &netns);
-    if !failures.is_empty() {
-        return Err(Error::Incomplete(failures));
-    }
-    Journal::remove(container, &request.ifname)?;
-    tracing::info!(
-        container = request.container_id,
-        network = journal.state.header.plan.network,
-        interface = request.ifname,
-        micros = context.began.elapsed().as_micros(),
-        "detached"
-    );
-    Ok(())
+/// One DEL.
+struct Call<'a> {
+    context: &'a Context,
+    request: &'a Request,
+    config: &'a Config,
+    unusable: Option<InvalidConfig>,
+    /// Whether there was a state directory before.
+    has_state: bool,
 }
 
-/// There is no journal: as far as Braid knows nothing is attached. Plugins are told all the same, by the
-/// configuration, in case its state directory was lost.
-fn best_effort(context: &Context, request: &Request, config: &Config, locks: Vec<OwnedFd>) -> Result<(), Error> {
-    let failures = failures_by_configuration(context, request, config, locks);
-    if failures.is_empty() { Ok(()) } else { Err(Error::BestEffort(failures)) }
-}
-
-fn failures_by_configuration(
-    context: &Context,
-    request: &Request,
-    config: &Config,
-    locks: Vec<OwnedFd>,
-) -> Vec<(String, StepError)> {
-    let plan = match plan_by_configuration(request, config) {
-        Ok(plan) => plan,
-        Err(error) => {
-            // Nothing can be done, now or later: an error would only keep the container from being removed.
-            tracing::warn!(container = request.container_id, network = config.name, "nothing to delete: {error}");
-            return Vec::new();
+impl Call<'_> {
+    fn with_lock(self, container: &Container, launcher: &Launcher) -> Result<(), Error> {
+        match Journal::open(container, &self.request.ifname)? {
+            Opened::Journal(journal) => self.replay(container, *journal, launcher),
+            Opened::None | Opened::Unborn => self.best_effort(launcher),
+            Opened::Corrupt(reason) => {
+                let set_aside = Journal::set_aside(container, &self.request.ifname)?;
+                Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher) })
+            }
         }
-    };
-    let launcher = context.launcher(locks);
-    let tools = context.tools(&context.finder, &launcher);
-    let mut failures = Vec::new();
-    for attachment in plan.attachments.iter().rev() {
-        let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
-        if let Some(error) = missing {
-            tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
-            continue;
-        }
-        let chain = tools.chain(attachment);
-        let parameters = attachment.parameters(&request.container_id, &request.netns);
-        failures.extend(chain.del(&parameters, None).into_iter().map(|error| (attachment.label(), error)));
     }
-    failures
+
+    /// Undoes what the journal tells of, with what it tells.
+    fn replay(self, container: &Container, mut journal: Journal, launcher: &Launcher) -> Result<(), Error> {
+        let Self { context, request, .. } = self;
+        let finder = context.finder_for(&journal.state.header.plan.path);
+        let netns = journal.state.netns_for_del(&request.netns);
+        let failures = undo(&mut journal, context.tools(&finder, launcher), &netns);
+        if !failures.is_empty() {
+            return Err(Error::Incomplete(failures));
+        }
+        Journal::remove(container, &request.ifname)?;
+        tracing::info!(
+            container = request.container_id,
+            network = journal.state.header.plan.network,
+            interface = request.ifname,
+            micros = context.began.elapsed().as_micros(),
+            "detached"
+        );
+        Ok(())
+    }
+
+    /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.
+    /// If not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
+    fn best_effort(self, launcher: &Launcher) -> Result<(), Error> {
+        let Self { context, request, config, .. } = &self;
+        if takeover::del(context, request, config, launcher)? {
+            return Ok(());
+        }
+        let (has_state, container) = (self.has_state, self.request.container_id.as_str());
+        let failures = self.by_configuration(launcher);
+        if failures.is_empty() {
+            return Ok(());
+        }
+        if has_state {
+            // The state directory is there and knows of no attachment, so there is nothing that could leak.
+            for (label, error) in &failures {
+                tracing::warn!(container, "nothing is attached, and yet {label}: {error}");
+            }
+            return Ok(());
+        }
+        Err(Error::BestEffort(failures))
+    }
+
+    /// Tells every plugin of the configuration, and returns those that failed.
+    fn by_configuration(self, launcher: &Launcher) -> Vec<(String, StepError)> {
+        let Self { context, request, config, .. } = self;
+        let plan = match self.unusable.map_or_else(|| plan_by_configuration(request, config), |error| Err(error.into()))
+        {
+            Ok(plan) => plan,
+            Err(error) => {
+                // Nothing can be done, now or later: an error would only keep the container from being removed.
+                tracing::warn!(container = request.container_id, network = config.name, "nothing to delete: {error}");
+                return Vec::new();
+            }
+        };
+        let tools = context.tools(&context.finder, launcher);
+        let mut failures = Vec::new();
+        for attachment in plan.attachments.iter().rev() {
+            let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
+            if let Some(error) = missing {
+                tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
+                continue;
+            }
+            let chain = tools.chain(attachment);
+            let parameters = attachment.parameters(&request.container_id, &request.netns);
+            failures.extend(chain.del(&parameters, None).into_iter().map(|error| (attachment.label(), error)));
+        }
+        failures
+    }
 }
 
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
@@ -31,6 +32,14 @@ pub enum Error {
     /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The primary network did not become ready.
+    #[error("the readiness file {} was not there after {:.0} s", file.display(), waited.as_secs_f64())]
+    NotReadyYet {
+        /// The file.
+        file: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A plugin's executable is missing, before anything ran.
     #[error("{label}: {source}")]
     Plugin {
@@ -82,6 +91,17 @@ pub enum Error {
     /// DEL had no journal, and plugins failed when their networks were deleted by the configuration alone.
     #[error("there is no journal of this attachment, and deleting it by the configuration failed")]
     BestEffort(Vec<(String, StepError)>),
+    /// Plugins failed when what Multus had attached was undone.
+    #[error("this container was attached by multus, and undoing that failed; it will be tried again on the next DEL")]
+    Takeover(Vec<(String, StepError)>),
+    /// What Multus left cannot be read or removed.
+    #[error("what multus left of this container cannot be used: {}: {source}", path.display())]
+    MultusState {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The journal cannot be used, so that what it told is not known.
     #[error("the journal of this attachment cannot be used ({reason}); it is now {}, and what it tells of is to be cleaned up by hand", set_aside.display())]
     Corrupt {

@@ -4,20 +4,27 @@ use std::collections::HashSet;
 
 use super::context::Context;
 use super::error::Error;
+use super::takeover;
 use crate::answer::plugin_error;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
 use crate::request::Request;
 use crate::runtime::chain::ValidAttachment;
 use crate::runtime::{Chain, Launcher, Verb};
 use crate::source;
 use crate::transaction::journal::State;
+use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
+
+/// How many interfaces a container is taken to have that another meta-plugin has attached.
+const PRESUMED: usize = 32;
 
 /// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
 /// known, each with what is still attached to it. Goes on after failures and reports them all.
-pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
+///
+/// With a configuration that has become unusable, it goes by the journals alone and says what is wrong at the end.
+pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
     }
@@ -30,9 +37,15 @@ pub(super) fn gc(request: &Request, config: &Config) -> Result<(), Error> {
         let lock = store.lock_handle().map_err(Error::Answer)?;
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
+        sweep.left_by_multus(&context, &launcher);
         sweep.networks(&context, &launcher);
     } else {
-        sweep.networks(&context, &context.launcher(Vec::new()));
+        let launcher = context.launcher(Vec::new());
+        sweep.left_by_multus(&context, &launcher);
+        sweep.networks(&context, &launcher);
+    }
+    if let Some(error) = unusable {
+        sweep.failures.push(CniError::new(code::INVALID_CONFIG, error.to_string()));
     }
     if sweep.failures.is_empty() { Ok(()) } else { Err(Error::Gc(sweep.failures)) }
 }
@@ -44,7 +57,12 @@ struct Sweep<'a> {
     valid: Option<HashSet<(&'a str, &'a str)>>,
     /// What is attached: the network's name and the attachment.
     live: Vec<(String, ValidAttachment)>,
+    /// What the runtime has and a journal tells of, so that it is known what Braid made for it.
+    told: HashSet<(String, String)>,
     networks: Vec<NetworkConfig>,
+    /// Whether some journal could not be read. What it tells of may be attached, so no plugin may clean up by what the
+    /// others tell.
+    is_blind: bool,
     failures: Vec<CniError>,
 }
 
@@ -53,8 +71,13 @@ impl<'a> Sweep<'a> {
         let valid = config.valid_attachments.as_ref().map(|list| {
             list.iter().map(|attachment| (attachment.container_id.as_str(), attachment.ifname.as_str())).collect()
         });
-        let (networks, _) = source::every_network(config);
-        Self { config, valid, live: Vec::new(), networks, failures: Vec::new() }
+        let (networks, errors) = source::every_network(config);
+        for error in errors {
+            // It may be one that the API server has: where it was used, a journal tells of it.
+            tracing::warn!(network = config.name, "no GC for a network that cannot be found here: {error}");
+        }
+        let (live, told, failures) = (Vec::new(), HashSet::new(), Vec::new());
+        Self { config, valid, live, told, networks, is_blind: false, failures }
     }
 
     fn journals(&mut self, context: &Context, store: &Store, launcher: &Launcher) -> Result<(), Error> {
@@ -63,7 +86,7 @@ impl<'a> Sweep<'a> {
                 Ok(Some(container)) => container,
                 Ok(None) => continue,
                 Err(error) => {
-                    self.fail(code::IO, &error);
+                    self.cannot_read(code::IO, &error);
                     continue;
                 }
             };
@@ -73,7 +96,7 @@ impl<'a> Sweep<'a> {
                         self.journal(context, &container, &ifname, launcher);
                     }
                 }
-                Err(error) => self.fail(code::IO, &error),
+                Err(error) => self.cannot_read(code::IO, &error),
             }
             container.tidy();
         }
@@ -89,10 +112,11 @@ impl<'a> Sweep<'a> {
                     Ok(path) => format!("a journal cannot be used ({reason}); it is now {}", path.display()),
                     Err(error) => format!("a journal cannot be used ({reason}) nor set aside: {error}"),
                 };
-                return self.fail(code::CLEANUP_INCOMPLETE, &message);
+                return self.cannot_read(code::CLEANUP_INCOMPLETE, &message);
             }
-            Err(error) => return self.fail(code::IO, &error),
+            Err(error) => return self.cannot_read(code::IO, &error),
         };
+        self.know_networks(&journal.state);
         if !self.is_stale(container.id(), ifname, &journal.state) {
             return self.keep(&journal.state);
         }
@@ -108,6 +132,7 @@ impl<'a> Sweep<'a> {
                 self.fail(code::IO, &error);
             }
         } else {
+            // What is still owed needs what the plugins hold for it.
             self.keep(&journal.state);
         }
     }
@@ -118,32 +143,91 @@ impl<'a> Sweep<'a> {
             && self.valid.as_ref().is_some_and(|valid| !valid.contains(&(container_id, ifname)))
     }
 
-    /// Takes note of what is attached, so that no plugin's GC cleans it up.
-    fn keep(&mut self, state: &State) {
+    /// Takes note of the networks of a journal, so that they get GC even where no configuration names them any more.
+    fn know_networks(&mut self, state: &State) {
         let plan = &state.header.plan;
-        for attachment in &plan.attachments {
-            let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };
-            self.live.push((attachment.network.name.clone(), valid));
-            let is_known = self.networks.iter().any(|network| network.name == attachment.network.name);
+        for network in plan.attachments.iter().map(|attachment| &attachment.network) {
+            let is_known = self.networks.iter().any(|known| known.name == network.name);
             if !is_known && plan.network == self.config.name {
-                self.networks.push(attachment.network.clone());
+                self.networks.push(network.clone());
             }
         }
     }
 
-    fn networks(&mut self, context: &Context, launcher: &Launcher) {
-        // Without the runtime's list, plugins would take everything for stale.
-        let Some(given) = &self.valid else { return };
-        for network in std::mem::take(&mut self.networks) {
-            let mut valid: Vec<ValidAttachment> =
-                self.live.iter().filter(|(name, _)| *name == network.name).map(|(_, one)| one.clone()).collect();
-            // Attachments that the runtime has and no journal tells of may have been made by other means.
-            for (container_id, ifname) in given {
-                let one = ValidAttachment { container_id: (*container_id).into(), ifname: (*ifname).into() };
+    /// Does for what Multus left as for journals.
+    fn left_by_multus(&mut self, context: &Context, launcher: &Launcher) {
+        let ids = match MultusState::container_ids(&self.config.multus_dir) {
+            Ok(ids) => ids,
+            Err(error) => return self.fail(code::IO, &format!("{}: {error}", self.config.multus_dir.display())),
+        };
+        for id in ids {
+            // A namespace whose container the runtime has forgotten is gone, or not known to be the one it was.
+            let asking = Asking { container_id: &id, ifname: "eth0", netns: "", args: "" };
+            let state = match takeover::read(self.config, asking) {
+                Ok(Some(state)) => state,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(code::IO, &error);
+                    continue;
+                }
+            };
+            let is_known = self.valid.as_ref().is_none_or(|valid| valid.iter().any(|(known, _)| *known == id));
+            if !is_known {
+                match takeover::undo(context, &state, &id, launcher) {
+                    Ok(()) => continue,
+                    Err(error) => self.fail(code::CLEANUP_INCOMPLETE, &format!("container {id:?}: {error}")),
+                }
+            }
+            for left in &state.attachments {
+                let one = ValidAttachment { container_id: id.clone(), ifname: left.parameters.ifname.clone() };
+                self.live.push((left.network.name.clone(), one));
+            }
+        }
+    }
+
+    /// Takes note of what is attached, so that no plugin's GC cleans it up.
+    fn keep(&mut self, state: &State) {
+        let plan = &state.header.plan;
+        self.told.insert((plan.container_id.clone(), plan.ifname.clone()));
+        for attachment in &plan.attachments {
+            let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };
+            self.live.push((attachment.network.name.clone(), valid));
+        }
+    }
+
+    /// What a network's plugins must leave alone.
+    fn valid_on(&self, network: &str) -> Vec<ValidAttachment> {
+        let mut valid: Vec<ValidAttachment> =
+            self.live.iter().filter(|(name, _)| name == network).map(|(_, one)| one.clone()).collect();
+        // What the runtime has and no journal tells of was attached by other means, another meta-plugin before Braid
+        // say. It may be on any network, and under any name that is given by place.
+        for (container_id, ifname) in self.valid.iter().flatten() {
+            if self.told.contains(&((*container_id).to_owned(), (*ifname).to_owned())) {
+                continue;
+            }
+            let by_place = (1..PRESUMED).map(|index| format!("net{index}"));
+            for ifname in std::iter::once((*ifname).to_owned()).chain(by_place) {
+                let one = ValidAttachment { container_id: (*container_id).to_owned(), ifname };
                 if !valid.contains(&one) {
                     valid.push(one);
                 }
             }
+        }
+        valid
+    }
+
+    fn networks(&mut self, context: &Context, launcher: &Launcher) {
+        // Without the runtime's list, plugins would take everything for stale.
+        if self.valid.is_none() {
+            return;
+        }
+        if self.is_blind {
+            let message =
+                "no GC was passed on to the networks, as a journal that cannot be read may tell of what they hold";
+            return self.fail(code::CLEANUP_INCOMPLETE, &message);
+        }
+        for network in std::mem::take(&mut self.networks) {
+            let valid = self.valid_on(&network.name);
             let chain = Chain { network: &network, finder: &context.finder, exec: launcher, limits: context.limits() };
             for error in chain.gc(&valid) {
                 let own = plugin_error(&error.source);
@@ -151,6 +235,11 @@ impl<'a> Sweep<'a> {
                 self.failures.push(CniError { code: own.code, msg: message, details: own.details });
             }
         }
+    }
+
+    fn cannot_read(&mut self, code: u32, message: &dyn std::fmt::Display) {
+        self.is_blind = true;
+        self.fail(code, message);
     }
 
     fn fail(&mut self, code: u32, message: &dyn std::fmt::Display) {

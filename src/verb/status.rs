@@ -2,17 +2,19 @@
 
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, access};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::context::Context;
 use super::error::{Error, NotReady};
 use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::{Chain, Verb};
-use crate::source;
+use crate::source::{self, kubernetes::Session};
 
-/// Looks at everything that an ADD would need: the state directory, the readiness file, and every network that a
-/// container could get.
+/// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
+/// if there is to be one, and every network that a container could get.
 pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Status, version: config.version });
@@ -32,7 +34,11 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
             path.display()
         );
     }
-    let (networks, errors) = source::every_network(config);
+    let definitions = Session::probe(config, request, context.deadline).unwrap_or_else(|error| {
+        missing.push(NotReady::Missing(error.to_string()));
+        None
+    });
+    let (networks, errors) = source::every_network_with(config, definitions.as_ref());
     missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
     for network in &networks {
         let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits() };
@@ -46,10 +52,14 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
 /// Why nothing can be written to the state directory, or to where it would be made.
 fn unwritable(state_dir: &Path) -> Option<String> {
     let existing = state_dir.ancestors().find(|path| path.exists())?;
-    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
     if !existing.is_dir() {
         return Some(format!("the state directory {} is not a directory", existing.display()));
     }
-    let error = access(existing, wanted).err()?;
-    Some(format!("the state directory {} cannot be written: {}", state_dir.display(), error.desc()))
+    // A file without a name: nothing of it can be left, and it needs all that a journal does, space included.
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    match open(existing, flags, Mode::S_IRUSR) {
+        // Not every file system can do that.
+        Ok(_) | Err(Errno::EOPNOTSUPP | Errno::EISDIR) => None,
+        Err(error) => Some(format!("the state directory {} cannot be written: {}", state_dir.display(), error.desc())),
+    }
 }

@@ -193,6 +193,21 @@ fn every_plugin_gets_the_environment_of_the_call() {
     }
 }
 
+/// podman asks for `--ip` and `--mac-address` in `CNI_ARGS` too, and only one interface can have them.
+#[test]
+fn the_address_in_cni_args_is_the_primary_networks() {
+    let args = "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.1.0.7;MAC=02:00:5e:00:53:01;GATEWAY=10.1.0.1";
+    let case = Case::new().args(args).delegate(recorder("alpha")).delegate(recorder("beta"));
+    let (add, del) = (case.add().succeeds(), case.del().succeeds());
+    for (outcome, command) in [(add, "ADD"), (del, "DEL")] {
+        assert_eq!(outcome.call_of(command, "alpha").var("CNI_ARGS"), args);
+        assert_eq!(outcome.call_of(command, "beta").var("CNI_ARGS"), "IgnoreUnknown=1;K8S_POD_NAME=web");
+    }
+    let chained = Case::new().args(args).prev_result(json!({"cniVersion": "1.0.0"})).delegate(recorder("alpha"));
+    let add = chained.add().succeeds();
+    assert_eq!(add.call_of("ADD", "alpha").var("CNI_ARGS"), "IgnoreUnknown=1;K8S_POD_NAME=web");
+}
+
 #[test]
 fn a_delegate_without_a_name_gets_one_of_the_outer_network() {
     let case = Case::new()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -237,6 +237,37 @@ impl Case {
         }
     }
 
+    /// A command line, of Braid or another program, with this case's plugins, the configurations in `@DIR@/net.d` and a
+    /// cache of its own.
+    pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Invocation<'_> {
+        let mut invocation = self.call_plugin(program, "");
+        invocation.variables.remove("CNI_COMMAND");
+        for (name, folder) in [("NETCONFPATH", "net.d"), ("CNI_CACHE_DIR", "cache")] {
+            invocation.variables.insert(name.to_owned(), self.dir.path().join(folder).into());
+        }
+        invocation.arguments = words.iter().map(|word| self.expand(word)).collect();
+        invocation.stdin(Vec::new())
+    }
+
+    /// A command line of Braid's.
+    pub(crate) fn braid(&self, words: &[&str]) -> Invocation<'_> {
+        self.command(&braid(), words)
+    }
+
+    /// Writes a file below `@DIR@/net.d`.
+    pub(crate) fn configuration(self, file: &str, json: impl Json) -> Self {
+        let path = self.dir.path().join("net.d").join(file);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
+        fs::write(path, self.expand(&json.into_json())).expect("write the configuration");
+        self
+    }
+
+    /// The recording plugin under one more name.
+    pub(crate) fn recorder_as(self, name: &str) -> Self {
+        install_recorder(&self.path[0], name);
+        self
+    }
+
     /// The container's ID, unless `CNI_CONTAINERID` is set otherwise.
     pub(crate) const CONTAINER: &str = "container-1";
 
@@ -373,6 +404,14 @@ impl<'a> Invocation<'a> {
         self.case.host.inside(|| run_with_patience(&mut command, &stdin))
     }
 
+    /// Starts it and lets it run, with nothing on its standard input.
+    pub(crate) fn spawn(&self) -> Child {
+        self.case.before.get_or_init(|| self.case.snapshot());
+        let mut command = self.command();
+        command.stdin(Stdio::null());
+        self.case.host.inside(|| command.spawn()).expect("start the program")
+    }
+
     /// Makes one of many calls at once: what it changes and which plugins it runs is not told from that of the others.
     pub(crate) fn run_unrecorded(&self) -> Output {
         let output = self.output();
@@ -434,12 +473,15 @@ fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
 }
 
 /// Puts the recording plugin under a name into a folder.
-fn install_recorder(folder: &Path, name: &str) {
+pub(super) fn install_recorder(folder: &Path, name: &str) {
     let built = Path::new(env!("CARGO_BIN_EXE_braid")).parent().expect("a folder").join("examples/recorder");
     assert!(built.is_file(), "{} is missing: `cargo test` builds it, or `cargo build --examples`", built.display());
-    let place = folder.join(name);
-    // A copy where the temporary folder is on another file system.
-    if fs::hard_link(&built, &place).is_err() {
-        fs::copy(&built, &place).expect("copy the recorder");
+    install(&built, &folder.join(name));
+}
+
+/// Puts a program at a place: a copy where the temporary folder is on another file system.
+pub(super) fn install(program: &Path, place: &Path) {
+    if fs::hard_link(program, place).is_err() {
+        fs::copy(program, place).expect("copy a program");
     }
 }

@@ -1,6 +1,7 @@
 //! The test harness: everything a test needs to read as a scenario.
 //!
 //! - [`Case`] is one call after another of `braid`, as a runtime makes them, on a machine of its own;
+//! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] what came of a line;
 //! - [`Outcome`] is what came of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
 //! - [`Namespace`] is a network namespace that goes away;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 mod calls;
 mod case;
+mod machine;
 mod namespace;
 mod networks;
 mod outcome;
@@ -19,6 +21,7 @@ mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
 pub(crate) use case::Case;
+pub(crate) use machine::{Machine, is_real_root};
 pub(crate) use namespace::Namespace;
 pub(crate) use networks::{
     Json, Network, Plugin, bandwidth, bridge, firewall, host_local, macvlan, new_plugins, portmap, ptp, recorder,

@@ -11,6 +11,8 @@ use std::{env, process, thread};
 
 use nix::sched::{CloneFlags, setns};
 
+use super::Machine;
+
 /// How the names of all that a test makes begin; the process ID follows, and what tells them apart.
 pub(super) const PREFIX: &str = "braid-test";
 const FOLDER: &str = "/run/netns";
@@ -38,6 +40,10 @@ impl Namespace {
 
     pub(crate) fn path(&self) -> PathBuf {
         Path::new(FOLDER).join(&self.name)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// What tells this namespace from any other, as the links in `/proc/<pid>/ns/` do.
@@ -82,13 +88,13 @@ impl Namespace {
         if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("ip -j prints a list") }
     }
 
-    /// Removes what tests whose process is dead have left: namespaces, and folders in the temporary folder.
+    /// Removes what tests whose process is dead have left: namespaces, cgroups, and folders in the temporary folder.
     pub(crate) fn sweep() {
+        Machine::remove_cgroups(is_left);
         for folder in [PathBuf::from(FOLDER), env::temp_dir()] {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-                let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)) else { continue };
-                if Path::new("/proc").join(pid).exists() {
+                if !is_left(&name) {
                     continue;
                 }
                 if folder == Path::new(FOLDER) {
@@ -100,6 +106,12 @@ impl Namespace {
             }
         }
     }
+}
+
+/// Whether something of this name was made by a test whose process is dead.
+fn is_left(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
 impl Drop for Namespace {

@@ -13,7 +13,8 @@ use super::Namespace;
 /// The state of a host, one readable line for each thing: links, addresses, routes, rules, qdiscs, packet filters,
 /// processes in its namespaces, and files.
 ///
-/// Not in it, because the kernel makes them when it pleases: link-local addresses and their routes. Nor what the
+/// Not in it, because the kernel makes them when it pleases: link-local addresses and their routes, and what the local table
+/// has for every address, which is compared itself. Nor what the
 /// reference plugins leave by design: bridges with all that hangs on them, the packet filters' fixed chains, and the
 /// book-keeping of host-local. Named namespaces are not compared either: other tests make and remove theirs meanwhile.
 #[derive(Debug, Default, Clone)]
@@ -124,7 +125,8 @@ impl Snapshot {
 
     fn route(&mut self, place: &str, route: &Value) {
         let destination = word(route, "dst");
-        if destination.starts_with("fe80:") || destination.starts_with("ff00:") {
+        let is_from_an_address = word(route, "table") == "local";
+        if destination.starts_with("fe80:") || destination.starts_with("ff00:") || is_from_an_address {
             return;
         }
         let mut text = String::from("route");

@@ -1,0 +1,50 @@
+//! What stands in for a session where Kubernetes is not built in.
+
+use std::convert::Infallible;
+use std::time::Instant;
+
+use super::{ClusterError, Notice, is_configured, pod_of};
+use crate::config::Config;
+use crate::request::Request;
+use crate::source::pod::{Definitions, Pod};
+use crate::source::{Gathered, SourceError};
+
+/// One call's conversation with the API server, of which there is none.
+#[derive(Debug)]
+pub struct Session(Infallible);
+
+impl Session {
+    /// Refuses to start a conversation that is asked for.
+    ///
+    /// # Errors
+    /// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
+    pub fn open(config: &Config, request: &Request, _deadline: Instant) -> Result<Option<Self>, ClusterError> {
+        match pod_of(request) {
+            Some(_) if is_configured(config, request) => Err(ClusterError::NotBuiltIn),
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses to look at an API server.
+    ///
+    /// # Errors
+    /// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
+    pub fn probe(config: &Config, request: &Request, _deadline: Instant) -> Result<Option<Definitions>, ClusterError> {
+        if is_configured(config, request) { Err(ClusterError::NotBuiltIn) } else { Ok(None) }
+    }
+
+    /// Never called.
+    pub fn gather(&self, _: &Config, _: &Request) -> Result<(Request, Gathered, Pod), SourceError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn write_status(&self, _: &Pod, _: &str) -> Result<(), ClusterError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn announce(&self, _: &Pod, _: &[Notice]) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,119 @@
+//! The kubelet's pod-resources service: which devices its device manager has given to a pod.
+//!
+//! The messages are those of `k8s.io/kubelet/pkg/apis/podresources/v1/api.proto`, as far as they are read here.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use http::uri::PathAndQuery;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+
+use super::ClusterError;
+use super::api::chain_of;
+use crate::source::pod::{Devices, Pod};
+
+/// How long the kubelet may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pod_resources: Vec<PodResources>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct GetRequest {
+    #[prost(string, tag = "1")]
+    pod_name: String,
+    #[prost(string, tag = "2")]
+    pod_namespace: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct GetResponse {
+    #[prost(message, optional, tag = "1")]
+    pod_resources: Option<PodResources>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodResources {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(message, repeated, tag = "3")]
+    containers: Vec<ContainerResources>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ContainerResources {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "2")]
+    devices: Vec<ContainerDevices>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ContainerDevices {
+    #[prost(string, tag = "1")]
+    resource_name: String,
+    #[prost(string, repeated, tag = "2")]
+    device_ids: Vec<String>,
+}
+
+/// Asks the kubelet for a pod's devices.
+pub(super) async fn devices(socket: &Path, pod: &Pod, deadline: Instant) -> Result<Devices, ClusterError> {
+    let failed = |reason: String| ClusterError::Kubelet { socket: socket.to_owned(), reason };
+    let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+    let asking = async {
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(|e| chain_of(&e))?;
+        let channel = endpoint.connect().await.map_err(|error| chain_of(&error))?;
+        let mut kubelet = Grpc::new(channel);
+        match get(&mut kubelet, pod).await {
+            Ok(found) => Ok(found),
+            // Older kubelets have no Get, or have it switched off; List has always been there.
+            Err(_) => list(&mut kubelet, pod).await.map_err(|status| status.message().to_owned()),
+        }
+    };
+    let found = tokio::time::timeout(left, asking)
+        .await
+        .map_err(|_| failed(format!("no answer within {:.1} s", left.as_secs_f64())))?
+        .map_err(failed)?;
+    let mut devices = Devices::new();
+    for device in found.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.devices) {
+        let known = devices.entry(device.resource_name).or_default();
+        for id in device.device_ids {
+            if !known.contains(&id) {
+                known.push(id);
+            }
+        }
+    }
+    Ok(devices)
+}
+
+async fn get(kubelet: &mut Grpc<Channel>, pod: &Pod) -> Result<Option<PodResources>, tonic::Status> {
+    let request = GetRequest { pod_name: pod.name.clone(), pod_namespace: pod.namespace.clone() };
+    let response: GetResponse = unary(kubelet, "/v1.PodResourcesLister/Get", request).await?;
+    Ok(response.pod_resources)
+}
+
+async fn list(kubelet: &mut Grpc<Channel>, pod: &Pod) -> Result<Option<PodResources>, tonic::Status> {
+    let response: ListResponse = unary(kubelet, "/v1.PodResourcesLister/List", ListRequest {}).await?;
+    Ok(response.pod_resources.into_iter().find(|found| (&found.namespace, &found.name) == (&pod.namespace, &pod.name)))
+}
+
+async fn unary<Q, A>(kubelet: &mut Grpc<Channel>, method: &'static str, request: Q) -> Result<A, tonic::Status>
+where
+    Q: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    kubelet.ready().await.map_err(|error| tonic::Status::unavailable(chain_of(&error)))?;
+    let codec: ProstCodec<Q, A> = ProstCodec::default();
+    let path = PathAndQuery::from_static(method);
+    kubelet.unary(tonic::Request::new(request), path, codec).await.map(tonic::Response::into_inner)
+}

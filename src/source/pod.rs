@@ -1,0 +1,219 @@
+//! What a Kubernetes API server and the kubelet say about a pod, as far as its networks go. Nothing here asks them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::gather::SourceError;
+use crate::plan::selection::Selection;
+
+/// The annotation in which a pod asks for networks (NPWG specification, §4.1).
+pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+/// The annotation in which a pod asks for another primary network.
+pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
+/// The annotation of a NetworkAttachmentDefinition that names the device resource its attachments take.
+pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
+
+/// A pod, and the networks it asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The networks it asks for.
+    pub networks: Vec<Selection>,
+    /// What it wants in place of the primary network.
+    pub default_network: Option<Selection>,
+    /// What is worth a word about its annotations.
+    pub warnings: Vec<String>,
+}
+
+impl Pod {
+    /// Reads a pod's annotations, which `annotation` looks up.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn read<'a>(
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        annotation: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self, SourceError> {
+        let wrong = |reason: String| SourceError::Annotation { namespace: namespace.into(), name: name.into(), reason };
+        let parse = |key: &str| {
+            Selection::parse(annotation(key).unwrap_or_default(), key).map_err(|error| wrong(error.to_string()))
+        };
+        let networks = parse(NETWORKS)?;
+        let mut default_network = parse(DEFAULT_NETWORK)?;
+        if default_network.selections.len() > 1 {
+            return Err(wrong(format!("{DEFAULT_NETWORK} names more than one network")));
+        }
+        let warnings = networks.warnings.iter().chain(&default_network.warnings);
+        Ok(Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: uid.into(),
+            warnings: warnings.map(ToString::to_string).collect(),
+            networks: networks.selections,
+            default_network: default_network.selections.pop(),
+        })
+    }
+}
+
+/// The name of a NetworkAttachmentDefinition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefinitionKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for DefinitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A NetworkAttachmentDefinition (NPWG specification, §3).
+#[derive(Debug, Clone, Default)]
+pub struct Definition {
+    /// Its configuration; without one it stands for the configuration on disk that has its name.
+    pub config: Option<String>,
+    /// The device resource that each of its attachments takes one of.
+    pub resource: Option<String>,
+}
+
+/// The definitions that were asked for and are there.
+#[derive(Debug, Clone, Default)]
+pub struct Definitions(BTreeMap<DefinitionKey, Definition>);
+
+impl Definitions {
+    /// A definition, if it is there.
+    pub fn get(&self, key: &DefinitionKey) -> Option<&Definition> {
+        self.0.get(key)
+    }
+
+    /// Whether an attachment of any of them takes a device.
+    pub fn take_devices(&self) -> bool {
+        self.0.values().any(|definition| definition.resource.is_some())
+    }
+}
+
+impl FromIterator<(DefinitionKey, Definition)> for Definitions {
+    fn from_iter<I: IntoIterator<Item = (DefinitionKey, Definition)>>(definitions: I) -> Self {
+        Self(definitions.into_iter().collect())
+    }
+}
+
+/// The devices that the kubelet has given a pod: the IDs of each resource.
+pub type Devices = BTreeMap<String, Vec<String>>;
+
+/// All that is known of a pod.
+#[derive(Debug, Clone, Default)]
+pub struct PodView {
+    /// The pod.
+    pub pod: Pod,
+    /// The definitions that its networks may be.
+    pub definitions: Definitions,
+    /// Its devices, if any of the definitions takes one.
+    pub devices: Devices,
+}
+
+/// A device that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The kubelet has given the pod none of the resource, or too few.
+    #[error("the pod has {had} devices of resource {resource:?}, and all of them are taken by its other networks")]
+    Taken {
+        /// The resource.
+        resource: String,
+        /// How many the pod has.
+        had: usize,
+    },
+    /// The kubelet has given the pod none of the resource.
+    #[error("the pod has no device of resource {resource:?}; one of its containers has to request it")]
+    None {
+        /// The resource.
+        resource: String,
+    },
+    /// The pod asks for a device that is not its own.
+    #[error("the device {device:?} is none of those of resource {resource:?} that the pod has, or asked for twice")]
+    NotTheirs {
+        /// The resource.
+        resource: String,
+        /// The device.
+        device: String,
+    },
+}
+
+/// Which devices have been given to which attachments: each to one.
+#[derive(Debug)]
+pub(super) struct Allocation {
+    /// What is asked for by its ID, and so kept for who asks.
+    asked: BTreeSet<String>,
+    taken: BTreeSet<String>,
+}
+
+impl Allocation {
+    pub(super) fn new(asked: BTreeSet<String>) -> Self {
+        Self { asked, taken: BTreeSet::new() }
+    }
+
+    /// Takes a device of a resource: `wanted`, or the next free one.
+    pub(super) fn take(
+        &mut self,
+        devices: &Devices,
+        resource: &str,
+        wanted: Option<&str>,
+    ) -> Result<String, DeviceError> {
+        let own = devices.get(resource).map(Vec::as_slice).unwrap_or_default();
+        let resource = resource.to_owned();
+        if own.is_empty() {
+            return Err(DeviceError::None { resource });
+        }
+        let device = match wanted {
+            Some(wanted) if own.iter().any(|id| id == wanted) && !self.taken.contains(wanted) => wanted.to_owned(),
+            Some(wanted) => return Err(DeviceError::NotTheirs { resource, device: wanted.to_owned() }),
+            None => match own.iter().find(|id| !self.taken.contains(*id) && !self.asked.contains(*id)) {
+                Some(free) => free.clone(),
+                None => return Err(DeviceError::Taken { resource, had: own.len() }),
+            },
+        };
+        self.taken.insert(device.clone());
+        Ok(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_is_given_once_and_kept_for_who_asks_for_it() {
+        let devices: Devices = [("r".to_owned(), vec!["a".to_owned(), "b".into(), "c".into()])].into();
+        let mut allocation = Allocation::new(["a".to_owned()].into());
+        assert_eq!(allocation.take(&devices, "r", None), Ok("b".into()));
+        assert_eq!(allocation.take(&devices, "r", Some("a")), Ok("a".into()));
+        assert!(matches!(allocation.take(&devices, "r", Some("a")), Err(DeviceError::NotTheirs { .. })));
+        assert_eq!(allocation.take(&devices, "r", None), Ok("c".into()));
+        assert_eq!(allocation.take(&devices, "r", None), Err(DeviceError::Taken { resource: "r".into(), had: 3 }));
+        let none = allocation.take(&devices, "vendor.com/other", None).unwrap_err().to_string();
+        assert!(none.contains("vendor.com/other"), "{none}");
+    }
+
+    #[test]
+    fn a_pod_asks_for_networks_in_its_annotations() {
+        let read = |networks: &'static str, default: &'static str| {
+            Pod::read("ns", "p", "u", |key| Some(if key == NETWORKS { networks } else { default }))
+        };
+        let pod = read("a, x/b@if0", r#"[{"name": "d", "mac": "02:00:00:00:00:01"}]"#).unwrap();
+        assert_eq!(pod.networks.len(), 2);
+        assert_eq!(pod.default_network.unwrap().name, "d");
+        assert!(read("a,,b", "").unwrap_err().to_string().contains(NETWORKS));
+        assert!(read("", "a,b").unwrap_err().to_string().contains("more than one"));
+        assert!(Pod::read("ns", "p", "u", |_| None).unwrap().networks.is_empty());
+    }
+}

@@ -1,0 +1,59 @@
+//! The file in which the device of an attachment is described (NPWG device information specification, §3): put there
+//! before the first plugin runs, removed once the attachment is undone. The plan in the journal says where it is.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::value::RawValue;
+
+use crate::plan::DeviceInfo;
+
+/// The largest description accepted, in bytes.
+const MAX: u64 = 1 << 20;
+
+/// Copies what the device plugin says about the device, if it says anything.
+pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
+    let content = match info.source.as_deref().map(read_file) {
+        None => None,
+        Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Some(content) => Some(content?),
+    };
+    if let Some(directory) = info.file.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    }
+    let Some(content) = content else { return Ok(()) };
+    let temporary = temporary(&info.file);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&temporary)?;
+    let written = file.write_all(&content).and_then(|()| fs::rename(&temporary, &info.file));
+    if written.is_err() {
+        drop(fs::remove_file(&temporary));
+    }
+    written
+}
+
+/// Removes the description; one that is not there has been removed already.
+pub(super) fn remove(info: &DeviceInfo) -> io::Result<()> {
+    match fs::remove_file(&info.file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The description, if there is one that is JSON.
+pub fn read_device_info(info: &DeviceInfo) -> Option<Box<RawValue>> {
+    serde_json::from_slice(&read_file(&info.file).ok()?).ok()
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn temporary(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    name.into()
+}

@@ -1,0 +1,50 @@
+//! Attachments that Multus made before Braid took its place on the node: DEL and GC undo them from what it left.
+
+use super::context::Context;
+use super::error::Error;
+use crate::config::Config;
+use crate::request::Request;
+use crate::runtime::Launcher;
+use crate::transaction::multus::{Asking, MultusState};
+
+/// Undoes what Multus did for the container of this call, which is locked. False if it did nothing.
+pub(super) fn del(context: &Context, request: &Request, config: &Config, launcher: &Launcher) -> Result<bool, Error> {
+    let asking = Asking {
+        container_id: &request.container_id,
+        ifname: &request.ifname,
+        netns: &request.netns,
+        args: &request.args_text,
+    };
+    match read(config, asking)? {
+        Some(state) => undo(context, &state, asking.container_id, launcher).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Reads what Multus left of a container.
+pub(super) fn read(config: &Config, asking: Asking<'_>) -> Result<Option<MultusState>, Error> {
+    let path = || config.multus_dir.join(asking.container_id);
+    MultusState::read(&config.multus_dir, asking).map_err(|source| Error::MultusState { path: path(), source })
+}
+
+/// Undoes what Multus did and, once all of it is undone, removes what it left.
+pub(super) fn undo(
+    context: &Context,
+    state: &MultusState,
+    container_id: &str,
+    launcher: &Launcher,
+) -> Result<(), Error> {
+    let failures = state.undo(context.tools(&context.finder, launcher));
+    if !failures.is_empty() {
+        return Err(Error::Takeover(failures));
+    }
+    let io = |source| Error::MultusState { path: state.file().to_owned(), source };
+    state.remove().map_err(io)?;
+    if !state.unreadable.is_empty() {
+        let set_aside = state.set_aside().map_err(io)?;
+        return Err(Error::Corrupt { reason: state.unreadable.join("; "), set_aside, failures });
+    }
+    let attachments = state.attachments.len();
+    tracing::info!(container = container_id, attachments, "detached from what multus had attached");
+    Ok(())
+}

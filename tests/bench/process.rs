@@ -1,0 +1,343 @@
+//! How long whole calls take: Braid beside the floor, and beside any peer.
+//!
+//! ```text
+//! cargo bench --bench process -- [--quick] [--write] [--only table|curves|concurrency]
+//! ```
+//!
+//! Every figure is of whole processes, started as a runtime starts them, with a plugin that does nothing, so that what
+//! differs is what stands between the runtime and the plugins. The contenders take turns, so that whatever else the
+//! machine does meets all of them. The *floor* (`floor.rs`) is the least that has to be done: the same plugins, with the
+//! same input, one after another. `Braid, state in memory` is Braid with its journal on a file system that needs no
+//! disk: what it is faster by is the price of durability.
+//!
+//! `--quick` makes few runs of small cases, to see that all of it works. `--write` writes `docs/benchmark.md` and
+//! `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that takes a list of `delegates`, such
+//! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds.
+
+#![expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "a program of its own, not a part of Braid")]
+
+mod measure;
+mod plot;
+mod report;
+mod scenario;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use std::{env, fs, thread};
+
+use measure::{Call, Contender, Samples};
+use report::{Curve, Figure, Report, Row};
+use scenario::Scenario;
+
+const VERBS: [&str; 3] = ["ADD", "CHECK", "DEL"];
+
+struct Options {
+    quick: bool,
+    write: bool,
+    only: Option<String>,
+}
+
+impl Options {
+    fn read() -> Self {
+        let mut options = Self { quick: false, write: false, only: None };
+        let mut words = env::args().skip(1);
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--quick" => options.quick = true,
+                "--write" => options.write = true,
+                "--only" => options.only = words.next(),
+                // What cargo passes to every benchmark.
+                "--bench" => {}
+                _ => panic!("{word} is none of --quick, --write, --only"),
+            }
+        }
+        options
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+}
+
+fn main() {
+    let options = Options::read();
+    let bench = Bench::prepare(options.quick);
+    let mut report = Report::new(&bench.describe());
+    if options.wants("table") {
+        report.table(bench.table());
+    }
+    if options.wants("curves") {
+        for curve in bench.curves() {
+            report.curve(curve);
+        }
+    }
+    if options.wants("concurrency") {
+        report.concurrency(bench.concurrency());
+    }
+    if options.write {
+        report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"));
+    }
+}
+
+/// Everything in place to be measured.
+struct Bench {
+    quick: bool,
+    plugins: PathBuf,
+    floor: PathBuf,
+    contenders: Vec<Contender>,
+    /// Removed when this goes.
+    folders: Vec<tempfile::TempDir>,
+}
+
+impl Bench {
+    fn prepare(quick: bool) -> Self {
+        let braid = env::var_os("BRAID_BENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_braid").into(), PathBuf::from);
+        let plugins = build_helpers();
+        let floor = plugins.join("bench-floor");
+        let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+        let mut bench = Self { quick, plugins, floor: floor.clone(), contenders: Vec::new(), folders: Vec::new() };
+        bench.enter("floor", floor, disk.path().join("floor"));
+        bench.enter("Braid", braid.clone(), disk.path().join("braid"));
+        if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+            bench.enter("Braid, state in memory", braid, memory.path().join("braid"));
+            bench.folders.push(memory);
+        }
+        if let Some(peer) = env::var_os("BRAID_BENCH_PEER").map(PathBuf::from) {
+            let name = peer.file_name().expect("a file").to_string_lossy().into_owned();
+            bench.enter(&name, peer, disk.path().join("peer"));
+        }
+        bench.folders.push(disk);
+        bench
+    }
+
+    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf) {
+        fs::create_dir_all(&state).expect("make the state directory");
+        self.contenders.push(Contender { name: name.into(), program, state });
+    }
+
+    /// The machine, in a line.
+    fn describe(&self) -> String {
+        let first = |path: &str, key: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+            line.split_once(": ").map_or(line.clone(), |(_, value)| value.to_owned())
+        };
+        let file_system = Command::new("stat").args(["-f", "-c", "%T"]).arg(&self.contenders[1].state).output();
+        let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        format!(
+            "{} × {}, Linux {}, state directory on {}; braid {} is {:.2} MB large",
+            thread::available_parallelism().map_or(0, usize::from),
+            first("/proc/cpuinfo", "model name"),
+            first("/proc/sys/kernel/osrelease", ""),
+            file_system.unwrap_or_default(),
+            env!("CARGO_PKG_VERSION"),
+            fs::metadata(&self.contenders[1].program).map_or(0.0, |file| megabytes(file.len())),
+        )
+    }
+
+    fn call<'a>(&'a self, contender: &'a Contender, verb: &'a str, container: &'a str, stdin: &'a [u8]) -> Call<'a> {
+        Call { program: &contender.program, verb, container, plugins: &self.plugins, configuration: stdin }
+    }
+
+    /// ADD, CHECK and DEL by every contender in turn: for each contender, the samples of each verb.
+    fn rounds(&self, scenario: Scenario, rounds: usize) -> Vec<[Samples; 3]> {
+        let count = self.contenders.len();
+        let mut samples = vec![<[Samples; 3]>::default(); count];
+        let configurations: Vec<_> =
+            self.contenders.iter().map(|contender| scenario.configuration(contender)).collect();
+        // The first round warms the caches.
+        for round in 0..=rounds {
+            for turn in 0..count {
+                let who = (turn + round) % count;
+                let container = format!("bench-{round}");
+                for (verb, samples) in VERBS.iter().zip(&mut samples[who]) {
+                    let took = self.call(&self.contenders[who], verb, &container, &configurations[who]).time();
+                    if round > 0 {
+                        samples.push(took);
+                    }
+                }
+            }
+        }
+        samples
+    }
+
+    fn table(&self) -> Vec<Row> {
+        let rounds = if self.quick { 7 } else { 151 };
+        let mut rows = Vec::new();
+        for delegates in [1, 4, 16] {
+            let scenario = Scenario::delegates(delegates);
+            let samples = self.rounds(scenario, rounds);
+            for (v, verb) in VERBS.iter().enumerate() {
+                for (contender, of) in self.contenders.iter().zip(&samples) {
+                    rows.push(Row {
+                        verb: (*verb).into(),
+                        delegates,
+                        contender: contender.name.clone(),
+                        samples: of[v].clone(),
+                        floor: samples[0][v].clone(),
+                        peak: self.peak(contender, scenario, verb),
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    /// The most memory of five calls, in KiB.
+    fn peak(&self, contender: &Contender, scenario: Scenario, verb: &str) -> u64 {
+        let configuration = scenario.configuration(contender);
+        let peaks = (0..5).map(|_| {
+            let call = |verb| self.call(contender, verb, "bench-peak", &configuration);
+            let mut peak = 0;
+            for step in VERBS {
+                let now = call(step).peak(&self.floor);
+                if step == verb {
+                    peak = now;
+                }
+            }
+            peak
+        });
+        peaks.max().expect("five")
+    }
+
+    fn curves(&self) -> Vec<Curve> {
+        let one = Scenario::delegates(1);
+        let (delegates, chains, sizes, containers, attachments): (&[usize], &[usize], &[usize], &[usize], &[usize]) =
+            if self.quick {
+                (&[1, 4], &[1, 4], &[1 << 10, 64 << 10], &[1, 8], &[0, 1000])
+            } else {
+                (
+                    &[1, 2, 4, 8, 16, 32, 64],
+                    &[1, 2, 4, 8, 16],
+                    &[1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20],
+                    &[1, 5, 20, 50, 100, 200],
+                    &[0, 100, 1000, 10_000, 100_000],
+                )
+            };
+        vec![
+            self.curve("delegates", "delegates", delegates, Scenario::delegates),
+            self.curve("chain", "plugins in the chain of one delegate", chains, |chain| Scenario { chain, ..one }),
+            self.curve("size", "bytes of configuration and of result", sizes, |bytes| Scenario { bytes, ..one }),
+            self.at_once(containers),
+            self.attached(attachments),
+        ]
+    }
+
+    fn curve(&self, name: &str, axis: &str, points: &[usize], scenario: impl Fn(usize) -> Scenario) -> Curve {
+        let rounds = if self.quick { 3 } else { 41 };
+        let mut curve = self.empty_curve(name, axis);
+        for x in points {
+            let samples = self.rounds(scenario(*x), rounds);
+            curve.points.push((*x, samples.iter().map(Figure::of_verbs).collect()));
+        }
+        curve
+    }
+
+    fn empty_curve(&self, name: &str, axis: &str) -> Curve {
+        let contenders = self.contenders.iter().map(|contender| contender.name.clone()).collect();
+        Curve { name: name.into(), axis: axis.into(), contenders, points: Vec::new() }
+    }
+
+    /// So many containers at once, of four delegates each: how long until the last has ended.
+    fn at_once(&self, points: &[usize]) -> Curve {
+        let rounds = if self.quick { 2 } else { 11 };
+        let mut curve = self.empty_curve("containers", "containers at once, of 4 delegates each");
+        let scenario = Scenario::delegates(4);
+        for count in points {
+            let mut samples = vec![<[Samples; 3]>::default(); self.contenders.len()];
+            for round in 0..rounds {
+                for (contender, samples) in self.contenders.iter().zip(&mut samples) {
+                    let configuration = scenario.configuration(contender);
+                    for (verb, samples) in VERBS.iter().zip(samples) {
+                        let began = Instant::now();
+                        thread::scope(|scope| {
+                            for number in 0..*count {
+                                let configuration = &configuration;
+                                scope.spawn(move || {
+                                    let container = format!("bench-{round}-{number}");
+                                    self.call(contender, verb, &container, configuration).time()
+                                });
+                            }
+                        });
+                        samples.push(began.elapsed());
+                    }
+                }
+            }
+            curve.points.push((*count, samples.iter().map(Figure::of_verbs).collect()));
+        }
+        curve
+    }
+
+    /// So many attachments on the node already. Their journals are copies of one that Braid has written; the floor has
+    /// nothing of the kind, and a peer's are its own affair.
+    fn attached(&self, points: &[usize]) -> Curve {
+        let rounds = if self.quick { 3 } else { 41 };
+        let scenario = Scenario::delegates(1);
+        let mut curve = self.empty_curve("attachments", "attachments on the node already");
+        let mut there = 0;
+        for count in points {
+            for contender in self.contenders.iter().filter(|contender| contender.name.starts_with("Braid")) {
+                let configuration = scenario.configuration(contender);
+                self.call(contender, "ADD", "bench-model", &configuration).time();
+                let folder = contender.state.join("attachments");
+                let journal = fs::read_to_string(folder.join("bench-model/eth0.jsonl")).expect("Braid's journal");
+                self.call(contender, "DEL", "bench-model", &configuration).time();
+                for number in there..*count {
+                    let container = format!("there-{number:06}");
+                    fs::create_dir(folder.join(&container)).expect("make a folder");
+                    let copy = journal.replace("bench-model", &container);
+                    fs::write(folder.join(&container).join("eth0.jsonl"), copy).expect("write a journal");
+                }
+            }
+            there = *count;
+            // What was just made is not to be written back while others are measured.
+            drop(Command::new("sync").status());
+            let samples = self.rounds(scenario, rounds);
+            curve.points.push((*count, samples.iter().map(Figure::of_verbs).collect()));
+        }
+        curve
+    }
+
+    /// Eight delegates that take 100 ms each, one after another and at once.
+    fn concurrency(&self) -> Vec<(usize, f64)> {
+        let braid = &self.contenders[1];
+        let rounds = if self.quick { 1 } else { 5 };
+        let figures = [1, 8].map(|concurrency| {
+            let scenario = Scenario { sleep: 100, concurrency, ..Scenario::delegates(8) };
+            let configuration = scenario.configuration(braid);
+            let mut samples = Samples::default();
+            for _ in 0..rounds {
+                samples.push(self.call(braid, "ADD", "bench-concurrency", &configuration).time());
+                self.call(braid, "DEL", "bench-concurrency", &Scenario { sleep: 0, ..scenario }.configuration(braid))
+                    .time();
+            }
+            (concurrency, samples.median())
+        });
+        figures.to_vec()
+    }
+}
+
+/// Builds the plugin and the floor as the benchmark itself was built, and returns where they are.
+fn build_helpers() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "--example", "bench-floor", "--example", "bench-noop-plugin"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the floor and the plugin do not build");
+    target.join("release/examples")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "files are small")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// Milliseconds, with as many digits as mean something.
+fn millis(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
+}

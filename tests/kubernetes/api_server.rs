@@ -1,0 +1,322 @@
+//! A double of the Kubernetes API server, as far as Braid talks to it: TLS, bearer tokens, pods, definitions, events.
+//!
+//! It speaks the wire format that `kube-apiserver` does, and it can be told to misbehave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::support::Case;
+
+/// The token that is good from the start.
+pub(super) const TOKEN: &str = "token-1";
+
+const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
+const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// What to do in place of answering.
+#[derive(Clone)]
+pub(super) enum Fault {
+    /// Answer with this status, and perhaps say when to come back.
+    Status(u16, Option<u64>),
+    /// Answer only after this time.
+    Slow(Duration),
+    /// Close the connection.
+    Reset,
+}
+
+/// A request that came in.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) path: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+#[derive(Default)]
+struct State {
+    tokens: BTreeSet<String>,
+    objects: BTreeMap<String, Value>,
+    events: Vec<Value>,
+    requests: Vec<Request>,
+    /// Method and part of the path, what to do, and how often yet.
+    faults: Vec<(&'static str, &'static str, Fault, u32)>,
+}
+
+/// A running server; it ends when dropped.
+pub(super) struct ApiServer {
+    state: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    address: String,
+    authority: String,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Starts a server on the host of a case.
+    pub(super) fn start(case: &Case) -> Self {
+        let listener = case.host().inside(|| TcpListener::bind("127.0.0.1:0").expect("listen"));
+        listener.set_nonblocking(true).expect("do not block");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (authority, tls) = certificates();
+        let state = Arc::new(Mutex::new(State { tokens: [TOKEN.to_owned()].into(), ..State::default() }));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let (tls, state) = (Arc::clone(&tls), Arc::clone(&shared));
+                        thread::spawn(move || drop(serve(stream, tls, &state)));
+                    }
+                    Err(_) => thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        Self { state, stop, address, authority, thread: Some(thread) }
+    }
+
+    /// Writes a kubeconfig with the token in it.
+    pub(super) fn kubeconfig(&self, case: &Case, token: &str) {
+        self.write_kubeconfig(case, &format!("token: {token}"));
+    }
+
+    /// Writes a kubeconfig that names a file with the token in it.
+    pub(super) fn kubeconfig_with_token_file(&self, case: &Case, token: &str) {
+        fs::write(case.dir().join("token"), token).expect("write the token");
+        self.write_kubeconfig(case, &format!("tokenFile: {}/token", case.dir().display()));
+    }
+
+    fn write_kubeconfig(&self, case: &Case, user: &str) {
+        fs::write(case.dir().join("ca.crt"), &self.authority).expect("write the certificate");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://{}\n    \
+             certificate-authority: {}/ca.crt\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: x\n  \
+             context:\n    cluster: c\n    user: u\ncurrent-context: x\n",
+            self.address,
+            case.dir().display(),
+        );
+        fs::write(case.dir().join("kubeconfig"), text).expect("write the kubeconfig");
+    }
+
+    /// Makes a pod, UID `uid-1` unless the metadata says otherwise.
+    pub(super) fn pod(&self, namespace: &str, name: &str, annotations: &Value) {
+        self.pod_with_uid(namespace, name, "uid-1", annotations);
+    }
+
+    pub(super) fn pod_with_uid(&self, namespace: &str, name: &str, uid: &str, annotations: &Value) {
+        let metadata = json!({"namespace": namespace, "name": name, "uid": uid, "annotations": annotations});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}});
+        self.state().objects.insert(pod_path(namespace, name), pod);
+    }
+
+    pub(super) fn remove_pod(&self, namespace: &str, name: &str) {
+        self.state().objects.remove(&pod_path(namespace, name));
+    }
+
+    /// Makes a network-attachment-definition. Its `config` is what `config` says, as text.
+    pub(super) fn definition(&self, namespace: &str, name: &str, config: &str) {
+        self.definition_with(namespace, name, &json!({}), &json!({"config": config}));
+    }
+
+    pub(super) fn definition_with(&self, namespace: &str, name: &str, annotations: &Value, spec: &Value) {
+        let metadata = json!({"namespace": namespace, "name": name, "uid": name, "annotations": annotations});
+        let kind = "NetworkAttachmentDefinition";
+        let object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
+        let path = format!("{DEFINITIONS}/namespaces/{namespace}/network-attachment-definitions/{name}");
+        self.state().objects.insert(path, object);
+    }
+
+    /// Misbehaves this often with requests of a method whose path holds a text.
+    pub(super) fn misbehave(&self, method: &'static str, path: &'static str, fault: Fault, times: u32) {
+        self.state().faults.push((method, path, fault, times));
+    }
+
+    /// Accepts this token alone from now on.
+    pub(super) fn accept_only(&self, token: &str) {
+        self.state().tokens = [token.to_owned()].into();
+    }
+
+    /// The status of a pod's networks, as written.
+    pub(super) fn status(&self, namespace: &str, name: &str) -> Option<Value> {
+        let state = self.state();
+        let pod = state.objects.get(&pod_path(namespace, name))?;
+        let text = pod["metadata"]["annotations"][STATUS].as_str()?;
+        Some(serde_json::from_str(text).expect("the status is JSON"))
+    }
+
+    pub(super) fn events(&self) -> Vec<Value> {
+        self.state().events.clone()
+    }
+
+    /// The requests so far, each as `GET namespace/pods/name`.
+    pub(super) fn requests(&self) -> Vec<String> {
+        let short = |path: &str| path.split_once("namespaces/").map_or(path, |(_, rest)| rest).to_owned();
+        self.state().requests.iter().map(|request| format!("{} {}", request.method, short(&request.path))).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+fn pod_path(namespace: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods/{name}")
+}
+
+/// An authority's certificate, and what a server needs whose own it has signed.
+fn certificates() -> (String, Arc<ServerConfig>) {
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let certificate = params.signed_by(&key, &authority).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key);
+    (authority.pem(), Arc::new(config.expect("a server's configuration")))
+}
+
+type Connection = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+
+fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+    let mut connection = BufReader::new(StreamOwned::new(connection, stream));
+    while let Some(request) = read(&mut connection)? {
+        let fault = {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.requests.push(request.clone());
+            let due = |(method, path, _, left): &&mut (&'static str, &'static str, Fault, u32)| {
+                *left > 0 && *method == request.method && request.path.contains(*path)
+            };
+            let due = state.faults.iter_mut().find(due);
+            due.map(|(_, _, fault, left)| {
+                *left -= 1;
+                fault.clone()
+            })
+        };
+        match fault {
+            Some(Fault::Reset) => return Ok(()),
+            Some(Fault::Status(status, retry_after)) => {
+                write(&mut connection, &refusal(status, "told to refuse"), retry_after)?;
+                continue;
+            }
+            Some(Fault::Slow(time)) => thread::sleep(time),
+            None => {}
+        }
+        let answer = state.lock().unwrap_or_else(PoisonError::into_inner).answer(&request);
+        write(&mut connection, &answer, None)?;
+    }
+    Ok(())
+}
+
+fn read(connection: &mut Connection) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if connection.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.split('?').next().unwrap_or_default().to_owned();
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line)?;
+        match line.trim().split_once(':') {
+            Some((name, value)) => drop(headers.insert(name.to_lowercase(), value.trim().to_owned())),
+            None => break,
+        }
+    }
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body)?;
+    Ok(Some(Request { method, path, headers, body }))
+}
+
+fn write(connection: &mut Connection, (status, body): &(u16, Value), retry_after: Option<u64>) -> io::Result<()> {
+    let body = body.to_string();
+    let retry = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}\r\n",
+        body.len()
+    );
+    let stream = connection.get_mut();
+    stream.write_all(format!("{head}{body}").as_bytes())?;
+    stream.flush()
+}
+
+fn refusal(code: u16, message: &str) -> (u16, Value) {
+    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code}))
+}
+
+impl State {
+    fn answer(&mut self, request: &Request) -> (u16, Value) {
+        let token = request.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if !token.is_some_and(|token| self.tokens.contains(token)) {
+            return refusal(401, "Unauthorized");
+        }
+        let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
+        match request.method.as_str() {
+            "GET" if request.path == DEFINITIONS => (
+                200,
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "k8s.cni.cncf.io/v1", "resources": []}),
+            ),
+            "GET" => match self.objects.get(&request.path) {
+                Some(object) if header("accept").contains("as=PartialObjectMetadata") => {
+                    let metadata = object["metadata"].clone();
+                    (
+                        200,
+                        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+                    )
+                }
+                Some(object) => (200, object.clone()),
+                None => refusal(404, &format!("{} not found", request.path)),
+            },
+            "PATCH" => self.patch(request),
+            "POST" if request.path.ends_with("/events") => {
+                let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
+                self.events.push(event.clone());
+                (201, event)
+            }
+            _ => refusal(405, "not something this server does"),
+        }
+    }
+
+    fn patch(&mut self, request: &Request) -> (u16, Value) {
+        if request.headers.get("content-type").map(String::as_str) != Some("application/merge-patch+json") {
+            return refusal(415, "expected a merge patch");
+        }
+        let patch: Value = serde_json::from_slice(&request.body).expect("a patch is JSON");
+        let pod = request.path.strip_suffix("/status").expect("only the status is written");
+        let Some(object) = self.objects.get_mut(pod) else { return refusal(404, "not found") };
+        if patch["metadata"]["uid"] != object["metadata"]["uid"] {
+            return refusal(409, "Precondition failed: UID in precondition");
+        }
+        for (key, value) in patch["metadata"]["annotations"].as_object().expect("annotations") {
+            object["metadata"]["annotations"][key] = value.clone();
+        }
+        (200, object.clone())
+    }
+}

@@ -1,0 +1,104 @@
+//! What a pod may not choose, whichever way it tries.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{ApiServer, in_cluster};
+use crate::support::{Case, Json as _, recorder};
+
+const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
+
+/// A node with a network in each of several places, and a pod of namespace `web`.
+fn node(key: &str, value: impl Into<Value>) -> (Case, ApiServer) {
+    let case = Case::new().delegate(recorder("alpha")).key("confDir", "@DIR@/net.d").key(key, value);
+    let (case, api) = in_cluster(case);
+    fs::create_dir(case.dir().join("net.d")).unwrap();
+    for name in ["on-disk", "stub"] {
+        let conf = recorder("epsilon").key("name", name).into_json();
+        fs::write(case.dir().join(format!("net.d/{name}.conf")), conf).unwrap();
+    }
+    for namespace in ["web", "default", "other", "kube-system"] {
+        api.definition(namespace, "net", &recorder("beta").into_json());
+    }
+    api.definition_with("web", "stub", &json!({}), &json!({}));
+    api.definition_with("other", "stub", &json!({}), &json!({}));
+    (case, api)
+}
+
+fn asks(api: &ApiServer, annotation: &str, network: &str) {
+    api.pod("web", "shop", &json!({ annotation: network }));
+}
+
+#[test]
+fn isolation_holds_on_every_way_to_choose() {
+    let (case, api) = node("namespaceIsolation", true);
+    for (annotation, network) in [
+        (NETWORKS, "other/net"),
+        (NETWORKS, "net,other/net"),
+        (NETWORKS, r#"[{"name": "net", "namespace": "other"}]"#),
+        (NETWORKS, "other/stub"),
+        (NETWORKS, "on-disk"),
+        (DEFAULT_NETWORK, "other/net"),
+        (DEFAULT_NETWORK, "net"),
+        (DEFAULT_NETWORK, "on-disk"),
+    ] {
+        asks(&api, annotation, network);
+        case.add().fails(7).called_nothing().leaves_nothing();
+    }
+    // Nothing is looked up that the pod may not use, so it does not learn what is there.
+    assert!(!api.requests().iter().any(|line| line.contains(" other/")), "{:?}", api.requests());
+    for (annotation, network, calls) in [
+        (NETWORKS, "net", ["ADD alpha eth0", "ADD beta net1"]),
+        (NETWORKS, "default/net", ["ADD alpha eth0", "ADD beta net1"]),
+        (NETWORKS, "stub", ["ADD alpha eth0", "ADD epsilon net1"]),
+    ] {
+        asks(&api, annotation, network);
+        case.add().succeeds().called(&calls);
+        case.del().succeeds().leaves_nothing();
+    }
+    asks(&api, DEFAULT_NETWORK, "web/net");
+    case.add().succeeds().called(&["ADD beta eth0"]);
+}
+
+#[test]
+fn global_namespaces_are_those_that_are_listed() {
+    let (case, api) = node("namespaceIsolation", true);
+    let case = case.key("globalNamespaces", "other, kube-system");
+    asks(&api, NETWORKS, "default/net");
+    case.add().fails(7).says("default/net").says("other, kube-system").called_nothing();
+    asks(&api, NETWORKS, "other/net");
+    case.add().succeeds();
+    case.del().succeeds();
+    asks(&api, DEFAULT_NETWORK, "net");
+    case.add().succeeds().called(&["ADD beta eth0"]);
+}
+
+#[test]
+fn policy_holds_on_every_way_to_choose() {
+    let (case, api) = node("policy", json!([{"namespaces": "web", "networks": "web/*", "plugins": "beta"}]));
+    for (annotation, network) in [
+        (NETWORKS, "default/net"),
+        (NETWORKS, "stub"),
+        (NETWORKS, "on-disk"),
+        (DEFAULT_NETWORK, "net"),
+        (DEFAULT_NETWORK, "web/stub"),
+    ] {
+        asks(&api, annotation, network);
+        case.add().fails(7).says("policy").called_nothing().leaves_nothing();
+    }
+    asks(&api, NETWORKS, "net");
+    // The operator's own choice, alpha, is no matter for the policy.
+    case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1"]);
+}
+
+#[test]
+fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk() {
+    let (case, api) = node("namespaceIsolation", false);
+    asks(&api, NETWORKS, "other/net,on-disk");
+    case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1", "ADD epsilon net2"]);
+    case.del().succeeds().leaves_nothing();
+    asks(&api, NETWORKS, "other/on-disk");
+    case.add().fails(7).says("other/on-disk").called_nothing().leaves_nothing();
+}

@@ -1,0 +1,105 @@
+//! containerd, by its own client `ctr`.
+//!
+//! containerd's CRI plugin is not driven here: its client is in no Debian package. What it does to CNI goes through the same
+//! library (go-cni) as `ctr run --cni`, and what it adds, CNI_ARGS with the pod's name and the portMappings capability,
+//! is in other tests of this suite.
+
+use super::networks::{failing, three_networks};
+use crate::support::{Machine, is_real_root};
+
+const IMAGE: &str = "braid.test/busybox:1";
+
+/// A machine on which containerd runs and has an image, or nothing where it cannot work.
+fn machine() -> Option<Machine> {
+    if !is_real_root() {
+        eprintln!("containerd needs real root: skipped");
+        return None;
+    }
+    let machine = Machine::new().conf("10-braid.conflist", three_networks("braid"));
+    let conf = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+    let conf = machine.write("containerd.toml", conf);
+    machine.run(&format!("containerd --config {} </dev/null >/run/containerd.log 2>&1 &", conf.display())).succeeds();
+    make_image(&machine);
+    machine.until("ctr version");
+    machine.run(&format!("ctr images import --snapshotter native {}/image.tar", machine.dir().display())).succeeds();
+    // A container that comes and goes: what the networks themselves keep is there from now on.
+    machine.run(&run("first", "true")).succeeds();
+    machine.note();
+    Some(machine)
+}
+
+/// An image as `docker save` writes it, made by hand: there is no registry to get one from.
+fn make_image(machine: &Machine) {
+    let root = machine.container_root();
+    let folder = machine.dir().join("image");
+    std::fs::create_dir(&folder).expect("make a folder");
+    machine.run(&format!("tar cf {}/layer.tar -C {} .", folder.display(), root.display())).succeeds();
+    let digest = machine.run(&format!("sha256sum {}/layer.tar | cut -d' ' -f1", folder.display())).succeeds().stdout;
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let config = serde_json::json!({
+        "architecture": architecture, "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.trim())]},
+    });
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
+    machine.write("image/config.json", &config.to_string());
+    machine.write("image/manifest.json", &manifest.to_string());
+    machine
+        .run(&format!("cd {} && tar cf ../image.tar manifest.json config.json layer.tar", folder.display()))
+        .succeeds();
+}
+
+/// `ctr run` of a container with this name.
+fn run(name: &str, command: &str) -> String {
+    format!("ctr run --rm --cni --snapshotter native --runc-binary runc {IMAGE} {name} /bin/busybox {command}")
+}
+
+#[test]
+fn a_container_is_on_every_network_and_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    // The container is there before its network is.
+    let wait = "sh -c 'until /bin/busybox ip link show net2 >/dev/null 2>&1; do :; done; /bin/busybox ip -o addr'";
+    let ran = machine.run(&run("web", wait)).succeeds();
+    ran.prints(" eth0    inet 10.10.1.3/24 ")
+        .prints(" net1    inet 10.10.2.3/24 ")
+        .prints(" net2    inet 10.10.3.3/24 ");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_killed_task_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    machine.run(&format!("{} </dev/null >/run/web.log 2>&1 &", run("web", "sleep 1000"))).succeeds();
+    // The container's namespace is gone when DEL comes, and `ctr` gives none.
+    machine.until(r#"braid list -o json | jq -e '.[].state == "attached"'"#);
+    machine.run("braid list").succeeds().prints("default-web").prints("10.10.3.3/24");
+    machine.run("ctr tasks kill -s SIGKILL web").succeeds();
+    machine.until("[[ -z $(ctr containers list -q) ]]");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_delegate_that_fails_keeps_the_container_from_starting_and_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("00-braid.conflist", failing("bad"));
+    let ran = machine.run(&run("web", "echo started")).fails();
+    ran.says("delegate \"full\" on net2").says("no IP addresses available").prints_nothing();
+    // `ctr` leaves the task and the container to its user.
+    machine.run("ctr tasks delete -f web; ctr containers delete web").succeeds();
+    machine.is_as_noted();
+}
+
+#[test]
+fn containerd_killed_with_a_container_running_can_still_detach_it() {
+    let Some(machine) = machine() else { return };
+    machine.run(&format!("{} </dev/null >/run/web.log 2>&1 &", run("web", "sleep 1000"))).succeeds();
+    machine.until(r#"braid list -o json | jq -e '.[].state == "attached"'"#);
+    machine.run("pkill -KILL -x containerd; pkill -KILL -x ctr").succeeds();
+    let conf = machine.dir().join("containerd.toml");
+    machine.run(&format!("containerd --config {} </dev/null >/run/containerd.log 2>&1 &", conf.display())).succeeds();
+    machine.until("ctr tasks list -q | grep -qx web");
+    machine.run("ctr tasks kill -s SIGKILL web; ctr tasks delete -f web; ctr containers delete web").succeeds();
+    // Nobody has called DEL. The runtime that lost its container says what is still valid, and Braid does the rest.
+    machine.run("braid list").succeeds().prints("default-web");
+    machine.run("braid gc braid").succeeds();
+    machine.run("braid list").succeeds().says("nothing is attached");
+}

@@ -1,0 +1,163 @@
+//! podman 4 with its CNI back end.
+
+use serde_json::json;
+
+use super::networks::{failing, ipam, outer, three_networks};
+use crate::support::{Json as _, Machine, bridge, is_real_root};
+
+/// A machine with podman set up, or nothing where podman cannot work.
+fn machine() -> Option<Machine> {
+    if !is_real_root() {
+        eprintln!("podman needs real root: skipped");
+        return None;
+    }
+    let machine = Machine::new();
+    machine.container_root();
+    // The limits cannot be raised everywhere, and cgroups are hybrid on some machines, where crun fails.
+    let conf = "[engine]\ncgroup_manager = \"cgroupfs\"\nruntime = \"runc\"\nevents_logger = \"none\"\n\
+         [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+         [network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/opt/cni/bin\"]\n";
+    machine.write("containers.conf", conf);
+    machine.run("podman info -f '{{.Host.NetworkBackend}}'").succeeds().prints("cni\n");
+    Some(machine)
+}
+
+/// `podman run` with these options, in front of the command.
+fn run(machine: &Machine, options: &str) -> String {
+    let root = machine.dir().join("root");
+    format!("podman run --cgroup-parent {} {options} --rootfs {} /bin/busybox", machine.cgroup(), root.display())
+}
+
+/// A container that comes and goes: what the networks themselves keep is there from now on.
+fn note_after_a_first_container(machine: &Machine, network: &str) {
+    machine.run(&format!("{} true", run(machine, &format!("--rm --network {network}")))).succeeds();
+    machine.note();
+}
+
+#[test]
+fn a_container_is_on_every_network_and_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    note_after_a_first_container(&machine, "braid");
+    let ran = machine.run(&format!("{} ip -o addr", run(&machine, "--rm --network braid"))).succeeds();
+    ran.prints(" eth0    inet 10.10.1.3/24 ")
+        .prints(" net1    inet 10.10.2.3/24 ")
+        .prints(" net2    inet 10.10.3.3/24 ");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_port_of_the_host_leads_to_the_container_as_long_as_it_lives() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    note_after_a_first_container(&machine, "braid");
+    machine.write("root/tmp/index.html", "hello from web\n");
+    let httpd = format!("{} httpd -f -p 80 -h /tmp", run(&machine, "-d --name web --network braid -p 8080:80"));
+    machine.run(&httpd).succeeds();
+    let get = r#"timeout 5 bash -c 'exec 3<>/dev/tcp/192.0.2.1/8080; printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3'"#;
+    machine.until("podman exec web /bin/busybox netstat -ltn | grep -q :80");
+    machine.run_at_neighbour(get).succeeds().prints("hello from web\n");
+    machine.run("braid list").succeeds().prints("10.10.1.3/24").prints("bridge > portmap").prints("attached");
+    machine.run("podman rm -f -t 0 web").succeeds();
+    machine.run_at_neighbour(get).fails();
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_delegate_that_fails_keeps_the_container_from_starting_and_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("good.conflist", three_networks("braid"));
+    note_after_a_first_container(&machine, "braid");
+    let machine = machine.conf("bad.conflist", failing("bad"));
+    let ran = machine.run(&format!("{} touch /tmp/started", run(&machine, "--rm --network bad -p 8080:80"))).fails();
+    ran.says("delegate \"full\" on net2").says("no IP addresses available");
+    assert!(!machine.dir().join("root/tmp/started").exists());
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_container_on_two_networks_of_braids() {
+    let Some(machine) = machine() else { return };
+    let conf = |name: &str, digit: u8, extra: &str| {
+        let first = bridge(&format!("br-{name}"), &format!("10.10.{digit}.0/24")).key("ipam", ipam(digit));
+        let second = bridge(&format!("br-{extra}"), &format!("10.20.{digit}.0/24")).value();
+        let selection = json!({"name": extra, "interface": extra, "config": second});
+        let selection = selection.to_string().replace("@DIR@/ipam", "/var/lib/cni/networks");
+        let delegates = format!("[{},{selection}]", first.into_json());
+        outer(name, &delegates)
+    };
+    let machine = machine.conf("a.conflist", &*conf("a", 1, "store")).conf("b.conflist", &*conf("b", 2, "backup"));
+    note_after_a_first_container(&machine, "a,b");
+    let ran = machine.run(&format!("{} ip -o addr", run(&machine, "--rm --network a,b"))).succeeds();
+    ran.prints(" eth0    inet 10.10.1.3/24 ")
+        .prints(" store    inet 10.20.1.3/24 ")
+        .prints(" eth1    inet 10.10.2.3/24 ")
+        .prints(" backup    inet 10.20.2.3/24 ");
+    machine.is_as_noted();
+
+    // Networks that come and go while the container lives.
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --name long --network a"))).succeeds();
+    machine.run("podman network connect b long").succeeds();
+    machine
+        .run("podman exec long /bin/busybox ip -o addr")
+        .succeeds()
+        .prints(" eth1    inet 10.10.2.4/24 ")
+        .prints(" backup ");
+    machine.run("podman network disconnect a long").succeeds();
+    let ran = machine.run("podman exec long /bin/busybox ip -o addr").succeeds().prints(" eth1 ");
+    ran.require(!ran.stdout.contains("eth0") && !ran.stdout.contains("store"), "the first network was to be gone");
+    machine.run("podman rm -f -t 0 long").succeeds();
+    machine.is_as_noted();
+}
+
+#[test]
+fn the_configuration_to_copy_works() {
+    let Some(machine) = machine() else { return };
+    let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/podman.conflist");
+    machine.run(&format!("cp {} /etc/cni/net.d", conf.display())).succeeds();
+    note_after_a_first_container(&machine, "braid");
+    let options = "--rm --network braid --ip 10.106.0.77 --mac-address 02:00:5e:00:53:01 -p 8080:80";
+    let ran = machine.run(&format!("{} ip addr", run(&machine, options))).succeeds();
+    ran.prints("inet 10.106.0.77/24").prints("link/ether 02:00:5e:00:53:01").prints("inet 10.106.1.3/24");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_script_joins_a_container_to_networks_whatever_back_end_podman_has() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    machine
+        .run(&format!("for tool in sleep ip; do ln -s busybox {}/root/bin/$tool; done", machine.dir().display()))
+        .succeeds();
+    note_after_a_first_container(&machine, "braid");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/podman-run.sh");
+    let (cgroup, root) = (machine.cgroup(), machine.dir().join("root"));
+    let line = format!("{} braid --cgroup-parent={cgroup} --rootfs {} ip -o addr", script.display(), root.display());
+    machine.run(&line).succeeds().prints(" eth0    inet 10.10.1.3/24 ").prints(" net2    inet 10.10.3.3/24 ");
+    machine.is_as_noted();
+}
+
+#[test]
+fn a_killed_container_leaves_nothing() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    note_after_a_first_container(&machine, "braid");
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --name web --network braid -p 8080:80"))).succeeds();
+    // Behind podman's back: its monitor notices, and cleans up.
+    machine.run("kill -KILL $(podman inspect -f '{{.State.Pid}}' web)").succeeds();
+    machine.until("[[ $(podman inspect -f '{{.State.Status}}' web) == exited ]]");
+    machine.is_as_noted();
+    machine.run("podman rm web").succeeds();
+}
+
+#[test]
+fn a_killed_run_is_swept_up_after() {
+    let Some(mut machine) = machine() else { return };
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --network none"))).succeeds();
+    let own = machine.cgroup().trim_start_matches('/').to_owned();
+    assert!(!Machine::cgroups(|name| name == own).is_empty(), "a container has a cgroup");
+    machine.end();
+    // What the next run does for those whose process is dead: nothing in them keeps them.
+    Machine::remove_cgroups(|name| name == own);
+    assert_eq!(Machine::cgroups(|name| name == own), Vec::<std::path::PathBuf>::new());
+}
