@@ -24,11 +24,12 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const INIT: &str = r#"
     set -e
     mount -t tmpfs tmpfs /dev/shm
-    mount -t tmpfs tmpfs "$1/layers"
-    mkdir "$1/layers/upper" "$1/layers/work"
-    mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/layers/upper,workdir=$1/layers/work" /etc
-    rm -rf /etc/cni
-    mkdir -p /etc/cni/net.d
+    if [[ ! -d /etc/cni/net.d ]]; then
+        mount -t tmpfs tmpfs "$1/layers"
+        mkdir "$1/layers/upper" "$1/layers/work"
+        mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/layers/upper,workdir=$1/layers/work" /etc
+        mkdir -p /etc/cni/net.d
+    fi
     mount --bind "$1/net.d" /etc/cni/net.d
     mount -t tmpfs tmpfs /opt
     mkdir -p /opt/cni/bin
@@ -39,7 +40,7 @@ const INIT: &str = r#"
     read -r || true
 "#;
 
-/// A machine with its own network, processes, `/etc`, `/opt`, `/run` and `/var/lib`.
+/// A machine with its own network, processes, `/etc/cni`, `/opt`, `/run` and `/var/lib`.
 ///
 /// In `/opt/cni/bin` are Braid, the reference plugins and a recording plugin called `alpha`; `/etc/cni/net.d` is empty. Its
 /// `eth0` is 192.0.2.1 and leads to a neighbour, 192.0.2.2.
