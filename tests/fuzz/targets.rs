@@ -76,10 +76,10 @@ pub(crate) const TARGETS: [Target; 6] = [
 
 /// Braid's own configuration, and every plugin's request made from it.
 pub(crate) fn config(data: &[u8]) -> bool {
-    if let Ok(object) = parse_object(data) {
-        if let Ok(network) = NetworkConfig::from_object(object, Defaults::default()) {
-            requests(&network);
-        }
+    if let Ok(object) = parse_object(data)
+        && let Ok(network) = NetworkConfig::from_object(object, Defaults::default())
+    {
+        requests(&network);
     }
     match Config::parse(data) {
         Ok(config) => {
