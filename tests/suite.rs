@@ -45,6 +45,10 @@ mod transaction {
 
 /// Nothing lost, nothing left: faults, load, bad and hostile input.
 mod faults {
+    /// Every parser on mutated input.
+    mod fuzz;
+    /// What a pod's author or a runtime can write: refused or harmless, and no secret told.
+    mod hostile;
     /// Braid killed anywhere, and what it leaves to the DEL that follows.
     mod killed;
     /// Many calls at once, and many in a row.

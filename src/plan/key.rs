@@ -99,7 +99,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The error that `key` holds the wrong kind of thing, which is not told if it is a string.
-    fn wrong_kind(&self, key: &str, expected: &str) -> KeyError {
+    pub fn wrong_kind(&self, key: &str, expected: &str) -> KeyError {
         self.wrong_as(key, kind, expected.into())
     }
 

@@ -147,7 +147,7 @@ fn refuse_many(number: usize, place: &str) -> Result<(), KeyError> {
 }
 
 fn config_is_wrong(keys: &Keys<'_>) -> KeyError {
-    keys.wrong("config", "a network configuration, an object")
+    keys.wrong_kind("config", "a network configuration, an object")
 }
 
 /// Who wrote a selection.

@@ -151,6 +151,36 @@ impl State {
         })
     }
 
+    /// Reads the journal of an interface of a container: what it tells, and how many bytes of it are whole lines. There is
+    /// nothing in one so early in its life that no plugin had run.
+    ///
+    /// # Errors
+    /// When it makes no sense, in words.
+    pub fn parse(bytes: &[u8], container_id: &str, ifname: &str) -> Result<Option<(Self, usize)>, String> {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            // The header's line is synced before the first plugin runs: without its end, none has.
+            if bytes.first().is_some_and(|byte| *byte != b'{') {
+                return Err("its first line is not a plan".into());
+            }
+            return Ok(None);
+        };
+        let header = read_header(&bytes[..end])?;
+        let Plan { container_id: own_id, ifname: own_ifname, .. } = &header.plan;
+        if own_id != container_id || own_ifname != ifname {
+            return Err(format!("it is the journal of {own_ifname:?} of container {own_id:?}"));
+        }
+        let mut state = Self::new(header);
+        let mut length = end + 1;
+        while let Some(end) = bytes[length..].iter().position(|byte| *byte == b'\n') {
+            match serde_json::from_slice(&bytes[length..length + end]) {
+                Ok(event) => state.apply(event),
+                Err(_) => state.unreadable += 1,
+            }
+            length += end + 1;
+        }
+        Ok(Some((state, length)))
+    }
+
     /// The result of an attachment: that of the last of its steps that had one.
     pub fn result(&self, attachment: usize) -> Option<&RawValue> {
         self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
@@ -335,32 +365,14 @@ impl Journal {
             Content::NotAFile => return Ok(Opened::Corrupt("it is not a regular file".into())),
             Content::File(file, bytes) => (file, bytes),
         };
-        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-            // The header's line is synced before the first plugin runs: without its end, none has.
-            if bytes.first().is_some_and(|byte| *byte != b'{') {
-                return Ok(Opened::Corrupt("its first line is not a plan".into()));
+        Ok(match State::parse(&bytes, container.id(), ifname) {
+            Ok(None) => Opened::Unborn,
+            // What follows the last line's end is what a crash left of the next, and is written over.
+            Ok(Some((state, length))) => {
+                Opened::Journal(Box::new(Self { file, length: length as u64, state, broken: false }))
             }
-            return Ok(Opened::Unborn);
-        };
-        let header = match read_header(&bytes[..end]) {
-            Ok(header) if header.plan.ifname == ifname && header.plan.container_id == container.id() => header,
-            Ok(header) => {
-                let Plan { container_id, ifname, .. } = &header.plan;
-                return Ok(Opened::Corrupt(format!("it is the journal of {ifname:?} of container {container_id:?}")));
-            }
-            Err(reason) => return Ok(Opened::Corrupt(reason)),
-        };
-        let mut state = State::new(header);
-        let mut length = end + 1;
-        while let Some(end) = bytes[length..].iter().position(|byte| *byte == b'\n') {
-            match serde_json::from_slice(&bytes[length..length + end]) {
-                Ok(event) => state.apply(event),
-                Err(_) => state.unreadable += 1,
-            }
-            length += end + 1;
-        }
-        // What follows the last line's end is what a crash left of the next, and is written over.
-        Ok(Opened::Journal(Box::new(Self { file, length: length as u64, state, broken: false })))
+            Err(reason) => Opened::Corrupt(reason),
+        })
     }
 
     /// Removes the journal of an interface.
