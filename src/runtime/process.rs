@@ -171,13 +171,13 @@ fn until_empty(group: Pid, at_most: Duration, signal: Option<Signal>) {
 /// with keep their allocators usable there, and the parent, which could be waiting for something, is dead.
 fn runs(group: Pid) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let stats = processes.flatten().filter_map(|process| std::fs::read(process.path().join("stat")).ok());
-    stats.into_iter().any(|stat| {
+    let mut stats = processes.flatten().filter_map(|process| std::fs::read(process.path().join("stat")).ok());
+    stats.any(|stat| {
         // The second field is a name in parentheses, with anything in it.
         let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
         let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let (state, own_group) = (fields.next(), fields.nth(1));
-        own_group == Some(group.as_raw().to_string().as_bytes()) && !matches!(state, Some(b"Z" | b"X"))
+        let (alive, member_of) = (fields.next(), fields.nth(1));
+        member_of == Some(group.as_raw().to_string().as_bytes()) && !matches!(alive, Some(b"Z" | b"X"))
     })
 }
 

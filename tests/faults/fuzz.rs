@@ -93,7 +93,9 @@ fn every_parser_on_mutated_input() {
         let mut runner = TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
         let outcome = runner.run(&input, |(seed, changes)| {
             let mut bytes = seed.as_bytes().to_vec();
-            changes.iter().for_each(|change| apply(&mut bytes, change));
+            for change in &changes {
+                apply(&mut bytes, change);
+            }
             let held = panic::catch_unwind(|| (target.run)(&bytes));
             prop_assert!(held.is_ok(), "{}", String::from_utf8_lossy(&bytes));
             Ok(())

@@ -37,9 +37,10 @@ fn bounded(case: &Case, verb: &str, stdin: impl Into<Vec<u8>>) -> (Option<i32>, 
     let output = case.call_plugin(&limited, verb).stdin(stdin).output();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("panicked") && !text.contains("overflow"), "{text}");
-    let answer = match output.stdout.is_empty() {
-        true => Value::Null,
-        false => serde_json::from_slice(&output.stdout).expect("one JSON object on standard output"),
+    let answer = if output.stdout.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&output.stdout).expect("one JSON object on standard output")
     };
     let status = output.status.code();
     assert!(status.is_some(), "ended by a signal: {:?}; {text}", output.status);

@@ -161,7 +161,7 @@ fn gc_and_add_take_turns() {
     case.gc(&[]).succeeds().leaves_nothing();
 }
 
-/// A hundred cycles, or as many as BRAID_TEST_CYCLES says, leave no file, descriptor, lock, zombie or namespace.
+/// A hundred cycles, or as many as `BRAID_TEST_CYCLES` says, leave no file, descriptor, lock, zombie or namespace.
 #[test]
 fn a_long_run_leaves_nothing() {
     let cycles = std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
