@@ -176,8 +176,8 @@ fn runs(group: Pid) -> bool {
         // The second field is a name in parentheses, with anything in it.
         let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
         let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let (alive, member_of) = (fields.next(), fields.nth(1));
-        member_of == Some(group.as_raw().to_string().as_bytes()) && !matches!(alive, Some(b"Z" | b"X"))
+        let (life, own_group) = (fields.next(), fields.nth(1));
+        own_group == Some(group.as_raw().to_string().as_bytes()) && !matches!(life, Some(b"Z" | b"X"))
     })
 }
 

@@ -14,7 +14,7 @@
 //! `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that takes a list of `delegates`, such
 //! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds.
 
-#![expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "a program of its own, not a part of Braid")]
+#![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 
 mod measure;
 mod plot;
@@ -203,18 +203,17 @@ impl Bench {
 
     fn curves(&self) -> Vec<Curve> {
         let one = Scenario::delegates(1);
-        let (delegates, chains, sizes, containers, attachments): (&[usize], &[usize], &[usize], &[usize], &[usize]) =
-            if self.quick {
-                (&[1, 4], &[1, 4], &[1 << 10, 64 << 10], &[1, 8], &[0, 1000])
-            } else {
-                (
-                    &[1, 2, 4, 8, 16, 32, 64],
-                    &[1, 2, 4, 8, 16],
-                    &[1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20],
-                    &[1, 5, 20, 50, 100, 200],
-                    &[0, 100, 1000, 10_000, 100_000],
-                )
-            };
+        let [delegates, chains, sizes, containers, attachments]: [&[usize]; 5] = if self.quick {
+            [&[1, 4], &[1, 4], &[1 << 10, 64 << 10], &[1, 8], &[0, 1000]]
+        } else {
+            [
+                &[1, 2, 4, 8, 16, 32, 64],
+                &[1, 2, 4, 8, 16],
+                &[1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20],
+                &[1, 5, 20, 50, 100, 200],
+                &[0, 100, 1000, 10_000, 100_000],
+            ]
+        };
         vec![
             self.curve("delegates", "delegates", delegates, Scenario::delegates),
             self.curve("chain", "plugins in the chain of one delegate", chains, |chain| Scenario { chain, ..one }),

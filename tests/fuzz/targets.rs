@@ -76,8 +76,9 @@ pub(crate) const TARGETS: [Target; 6] = [
 
 /// Braid's own configuration, and every plugin's request made from it.
 pub(crate) fn config(data: &[u8]) -> bool {
-    let network = parse_object(data).and_then(|object| NetworkConfig::from_object(object, Defaults::default()));
-    if let Ok(network) = network {
+    if let Ok(object) = parse_object(data)
+        && let Ok(network) = NetworkConfig::from_object(object, Defaults::default())
+    {
         requests(&network);
     }
     match Config::parse(data) {
