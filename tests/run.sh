@@ -10,6 +10,7 @@
 #   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
+#   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -171,8 +171,8 @@ fn until_empty(group: Pid, at_most: Duration, signal: Option<Signal>) {
 /// with keep their allocators usable there, and the parent, which could be waiting for something, is dead.
 fn runs(group: Pid) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else { return true };
-    let stats = processes.flatten().filter_map(|process| std::fs::read(process.path().join("stat")).ok());
-    stats.into_iter().any(|stat| {
+    let mut stats = processes.flatten().filter_map(|process| std::fs::read(process.path().join("stat")).ok());
+    stats.any(|stat| {
         // The second field is a name in parentheses, with anything in it.
         let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
         let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());

@@ -320,6 +320,10 @@ impl Wanted {
                     network
                 }
                 (Target::Named { definition, on_disk }, None) => {
+                    if author == Author::Pod {
+                        // On disk networks have no namespace. One that the pod wrote is not what the policy judges by.
+                        selection.namespace = None;
+                    }
                     look_up(config, definition, on_disk.as_deref(), &origin, &mut gathered.warnings)?
                 }
             };
