@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
-use crate::runtime::{Attachment, Chain, StepError};
+use crate::runtime::{Attachment, Chain, Exec, StepError};
 use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
 
@@ -49,6 +49,7 @@ fn replay(
     if !failures.is_empty() {
         return Err(Error::Incomplete(failures));
     }
+    launcher.rest();
     Journal::remove(container, &request.ifname)?;
     tracing::info!(
         container = request.container_id,
