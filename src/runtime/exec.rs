@@ -169,6 +169,10 @@ pub trait Exec: Sync {
 
     /// Does what can be done before it is known what to run, so that the first [`run`](Self::run) need not.
     fn prepare(&self) {}
+
+    /// Says that no [`run`](Self::run) is under way and none is likely to come, so that what is kept for it can begin to
+    /// go. Should one come after all, it works as ever.
+    fn rest(&self) {}
 }
 
 impl<E: Exec + ?Sized> Exec for &E {
@@ -178,6 +182,10 @@ impl<E: Exec + ?Sized> Exec for &E {
 
     fn prepare(&self) {
         (**self).prepare();
+    }
+
+    fn rest(&self) {
+        (**self).rest();
     }
 }
 
@@ -192,6 +200,8 @@ pub struct Launcher {
     locks: Vec<OwnedFd>,
     /// Process groups not in use.
     idle: Mutex<Vec<Leash>>,
+    /// Process groups that will not be used again, whose leaders are about to end.
+    leaving: Mutex<Vec<Leash>>,
 }
 
 impl Launcher {
@@ -260,6 +270,12 @@ impl Exec for Launcher {
         if let Ok(leash) = self.leash(Verb::Add) {
             self.release(leash);
         }
+    }
+
+    fn rest(&self) {
+        let mut idle = self.idle.lock().expect("no holder panics");
+        idle.iter().for_each(Leash::begin_to_end);
+        self.leaving.lock().expect("no holder panics").append(&mut idle);
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {

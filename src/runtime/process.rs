@@ -91,6 +91,12 @@ impl Leash {
         self.mercy
     }
 
+    /// Has the leader end, and does not wait for that as `drop` does.
+    pub(super) fn begin_to_end(&self) {
+        // The leader alone: what a plugin has left running on purpose stays.
+        let _ = kill(self.leader, Signal::SIGKILL);
+    }
+
     /// Kills everything in the group.
     pub(super) fn kill_group(self) {
         let _ = killpg(self.leader, Signal::SIGKILL);
@@ -100,8 +106,7 @@ impl Leash {
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        // The leader alone: what a plugin has left running on purpose stays.
-        let _ = kill(self.leader, Signal::SIGKILL);
+        self.begin_to_end();
         let _ = waitpid(self.leader, None);
     }
 }

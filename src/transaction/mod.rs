@@ -184,6 +184,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// When the journal cannot be written.
     pub fn complete(&self, answer: &AddResult, took: Duration) -> Result<(), Failure> {
+        self.tools.exec.rest();
         let result = answer.to_raw(self.plan.version);
         self.record(Event::Complete { micros: micros(took), result })
     }

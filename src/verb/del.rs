@@ -7,7 +7,7 @@ use crate::config::{Config, InvalidConfig};
 use crate::plan::build::{Candidate, Planned};
 use crate::plan::{self, Plan};
 use crate::request::Request;
-use crate::runtime::{Launcher, StepError};
+use crate::runtime::{Exec, Launcher, StepError};
 use crate::source;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 
@@ -83,6 +83,7 @@ impl Call<'_> {
         if !failures.is_empty() {
             return Err(Error::Incomplete(failures));
         }
+        launcher.rest();
         Journal::remove(container, &request.ifname)?;
         tracing::info!(
             container = request.container_id,
