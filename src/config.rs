@@ -571,7 +571,7 @@ mod tests {
         for (json, message) in [
             ("[]", "not a JSON object"),
             (r#"{"name":"n","type":"braid"}"#, "\"delegates\""),
-            (r#"{"name":"n","type":"braid","delegates":[]}"#, "\"delegates\" is a list"),
+            (r#"{"name":"n","type":"braid","delegates":[]}"#, "\"delegates\" is an empty list"),
             (r#"{"name":"n","type":"braid","delegates":{}}"#, "\"delegates\" is an object"),
             (r#"{"type":"braid","delegates":[{"type":"a"}]}"#, "\"name\""),
             (r#"{"name":"n","type":"braid","delegates":[{"type":"a/b"}]}"#, "delegates[0]: \"type\""),
