@@ -1,6 +1,8 @@
 //! The result that the benchmark's plugin gives, which the floor's launcher must know too: it keeps no journal, and its
 //! DEL and CHECK have to hand the plugins as much as Braid's do.
 
+use std::fmt::Write as _;
+
 /// The result of an attachment on `ifname`, at least `size` bytes long.
 pub(crate) fn answer(ifname: &str, size: usize) -> String {
     let octet = ifname.bytes().fold(7_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
@@ -19,7 +21,7 @@ pub(crate) fn answer(ifname: &str, size: usize) -> String {
             if text.len() >= size {
                 break;
             }
-            text.push_str(&format!(r#"host-{number:06}.{ifname}.example.org",""#));
+            let _ = write!(text, r#"host-{number:06}.{ifname}.example.org",""#);
         }
         text.push_str(r#"example.org"]"#);
     }
