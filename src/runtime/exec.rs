@@ -327,6 +327,8 @@ struct Conversation<'a> {
     stderr: Option<ChildStderr>,
     printed: Vec<u8>,
     complained: Vec<u8>,
+    /// What is read goes through here. Once for all, as it is larger than most of what passes.
+    chunk: Vec<u8>,
 }
 
 impl<'a> Conversation<'a> {
@@ -340,6 +342,7 @@ impl<'a> Conversation<'a> {
             stderr: child.stderr.take(),
             printed: Vec::new(),
             complained: Vec::new(),
+            chunk: vec![0; 16 << 10],
         };
         for fd in [
             talk.stdin.as_ref().map(AsFd::as_fd),
@@ -374,7 +377,7 @@ impl<'a> Conversation<'a> {
             if self.stdin.is_some() && !ended {
                 self.feed()?;
             }
-            if !drain(&mut self.stdout, &mut self.printed, MAX_STDOUT)? {
+            if !drain(&mut self.stdout, &mut self.chunk, &mut self.printed, MAX_STDOUT)? {
                 return Ok(End::Flood);
             }
             self.drain_stderr()?;
@@ -405,7 +408,7 @@ impl<'a> Conversation<'a> {
     /// Passes standard error on to ours and keeps its end.
     fn drain_stderr(&mut self) -> io::Result<()> {
         let before = self.complained.len();
-        drain(&mut self.stderr, &mut self.complained, usize::MAX)?;
+        drain(&mut self.stderr, &mut self.chunk, &mut self.complained, usize::MAX)?;
         // A runtime that has closed our standard error is no reason to fail.
         drop(io::stderr().write_all(&self.complained[before..]));
         if self.complained.len() > 2 * STDERR_TAIL {
@@ -428,13 +431,12 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Reads what is there into `into`. False if there would be more than `limit` bytes.
-fn drain<R: Read>(from: &mut Option<R>, into: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
-    let mut chunk = [0; 16 << 10];
+/// Reads what is there into `into`, by way of `chunk`. False if there would be more than `limit` bytes.
+fn drain<R: Read>(from: &mut Option<R>, chunk: &mut [u8], into: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
     // As much as a pipe can hold, so that one that is written to without end does not keep us here.
     for _ in 0..64 {
         let Some(reader) = from else { break };
-        match reader.read(&mut chunk) {
+        match reader.read(chunk) {
             Ok(0) => *from = None,
             Ok(read) => into.extend_from_slice(&chunk[..read]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -12,7 +12,8 @@
 //!
 //! `--quick` makes few runs of small cases, to see that all of it works. `--write` writes `docs/benchmark.md` and
 //! `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that takes a list of `delegates`, such
-//! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds.
+//! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds. On a machine that has other things to do,
+//! `chrt --rr 20 cargo bench ...`, as root, keeps them from being measured.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 
@@ -92,8 +93,8 @@ struct Bench {
 
 impl Bench {
     fn prepare(quick: bool) -> Self {
-        let braid = env::var_os("BRAID_BENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_braid").into(), PathBuf::from);
-        let plugins = build_helpers();
+        let (plugins, braid) = build();
+        let braid = env::var_os("BRAID_BENCH_BINARY").map_or(braid, PathBuf::from);
         let floor = plugins.join("bench-floor");
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
         let mut bench = Self { quick, plugins, floor: floor.clone(), contenders: Vec::new(), folders: Vec::new() };
@@ -123,14 +124,18 @@ impl Bench {
             let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
             line.split_once(": ").map_or(line.clone(), |(_, value)| value.to_owned())
         };
-        let file_system = Command::new("stat").args(["-f", "-c", "%T"]).arg(&self.contenders[1].state).output();
-        let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let file_system = Command::new("df").arg("--output=fstype").arg(&self.contenders[1].state).output();
+        let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        // The 41st field, after a name that may hold spaces.
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let policy = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(38)).unwrap_or("0");
         format!(
-            "{} × {}, Linux {}, state directory on {}; braid {} is {:.2} MB large",
+            "{} × {}, Linux {}, state directory on {}; {}; braid {} is {:.2} MB large",
             thread::available_parallelism().map_or(0, usize::from),
             first("/proc/cpuinfo", "model name"),
             first("/proc/sys/kernel/osrelease", ""),
-            file_system.unwrap_or_default(),
+            file_system.unwrap_or_default().lines().last().unwrap_or("a file system that df does not know"),
+            if matches!(policy, "1" | "2") { "real-time scheduling" } else { "ordinary scheduling" },
             env!("CARGO_PKG_VERSION"),
             fs::metadata(&self.contenders[1].program).map_or(0.0, |file| megabytes(file.len())),
         )
@@ -317,18 +322,23 @@ impl Bench {
     }
 }
 
-/// Builds the plugin and the floor as the benchmark itself was built, and returns where they are.
-fn build_helpers() -> PathBuf {
+/// Builds the plugin, the floor, and Braid, and returns the folder of the first two and the executable of the third.
+///
+/// Braid comes last and on its own: beside tests and benchmarks it is built with the features that their dependencies
+/// turn on in its own, and what is to be measured is what `cargo build --release` makes.
+fn build() -> (PathBuf, PathBuf) {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--quiet", "--example", "bench-floor", "--example", "bench-noop-plugin"])
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .expect("cargo runs");
-    assert!(status.success(), "the floor and the plugin do not build");
-    target.join("release/examples")
+    for what in [&["--example", "bench-floor", "--example", "bench-noop-plugin"][..], &["--bin", "braid"]] {
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--quiet", "--target-dir"])
+            .arg(target)
+            .args(what)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "cargo build {} failed", what.join(" "));
+    }
+    (target.join("release/examples"), target.join("release/braid"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "files are small")]
