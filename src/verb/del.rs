@@ -9,6 +9,7 @@ use crate::plan::{self, Plan};
 use crate::request::Request;
 use crate::runtime::{Exec, Launcher, StepError};
 use crate::source;
+use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 
 /// Detaches the container from all that ADD attached it to.
@@ -35,7 +36,7 @@ pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidCo
         None => None,
     };
     let (Some(store), Some(container)) = (store, container) else {
-        return call.best_effort(&context.launcher(Vec::new()));
+        return call.best_effort(&context.launcher(Vec::new()), &[]);
     };
     let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
     let outcome = call.with_lock(&container, &context.launcher(locks.map_err(Error::Answer)?));
@@ -66,10 +67,14 @@ impl Call<'_> {
     fn with_lock(self, container: &Container, launcher: &Launcher) -> Result<(), Error> {
         match Journal::open(container, &self.request.ifname)? {
             Opened::Journal(journal) => self.replay(container, *journal, launcher),
-            Opened::None | Opened::Unborn => self.best_effort(launcher),
+            Opened::None | Opened::Unborn => {
+                let held = held_by_others(container, &self.request.ifname)?;
+                self.best_effort(launcher, &held)
+            }
             Opened::Corrupt(reason) => {
                 let set_aside = Journal::set_aside(container, &self.request.ifname)?;
-                Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher) })
+                let held = held_by_others(container, &self.request.ifname)?;
+                Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher, &held) })
             }
         }
     }
@@ -97,13 +102,13 @@ impl Call<'_> {
 
     /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.
     /// If not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
-    fn best_effort(self, launcher: &Launcher) -> Result<(), Error> {
+    fn best_effort(self, launcher: &Launcher, held: &[String]) -> Result<(), Error> {
         let Self { context, request, config, .. } = &self;
         if takeover::del(context, request, config, launcher)? {
             return Ok(());
         }
         let (has_state, container) = (self.has_state, self.request.container_id.as_str());
-        let failures = self.by_configuration(launcher);
+        let failures = self.by_configuration(launcher, held);
         if failures.is_empty() {
             return Ok(());
         }
@@ -117,8 +122,8 @@ impl Call<'_> {
         Err(Error::BestEffort(failures))
     }
 
-    /// Tells every plugin of the configuration, and returns those that failed.
-    fn by_configuration(self, launcher: &Launcher) -> Vec<(String, StepError)> {
+    /// Tells every plugin of the configuration, but for the interfaces that are `held`, and returns those that failed.
+    fn by_configuration(self, launcher: &Launcher, held: &[String]) -> Vec<(String, StepError)> {
         let Self { context, request, config, .. } = self;
         let plan = match self.unusable.map_or_else(|| plan_by_configuration(request, config), |error| Err(error.into()))
         {
@@ -131,7 +136,7 @@ impl Call<'_> {
         };
         let tools = context.tools(&context.finder, launcher);
         let mut failures = Vec::new();
-        for attachment in plan.attachments.iter().rev() {
+        for attachment in plan.attachments.iter().rev().filter(|attachment| !held.contains(&attachment.ifname)) {
             let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
             if let Some(error) = missing {
                 tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
@@ -143,6 +148,18 @@ impl Call<'_> {
         }
         failures
     }
+}
+
+/// The interfaces that other networks have given the container, by their journals: this one's configuration may name them
+/// too, and its ADD was then refused.
+fn held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
+    let mut held = Vec::new();
+    for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
+        if let Some(Ok(state)) = State::peek(container, ifname)? {
+            held.extend(state.header.plan.attachments.iter().map(|attachment| attachment.ifname.clone()));
+        }
+    }
+    Ok(held)
 }
 
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {

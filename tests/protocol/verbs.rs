@@ -178,3 +178,15 @@ fn gc_goes_on_after_a_failure() {
     case.behave("beta", json!({}));
     case.gc(&[]).succeeds().called(&["DEL beta net1"]).leaves_nothing();
 }
+
+/// A runtime calls DEL after an ADD that was refused.
+#[test]
+fn del_without_a_journal_leaves_the_interfaces_of_another_network_alone() {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").ip("10.2.0.5/24").link());
+    case.add().succeeds();
+    let there = case.changes();
+    case.call("ADD").env("CNI_IFNAME", "eth1").run().fails(7).message_contains("net1");
+    case.call("DEL").env("CNI_IFNAME", "eth1").run().succeeds().called(&["DEL alpha eth1"]);
+    assert_eq!(case.changes(), there);
+    case.del().succeeds().leaves_nothing();
+}
