@@ -116,7 +116,7 @@ pub fn plugin_error(error: &PluginError) -> CniError {
     let own = match error {
         PluginError::Reported(own) => return own.clone(),
         PluginError::NotFound { .. } => code::INVALID_CONFIG,
-        PluginError::Start { .. } | PluginError::Io(_) => code::IO,
+        PluginError::Start { .. } | PluginError::Withheld(_) | PluginError::Io(_) => code::IO,
         PluginError::Ended { .. } => code::PLUGIN_FAILED,
         PluginError::TimedOut { .. } => code::TIMED_OUT,
         PluginError::Flood | PluginError::Output(_) => code::DECODE,

@@ -137,3 +137,12 @@ pub fn run() -> ExitCode {
         Err(error) => answer::write_error(&error, Some(request.verb), request.version()),
     }
 }
+
+/// [`run`] for a `main` that the C library calls itself, without Rust's runtime: does of what that does what is of use here.
+/// Returns the exit status.
+pub fn run_bare() -> i32 {
+    runtime::prepare_process();
+    let code = run();
+    // It does not tell its number otherwise.
+    (0..=u8::MAX).find(|status| ExitCode::from(*status) == code).map_or(1, i32::from)
+}

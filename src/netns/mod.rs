@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! The namespace is spoken to through one route-netlink socket that was created inside it. The calling thread never
-//! leaves its own namespace.
+//! The namespace is spoken to through one route-netlink socket that was created inside it. The calling thread is in it only
+//! while it creates the socket.
 
 mod change;
 mod default_route;

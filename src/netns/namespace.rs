@@ -31,7 +31,7 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace at `path` (`CNI_NETNS`), such as `/var/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
-    /// A short-lived thread enters the namespace to create the socket; the calling thread stays where it is.
+    /// The calling thread enters the namespace to create the socket, and is back in its own when this returns.
     ///
     /// # Errors
     ///
@@ -49,15 +49,15 @@ impl Netns {
         if filesystem.filesystem_type() != NSFS_MAGIC {
             return Err(NetnsError::NotANamespace { path: path.into() });
         }
-        let socket = thread::scope(|scope| {
-            thread::Builder::new()
-                .name("netns".into())
-                .spawn_scoped(scope, || socket_inside(&file, path))
-                .map_err(|source| NetnsError::Open { path: path.into(), source })?
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
-        Ok(Self { name: path.display().to_string(), socket })
+        let socket = match WayBack::known() {
+            Some(way_back) => {
+                let socket = socket_inside(&file, path);
+                way_back.take();
+                socket
+            }
+            None => socket_by_thread(&file, path),
+        };
+        Ok(Self { name: path.display().to_string(), socket: socket? })
     }
 
     /// Opens the namespace the calling thread itself is in.
@@ -74,7 +74,39 @@ impl Netns {
     }
 }
 
-/// Moves the calling thread into the namespace for good, and opens a socket there.
+/// The namespace that the calling thread is in, and may enter: to be in one is not always the right to come back, as in a
+/// user namespace whose network is still the host's.
+struct WayBack(File);
+
+impl WayBack {
+    fn known() -> Option<Self> {
+        let own = File::open("/proc/thread-self/ns/net").ok()?;
+        setns(&own, CloneFlags::CLONE_NEWNET).ok()?;
+        Some(Self(own))
+    }
+
+    fn take(self) {
+        if let Err(error) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
+            // Whatever this thread did next, it would do to the container instead of the host.
+            tracing::error!("cannot come back from the container's network namespace: {error}");
+            std::process::abort();
+        }
+    }
+}
+
+/// Has a short-lived thread, which need not come back, enter the namespace and create the socket.
+fn socket_by_thread(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, || socket_inside(namespace, path))
+            .map_err(|source| NetnsError::Open { path: path.into(), source })?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Moves the calling thread into the namespace, and opens a socket there.
 fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
         // A namespace, but of another kind.

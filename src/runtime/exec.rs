@@ -2,22 +2,24 @@
 //!
 //! [`Exec`] is what the rest of the crate depends on, so that a test can put its own in; [`Launcher`] is the real one.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::process::ExitStatus;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, fsync};
 
-use super::process::{Leash, Mercy, pidfd_open, poll_timeout};
+use super::process::{Leash, Mercy, Program, has_ended, pidfd_open, poll_timeout, spawn, wait};
 use crate::cni::CniError;
 
 /// A descriptor that becomes readable when a process ends.
@@ -32,6 +34,10 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 pub const MAX_STDOUT: usize = 16 << 20;
 /// How much of the end of a plugin's standard error is kept for an error message, in bytes.
 const STDERR_TAIL: usize = 2048;
+/// How often it is looked whether a plugin has ended, where the kernel does not tell.
+const GLANCE: Duration = Duration::from_millis(2);
+/// The protocol's variables (SPEC §2, "Parameters").
+const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
 /// How long "text file busy" is retried: as long as copying a plugin over a running one may take.
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
@@ -112,6 +118,9 @@ pub enum PluginError {
     /// Talking to it failed.
     #[error("talking to the plugin failed: {0}")]
     Io(#[source] io::Error),
+    /// It got no input, because the files that had to be synced first could not be.
+    #[error("it was not told what to do, as a file could not be synced: {0}")]
+    Withheld(#[source] io::Error),
     /// It reported a CNI error. Shown is its message; its details are for whoever shows details.
     #[error("{}", if .0.msg.is_empty() { "it reported an error without a message" } else { &.0.msg })]
     Reported(CniError),
@@ -167,8 +176,14 @@ pub trait Exec: Sync {
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
 
-    /// Does what can be done before it is known what to run, so that the first [`run`](Self::run) need not.
-    fn prepare(&self) {}
+    /// Has `files` synced, in this order, before the next plugin gets its input: what it is to do may depend on something
+    /// that must be durable first. Where that fails, the plugin gets none.
+    ///
+    /// # Errors
+    /// When it has failed already.
+    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
+        Ok(files.into_iter().try_for_each(fsync)?)
+    }
 
     /// Says that no [`run`](Self::run) is under way and none is likely to come, so that what is kept for it can begin to
     /// go. Should one come after all, it works as ever.
@@ -180,8 +195,8 @@ impl<E: Exec + ?Sized> Exec for &E {
         (**self).run(call)
     }
 
-    fn prepare(&self) {
-        (**self).prepare();
+    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
+        (**self).sync_first(files)
     }
 
     fn rest(&self) {
@@ -196,12 +211,26 @@ impl<E: Exec + ?Sized> Exec for &E {
 pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
     guard: Option<(String, String)>,
+    /// What every plugin's environment has in common.
+    inherited: OnceLock<Vec<CString>>,
+    /// To be synced before the next plugin gets its input. Locked while that is under way.
+    sync_first: Mutex<SyncFirst>,
     /// Held open until the last plugin is dead, should this process be killed.
     locks: Vec<OwnedFd>,
     /// Process groups not in use.
     idle: Mutex<Vec<Leash>>,
     /// Process groups that will not be used again, whose leaders are about to end.
     leaving: Mutex<Vec<Leash>>,
+}
+
+/// What is to be synced.
+#[derive(Debug, Default)]
+enum SyncFirst {
+    #[default]
+    Nothing,
+    Files(Vec<OwnedFd>),
+    /// It could not be: no plugin's ADD gets any input.
+    Failed,
 }
 
 impl Launcher {
@@ -224,52 +253,127 @@ impl Launcher {
         self
     }
 
-    fn leash(&self, verb: Verb) -> Result<Leash, PluginError> {
-        let mercy = if verb == Verb::Del { Mercy::LastMoment } else { Mercy::None };
+    /// A process group that is free, for plugins of which this is to become when this process dies.
+    fn idle(&self, mercy: Mercy) -> Option<Leash> {
         let mut idle = self.idle.lock().expect("no holder panics");
-        if let Some(at) = idle.iter().position(|leash| leash.mercy() == mercy) {
-            return Ok(idle.swap_remove(at));
-        }
-        drop(idle);
+        let at = idle.iter().position(|leash| leash.mercy() == mercy)?;
+        Some(idle.swap_remove(at))
+    }
+
+    fn leash(&self, mercy: Mercy, sync: &[OwnedFd]) -> io::Result<Leash> {
         let keep: Vec<BorrowedFd<'_>> = self.locks.iter().map(AsFd::as_fd).collect();
-        Leash::new(&keep, mercy).map_err(PluginError::Io)
+        Leash::new(&keep, mercy, sync)
+    }
+
+    /// Starts a plugin on a leash. It has been told nothing yet.
+    fn start<'a>(&self, call: &Call<'a>) -> Result<(Conversation<'a>, Leash), PluginError> {
+        let mercy = if call.verb == Verb::Del { Mercy::LastMoment } else { Mercy::None };
+        let start = |group| {
+            let talk = self.spawn(call, group, mercy);
+            talk.map_err(|source| PluginError::Start { path: call.executable.to_owned(), source })
+        };
+        // Whoever comes meanwhile waits.
+        let mut sync_first = self.sync_first.lock().expect("no holder panics");
+        match &*sync_first {
+            SyncFirst::Files(files) => {
+                // The holder of the leash syncs them while the plugin starts.
+                let mut leash = self.leash(mercy, files).map_err(PluginError::Io)?;
+                let talk = start(None)?;
+                leash.join(talk.pid);
+                if let Err(error) = leash.has_synced() {
+                    *sync_first = SyncFirst::Failed;
+                    talk.kill();
+                    return Err(PluginError::Withheld(error));
+                }
+                *sync_first = SyncFirst::Nothing;
+                return Ok((talk, leash));
+            }
+            // What undoes may run all the same.
+            SyncFirst::Failed if call.verb == Verb::Add => {
+                return Err(PluginError::Withheld(io::Error::other("an attempt at it has failed before")));
+            }
+            SyncFirst::Failed | SyncFirst::Nothing => drop(sync_first),
+        }
+        if let Some(leash) = self.idle(mercy) {
+            return Ok((start(leash.group())?, leash));
+        }
+        // The plugin starts while the leash is made.
+        let talk = start(None)?;
+        match self.leash(mercy, &[]) {
+            Ok(mut leash) => {
+                leash.join(talk.pid);
+                Ok((talk, leash))
+            }
+            Err(error) => {
+                talk.kill();
+                Err(PluginError::Io(error))
+            }
+        }
     }
 
     fn release(&self, leash: Leash) {
+        if leash.group().is_none() {
+            return;
+        }
         self.idle.lock().expect("no holder panics").push(leash);
     }
 
-    fn spawn(&self, call: &Call<'_>, leash: &Leash) -> Result<Child, PluginError> {
-        let mut command = Command::new(call.executable);
-        for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"] {
-            if !call.environment.iter().any(|(set, _)| *set == name) {
-                command.env_remove(name);
-            }
+    /// Starts a plugin. It is alive, and waits for its standard input.
+    fn spawn<'a>(&self, call: &Call<'a>, group: Option<Pid>, mercy: Mercy) -> io::Result<Conversation<'a>> {
+        let (stdin, to_plugin) = io::pipe()?;
+        let (from_plugin, stdout) = io::pipe()?;
+        let (errors_of_plugin, stderr) = io::pipe()?;
+        for ours in [to_plugin.as_fd(), from_plugin.as_fd(), errors_of_plugin.as_fd()] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        command.env("CNI_COMMAND", call.verb.as_str());
-        command.envs(call.environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))));
-        command.envs(self.guard.as_ref().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(leash.group());
+        let path = CString::new(call.executable.as_os_str().as_bytes())?;
+        let command = [("CNI_COMMAND", call.verb.as_str())];
+        let own = command.iter().chain(call.environment).map(|(name, value)| CString::new(format!("{name}={value}")));
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let environment: Vec<&CStr> = self.inherited().iter().chain(&own).map(CString::as_c_str).collect();
+        let program = Program {
+            path: &path,
+            environment: &environment,
+            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            group,
+            dies_with_us: mercy == Mercy::None,
+        };
         let started = Instant::now();
         loop {
-            match command.spawn() {
-                Ok(child) => return Ok(child),
+            match spawn(&program) {
+                Ok(pid) => {
+                    return Ok(Conversation::new(pid, to_plugin, from_plugin, errors_of_plugin, call.stdin));
+                }
                 Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && started.elapsed() < BUSY_FOR => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                Err(source) => return Err(PluginError::Start { path: call.executable.to_owned(), source }),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What every plugin's environment has beside its call's: ours without the protocol's variables, and the guard.
+    fn inherited(&self) -> &[CString] {
+        self.inherited.get_or_init(|| {
+            let guard = self.guard.iter().map(|(name, value)| (name.into(), value.into()));
+            let is_guard = |name: &OsStr| self.guard.as_ref().is_some_and(|(guard, _)| name == guard.as_str());
+            std::env::vars_os()
+                .filter(|(name, _)| !PROTOCOL.iter().any(|of| name == of) && !is_guard(name))
+                .chain(guard)
+                .map(|(mut variable, value): (OsString, OsString)| {
+                    variable.push("=");
+                    variable.push(value);
+                    CString::new(variable.into_vec()).expect("what the kernel gave as a C string is one")
+                })
+                .collect()
+        })
     }
 }
 
 impl Exec for Launcher {
-    fn prepare(&self) {
-        // The first plugin tries again, and has someone to tell if it fails.
-        if let Ok(leash) = self.leash(Verb::Add) {
-            self.release(leash);
-        }
+    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
+        *self.sync_first.lock().expect("no holder panics") = SyncFirst::Files(files);
+        Ok(())
     }
 
     fn rest(&self) {
@@ -280,32 +384,20 @@ impl Exec for Launcher {
 
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         let started = Instant::now();
-        let leash = self.leash(call.verb)?;
-        let mut child = self.spawn(call, &leash)?;
-        let conversation = Conversation::new(&mut child, call.stdin).and_then(|mut talk| {
-            let end = talk.hold(call.deadline)?;
-            Ok((talk, end))
-        });
-        match conversation {
-            Ok((talk, End::Exited)) => {
-                let status = child.wait().map_err(PluginError::Io)?;
-                self.release(leash);
-                talk.judge(status)
-            }
-            Ok((talk, end)) => {
-                leash.kill_group();
-                child.wait().map_err(PluginError::Io)?;
-                Err(match end {
-                    End::Flood => PluginError::Flood,
-                    _ => PluginError::TimedOut { after: started.elapsed(), stderr: talk.stderr_text() },
-                })
-            }
-            Err(error) => {
-                leash.kill_group();
-                child.wait().map_err(PluginError::Io)?;
-                Err(PluginError::Io(error))
-            }
+        let (mut talk, leash) = self.start(call)?;
+        let end = talk.hold(call.deadline);
+        if let Ok(End::Exited) = end {
+            let status = wait(talk.pid).map_err(PluginError::Io)?;
+            self.release(leash);
+            return talk.judge(status);
         }
+        leash.kill_group();
+        wait(talk.pid).map_err(PluginError::Io)?;
+        Err(match end {
+            Ok(End::Flood) => PluginError::Flood,
+            Ok(_) => PluginError::TimedOut { after: started.elapsed(), stderr: talk.stderr_text() },
+            Err(error) => PluginError::Io(error),
+        })
     }
 }
 
@@ -317,44 +409,38 @@ enum End {
     Flood,
 }
 
-/// Feeds a plugin's standard input and drains its outputs, all at once and at any size, until its process ends. A
-/// grandchild that holds an output open is not waited for.
+/// A plugin that runs. Its standard input is fed and its outputs are drained, all at once and at any size, until its
+/// process ends. A grandchild that holds an output open is not waited for.
 struct Conversation<'a> {
-    ended: OwnedFd,
-    stdin: Option<std::process::ChildStdin>,
+    pid: Pid,
+    /// Tells the end of the process, where the kernel has such descriptors (Linux 5.3).
+    ended: Option<OwnedFd>,
+    stdin: Option<PipeWriter>,
     to_write: &'a [u8],
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
     printed: Vec<u8>,
     complained: Vec<u8>,
-    /// What is read goes through here. Once for all, as it is larger than most of what passes.
-    chunk: Vec<u8>,
 }
 
 impl<'a> Conversation<'a> {
-    fn new(child: &mut Child, stdin: &'a [u8]) -> io::Result<Self> {
-        let ended = pidfd_open(Pid::from_raw(child.id().cast_signed()))?;
-        let talk = Self {
-            ended,
-            stdin: child.stdin.take(),
-            to_write: stdin,
-            stdout: child.stdout.take(),
-            stderr: child.stderr.take(),
+    fn new(pid: Pid, stdin: PipeWriter, stdout: PipeReader, stderr: PipeReader, to_write: &'a [u8]) -> Self {
+        Self {
+            pid,
+            ended: pidfd_open(pid).ok(),
+            stdin: Some(stdin),
+            to_write,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
             printed: Vec::new(),
             complained: Vec::new(),
-            chunk: vec![0; 16 << 10],
-        };
-        for fd in [
-            talk.stdin.as_ref().map(AsFd::as_fd),
-            talk.stdout.as_ref().map(AsFd::as_fd),
-            talk.stderr.as_ref().map(AsFd::as_fd),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        Ok(talk)
+    }
+
+    /// Ends a plugin that leads a process group of its own.
+    fn kill(self) {
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        let _ = wait(self.pid);
     }
 
     fn hold(&mut self, deadline: Option<Instant>) -> io::Result<End> {
@@ -364,20 +450,24 @@ impl<'a> Conversation<'a> {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(End::TimedOut);
             }
-            let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+            let mut fds: Vec<_> = self.ended.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
             fds.extend(self.stdout.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.stderr.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
-            match poll(&mut fds, poll_timeout(left)) {
-                Ok(0) | Err(Errno::EINTR | Errno::EAGAIN) => continue,
-                Ok(_) => {}
+            let patience = if self.ended.is_some() { left } else { Some(left.map_or(GLANCE, |left| left.min(GLANCE))) };
+            match poll(&mut fds, poll_timeout(patience)) {
+                Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(error) => return Err(error.into()),
             }
-            let ended = fds[0].any().unwrap_or(false);
+            let ended = match &self.ended {
+                Some(_) => fds[0].any().unwrap_or(false),
+                None => has_ended(self.pid),
+            };
             if self.stdin.is_some() && !ended {
                 self.feed()?;
             }
-            if !drain(&mut self.stdout, &mut self.chunk, &mut self.printed, MAX_STDOUT)? {
+            drain(&mut self.stdout, &mut self.printed)?;
+            if self.printed.len() > MAX_STDOUT {
                 return Ok(End::Flood);
             }
             self.drain_stderr()?;
@@ -408,7 +498,7 @@ impl<'a> Conversation<'a> {
     /// Passes standard error on to ours and keeps its end.
     fn drain_stderr(&mut self) -> io::Result<()> {
         let before = self.complained.len();
-        drain(&mut self.stderr, &mut self.chunk, &mut self.complained, usize::MAX)?;
+        drain(&mut self.stderr, &mut self.complained)?;
         // A runtime that has closed our standard error is no reason to fail.
         drop(io::stderr().write_all(&self.complained[before..]));
         if self.complained.len() > 2 * STDERR_TAIL {
@@ -431,21 +521,17 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Reads what is there into `into`, by way of `chunk`. False if there would be more than `limit` bytes.
-fn drain<R: Read>(from: &mut Option<R>, chunk: &mut [u8], into: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
-    // As much as a pipe can hold, so that one that is written to without end does not keep us here.
-    for _ in 0..64 {
-        let Some(reader) = from else { break };
-        match reader.read(chunk) {
-            Ok(0) => *from = None,
-            Ok(read) => into.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if into.len() > limit {
-            return Ok(false);
-        }
+/// Reads what is there, but not more than a pipe can hold at the most: one that is written to without end is not to keep us
+/// here.
+fn drain(from: &mut Option<PipeReader>, into: &mut Vec<u8>) -> io::Result<()> {
+    const MOST: u64 = 1 << 20;
+    let Some(reader) = from else { return Ok(()) };
+    match reader.take(MOST).read_to_end(into) {
+        Ok(read) if (read as u64) < MOST => *from = None,
+        Ok(_) => {}
+        // What had been read before is kept.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error),
     }
-    Ok(true)
+    Ok(())
 }

@@ -4,13 +4,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::journal::{Event, Step};
+use super::journal::{Event, FIRST, Step};
 use super::undo::undo_attachment;
 use super::{Failure, Transaction, device_info, micros};
 use crate::answer::plugin_error;
 use crate::cni::AddResult;
 use crate::plan::Position;
-use crate::runtime::StepResult;
+use crate::runtime::{PluginError, StepError, StepResult};
 
 /// How one attachment ended. An optional one that failed has no result.
 type Outcome = Result<Option<AddResult>, Failure>;
@@ -28,12 +28,12 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     let count = tx.plan.attachments.len();
     let mut results = Vec::with_capacity(count);
     if tx.plan.position == Position::Primary {
-        results.push(attach_one(tx, 0)?);
+        results.push(attach_one(tx, 0, Company::None)?);
     }
     let first = results.len();
     if concurrency <= 1 || count - first <= 1 {
         for index in first..count {
-            results.push(attach_one(tx, index)?);
+            results.push(attach_one(tx, index, Company::None)?);
         }
         return Ok(results);
     }
@@ -48,7 +48,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
                     if index >= count {
                         break;
                     }
-                    let outcome = attach_one(tx, index);
+                    let outcome = attach_one(tx, index, Company::Others);
                     failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
                     outcomes.lock().expect("no holder panics")[index - first] = Some(outcome);
                 }
@@ -63,9 +63,16 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     Ok(results)
 }
 
-fn attach_one(tx: &Transaction<'_>, index: usize) -> Outcome {
+/// Whether other attachments are made at the same time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    None,
+    Others,
+}
+
+fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
     let attachment = &tx.plan.attachments[index];
-    match run_chain(tx, index) {
+    match run_chain(tx, index, company) {
         Ok(result) => Ok(Some(result)),
         Err(Failure::Attach { label, source }) if attachment.optional => {
             tracing::warn!(
@@ -84,7 +91,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize) -> Outcome {
     }
 }
 
-fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
+fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = tx.tools.chain(attachment);
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
@@ -98,7 +105,10 @@ fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();
-        tx.record(Event::Start(Step(index, step)))?;
+        // A journal is begun with its first step started.
+        if Step(index, step) != FIRST {
+            tx.record(Event::Start(Step(index, step)))?;
+        }
         match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
             Ok(result) => {
                 tracing::debug!(
@@ -114,9 +124,14 @@ fn run_chain(tx: &Transaction<'_>, index: usize) -> Result<AddResult, Failure> {
                     micros: micros(began.elapsed()),
                     result: result.raw.clone(),
                 };
-                tx.record(done)?;
+                match company {
+                    // The next step's start, or the end of it all, comes at once.
+                    Company::None => tx.record_with_next(done)?,
+                    Company::Others => tx.record(done)?,
+                }
                 last = Some(result);
             }
+            Err(StepError { source: PluginError::Withheld(source), .. }) => return Err(tx.journal_failure(source)),
             Err(source) => {
                 let failed = Event::Failed { step: Step(index, step), error: plugin_error(&source.source) };
                 // What failed is the plugin; that the journal cannot say so changes nothing.

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +46,9 @@ pub struct Header {
 /// A plugin of an attachment: their indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Step(pub usize, pub usize);
+
+/// The step that a plan begins with.
+pub const FIRST: Step = Step(0, 0);
 
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -290,7 +293,10 @@ pub struct Journal {
     length: u64,
     /// What it tells so far.
     pub state: State,
-    broken: bool,
+    /// Lines that go with the next one.
+    queued: Vec<u8>,
+    /// Whether something is behind the readable part.
+    is_torn: bool,
 }
 
 /// What was found where a journal should be.
@@ -307,42 +313,48 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal. Before the first plugin runs it must be made durable, by [`Self::make_durable`]; the disk is
-    /// already at it.
+    /// Begins a journal, in which the first step has started. Before that gets its input the journal must be made durable:
+    /// see [`Self::to_sync`]. The disk is already at it.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
     pub fn begin(container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
+        // All delegates of a chained Braid may have been dropped.
+        let first = (!plan.attachments.is_empty()).then_some(Event::Start(FIRST));
         let mut file = container.create(&plan.ifname)?;
         let mut written = || -> io::Result<u64> {
-            let line = line(&header)?;
-            refuse_larger(line.len() as u64)?;
-            file.write_all(&line)?;
-            Ok(line.len() as u64)
+            let mut lines = line(&header)?;
+            if let Some(first) = &first {
+                lines.extend(line(first)?);
+            }
+            refuse_larger(lines.len() as u64)?;
+            file.write_all(&lines)?;
+            Ok(lines.len() as u64)
         };
         match written() {
             Ok(length) => {
                 start_writing(file.as_fd());
-                Ok(Self { file, length, state: State::new(header), broken: false })
+                let mut state = State::new(header);
+                first.into_iter().for_each(|first| state.apply(first));
+                Ok(Self { file, length, state, queued: Vec::new(), is_torn: false })
             }
-            Err(source) => Err(Self::unmake(container, &plan.ifname, source)),
+            Err(source) => Err(unmade(container, &plan.ifname, source)),
         }
     }
 
-    /// Makes a new journal durable: when this returns, the plan survives whatever happens to the machine.
+    /// What has to be synced, in this order, for a new journal to survive whatever happens to the machine. The file comes
+    /// first: on most file systems that commits the directories that lead to it, and these have little left to do.
     ///
     /// # Errors
-    /// When it cannot be written; there is then none.
-    pub fn make_durable(&self, store: &Store, container: &Container) -> Result<(), StoreError> {
-        sync_all(&self.file, container, store)
-            .map_err(|source| Self::unmake(container, &self.state.header.plan.ifname, source))
+    /// When the process is out of descriptors.
+    pub(super) fn to_sync(&self, store: &Store, container: &Container) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.file.try_clone()?.into(), container.lock_handle()?, store.attachments_handle()?])
     }
 
-    /// Removes a journal that could not be made, and says why.
-    fn unmake(container: &Container, ifname: &str, source: io::Error) -> StoreError {
-        drop(Self::remove(container, ifname));
-        StoreError::Io { action: "write", path: container.journal_path(ifname), source }
+    /// Removes a new journal that cannot be used, and says why.
+    pub(super) fn unmake(self, container: &Container, source: io::Error) -> StoreError {
+        unmade(container, &self.state.header.plan.ifname, source)
     }
 
     /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.
@@ -369,7 +381,8 @@ impl Journal {
             Ok(None) => Opened::Unborn,
             // What follows the last line's end is what a crash left of the next, and is written over.
             Ok(Some((state, length))) => {
-                Opened::Journal(Box::new(Self { file, length: length as u64, state, broken: false }))
+                let is_torn = length < bytes.len();
+                Opened::Journal(Box::new(Self { file, length: length as u64, state, queued: Vec::new(), is_torn }))
             }
             Err(reason) => Opened::Corrupt(reason),
         })
@@ -396,16 +409,37 @@ impl Journal {
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
     pub fn append(&mut self, event: Event) -> io::Result<()> {
-        let line = line(&event)?;
-        refuse_larger(self.length + line.len() as u64)?;
-        if self.file.metadata()?.len() != self.length {
+        self.queued.extend(line(&event)?);
+        self.write_queued()?;
+        self.state.apply(event);
+        Ok(())
+    }
+
+    /// Writes what was queued.
+    ///
+    /// # Errors
+    /// When it cannot be written; the journal is then as it was before.
+    pub fn write_queued(&mut self) -> io::Result<()> {
+        let lines = std::mem::take(&mut self.queued);
+        refuse_larger(self.length + lines.len() as u64)?;
+        if self.is_torn {
             self.file.set_len(self.length)?;
+            self.is_torn = false;
         }
-        if let Err(error) = self.file.write_all(&line) {
-            self.broken = self.file.set_len(self.length).is_err();
+        if let Err(error) = self.file.write_all(&lines) {
+            self.is_torn = self.file.set_len(self.length).is_err();
             return Err(error);
         }
-        self.length += line.len() as u64;
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Has an event written with the next, which must be about to come.
+    ///
+    /// # Errors
+    /// When it cannot be put into words.
+    pub fn queue(&mut self, event: Event) -> io::Result<()> {
+        self.queued.extend(line(&event)?);
         self.state.apply(event);
         Ok(())
     }
@@ -429,12 +463,9 @@ impl Journal {
     }
 }
 
-/// Syncs a new journal and the directories that lead to it. The file comes first: on most file systems that commits
-/// the directories with it, and the others have little left to do.
-fn sync_all(file: &File, container: &Container, store: &Store) -> io::Result<()> {
-    file.sync_all()?;
-    container.sync()?;
-    store.sync_attachments()
+fn unmade(container: &Container, ifname: &str, source: io::Error) -> StoreError {
+    drop(Journal::remove(container, ifname));
+    StoreError::Io { action: "write", path: container.journal_path(ifname), source }
 }
 
 fn read_header(line: &[u8]) -> Result<Header, String> {

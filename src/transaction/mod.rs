@@ -112,7 +112,7 @@ pub struct RolledBack {
     pub cleanup: Vec<CleanupFailure>,
 }
 
-/// An ADD under way: its plan is durable.
+/// An ADD under way. Its plan is written, and is durable before any plugin gets its input.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     /// The plan.
@@ -124,7 +124,7 @@ pub struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// Writes the plan to a new journal, durably.
+    /// Writes the plan to a new journal.
     ///
     /// # Errors
     /// When that fails; nothing has then been done.
@@ -137,9 +137,9 @@ impl<'a> Transaction<'a> {
     ) -> Result<Self, StoreError> {
         let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
         let journal = Journal::begin(container, plan, identity)?;
-        // While the disk writes.
-        tools.exec.prepare();
-        journal.make_durable(store, container)?;
+        if let Err(source) = journal.to_sync(store, container).and_then(|files| tools.exec.sync_first(files)) {
+            return Err(journal.unmake(container, source));
+        }
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }
 
@@ -174,9 +174,26 @@ impl<'a> Transaction<'a> {
     /// Writes an event to the journal.
     fn record(&self, event: Event) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");
-        journal
-            .append(event)
-            .map_err(|source| Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source })
+        journal.append(event).map_err(|source| self.journal_failure(source))
+    }
+
+    /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.
+    fn record_with_next(&self, event: Event) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal.queue(event).map_err(|source| self.journal_failure(source))
+    }
+
+    /// Writes to the journal what waits for a next event, before something that takes its time.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn write_queued(&self) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal.write_queued().map_err(|source| self.journal_failure(source))
+    }
+
+    fn journal_failure(&self, source: io::Error) -> Failure {
+        Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source }
     }
 
     /// Closes the journal: the attachments are made, and `answer` is what the runtime gets.

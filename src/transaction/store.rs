@@ -240,9 +240,9 @@ impl Store {
         unreachable!("the loop returns at the latest in its thousandth round")
     }
 
-    /// Makes everything written so far durable, the directory of attachments itself included.
-    pub(super) fn sync_attachments(&self) -> io::Result<()> {
-        Ok(nix::unistd::fsync(&self.attachments)?)
+    /// The directory of attachments.
+    pub(super) fn attachments_handle(&self) -> io::Result<OwnedFd> {
+        self.attachments.try_clone()
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.
@@ -376,10 +376,6 @@ impl Container {
         entries.ifnames.sort();
         entries.set_aside.sort();
         Ok(entries)
-    }
-
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(nix::unistd::fsync(&self.directory)?)
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.

@@ -94,7 +94,7 @@ impl Call<'_> {
             let mut incoming = config.prev_result.clone();
             let mut results = attach(tx, config.concurrency)?;
             set_default_routes(tx, &mut results, incoming.as_mut())?;
-            self.write_status(incoming.as_ref(), &results)?;
+            self.write_status(tx, incoming.as_ref(), &results)?;
             let answer = self.answer(incoming, &results);
             tx.complete(&answer, context.began.elapsed())?;
             answer::write_result(&answer, plan.version)?;
@@ -112,8 +112,14 @@ impl Call<'_> {
     }
 
     /// Tells the pod's networks to the API server, where there is one.
-    fn write_status(&self, incoming: Option<&AddResult>, results: &[Option<AddResult>]) -> Result<(), Failure> {
+    fn write_status(
+        &self,
+        tx: &Transaction<'_>,
+        incoming: Option<&AddResult>,
+        results: &[Option<AddResult>],
+    ) -> Result<(), Failure> {
         let Some((session, pod)) = self.cluster else { return Ok(()) };
+        tx.write_queued()?;
         let device_info = |attachment: &Attachment| attachment.device_info.as_ref().and_then(read_device_info);
         let status = kubernetes::network_status(self.plan, incoming, results, device_info);
         session.write_status(pod, &status).map_err(Failure::Status)

@@ -6,7 +6,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid};
 use rstest::rstest;
 use serde_json::json;
@@ -151,10 +151,9 @@ fn a_plugin_that_ignores_sigterm_does_not_survive_a_sigterm_to_all() {
     case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["ADD"], "ignore_sigterm": true}));
     let braid = case.call("ADD").start();
     let held = case.held("gamma");
-    let leader = getpgid(Some(held)).expect("the plugin's process group");
-    for pid in [leader, held, braid.pid()] {
-        kill(pid, Signal::SIGTERM).expect("signal a process of this test");
-    }
+    let group = getpgid(Some(held)).expect("the plugin's process group");
+    killpg(group, Signal::SIGTERM).expect("signal the plugin and Braid's helper");
+    kill(braid.pid(), Signal::SIGTERM).expect("signal a process of this test");
     wait_until_dead(braid);
     let del = case.del().succeeds();
     assert!(is_dead(held), "the plugin runs on");
