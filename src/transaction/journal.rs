@@ -482,3 +482,31 @@ fn boot_id() -> String {
     })
     .clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &[u8] = include_bytes!("../../tests/fuzz/seeds/journal/whole.jsonl");
+
+    /// A crash leaves any beginning of a journal. Whatever whole lines it has are read, and a step that one of them says was
+    /// started and none says was undone is owed.
+    #[test]
+    fn a_journal_torn_at_any_byte_is_read_as_far_as_it_goes() {
+        let header = WHOLE.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in 0..=WHOLE.len() {
+            let torn = &WHOLE[..cut];
+            let read = State::parse(torn, "c", "eth0").unwrap_or_else(|error| panic!("{cut}: {error}"));
+            let Some((state, length)) = read else {
+                assert!(cut < header, "{cut}");
+                continue;
+            };
+            let whole = torn.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+            assert_eq!(length, whole, "{cut}");
+            let lines = String::from_utf8_lossy(&torn[..whole]).into_owned();
+            let is_owed = |step: Step| state.owed().contains(&step);
+            assert!(!lines.contains("start") || is_owed(Step(0, 0)), "{cut}");
+            assert_eq!(is_owed(Step(0, 1)), !lines.contains("undone"), "{cut}: not of this boot, so every step counts");
+        }
+    }
+}
