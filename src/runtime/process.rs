@@ -1,7 +1,8 @@
 //! The few calls into the kernel that neither the standard library nor nix wraps safely: the one module of the crate
 //! with `unsafe` in it.
 //!
-//! All but [`start_writing`] are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
+//! [`take_signals_in_hand`] and [`keep_descriptors_from_plugins`] make up for what a process may have been started with. All
+//! others but [`start_writing`] are about the same promise: no plugin runs on after the process that called it is dead. A [`Leash`] is a
 //! small child process that leads the process group which plugins are started in. When its parent dies, however it
 //! dies, the leash kills the whole group, the plugins' own children included. It also keeps the caller's lock files
 //! open until nothing of the group is left, so that whoever waits for those locks starts only after the last plugin is
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, signal, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getppid, setpgid};
 
@@ -51,6 +52,25 @@ pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 pub(crate) fn start_writing(file: BorrowedFd<'_>) {
     // SAFETY: the call takes integers and touches no memory of ours. That it may fail is no matter: syncing tells.
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Undoes what a careless parent may have left to this process, and would turn against it: with `SIGCHLD` ignored no plugin could
+/// be waited for, and a limit on the size of files would kill this process half-way, where writing can fail instead.
+pub(crate) fn take_signals_in_hand() {
+    extern "C" fn go_on(_: libc::c_int) {}
+    // SAFETY: neither replaces a handler of this process's own, and the one that is set does nothing. It is a handler, and
+    // not that the signal is ignored, since plugins would inherit that.
+    unsafe {
+        let _ = signal(Signal::SIGCHLD, SigHandler::SigDfl);
+        let _ = signal(Signal::SIGXFSZ, SigHandler::Handler(go_on));
+    }
+}
+
+/// Keeps the descriptors that this process was started with, beyond the three of the protocol, from those it starts. This
+/// process's own are never passed on.
+pub(crate) fn keep_descriptors_from_plugins() {
+    // SAFETY: sets a flag of descriptors and closes none.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// A process group that dies with this process.
@@ -160,10 +180,10 @@ fn leave_group(leader: Pid) -> bool {
 }
 
 /// Waits until nothing in a group runs, and signals it meanwhile: one that is just being started may join late.
-fn until_empty(group: Pid, at_most: Duration, signal: Option<Signal>) {
+fn until_empty(group: Pid, at_most: Duration, with: Option<Signal>) {
     let began = Instant::now();
     let mut glance = Duration::from_millis(1);
-    while killpg(group, signal) != Err(Errno::ESRCH) && runs(group) && began.elapsed() < at_most {
+    while killpg(group, with) != Err(Errno::ESRCH) && runs(group) && began.elapsed() < at_most {
         let _ = poll(&mut [], poll_timeout(Some(glance)));
         glance = (glance * 2).min(Duration::from_millis(50));
     }
