@@ -230,7 +230,7 @@ fn code_of(error: &Error) -> u32 {
             | PlanError::Forbidden { .. } => code::INVALID_CONFIG,
         },
         Error::Store(error) => store_code(error),
-        Error::Namespace(_) => code::INVALID_ENVIRONMENT,
+        Error::Namespace(_) | Error::Unfit { .. } => code::INVALID_ENVIRONMENT,
         Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
         Error::Unfinished(_)
         | Error::Incomplete(_)

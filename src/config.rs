@@ -13,6 +13,7 @@ use crate::cni::{AddResult, Version};
 use crate::plan::key::{KeyError, Keys};
 use crate::plan::policy::Policy;
 use crate::plan::selection::{OperatorSelection, Selection};
+use crate::runtime::Verb;
 use crate::runtime::chain::ValidAttachment;
 
 /// Where journals are kept if the configuration does not say.
@@ -92,6 +93,11 @@ const ESSENTIAL_KEYS: [&str; 15] = [
     "cni.dev/valid-attachments",
     "cni.dev/attachments",
 ];
+
+/// Those of them that only say how, and have a default that does.
+const HOW_KEYS: [&str; 6] = ["binDir", "timeouts", "logLevel", "logFile", "logToStderr", "logOptions"];
+/// Those of them that are about GC alone.
+const GC_KEYS: [&str; 3] = ["disableGC", "cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// What the runtime gets for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,14 +300,18 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads no more of a configuration than it takes to undo what journals tell of.
+    /// Reads no more of a configuration than it takes to undo what journals tell of: for DEL, or for GC.
     ///
     /// # Errors
     /// When even that is wrong.
-    pub fn essentials(json: &[u8]) -> Result<Self, InvalidConfig> {
+    pub fn essentials(json: &[u8], verb: Verb) -> Result<Self, InvalidConfig> {
         let mut object = parse_object(json)?;
-        object.retain(|key, _| ESSENTIAL_KEYS.contains(&key.as_str()));
-        Self::read(&object)
+        let is_about_another = |key: &str| verb == Verb::Del && GC_KEYS.contains(&key);
+        object.retain(|key, _| ESSENTIAL_KEYS.contains(&key.as_str()) && !is_about_another(key));
+        Self::read(&object).or_else(|_| {
+            object.retain(|key, _| !HOW_KEYS.contains(&key.as_str()));
+            Self::read(&object)
+        })
     }
 
     fn read(object: &RawObject) -> Result<Self, InvalidConfig> {

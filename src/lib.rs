@@ -127,11 +127,13 @@ use request::Request;
 
 /// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line otherwise.
 pub fn run() -> ExitCode {
+    runtime::take_signals_in_hand();
     let request = match Request::read() {
         Ok(Some(request)) => request,
         Ok(None) => return cli::run(),
         Err(error) => return answer::write_error(&error.into(), None, Version::LATEST),
     };
+    runtime::keep_descriptors_from_plugins();
     match verb::run(&request) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => answer::write_error(&error, Some(request.verb), request.version()),

@@ -306,6 +306,7 @@ mod tests {
             verb,
             container_id: "c".into(),
             netns: "/ns".into(),
+            own_netns_allowed: false,
             ifname: "eth0".into(),
             args: Args::default(),
             args_text: String::new(),

@@ -24,6 +24,8 @@ pub struct Request {
     pub container_id: String,
     /// `CNI_NETNS`. Empty where the runtime gives none.
     pub netns: String,
+    /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the namespace that this process runs in.
+    pub own_netns_allowed: bool,
     /// `CNI_IFNAME`. Empty for operations that have none.
     pub ifname: String,
     /// `CNI_ARGS`, read.
@@ -123,6 +125,7 @@ impl Request {
             verb,
             container_id: text("CNI_CONTAINERID")?,
             netns: text("CNI_NETNS")?,
+            own_netns_allowed: matches!(text("CNI_NETNS_OVERRIDE")?.to_ascii_uppercase().as_str(), "TRUE" | "1"),
             ifname: text("CNI_IFNAME")?,
             args: args_text.parse()?,
             args_text,

@@ -11,6 +11,7 @@
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
 #   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
+#   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -131,6 +132,21 @@ run_tests() {
         END { printf "\n%d passed, %d failed, %d ignored in all\n", passed, failed, ignored }'
 }
 
+# Runs every fuzz target for a bounded time. What it finds is in tests/fuzz/artifacts.
+fuzz() {
+    local target host fuzz=(--fuzz-dir tests/fuzz)
+    cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz"; return 1; }
+    # cargo-fuzz takes the target that it was itself built for, which need not be this machine's.
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    for target in $(cargo fuzz list "${fuzz[@]}"); do
+        say "fuzzing $target"
+        mkdir -p "tests/fuzz/corpus/$target"
+        RUSTC_BOOTSTRAP=1 cargo fuzz run "${fuzz[@]}" --sanitizer none --target "$host" "$target" \
+            "tests/fuzz/corpus/$target" "tests/fuzz/seeds/$target" -- \
+            "-max_total_time=$BRAID_TEST_FUZZ" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || return
+    done
+}
+
 install_missing
 fetch_new_plugins
 if (($#)); then
@@ -149,4 +165,5 @@ step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 step "tests" run_tests
+[[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
 ((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

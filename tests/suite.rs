@@ -51,6 +51,8 @@ mod faults {
     mod hostile;
     /// Braid killed anywhere, and what it leaves to the DEL that follows.
     mod killed;
+    /// Few descriptors, small files, ignored signals: what a careless parent starts Braid with.
+    mod limits;
     /// Many calls at once, and many in a row.
     mod load;
     /// Plugins that hang, lie, flood, vanish or are replaced.

@@ -93,7 +93,7 @@ pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
         }
     }
     if rows.is_empty() {
-        eprintln!("braid: nothing is attached, as far as {} tells", state_dir.display());
+        tell!("braid: nothing is attached, as far as {} tells", state_dir.display());
     }
     print(&table(&["CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "PLUGINS", "SINCE", "STATE"], &rows))
 }
@@ -163,17 +163,17 @@ pub(super) fn tell_timings(state_dir: &Path, container: &str, ifname: &str) {
     let known = read(state_dir, container).unwrap_or_default();
     let Some(one) = known.iter().find(|one| one.ifname == ifname && one.container_id == container) else { return };
     let mut plugins = 0;
-    eprintln!("within braid:");
+    tell!("within braid:");
     for attachment in &one.attachments {
         for plugin in &attachment.plugins {
             let micros = plugin.micros.unwrap_or(0);
             plugins += micros;
-            eprintln!("{:>12}  {} {} ({})", millis(micros), attachment.ifname, plugin.plugin_type, attachment.network);
+            tell!("{:>12}  {} {} ({})", millis(micros), attachment.ifname, plugin.plugin_type, attachment.network);
         }
     }
     if let Some(all) = one.micros {
-        eprintln!("{:>12}  braid's own", millis(all.saturating_sub(plugins)));
-        eprintln!("{:>12}  in all", millis(all));
+        tell!("{:>12}  braid's own", millis(all.saturating_sub(plugins)));
+        tell!("{:>12}  in all", millis(all));
     }
 }
 

@@ -371,9 +371,9 @@ fn remove(path: &Path) -> Result<(), CliError> {
 }
 
 fn say(message: &str) {
-    eprintln!("braid: {message}");
+    tell!("braid: {message}");
 }
 
 fn loudly(message: &str) {
-    eprintln!("braid: WARNING: {message}");
+    tell!("braid: WARNING: {message}");
 }

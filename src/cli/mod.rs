@@ -1,5 +1,14 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
+/// Writes a line to standard error. Where nobody reads that, there is nobody to tell, and what is being done goes on: the
+/// standard library's macro would end it there and then.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use ::std::io::Write as _;
+        drop(writeln!(::std::io::stderr(), $($words)*));
+    }};
+}
+
 mod inspect;
 mod install;
 mod plan;
@@ -245,11 +254,11 @@ pub(crate) fn run() -> ExitCode {
         Ok(code) => code,
         Err(CliError::Printed) => ExitCode::FAILURE,
         Err(CliError::Plain(message)) => {
-            eprintln!("braid: {}", table::message(&message));
+            tell!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
         Err(CliError::Cni(error)) => {
-            eprintln!("braid: {}", table::message(&error.to_string()));
+            tell!("braid: {}", table::message(&error.to_string()));
             drop(answer::write_cni_error(&error, Version::LATEST));
             ExitCode::FAILURE
         }

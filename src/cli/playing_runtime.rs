@@ -68,7 +68,13 @@ pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
 }
 
 pub(super) fn status(name: &str) -> Outcome {
-    networks()?.status(&network(name)?).map_err(|error| cni_error(&error))?;
+    let network = network(name)?;
+    // A network of before STATUS has no plugin that is asked and would tell.
+    for path in state_dirs(&network).iter().flat_map(|directory| super::inspect::set_aside(directory)) {
+        let path = path.display();
+        tell!("braid: a journal was set aside as unusable: {path}; what it tells of is to be cleaned up by hand");
+    }
+    networks()?.status(&network).map_err(|error| cni_error(&error))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -105,7 +111,7 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     let directory = PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into()));
     let found = load::by_name(&directory, name)?;
     for skipped in &found.skipped {
-        eprintln!("braid: passed over {skipped}");
+        tell!("braid: passed over {skipped}");
     }
     found.loaded.ok_or_else(|| {
         let names = match names_in(&directory).as_slice() {
@@ -211,11 +217,11 @@ impl Stopwatch {
     fn tell(&self, total: Duration) {
         let calls = self.calls.lock().expect("no holder panics");
         for (what, took) in &*calls {
-            eprintln!("{:>9.3} ms  {what}", took.as_secs_f64() * 1e3);
+            tell!("{:>9.3} ms  {what}", took.as_secs_f64() * 1e3);
         }
         let plugins: Duration = calls.iter().map(|(_, took)| *took).sum();
-        eprintln!("{:>9.3} ms  the runtime's own", total.saturating_sub(plugins).as_secs_f64() * 1e3);
-        eprintln!("{:>9.3} ms  in all", total.as_secs_f64() * 1e3);
+        tell!("{:>9.3} ms  the runtime's own", total.saturating_sub(plugins).as_secs_f64() * 1e3);
+        tell!("{:>9.3} ms  in all", total.as_secs_f64() * 1e3);
     }
 }
 
@@ -238,12 +244,20 @@ impl Exec for Timed {
 
 /// What the journals of the network's Braid plugins tell of their own delegates.
 fn own_timings(network: &NetworkConfig, attachment: &runtime::Attachment) {
-    for plugin in network.plugins.iter().filter(|plugin| plugin.keys().contains_key("delegates")) {
-        let state_dir = ["stateDir", "cniDir"].iter().find_map(|key| plugin.keys().get(*key));
-        let state_dir: Option<PathBuf> = state_dir.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let state_dir = state_dir.unwrap_or_else(|| crate::config::DEFAULT_STATE_DIR.into());
+    for state_dir in state_dirs(network) {
         super::inspect::tell_timings(&state_dir, &attachment.container_id, &attachment.ifname);
     }
+}
+
+/// Where the network's Braid plugins keep their journals.
+fn state_dirs(network: &NetworkConfig) -> Vec<PathBuf> {
+    let plugins = network.plugins.iter().filter(|plugin| plugin.keys().contains_key("delegates"));
+    let directories = plugins.map(|plugin| {
+        let state_dir = ["stateDir", "cniDir"].iter().find_map(|key| plugin.keys().get(*key));
+        let state_dir: Option<PathBuf> = state_dir.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        state_dir.unwrap_or_else(|| crate::config::DEFAULT_STATE_DIR.into())
+    });
+    directories.collect()
 }
 
 #[cfg(test)]

@@ -89,13 +89,13 @@ impl Scene {
         let mut failed = false;
         for (network, attachment) in self.attachments.iter().rev() {
             if let Err(error) = self.networks.del(network, attachment) {
-                eprintln!("braid: cannot clean up: {error}");
+                tell!("braid: cannot clean up: {error}");
                 failed = true;
             }
         }
         if let Err(error) = remove_namespace(&self.namespace) {
             let message = format!("cannot remove {}: {error}", self.namespace.display());
-            eprintln!("braid: {message}");
+            tell!("braid: {message}");
             failed = true;
         }
         if failed { Err(CliError::Printed) } else { Ok(()) }
@@ -138,7 +138,7 @@ fn keeper(args: &Run, front: i32) -> Outcome {
         let mut child = match spawn_inside(&scene.namespace, &args.command) {
             Ok(child) => child,
             Err(error) => {
-                eprintln!("braid: cannot run {}: {error}", args.command[0].display());
+                tell!("braid: cannot run {}: {error}", args.command[0].display());
                 // As shells say it.
                 return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
             }

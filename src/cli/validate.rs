@@ -150,6 +150,7 @@ pub(super) fn request_for(_config: &Config, args: Args) -> Request {
         verb: Verb::Add,
         container_id: "container".into(),
         netns: String::new(),
+        own_netns_allowed: false,
         ifname: "eth0".into(),
         args_text: args.to_string(),
         args,

@@ -120,7 +120,9 @@ fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsErro
 fn opening(path: &Path, source: io::Error) -> NetnsError {
     let path = path.into();
     match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => NetnsError::Gone { path },
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH | Errno::ENAMETOOLONG | Errno::ELOOP) => {
+            NetnsError::Gone { path }
+        }
         Some(Errno::EPERM | Errno::EACCES) => NetnsError::Forbidden { path, source },
         _ => NetnsError::Open { path, source },
     }

@@ -16,4 +16,4 @@ pub use chain::{Attachment, Chain, StepError, StepResult};
 pub use exec::{Call, Exec, Launcher, PluginError, Verb};
 pub use find::Finder;
 pub use networks::{NetworkError, Networks};
-pub(crate) use process::{prepare_process, start_writing};
+pub(crate) use process::{keep_descriptors_from_plugins, prepare_process, start_writing, take_signals_in_hand};

@@ -1,10 +1,12 @@
 //! The few calls into the kernel that neither the standard library nor nix wraps safely: the one module of the crate
 //! with `unsafe` in it.
 //!
-//! [`spawn`] starts a plugin. Most of the rest is about one promise: no plugin runs on after the process that called it is
-//! dead. A [`Leash`] is a small child process in the process group of the plugins. When its parent dies, however it dies,
-//! the leash kills the whole group, the plugins' own children included. It also keeps the caller's lock files open until
-//! nothing of the group is left, so that whoever waits for those locks starts only after the last plugin is dead.
+//! [`spawn`] starts a plugin. [`prepare_process`], [`take_signals_in_hand`] and [`keep_descriptors_from_plugins`] make up for
+//! what a process may have been started with. Most of the rest is about one promise: no plugin runs on after the process
+//! that called it is dead. A [`Leash`] is a small child process in the process group of the plugins. When its parent dies,
+//! however it dies, the leash kills the whole group, the plugins' own children included. It also keeps the caller's lock
+//! files open until nothing of the group is left, so that whoever waits for those locks starts only after the last plugin
+//! is dead.
 //!
 //! A group begins with a plugin, and the leash is on it before that plugin gets its input. Should this process be killed
 //! between the two, the kernel kills the plugin. What has to be durable by then the leash's holder syncs, so that the disk
@@ -59,7 +61,7 @@ pub(crate) fn prepare_process() {
             let place = if fd == libc::STDOUT_FILENO { "/dev/full" } else { "/dev/null" };
             let null = File::options().read(true).write(true).open(place);
             // The lowest free number is the one that it gets.
-            null.map_or((), std::mem::forget);
+            null.into_iter().for_each(std::mem::forget);
         }
     }
 }
@@ -211,6 +213,25 @@ pub(crate) fn start_writing(file: BorrowedFd<'_>) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Undoes what a careless parent may have left to this process, and would turn against it: with `SIGCHLD` ignored no plugin could
+/// be waited for, and a limit on the size of files would kill this process half-way, where writing can fail instead.
+pub(crate) fn take_signals_in_hand() {
+    extern "C" fn go_on(_: libc::c_int) {}
+    // SAFETY: neither replaces a handler of this process's own, and the one that is set does nothing. It is a handler, and
+    // not that the signal is ignored, since plugins would inherit that.
+    unsafe {
+        let _ = signal(Signal::SIGCHLD, SigHandler::SigDfl);
+        let _ = signal(Signal::SIGXFSZ, SigHandler::Handler(go_on));
+    }
+}
+
+/// Keeps the descriptors that this process was started with, beyond the three of the protocol, from those it starts. This
+/// process's own are never passed on.
+pub(crate) fn keep_descriptors_from_plugins() {
+    // SAFETY: sets a flag of descriptors and closes none.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
 /// What makes a process group die with this process: a process of its own, in the group.
 #[derive(Debug)]
 pub(super) struct Leash {
@@ -320,10 +341,10 @@ fn hold(line: &UnixStream, caller: Pid, keep: &[RawFd], mercy: Mercy) -> ! {
 }
 
 /// Waits until nothing in a group runs, and signals it meanwhile: one that is just being started may join late.
-fn until_empty(group: Pid, at_most: Duration, signal: Option<Signal>) {
+fn until_empty(group: Pid, at_most: Duration, with: Option<Signal>) {
     let began = Instant::now();
     let mut glance = Duration::from_millis(1);
-    while killpg(group, signal) != Err(Errno::ESRCH) && runs(group) && began.elapsed() < at_most {
+    while killpg(group, with) != Err(Errno::ESRCH) && runs(group) && began.elapsed() < at_most {
         let _ = poll(&mut [], poll_timeout(Some(glance)));
         glance = (glance * 2).min(Duration::from_millis(50));
     }
@@ -421,8 +442,8 @@ mod tests {
     }
 
     #[test]
-    fn a_program_gets_what_it_is_given_and_nothing_else() {
-        let script = "ls /proc/self/fd; cat; echo \"$A $B\"; kill -PIPE $$";
+    fn a_program_gets_what_it_is_given() {
+        let script = "cat; echo \"$A $B\"; kill -PIPE $$";
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -442,8 +463,7 @@ mod tests {
         drop(to_program);
         let mut printed = String::new();
         from_program.read_to_string(&mut printed).unwrap();
-        // The last is the folder that ls reads.
-        assert_eq!(printed, "0\n1\n2\n3\ninput\na b\n");
+        assert_eq!(printed, "input\na b\n");
         assert_eq!(wait(pid).unwrap().signal(), Some(Signal::SIGPIPE as i32));
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
+use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError, handle};
 use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
@@ -339,7 +339,10 @@ impl Journal {
                 first.into_iter().for_each(|first| state.apply(first));
                 Ok(Self { file, length, state, queued: Vec::new(), is_torn: false })
             }
-            Err(source) => Err(unmade(container, &plan.ifname, source)),
+            Err(source) => {
+                unmake(container, &plan.ifname);
+                Err(StoreError::Io { action: "write", path: container.journal_path(&plan.ifname), source })
+            }
         }
     }
 
@@ -348,13 +351,14 @@ impl Journal {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub(super) fn to_sync(&self, store: &Store, container: &Container) -> io::Result<Vec<OwnedFd>> {
-        Ok(vec![self.file.try_clone()?.into(), container.lock_handle()?, store.attachments_handle()?])
+    pub(super) fn to_sync(&self, store: &Store, container: &Container) -> Result<Vec<OwnedFd>, StoreError> {
+        let path = container.journal_path(&self.state.header.plan.ifname);
+        Ok(vec![handle(&self.file, &path)?, container.lock_handle()?, store.attachments_handle()?])
     }
 
-    /// Removes a new journal that cannot be used, and says why.
-    pub(super) fn unmake(self, container: &Container, source: io::Error) -> StoreError {
-        unmade(container, &self.state.header.plan.ifname, source)
+    /// Removes a new journal that cannot be used.
+    pub(super) fn unmake(self, container: &Container) {
+        unmake(container, &self.state.header.plan.ifname);
     }
 
     /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.
@@ -463,9 +467,9 @@ impl Journal {
     }
 }
 
-fn unmade(container: &Container, ifname: &str, source: io::Error) -> StoreError {
+/// Removes a journal that could not be made. Why it could not is what there is to tell.
+fn unmake(container: &Container, ifname: &str) {
     drop(Journal::remove(container, ifname));
-    StoreError::Io { action: "write", path: container.journal_path(ifname), source }
 }
 
 fn read_header(line: &[u8]) -> Result<Header, String> {
@@ -512,4 +516,32 @@ fn boot_id() -> String {
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
     })
     .clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &[u8] = include_bytes!("../../tests/fuzz/seeds/journal/whole.jsonl");
+
+    /// A crash leaves any beginning of a journal. Whatever whole lines it has are read, and a step that one of them says was
+    /// started and none says was undone is owed.
+    #[test]
+    fn a_journal_torn_at_any_byte_is_read_as_far_as_it_goes() {
+        let header = WHOLE.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in 0..=WHOLE.len() {
+            let torn = &WHOLE[..cut];
+            let read = State::parse(torn, "c", "eth0").unwrap_or_else(|error| panic!("{cut}: {error}"));
+            let Some((state, length)) = read else {
+                assert!(cut < header, "{cut}");
+                continue;
+            };
+            let whole = torn.iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+            assert_eq!(length, whole, "{cut}");
+            let lines = String::from_utf8_lossy(&torn[..whole]).into_owned();
+            let is_owed = |step: Step| state.owed().contains(&step);
+            assert!(!lines.contains("start") || is_owed(Step(0, 0)), "{cut}");
+            assert_eq!(is_owed(Step(0, 1)), !lines.contains("undone"), "{cut}: not of this boot, so every step counts");
+        }
+    }
 }

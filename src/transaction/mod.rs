@@ -137,8 +137,13 @@ impl<'a> Transaction<'a> {
     ) -> Result<Self, StoreError> {
         let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
         let journal = Journal::begin(container, plan, identity)?;
-        if let Err(source) = journal.to_sync(store, container).and_then(|files| tools.exec.sync_first(files)) {
-            return Err(journal.unmake(container, source));
+        let sync = |files| {
+            let path = container.journal_path(&plan.ifname);
+            tools.exec.sync_first(files).map_err(|source| StoreError::Io { action: "sync", path, source })
+        };
+        if let Err(error) = journal.to_sync(store, container).and_then(sync) {
+            journal.unmake(container);
+            return Err(error);
         }
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }

@@ -173,8 +173,12 @@ impl Store {
                 path: path.clone(),
                 source,
             })?;
-            let current = open_directory(&self.attachments, Path::new(id)).map(File::from);
-            if current.is_ok_and(|current| current.metadata().is_ok_and(|now| now.ino() == locked.ino())) {
+            let current = match fstatat(&self.attachments, id, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(now) => Some(now.st_ino),
+                Err(Errno::ENOENT) => None,
+                Err(error) => return Err(StoreError::io("look at", &path)(error)),
+            };
+            if current == Some(locked.ino()) {
                 let attachments = self.attachments.try_clone().map_err(|source| StoreError::Io {
                     action: "open",
                     path: path.clone(),
@@ -241,16 +245,16 @@ impl Store {
     }
 
     /// The directory of attachments.
-    pub(super) fn attachments_handle(&self) -> io::Result<OwnedFd> {
-        self.attachments.try_clone()
+    pub(super) fn attachments_handle(&self) -> Result<OwnedFd, StoreError> {
+        handle(&self.attachments, &self.path.join("attachments"))
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn lock_handle(&self) -> io::Result<OwnedFd> {
-        self.root.as_fd().try_clone_to_owned()
+    pub fn lock_handle(&self) -> Result<OwnedFd, StoreError> {
+        handle(&self.root, &self.path)
     }
 
     fn container_path(&self, id: &str) -> PathBuf {
@@ -306,7 +310,7 @@ impl Container {
         let open = |flags| openat(&self.directory, name.as_str(), flags, Mode::empty());
         let opened = match open(flags | OFlag::O_RDWR | OFlag::O_APPEND) {
             // What cannot be written can still be read, and what it tells of be undone.
-            Err(Errno::EROFS | Errno::EACCES) => open(flags | OFlag::O_RDONLY),
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => open(flags | OFlag::O_RDONLY),
             opened => opened,
         };
         let mut file = match opened {
@@ -382,8 +386,8 @@ impl Container {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn lock_handle(&self) -> io::Result<OwnedFd> {
-        self.directory.as_fd().try_clone_to_owned()
+    pub fn lock_handle(&self) -> Result<OwnedFd, StoreError> {
+        handle(&self.directory, &self.path)
     }
 }
 
@@ -394,6 +398,12 @@ pub struct Entries {
     pub ifnames: Vec<String>,
     /// Files that were set aside.
     pub set_aside: Vec<PathBuf>,
+}
+
+/// Another descriptor of an open file or directory, which keeps its lock.
+pub(super) fn handle(open: &impl AsFd, path: &Path) -> Result<OwnedFd, StoreError> {
+    let again = open.as_fd().try_clone_to_owned();
+    again.map_err(|source| StoreError::Io { action: "keep open", path: path.to_owned(), source })
 }
 
 fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, StoreError> {

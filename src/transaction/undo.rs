@@ -9,8 +9,8 @@ use super::{Tools, device_info};
 use crate::answer::plugin_error;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
-use crate::runtime::StepError;
 use crate::runtime::chain::Limits;
+use crate::runtime::{PluginError, StepError};
 
 use super::store::StoreError;
 
@@ -99,7 +99,7 @@ fn undo_steps(
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
                 let own = plugin_error(&error.source);
-                if journal.state.is_refused(step, &own) {
+                if is_refusal(&error.source) && journal.state.is_refused(step, &own) {
                     tracing::error!(
                         container = plan.container_id,
                         error = %error,
@@ -125,6 +125,19 @@ fn undo_steps(
         }
     }
     failures
+}
+
+/// Whether a plugin said no, or could not even be started. One that was killed, crashed or could not be talked to has not said
+/// that there is nothing to undo: it may have been half-way, in ADD as in DEL.
+fn is_refusal(error: &PluginError) -> bool {
+    match error {
+        PluginError::Reported(_)
+        | PluginError::Start { .. }
+        | PluginError::NotFound { .. }
+        | PluginError::Withheld(_) => true,
+        PluginError::Ended { status, .. } => status.code().is_some(),
+        PluginError::Io(_) | PluginError::TimedOut { .. } | PluginError::Flood | PluginError::Output(_) => false,
+    }
 }
 
 /// The time for one step when `others` come after it: at most half of what is left, so that a plugin that hangs does

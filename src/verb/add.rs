@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::{preflight, refuse_taken_names};
+use super::preflight::{preflight, refuse_taken_names, refuse_unfit_namespace};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
@@ -25,6 +25,7 @@ const READINESS: Duration = Duration::from_secs(45);
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
+    refuse_unfit_namespace(request)?;
     let context = Context::new(request, config);
     wait_until_ready(&context, config)?;
     let cluster = Session::open(config, request, context.deadline).map_err(SourceError::from)?;
@@ -83,8 +84,8 @@ impl Call<'_> {
     /// The part under the container's lock. Returns what is to be told once it is over.
     fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Notice>, Error> {
         let Self { context, config, plan, .. } = *self;
-        let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
-        let launcher = context.launcher(locks.map_err(Error::Answer)?);
+        let locks = vec![store.lock_handle()?, container.lock_handle()?];
+        let launcher = context.launcher(locks);
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
         refuse_taken_names(plan)?;

@@ -41,8 +41,8 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
             return Err(Error::Check(vec![Finding { label: "journal".into(), what }]));
         }
     };
-    let locks = store.lock_handle().and_then(|all| Ok(vec![all, container.lock_handle()?]));
-    let launcher = context.launcher(locks.map_err(Error::Answer)?);
+    let locks = vec![store.lock_handle()?, container.lock_handle()?];
+    let launcher = context.launcher(locks);
     let state = &journal.state;
     let finder = context.finder_for(&state.header.plan.path);
     let tools = context.tools(&finder, &launcher);

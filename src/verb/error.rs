@@ -61,6 +61,14 @@ pub enum Error {
     /// The container's network namespace is not to be had.
     #[error("CNI_NETNS: {0}")]
     Namespace(NetnsError),
+    /// The path is none that can be the container's.
+    #[error("CNI_NETNS: {path:?} {why}")]
+    Unfit {
+        /// The path, shortened.
+        path: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// The container has an interface of a name that an attachment is to get.
     #[error("{label}: the container has an interface of that name already")]
     InterfaceExists {

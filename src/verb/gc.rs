@@ -34,7 +34,7 @@ pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidCon
     let context = Context::new(request, config);
     let mut sweep = Sweep::new(config);
     if let Some(store) = Store::open_existing(&config.state_dir, Sharing::Exclusive, context.deadline)? {
-        let lock = store.lock_handle().map_err(Error::Answer)?;
+        let lock = store.lock_handle()?;
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
         sweep.left_by_multus(&context, &launcher);
@@ -199,6 +199,7 @@ impl<'a> Sweep<'a> {
     fn valid_on(&self, network: &str) -> Vec<ValidAttachment> {
         let mut valid: Vec<ValidAttachment> =
             self.live.iter().filter(|(name, _)| name == network).map(|(_, one)| one.clone()).collect();
+        let mut listed: HashSet<ValidAttachment> = valid.iter().cloned().collect();
         // What the runtime has and no journal tells of was attached by other means, another meta-plugin before Braid
         // say. It may be on any network, and under any name that is given by place.
         for (container_id, ifname) in self.valid.iter().flatten() {
@@ -208,7 +209,7 @@ impl<'a> Sweep<'a> {
             let by_place = (1..PRESUMED).map(|index| format!("net{index}"));
             for ifname in std::iter::once((*ifname).to_owned()).chain(by_place) {
                 let one = ValidAttachment { container_id: (*container_id).to_owned(), ifname };
-                if !valid.contains(&one) {
+                if listed.insert(one.clone()) {
                     valid.push(one);
                 }
             }

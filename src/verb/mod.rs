@@ -37,7 +37,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
     let (config, unusable) = match (Config::parse(&request.stdin), request.verb) {
         (Ok(config), _) => (config, None),
         // What there is to undo stands in the journals.
-        (Err(error), Verb::Del | Verb::Gc) => (Config::essentials(&request.stdin)?, Some(error)),
+        (Err(error), verb @ (Verb::Del | Verb::Gc)) => (Config::essentials(&request.stdin, verb)?, Some(error)),
         (Err(error), _) => return Err(error.into()),
     };
     crate::log::start(&config.log);

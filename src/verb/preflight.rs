@@ -5,9 +5,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::error::Error;
-use crate::netns::{Netns, NetnsError};
+use crate::netns::{Identity, Netns, NetnsError};
 use crate::plan::Plan;
+use crate::request::Request;
 use crate::runtime::Finder;
+
+/// The path leads to the same place at DEL, and not to the namespace that this process runs in, unless the runtime says that it
+/// may: the container would be given interfaces and routes of the host. Plugins of a later make refuse that too, some of
+/// them when they have done it.
+pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<(), Error> {
+    let unfit = |why| Err(Error::Unfit { path: request.netns.chars().take(64).collect(), why });
+    if !request.netns.starts_with('/') {
+        return unfit("is a relative path, expected an absolute one");
+    }
+    let identity = |path: &str| Identity::of(Path::new(path)).ok();
+    let own = identity("/proc/thread-self/ns/net");
+    if own.is_some() && own == identity(&request.netns) && !request.own_netns_allowed {
+        return unfit("is the network namespace that braid itself runs in, expected a container's");
+    }
+    Ok(())
+}
 
 /// The namespace is there, and has no interface of a name that the plan gives to an attachment. A plugin would fail on
 /// one, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
@@ -19,7 +36,8 @@ pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
         }
         Err(error) => {
             // Plugins may have rights that this process has not, and then say what is wrong.
-            tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}");
+            let reason = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
             return Ok(());
         }
     };

@@ -47,6 +47,7 @@ fn request(configuration: &str) -> Request {
         verb: Verb::Add,
         container_id: "bench".into(),
         netns: "/run/netns/x".into(),
+        own_netns_allowed: false,
         ifname: "eth0".into(),
         args: Args::default(),
         args_text: String::new(),

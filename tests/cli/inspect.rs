@@ -1,5 +1,6 @@
 //! `list` and `show`: what is attached, what is owed, what was set aside.
 
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::support::{Machine, recorder};
@@ -110,4 +111,19 @@ fn a_container_cannot_write_to_the_terminal_of_who_lists_it() {
     machine.run("braid del pods web --container-id web-1").exits(1);
     let ran = machine.run("braid show web-1").succeeds().prints("[2J");
     ran.require(!ran.stdout.contains('\u{1b}'), "no control character was to be there");
+}
+
+/// Whatever the network's version: one of before STATUS has no plugin that is asked.
+#[rstest]
+#[case::with_status("1.1.0")]
+#[case::before_status("1.0.0")]
+fn status_says_what_was_set_aside(#[case] version: &str) {
+    let conf = json!({"cniVersion": version, "name": "quiet", "plugins": [
+        {"type": "braid", "logToStderr": false, "delegates": [{"name": "front", "type": "alpha"}]}]});
+    let machine = Machine::new().conf("quiet.conflist", conf);
+    machine.run("braid status quiet").succeeds().prints_nothing();
+    machine.run("ip netns add web && braid add quiet web --container-id web-1").succeeds();
+    machine.run("echo rubbish >/var/lib/cni/braid/attachments/web-1/eth0.jsonl").succeeds();
+    machine.run("braid del quiet web --container-id web-1").fails();
+    machine.run("braid status quiet").succeeds().says("eth0.jsonl.corrupt").says("by hand");
 }

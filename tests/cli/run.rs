@@ -182,3 +182,19 @@ fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_fron
     assert_eq!(case.order().last().map(String::as_str), Some("DEL alpha eth0"));
     assert_clean(&case);
 }
+
+/// What cannot be told used to end the run there and then, with the namespace and the networks still there.
+#[test]
+fn nobody_reads_standard_error_and_all_is_cleaned_up() {
+    let case = case();
+    case.behave("beta", serde_json::json!({"fail": {"DEL": {"code": 142, "msg": "not today"}}}));
+    let braid = crate::support::braid();
+    for (words, status) in [("one -- ./absent", 127), ("two -- true", 1)] {
+        let line = format!("echo $$ >@DIR@/front; exec {} run {words} 2>/dev/full", braid.display());
+        let output = case.command(Path::new("/bin/sh"), &["-c", &line]).output();
+        assert_eq!(output.status.code(), Some(status), "{line}: {output:?}");
+        let front = fs::read_to_string(case.dir().join("front")).expect("the process ID");
+        let namespace = Path::new("/run/netns").join(format!("braid-run-{}", front.trim()));
+        assert!(!namespace.exists(), "{line}");
+    }
+}

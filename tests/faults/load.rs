@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use braid_cni::cni::NetworkConfig;
+use braid_cni::runtime::{Attachment, Networks};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Case, Namespace, bridge, recorder, wait_for};
+use crate::support::{Case, Namespace, bridge, ptp, recorder, wait_for};
 
 /// How many containers there are at once, and how many calls are under way at any time.
 const CONTAINERS: usize = 200;
@@ -161,10 +166,105 @@ fn gc_and_add_take_turns() {
     case.gc(&[]).succeeds().leaves_nothing();
 }
 
+/// GC has the state directory to itself for as long as its own time lasts, and no longer.
+#[test]
+fn a_gc_that_hangs_holds_an_add_up_for_no_longer_than_its_own_time() {
+    let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha").version("1.1.0"));
+    case.behave("alpha", json!({"hold": {"at": "before", "name": "never"}, "on": ["GC"], "ignore_sigterm": true}));
+    let gc = case.call("GC").key("cni.dev/valid-attachments", json!([])).key("timeouts", json!({"total": 2})).start();
+    case.held("never");
+    let add = case.add().succeeds();
+    assert!(add.took() < Duration::from_secs(10), "{:?}", add.took());
+    gc.wait().fails(101).says("\"alpha\"");
+    case.del().succeeds().leaves_nothing();
+}
+
+/// How long a long run is: a hundred cycles, or as many as `BRAID_TEST_CYCLES` says.
+fn cycles() -> usize {
+    std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+}
+
+/// A process that plays the runtime with the library has as many descriptors and children after a long run as before, with
+/// plugins that succeed, fail, are missing and hang.
+#[test]
+fn a_runtime_in_one_process_leaks_no_descriptor() {
+    const INSIDE: &str = "BRAID_TEST_INSIDE";
+    const NAME: &str = "faults::load::a_runtime_in_one_process_leaks_no_descriptor";
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return play_the_runtime(Path::new(&dir));
+    }
+    let case = Case::new()
+        .script("answers", "echo '{\"cniVersion\":\"1.0.0\"}'")
+        .script("fails", "exit 1")
+        .script("hangs", "[ $CNI_COMMAND = DEL ] || exec sleep 1000");
+    // The other tests of this process open descriptors as they like, so this one runs in one of its own.
+    let mut alone = Command::new(std::env::current_exe().expect("this program"));
+    let output = alone.args(["--exact", NAME]).env(INSIDE, case.dir()).output().expect("run this test alone");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+}
+
+fn play_the_runtime(dir: &Path) {
+    let network = |plugin: &str| -> NetworkConfig {
+        let plugins = json!([{"type": "answers"}, {"type": plugin}]);
+        json!({"cniVersion": "1.0.0", "name": plugin, "plugins": plugins}).to_string().parse().expect("a network")
+    };
+    let bin = dir.join("bin");
+    let runtime = || Networks::new(bin.to_str().expect("UTF-8")).with_cache_dir(&dir.join("cache"));
+    let (patient, hasty) = (runtime(), runtime().with_plugin_timeout(Duration::from_millis(300)));
+    let container = Attachment::new("container", "/run/netns/container", "eth0");
+    let cycle = |number: usize| {
+        patient.add(&network("answers"), &container).expect("ADD");
+        patient.del(&network("answers"), &container).expect("DEL");
+        if number.is_multiple_of(10) {
+            patient.add(&network("fails"), &container).expect_err("a plugin that fails");
+            patient.add(&network("missing"), &container).expect_err("a plugin that is not there");
+        }
+        if number.is_multiple_of(1000) {
+            hasty.add(&network("hangs"), &container).expect_err("a plugin that hangs");
+        }
+    };
+    let open = || fs::read_dir("/proc/self/fd").expect("/proc").count();
+    cycle(0);
+    let before = (open(), children());
+    (0..cycles()).for_each(cycle);
+    assert_eq!((open(), children()), before, "descriptors and children");
+    drop((patient, hasty));
+    assert_eq!(children(), 0);
+    assert_eq!(fs::read_dir(dir.join("cache/results")).expect("the cache").count(), 0);
+}
+
+/// How many children this process has, the dead that nobody waited for included.
+fn children() -> usize {
+    let parent = std::process::id().to_string();
+    let stats = fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = stats.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    // After the name in parentheses: the state, then the parent.
+    let parents = stats.filter_map(|stat| Some(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.to_owned()));
+    parents.filter(|other| *other == parent).count()
+}
+
+/// The same as the run below, with fewer cycles, over a bridge with addresses and packet filter rules.
+#[test]
+fn a_long_run_over_a_real_bridge_leaves_nothing() {
+    let case = Case::with_reference_plugins();
+    let case = case.delegate(bridge("br-long", "10.77.0.0/24")).delegate(ptp("10.78.0.0/24").key("name", "net-p"));
+    case.add().succeeds();
+    case.del().succeeds();
+    let after_one = case.changes();
+    for cycle in 0..cycles().div_ceil(33) {
+        for verb in ["ADD", "DEL"] {
+            let output = case.call(verb).run_unrecorded();
+            assert!(output.status.success(), "cycle {cycle}: {output:?}");
+        }
+    }
+    assert!(!case.owes());
+    assert_eq!(case.changes(), after_one);
+}
+
 /// A hundred cycles, or as many as `BRAID_TEST_CYCLES` says, leave no file, descriptor, lock, zombie or namespace.
 #[test]
 fn a_long_run_leaves_nothing() {
-    let cycles = std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta"));
     case.add().succeeds();
     case.del().succeeds().leaves_nothing();
@@ -176,7 +276,7 @@ fn a_long_run_leaves_nothing() {
     let locks =
         || fs::read_to_string("/proc/locks").expect("locks").lines().filter(|line| line.contains(&inode)).count();
     let calls = case.dir().join("recorder/calls");
-    for cycle in 0..cycles {
+    for cycle in 0..cycles() {
         for verb in ["ADD", "DEL"] {
             let output = case.call(verb).run_unrecorded();
             assert!(output.status.success(), "cycle {cycle}: {output:?}");

@@ -160,6 +160,20 @@ fn a_plugin_that_always_fails_on_del_is_always_owed() {
     case.check().fails_with_any_code();
 }
 
+/// Killed in ADD, it may have been half-way. That DEL ends in the same way is no sign that there is nothing to undo.
+#[test]
+fn a_plugin_that_is_killed_each_time_is_always_owed() {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
+    case.behave("beta", json!({"signal": 9, "on": ["ADD", "DEL"]}));
+    case.add().fails(100).message_contains("SIGKILL").details_contains("SIGKILL");
+    for _ in 0..3 {
+        case.del().fails(102).says("\"beta\"").says("SIGKILL");
+        assert!(case.owes());
+    }
+    case.behave("beta", json!({}));
+    case.del().succeeds().called(&["DEL beta net1"]).leaves_nothing();
+}
+
 #[test]
 fn a_plugin_that_is_deleted_between_add_and_del_is_owed_until_it_is_back() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Case, Namespace, Network, Plugin, bridge, firewall, ptp, recorder};
 
@@ -140,4 +140,57 @@ fn the_configuration_changes_between_add_and_del(#[case] changed: Option<serde_j
     let outcome = case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
     assert_eq!(outcome.call_of("DEL", "alpha").config()["secret"], "kept");
     outcome.leaves_nothing();
+}
+
+/// Only where the journals are must be known to undo what they tell of.
+#[rstest]
+#[case::timeouts("timeouts", json!({"plugin": 0}))]
+#[case::timeouts_that_are_none("timeouts", json!("long"))]
+#[case::bin_dir("binDir", json!("opt/cni/bin"))]
+#[case::log("logOptions", json!("all"))]
+#[case::gc("disableGC", json!("perhaps"))]
+#[case::valid("cni.dev/valid-attachments", json!("none"))]
+#[case::delegates("delegates", json!({}))]
+fn a_key_that_has_become_unusable_keeps_no_container_from_being_removed(#[case] key: &str, #[case] value: Value) {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
+    case.add().succeeds();
+    let case = if key == "delegates" { case.clear() } else { case };
+    let case = case.key(key, value);
+    case.add().fails(7).called_nothing();
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
+    case.del().succeeds();
+    assert!(!case.owes());
+}
+
+/// A relative path leads elsewhere when DEL comes from another folder, and the plugins would take the namespace for gone.
+#[test]
+fn a_relative_path_of_a_namespace_is_refused() {
+    let case = Case::new().delegate(recorder("alpha"));
+    for path in ["pod", "./pod", "../run/netns/pod"] {
+        case.call("ADD").env("CNI_NETNS", path).run().fails(4).says("CNI_NETNS").says("relative").called_nothing();
+    }
+    case.call("DEL").env("CNI_NETNS", "pod").run().succeeds();
+    assert!(!case.owes());
+}
+
+/// The reference plugins of 1.9 refuse that once they have made the interface, refuse DEL too, and leave it on the host.
+#[test]
+fn the_hosts_own_namespace_is_refused() {
+    let case = Case::with_reference_plugins().delegate(bridge("br-w", "10.75.1.0/24"));
+    for path in ["/proc/self/ns/net", "/proc/thread-self/ns/net"] {
+        case.call("ADD").env("CNI_NETNS", path).run().fails(4).says("CNI_NETNS").leaves_nothing();
+    }
+    let own =
+        case.clear().delegate(recorder("alpha")).env("CNI_NETNS", "/proc/self/ns/net").env("CNI_NETNS_OVERRIDE", "1");
+    own.add().succeeds();
+    own.del().succeeds();
+    assert!(!own.owes());
+}
+
+/// No path of this length leads anywhere.
+#[test]
+fn a_path_that_cannot_be_is_refused() {
+    let case = Case::new().delegate(recorder("alpha"));
+    let path = format!("/run/{}", "x".repeat(5000));
+    case.call("ADD").env("CNI_NETNS", path).run().fails(4).says("CNI_NETNS").called_nothing();
 }

@@ -17,6 +17,8 @@ pub(crate) struct Call {
     pub(crate) env: BTreeMap<String, String>,
     /// Standard input, byte for byte.
     pub(crate) stdin: Vec<u8>,
+    /// The descriptors that it was started with.
+    pub(crate) descriptors: Vec<u32>,
 }
 
 impl Call {
@@ -40,6 +42,7 @@ impl Call {
             command: text("command"),
             env: serde_json::from_value(record["env"].clone()).expect("an environment"),
             stdin: (0..hex.len()).step_by(2).map(byte).collect(),
+            descriptors: serde_json::from_value(record["descriptors"].clone()).expect("numbers"),
         }
     }
 

@@ -96,9 +96,17 @@ impl Call {
             .map(|(name, value)| (name.to_string_lossy().into_owned(), json!(value.to_string_lossy())))
             .collect();
         let arguments: Vec<_> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let descriptors: Vec<u32> = fs::read_dir("/proc/self/fd")
+            .expect("the descriptors of this process")
+            .flatten()
+            // The one that reads the folder is none that was inherited.
+            .filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| !to.ends_with(format!("{}/fd", process::id()))))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
         let hex = stdin.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         let record = json!({
             "plugin": self.plugin, "command": self.command, "arguments": arguments, "env": environment, "stdin": hex,
+            "descriptors": descriptors,
         });
         let calls = self.dir.join("calls");
         let draft = calls.join(format!(".draft-{}", process::id()));

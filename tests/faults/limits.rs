@@ -1,0 +1,105 @@
+//! What a careless runtime or service manager may start Braid with: few descriptors, small files, signals ignored, descriptors
+//! left open.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rstest::rstest;
+
+use crate::support::{Case, Plugin, braid, recorder};
+
+/// Braid as a shell starts it after `prelude`.
+fn after(case: &Case, prelude: &str) -> PathBuf {
+    let program = case.dir().join("bin/shaped");
+    fs::write(&program, format!("#!/bin/sh\n{prelude} {}\n", braid().display())).expect("write the script");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it executable");
+    program
+}
+
+/// A plugin that writes no file, so that a limit on files is Braid's alone to meet.
+fn quiet() -> Case {
+    let script = "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0; echo '{\"cniVersion\":\"1.0.0\"}'";
+    let case = Case::new().script("quiet", script);
+    case.delegate(Plugin::new("net-a", "quiet")).delegate(Plugin::new("net-b", "quiet"))
+}
+
+/// One descriptor short of what it took to see whether a container's directory is still the same, Braid used to look again
+/// and again for ever.
+#[test]
+fn out_of_descriptors_is_an_error_and_no_loop() {
+    let case = quiet();
+    let (mut refused, mut served) = (0, 0);
+    for limit in 4..=24 {
+        let limited = after(&case, &format!("exec prlimit --nofile={limit}:{limit}"));
+        let add = case.call_plugin(&limited, "ADD").run_unrecorded();
+        if add.status.success() {
+            served += 1;
+        } else {
+            refused += 1;
+            let answer: serde_json::Value = serde_json::from_slice(&add.stdout).expect("an error");
+            assert_eq!(answer["code"], 5, "{limit}: {answer}");
+        }
+        let del = case.call_plugin(&limited, "DEL").run();
+        assert!(del.took() < Duration::from_secs(10), "{limit}");
+        case.del().succeeds();
+        assert!(!case.owes(), "{limit}");
+    }
+    assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
+}
+
+/// A file that may not grow is told as an error, where the kernel's signal used to end Braid without an answer.
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
+    let case = quiet();
+    let (mut refused, mut served) = (0, 0);
+    for limit in (0..4000).step_by(100) {
+        let limited = after(&case, &format!("exec prlimit --fsize={limit}:{limit}"));
+        let add = case.call_plugin(&limited, "ADD").run_unrecorded();
+        *if add.status.success() { &mut served } else { &mut refused } += 1;
+        assert!(add.status.success() || !add.stdout.is_empty(), "{limit}: {add:?}");
+        case.call_plugin(&limited, "DEL").run().succeeds();
+        assert!(!case.owes(), "{limit}");
+    }
+    assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
+}
+
+#[test]
+fn del_of_a_journal_that_may_not_grow() {
+    let case = quiet();
+    case.add().succeeds();
+    let limited = after(&case, "exec prlimit --fsize=0:0");
+    case.call_plugin(&limited, "DEL").run().succeeds().leaves_nothing();
+    assert!(!case.owes());
+}
+
+/// A parent that does not care for its children passes that on, and no plugin could be waited for.
+#[rstest]
+#[case::children("exec env --ignore-signal=CHLD")]
+#[case::everything("exec env --ignore-signal")]
+fn ignored_signals_are_no_obstacle(#[case] prelude: &str) {
+    let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta").link());
+    let careless = after(&case, prelude);
+    for verb in ["ADD", "CHECK", "DEL"] {
+        case.call_plugin(&careless, verb).run().succeeds();
+    }
+    assert!(!case.owes());
+    assert_eq!(case.changes(), "");
+}
+
+/// A lock or a listening socket in a plugin's hands, or in those of what it leaves running, outlives its owner.
+#[rstest]
+#[case::none("exec")]
+#[case::some("exec 5</dev/null 7>/dev/null 9<.; exec")]
+fn a_plugin_inherits_the_descriptors_of_the_protocol_and_no_other(#[case] prelude: &str) {
+    let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta").link());
+    let careless = after(&case, prelude);
+    for verb in ["ADD", "CHECK", "DEL"] {
+        let outcome = case.call_plugin(&careless, verb).run().succeeds();
+        assert_eq!(outcome.calls().len(), 2, "{verb}");
+        for call in outcome.calls() {
+            assert_eq!(call.descriptors, [0, 1, 2], "{call}");
+        }
+    }
+}
