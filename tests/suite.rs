@@ -96,6 +96,9 @@ mod cli {
     mod commands;
     /// `list` and `show`.
     mod inspect;
+    /// `validate` with Kubernetes objects.
+    #[cfg(feature = "kubernetes")]
+    mod manifests;
     /// `plan`.
     mod plan;
     /// `add`, `check` and `del` where cnitool would be: its environment, its files.

@@ -2,6 +2,8 @@
 
 mod inspect;
 mod install;
+#[cfg(feature = "kubernetes")]
+mod manifests;
 mod plan;
 mod playing_runtime;
 mod run;
@@ -58,10 +60,13 @@ Examples:
   braid gc pods --valid web/eth0 --valid db/eth0";
 
 const AFTER_VALIDATE: &str = "\
-Exit status 0: nothing is wrong; warnings do not count. 1: something is.
+Of Kubernetes manifests (.yaml, .yml, .json) it reads NetworkAttachmentDefinitions, pods, and what pods are made from. What is
+given together is judged together: pods by the definitions and by the rules of Braid's configuration, if any are given.
+Exit status 0: nothing is wrong; warnings and notes do not count. 1: something is.
 
 Examples:
   braid validate /etc/cni/net.d
+  braid validate manifests/ /etc/cni/net.d/00-braid.conflist
   CNI_PATH=/usr/lib/cni braid validate pods.conflist";
 
 const AFTER_PLAN: &str = "\
@@ -119,13 +124,9 @@ enum Command {
     },
     /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
     Run(run::Run),
-    /// Say of each configuration what is wrong with it, and where
+    /// Say of each configuration and Kubernetes manifest what is wrong with it, and where
     #[command(after_help = AFTER_VALIDATE)]
-    Validate {
-        /// Configurations, or directories of them
-        #[arg(required = true, value_name = "FILE|DIR")]
-        paths: Vec<PathBuf>,
-    },
+    Validate(validate::ValidateArgs),
     /// Print what ADD would run, running nothing
     #[command(after_help = AFTER_PLAN)]
     Plan(plan::PlanArgs),
@@ -228,7 +229,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Gc { network, valid } => playing_runtime::gc(&network, &valid),
         Command::Status { network } => playing_runtime::status(&network),
         Command::Run(run) => run::run(&run),
-        Command::Validate { paths } => validate::validate(&paths),
+        Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),

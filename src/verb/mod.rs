@@ -12,6 +12,7 @@ mod takeover;
 mod version;
 
 pub use error::{Error, Finding, NotReady, What};
+pub(crate) use preflight::is_own_executable;
 
 use crate::config::Config;
 use crate::request::Request;

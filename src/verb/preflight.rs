@@ -9,6 +9,9 @@ use crate::netns::{Netns, NetnsError};
 use crate::plan::Plan;
 use crate::runtime::Finder;
 
+/// The executable of this process.
+const OWN: &str = "/proc/self/exe";
+
 /// The namespace is there, and has no interface of a name that the plan gives to an attachment. A plugin would fail on
 /// one, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
 pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
@@ -32,7 +35,7 @@ pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.
 pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
-    let own = std::fs::metadata("/proc/self/exe").ok().map(|meta| (meta.dev(), meta.ino()));
+    let own = identity(Path::new(OWN));
     let mut seen = BTreeSet::new();
     for attachment in &plan.attachments {
         for plugin in &attachment.network.plugins {
@@ -42,12 +45,21 @@ pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
             let path = finder
                 .find(plugin.plugin_type())
                 .map_err(|source| Error::Plugin { label: attachment.label(), source })?;
-            let found = std::fs::metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
-            if own.is_some() && found == own {
+            if own.is_some() && identity(&path) == own {
                 let plugin_type = plugin.plugin_type().to_owned();
                 return Err(Error::OwnExecutable { label: attachment.label(), plugin_type, path });
             }
         }
     }
     Ok(())
+}
+
+/// Whether a file is the executable of this process.
+pub(crate) fn is_own_executable(path: &Path) -> bool {
+    identity(path).is_some_and(|found| identity(Path::new(OWN)) == Some(found))
+}
+
+/// What tells two files apart, whatever they are called.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

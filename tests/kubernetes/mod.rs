@@ -5,6 +5,7 @@ mod attach;
 mod devices;
 mod isolation;
 mod kubelet;
+mod plan;
 mod status;
 
 use api_server::{ApiServer, Fault, TOKEN};
