@@ -6,6 +6,7 @@ mod devices;
 mod isolation;
 mod kubelet;
 mod plan;
+mod selections;
 mod status;
 
 use api_server::{ApiServer, Fault, TOKEN};
