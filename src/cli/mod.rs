@@ -199,8 +199,8 @@ pub(crate) use inspect::set_aside;
 /// Something that a command could not do.
 #[derive(Debug)]
 enum CliError {
-    /// A plugin's error, or one like it: printed as JSON too.
-    Cni(CniError),
+    /// A plugin's error, or one like it: printed as JSON too, in the network's version.
+    Cni(CniError, Version),
     /// Anything else, in words.
     Plain(String),
     /// What is wrong has been printed.
@@ -249,9 +249,9 @@ pub(crate) fn run() -> ExitCode {
             eprintln!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
-        Err(CliError::Cni(error)) => {
+        Err(CliError::Cni(error, version)) => {
             eprintln!("braid: {}", table::message(&error.to_string()));
-            drop(answer::write_cni_error(&error, Version::LATEST));
+            drop(answer::write_cni_error(&error, version));
             ExitCode::FAILURE
         }
     }
