@@ -150,7 +150,7 @@ pub fn config_error(error: &ConfigError) -> CniError {
 }
 
 /// The CNI error of each way to fail.
-fn cni_error(error: &Error) -> CniError {
+pub(crate) fn cni_error(error: &Error) -> CniError {
     let mut own = CniError::new(code_of(error), error.to_string());
     own.details = match error {
         Error::RolledBack(rolled_back) => {

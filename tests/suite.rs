@@ -15,6 +15,8 @@ mod harness;
 mod protocol {
     /// Input that must be refused, and how.
     mod bad_input;
+    /// The log: one line an event, with what it is about.
+    mod logs;
     /// Plugins that crash, hang, flood or answer nonsense.
     mod misbehaviour;
     /// What each plugin gets on standard input and in its environment.

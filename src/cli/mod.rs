@@ -221,7 +221,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    crate::log::start(&LogConfig::default());
+    crate::log::start(&LogConfig::default(), &[]);
     let outcome = match cli.command {
         Command::Add(attachment) => playing_runtime::add(&attachment),
         Command::Check(attachment) => playing_runtime::check(&attachment),
