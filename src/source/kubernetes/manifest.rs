@@ -108,6 +108,8 @@ const TEMPLATES: [(&str, &[&str], &str); 8] = [
     ("CronJob", &["spec", "jobTemplate", "spec", "template"], "spec.jobTemplate.spec.template.metadata.annotations"),
     ("PodTemplate", &["template"], "template.metadata.annotations"),
 ];
+/// How much aliases may stand for, in values: a few of them within one another stand for any number.
+const MAX_REPLAYED: usize = 50_000;
 /// How deep lists of objects may be in one another.
 const DEPTH: usize = 4;
 
@@ -117,7 +119,10 @@ const DEPTH: usize = 4;
 /// When it is not YAML or JSON. What is wrong with one object is said in it.
 pub fn read(bytes: &[u8]) -> Result<Vec<Manifest>, ManifestError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)?;
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
+    };
     let documents: Vec<Spanned<Node>> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| ManifestError::Syntax(error.to_string()))?;
     let mut manifests = Vec::new();
