@@ -62,7 +62,9 @@ pub enum Error {
     #[error("CNI_NETNS: {0}")]
     Namespace(NetnsError),
     /// The container has an interface of a name that an attachment is to get.
-    #[error("{label}: the container has an interface of that name already")]
+    #[error(
+        "{label}: the container has an interface of that name already; a selection with an \"interface\" gives it another"
+    )]
     InterfaceExists {
         /// Which attachment.
         label: String,
