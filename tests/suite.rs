@@ -94,7 +94,7 @@ mod runtimes {
 
 /// The command line.
 mod cli {
-    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+    /// `add`, `check`, `del` and `gc` of networks with several plugins.
     mod commands;
     /// `list` and `show`.
     mod inspect;
