@@ -372,6 +372,8 @@ impl<'de> Visitor<'de> for Read {
 mod tests {
     use std::fmt::Write as _;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -416,5 +418,16 @@ mod tests {
         assert!(read(bomb.as_bytes()).is_err());
         assert!(read("[".repeat(100_000).as_bytes()).is_err());
         assert!(matches!(read(b"a: \xff"), Err(ManifestError::NotText)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn no_text_panics(text in "(kind: (Pod|Job|List)\n|metadata:|items:| {0,4}- |[-a-c1:{}\\[\\]'\"|>&*#!%@,?~\n \t]|<<: \\*a|&a |\\PC){0,60}") {
+            if let Err(error) = read(text.as_bytes()) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
     }
 }
