@@ -150,7 +150,7 @@ pub fn config_error(error: &ConfigError) -> CniError {
 }
 
 /// The CNI error of each way to fail.
-fn cni_error(error: &Error) -> CniError {
+pub(crate) fn cni_error(error: &Error) -> CniError {
     let mut own = CniError::new(code_of(error), error.to_string());
     own.details = match error {
         Error::RolledBack(rolled_back) => {
@@ -165,9 +165,12 @@ fn cni_error(error: &Error) -> CniError {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
-        Error::Check(findings) => lines(findings.iter().map(|finding| match &finding.what {
-            What::Plugin(error) => format!("{}: {}", finding.label, in_full(error)),
-            What::Changed(_) => finding.to_string(),
+        // The message has them all; plugins may have said more.
+        Error::Check(findings) => lines(findings.iter().filter_map(|finding| match &finding.what {
+            What::Plugin(error @ StepError { source: PluginError::Reported(_), .. }) => {
+                Some(format!("{}: {}", finding.label, in_full(error)))
+            }
+            What::Plugin(_) | What::Changed(_) => None,
         })),
         _ => String::new(),
     };

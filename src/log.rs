@@ -1,48 +1,183 @@
-//! The log: one line an event, to standard error, and to a file if the configuration names one.
+//! The log: one line an event, to standard error as text, and to a file as JSON if the configuration names one.
+//!
+//! Each event has what the call is about, and what it says itself. What plugins and pods' authors write may stand in it:
+//! nothing in a value can begin a line of its own, or change how a terminal shows the rest.
 
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Now};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
 
+use crate::cni::CniError;
 use crate::config::LogConfig;
 
-/// Starts logging as the configuration says: warnings and errors to standard error if it says nothing.
+/// Starts logging as the configuration says: warnings and errors to standard error if it says nothing. `call` is what every
+/// event is about; what is empty is left out.
 ///
 /// A log file that cannot be written is reported on standard error and is no reason to fail.
-pub(crate) fn start(config: &LogConfig) {
+pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     let level = level(config.level.as_deref());
     if level == LevelFilter::OFF {
         return;
     }
-    let stderr = config
-        .to_stderr
-        .unwrap_or(true)
-        .then(|| fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false).with_filter(level));
     let mut complaint = None;
     let file = config.file.as_deref().and_then(|path| match open(path, config) {
-        Ok(file) => {
-            let layer = fmt::layer().json().flatten_event(true).with_current_span(false).with_target(false);
-            Some(layer.with_writer(file).with_filter(level))
-        }
+        Ok(file) => Some(file),
         Err(error) => {
             complaint = Some(error);
             None
         }
     });
+    let call =
+        call.iter().filter(|(_, value)| !value.is_empty()).map(|&(key, value)| (key, value.to_owned())).collect();
+    let lines = Lines { call, to_stderr: config.to_stderr, file };
     // Only the first call of a process starts a log; the command line may have started one of its own.
-    drop(tracing_subscriber::registry().with(stderr).with(file).try_init());
+    drop(tracing_subscriber::registry().with(lines.with_filter(level)).try_init());
     if let Some(error) = complaint {
         let path = config.file.as_deref().unwrap_or(Path::new(""));
         tracing::warn!("the log file {} cannot be used: {error}", path.display());
     }
+}
+
+/// Tells the log how a call ended.
+pub(crate) fn ended(error: Option<&CniError>, took: Duration) {
+    let duration = milliseconds(took);
+    match error {
+        None => tracing::info!({ DURATION } = duration, "done"),
+        Some(error) if error.details.is_empty() => {
+            tracing::error!({ CODE } = error.code, { DURATION } = duration, "{}", error.msg);
+        }
+        Some(error) => {
+            tracing::error!({ CODE } = error.code, { DURATION } = duration, details = error.details, "{}", error.msg);
+        }
+    }
+}
+
+/// The key of how long something took, in milliseconds.
+const DURATION: &str = "durationMs";
+/// The key of an error's code.
+const CODE: &str = "code";
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// Writes each event as a line.
+struct Lines {
+    /// What every event is about.
+    call: Vec<(&'static str, String)>,
+    to_stderr: Option<bool>,
+    file: Option<File>,
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut time = String::new();
+        let _ = Now.format_time(&mut Writer::new(&mut time));
+        let level = event.metadata().level();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let Fields { message, mut members } = fields;
+        for (key, value) in &self.call {
+            members.entry(*key).or_insert_with(|| value.clone().into());
+        }
+        // What the answer tells the runtime is told again only to who asks for it.
+        let is_answered = members.contains_key(CODE);
+        if self.to_stderr.unwrap_or(!is_answered) {
+            let mut line = format!("{time} {level:>5} {}", escaped(&message));
+            for (key, value) in &members {
+                let _ = write!(line, " {key}={}", escaped(&value.to_string()));
+            }
+            drop(io::stderr().write_all((line + "\n").as_bytes()));
+        }
+        if let Some(mut file) = self.file.as_ref() {
+            let mut line = Map::new();
+            line.extend(
+                [("timestamp", time), ("level", level.to_string()), ("message", message)]
+                    .map(|(key, value)| (key.to_owned(), Value::from(value))),
+            );
+            line.append(&mut members);
+            // One write, so that the lines of calls at the same time do not mix.
+            drop(file.write_all((escaped(&Value::from(line).to_string()) + "\n").as_bytes()));
+        }
+    }
+}
+
+/// What an event says.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    members: Map<String, Value>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: impl Into<Value>) {
+        self.members.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, (value * 1e3).round() / 1e3);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.set(field, text);
+        }
+    }
+}
+
+/// Text in which what could change how a terminal shows the rest is written as in JSON.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if deceives(c) {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
+/// Whether a character could change how a terminal shows the rest: control characters, and those that are invisible or turn
+/// the direction of writing.
+pub(crate) fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Multus's names of levels, and the usual ones.

@@ -106,15 +106,21 @@ fetch_new_plugins() {
     [[ -x $BRAID_TEST_CNI_PATH_NEW/bridge ]] || { unset BRAID_TEST_CNI_PATH_NEW; say "tests of CNI 1.1.0 plugins will skip"; }
 }
 
+# Says early what an ordinary user cannot have.
+check_rights() {
+    ((EUID != 0)) || return 0
+    unshare --user --map-root-user --net --mount true 2>/dev/null || die "the tests make network namespaces, and this \
+user may not: run them as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, \
+kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0)"
+    say "not root: the tests run in a user namespace, and those of podman and containerd skip"
+}
+
 # Runs a command as root, or as what looks like root from inside, with a /run of its own.
 with_root() {
     if ((EUID == 0)); then
         "$@"
         return
     fi
-    unshare --user --map-root-user --net --mount true 2>/dev/null || die "the tests make network namespaces, and this \
-user may not: run them as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, \
-kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0)"
     # /sys must be the new network namespace's, and iptables locks a file under /run.
     unshare --user --map-root-user --net --mount -- bash -euc '
         mount -t tmpfs braid-test /run
@@ -125,8 +131,9 @@ kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0
 # The tests are built as the user who runs this, then run with the rights they need.
 run_tests() {
     cargo test --no-run --quiet "$@" || return
-    # Built already: a namespace without a network must not make cargo look for one.
-    CARGO_NET_OFFLINE=true with_root cargo test --no-fail-fast "$@" 2>&1 | awk '
+    # Built already: a namespace without a network must not make cargo look for one. The tests send signals that a job in
+    # the background ignores, and so would all it starts.
+    CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM cargo test --no-fail-fast "$@" 2>&1 | awk '
         { print }
         /^test result:/ { passed += $4; failed += $6; ignored += $8 }
         END { printf "\n%d passed, %d failed, %d ignored in all\n", passed, failed, ignored }'
@@ -147,6 +154,7 @@ fuzz() {
     done
 }
 
+check_rights
 install_missing
 fetch_new_plugins
 if (($#)); then
@@ -166,4 +174,5 @@ step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 step "tests" run_tests
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
+printf '\nin %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
 ((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

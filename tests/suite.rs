@@ -15,6 +15,8 @@ mod harness;
 mod protocol {
     /// Input that must be refused, and how.
     mod bad_input;
+    /// The log: one line an event, with what it is about.
+    mod logs;
     /// Plugins that crash, hang, flood or answer nonsense.
     mod misbehaviour;
     /// What each plugin gets on standard input and in its environment.
@@ -94,10 +96,13 @@ mod runtimes {
 
 /// The command line.
 mod cli {
-    /// `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+    /// `add`, `check`, `del` and `gc` of networks with several plugins.
     mod commands;
     /// `list` and `show`.
     mod inspect;
+    /// `validate` with Kubernetes objects.
+    #[cfg(feature = "kubernetes")]
+    mod manifests;
     /// `plan`.
     mod plan;
     /// `add`, `check` and `del` where cnitool would be: its environment, its files.

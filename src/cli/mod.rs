@@ -11,6 +11,8 @@ macro_rules! tell {
 
 mod inspect;
 mod install;
+#[cfg(feature = "kubernetes")]
+mod manifests;
 mod plan;
 mod playing_runtime;
 mod run;
@@ -67,10 +69,13 @@ Examples:
   braid gc pods --valid web/eth0 --valid db/eth0";
 
 const AFTER_VALIDATE: &str = "\
-Exit status 0: nothing is wrong; warnings do not count. 1: something is.
+Of Kubernetes manifests (.yaml, .yml, .json) it reads NetworkAttachmentDefinitions, pods, and what pods are made from. What is
+given together is judged together: pods by the definitions and by the rules of Braid's configuration, if any are given.
+Exit status 0: nothing is wrong; warnings and notes do not count. 1: something is.
 
 Examples:
   braid validate /etc/cni/net.d
+  braid validate manifests/ /etc/cni/net.d/00-braid.conflist
   CNI_PATH=/usr/lib/cni braid validate pods.conflist";
 
 const AFTER_PLAN: &str = "\
@@ -128,13 +133,9 @@ enum Command {
     },
     /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
     Run(run::Run),
-    /// Say of each configuration what is wrong with it, and where
+    /// Say of each configuration and Kubernetes manifest what is wrong with it, and where
     #[command(after_help = AFTER_VALIDATE)]
-    Validate {
-        /// Configurations, or directories of them
-        #[arg(required = true, value_name = "FILE|DIR")]
-        paths: Vec<PathBuf>,
-    },
+    Validate(validate::ValidateArgs),
     /// Print what ADD would run, running nothing
     #[command(after_help = AFTER_PLAN)]
     Plan(plan::PlanArgs),
@@ -207,8 +208,8 @@ pub(crate) use inspect::set_aside;
 /// Something that a command could not do.
 #[derive(Debug)]
 enum CliError {
-    /// A plugin's error, or one like it: printed as JSON too.
-    Cni(CniError),
+    /// A plugin's error, or one like it: printed as JSON too, in the network's version.
+    Cni(CniError, Version),
     /// Anything else, in words.
     Plain(String),
     /// What is wrong has been printed.
@@ -229,7 +230,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    crate::log::start(&LogConfig::default());
+    crate::log::start(&LogConfig::default(), &[]);
     let outcome = match cli.command {
         Command::Add(attachment) => playing_runtime::add(&attachment),
         Command::Check(attachment) => playing_runtime::check(&attachment),
@@ -237,7 +238,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Gc { network, valid } => playing_runtime::gc(&network, &valid),
         Command::Status { network } => playing_runtime::status(&network),
         Command::Run(run) => run::run(&run),
-        Command::Validate { paths } => validate::validate(&paths),
+        Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
@@ -257,9 +258,9 @@ pub(crate) fn run() -> ExitCode {
             tell!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
-        Err(CliError::Cni(error)) => {
+        Err(CliError::Cni(error, version)) => {
             tell!("braid: {}", table::message(&error.to_string()));
-            drop(answer::write_cni_error(&error, Version::LATEST));
+            drop(answer::write_cni_error(&error, version));
             ExitCode::FAILURE
         }
     }

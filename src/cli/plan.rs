@@ -15,6 +15,7 @@ use crate::cni::NetworkConfig;
 use crate::plan;
 use crate::runtime::Finder;
 use crate::source;
+use crate::verb::is_own_executable;
 
 /// The arguments of `plan`.
 #[derive(Debug, Args)]
@@ -44,6 +45,8 @@ pub(super) struct PlanArgs {
 struct Step {
     interface: String,
     network: String,
+    /// The network as it was asked for: `namespace/name` if it is a NetworkAttachmentDefinition.
+    reference: String,
     plugin: String,
     origin: String,
     reason: String,
@@ -56,6 +59,7 @@ struct Report {
     steps: Vec<Step>,
     dropped: Vec<String>,
     warnings: Vec<String>,
+    errors: Vec<String>,
 }
 
 fn pod(text: &str) -> Result<(String, String), String> {
@@ -73,7 +77,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
         Format::Table => report.text(args.explain),
     };
     print(&text)?;
-    let is_sound = report.steps.iter().all(|step| step.problem.is_none());
+    let is_sound = report.errors.is_empty() && report.steps.iter().all(|step| step.problem.is_none());
     if is_sound { Ok(ExitCode::SUCCESS) } else { Err(CliError::Printed) }
 }
 
@@ -82,51 +86,68 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
     let mut report = Report::default();
     for (index, plugin) in network.plugins.iter().enumerate() {
         if !is_braid(plugin) {
-            let reason = "beside braid in the outer list".to_owned();
-            let origin = format!("plugins[{index}]");
-            report.step(&finder, &args.ifname, &network.name, plugin.plugin_type(), (origin, reason));
+            report.steps.push(Step {
+                interface: args.ifname.clone(),
+                network: network.name.clone(),
+                reference: network.name.clone(),
+                plugin: plugin.plugin_type().to_owned(),
+                origin: format!("plugins[{index}]"),
+                reason: "beside braid in the outer list".to_owned(),
+                problem: problem(&finder, plugin.plugin_type()),
+            });
             continue;
         }
         let config = braid_config(network, index)?;
-        let mut request = request_for(&config, args.args.parse()?);
+        let mut request = request_for(args.args.parse()?);
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
-        let (request, gathered) = if let Some((namespace, name)) = &args.pod {
+        let (request, surveyed) = if let Some((namespace, name)) = &args.pod {
             let deadline = Instant::now() + config.timeouts.total;
             source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
         } else {
-            let gathered = source::gather(&config, &request)?;
-            (request, gathered)
+            let surveyed = source::survey(&config, &request, None);
+            (request, surveyed)
         };
-        let planned = plan::build(&config, &request, gathered.candidates, &gathered.dropped)?;
-        report.dropped.extend(gathered.dropped);
-        report.warnings.extend(config.warnings.into_iter().chain(gathered.warnings).chain(planned.warnings));
+        let (planned, wrong) = plan::survey(&config, &request, surveyed.candidates, &surveyed.dropped);
+        report.dropped.extend(surveyed.dropped);
+        report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
+        report.errors.extend(wrong.iter().map(ToString::to_string));
+        report.warnings.extend(config.warnings.into_iter().chain(surveyed.warnings).chain(planned.warnings));
+        if let Some(file) = config.readiness_file.filter(|file| !file.exists()) {
+            report.errors.push(format!("the readiness file {} is not there yet; ADD waits for it", file.display()));
+        }
         let finder = match &config.bin_dir {
             Some(directory) => Finder::new(&format!("{directory}:{}", finder.path())),
             None => finder.clone(),
         };
         for attachment in &planned.plan.attachments {
             for plugin in &attachment.network.plugins {
-                let why = (attachment.origin.clone(), attachment.reason.clone());
-                report.step(&finder, &attachment.ifname, &attachment.network.name, plugin.plugin_type(), why);
+                report.steps.push(Step {
+                    interface: attachment.ifname.clone(),
+                    network: attachment.network.name.clone(),
+                    reference: attachment.reference.clone(),
+                    plugin: plugin.plugin_type().to_owned(),
+                    origin: attachment.origin.clone(),
+                    reason: attachment.reason.clone(),
+                    problem: problem(&finder, plugin.plugin_type()),
+                });
             }
         }
     }
     Ok(report)
 }
 
-impl Report {
-    fn step(&mut self, finder: &Finder, interface: &str, network: &str, plugin: &str, why: (String, String)) {
-        self.steps.push(Step {
-            interface: interface.into(),
-            network: network.into(),
-            plugin: plugin.into(),
-            origin: why.0,
-            reason: why.1,
-            problem: finder.find(plugin).err().map(|error| error.to_string()),
-        });
-    }
+/// Why a plugin cannot be run.
+fn problem(finder: &Finder, plugin: &str) -> Option<String> {
+    let path = match finder.find(plugin) {
+        Ok(path) => path,
+        Err(error) => return Some(error.to_string()),
+    };
+    let is_own = plugin != "braid" && is_own_executable(&path);
+    is_own.then(|| format!("plugin {plugin:?} is braid itself ({}); a delegate must be another plugin", path.display()))
+}
 
+impl Report {
     fn text(&self, explain: bool) -> String {
         let mut headings = vec!["STEP", "INTERFACE", "NETWORK", "PLUGIN", "FROM"];
         if explain {
@@ -138,12 +159,12 @@ impl Report {
             .enumerate()
             .map(|(index, step)| {
                 let mut row = vec![(index + 1).to_string()];
-                row.extend([&step.interface, &step.network, &step.plugin, &step.origin].map(|text| cell(text)));
+                row.extend([&step.interface, &step.reference, &step.plugin, &step.origin].map(|text| cell(text)));
                 row.extend(explain.then(|| cell(&step.reason)));
                 row
             })
             .collect();
-        let mut text = table(&headings, &rows);
+        let mut text = if rows.is_empty() { String::new() } else { table(&headings, &rows) };
         if explain {
             for dropped in &self.dropped {
                 let _ = writeln!(text, "dropped: {}", cell(dropped));
@@ -152,10 +173,12 @@ impl Report {
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {}", cell(warning));
         }
-        let mut problems: Vec<&String> = self.steps.iter().filter_map(|step| step.problem.as_ref()).collect();
-        problems.dedup();
-        for problem in problems {
-            let _ = writeln!(text, "error: {}", cell(problem));
+        let mut told = Vec::new();
+        for error in self.errors.iter().chain(self.steps.iter().filter_map(|step| step.problem.as_ref())) {
+            if !told.contains(&error) {
+                let _ = writeln!(text, "error: {}", cell(error));
+                told.push(error);
+            }
         }
         text
     }

@@ -13,7 +13,7 @@ use crate::answer::plugin_error;
 use crate::cni::config::RawObject;
 use crate::cni::error::code;
 use crate::cni::validate;
-use crate::cni::{Args, CniError, NetworkConfig};
+use crate::cni::{Args, CniError, NetworkConfig, Version};
 use crate::request::variable;
 use crate::runtime::chain::ValidAttachment;
 use crate::runtime::exec::Stdout;
@@ -33,7 +33,7 @@ pub(super) fn add(args: &Attachment) -> Outcome {
     let watch = std::sync::Arc::new(Stopwatch::default());
     let networks = networks()?.with_exec(Timed { launcher: Launcher::new(), watch: watch.clone() });
     let began = Instant::now();
-    let result = networks.add(&network, &attachment).map_err(|error| cni_error(&error));
+    let result = networks.add(&network, &attachment).map_err(|error| cni_error(&error, network.version));
     if args.timings {
         watch.tell(began.elapsed());
         own_timings(&network, &attachment);
@@ -42,12 +42,14 @@ pub(super) fn add(args: &Attachment) -> Outcome {
 }
 
 pub(super) fn check(args: &Attachment) -> Outcome {
-    networks()?.check(&network(&args.network)?, &attachment(args)?).map_err(|error| cni_error(&error))?;
+    let network = network(&args.network)?;
+    networks()?.check(&network, &attachment(args)?).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn del(args: &Attachment) -> Outcome {
-    networks()?.del(&network(&args.network)?, &attachment(args)?).map_err(|error| cni_error(&error))?;
+    let network = network(&args.network)?;
+    networks()?.del(&network, &attachment(args)?).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,7 +65,8 @@ pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
             None => Err(CliError::Plain(format!("--valid is {text:?}, expected CONTAINER/INTERFACE"))),
         })
         .collect::<Result<_, CliError>>()?;
-    networks()?.gc(&network(name)?, &valid).map_err(|error| cni_error(&error))?;
+    let network = network(name)?;
+    networks()?.gc(&network, &valid).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,7 +77,7 @@ pub(super) fn status(name: &str) -> Outcome {
         let path = path.display();
         tell!("braid: a journal was set aside as unusable: {path}; what it tells of is to be cleaned up by hand");
     }
-    networks()?.status(&network).map_err(|error| cni_error(&error))?;
+    networks()?.status(&network).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -178,33 +181,34 @@ fn pretty(json: &str) -> Result<String, CliError> {
 }
 
 /// The CNI error of a failure: the first plugin's own, with the others in its details.
-fn cni_error(error: &NetworkError) -> CliError {
+fn cni_error(error: &NetworkError, version: Version) -> CliError {
+    let in_version = |error| CliError::Cni(error, version);
     let message = error.to_string();
     let (first, rest) = match error {
         NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),
         NetworkError::Gc { stale, failures, .. } if stale.is_empty() => {
             (failures.first(), failures.get(1..).unwrap_or_default())
         }
-        NetworkError::Gc { .. } => return CliError::Cni(CniError::new(code::CLEANUP_INCOMPLETE, message)),
+        NetworkError::Gc { .. } => return in_version(CniError::new(code::CLEANUP_INCOMPLETE, message)),
         NetworkError::NotKept { cleanup, .. } => {
             let cleanup: Vec<_> = cleanup.iter().map(ToString::to_string).collect();
-            return CliError::Cni(CniError::new(code::IO, message).with_details(cleanup.join("; ")));
+            return in_version(CniError::new(code::IO, message).with_details(cleanup.join("; ")));
         }
-        NetworkError::Name(_) => return CliError::Cni(CniError::new(code::INVALID_ENVIRONMENT, message)),
-        NetworkError::Version { .. } => return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message)),
+        NetworkError::Name(_) => return in_version(CniError::new(code::INVALID_ENVIRONMENT, message)),
+        NetworkError::Version { .. } => return in_version(CniError::new(code::INCOMPATIBLE_VERSION, message)),
         NetworkError::Plugins { failures, .. } => (failures.first(), failures.get(1..).unwrap_or_default()),
         NetworkError::NoCheck { .. } => {
-            return CliError::Cni(CniError::new(code::INCOMPATIBLE_VERSION, message));
+            return in_version(CniError::new(code::INCOMPATIBLE_VERSION, message));
         }
-        NetworkError::NotCached { .. } => return CliError::Cni(CniError::new(code::UNKNOWN_CONTAINER, message)),
-        NetworkError::AlreadyAttached { .. } => return CliError::Cni(CniError::new(code::ALREADY_ATTACHED, message)),
-        NetworkError::Cache { .. } => return CliError::Cni(CniError::new(code::IO, message)),
+        NetworkError::NotCached { .. } => return in_version(CniError::new(code::UNKNOWN_CONTAINER, message)),
+        NetworkError::AlreadyAttached { .. } => return in_version(CniError::new(code::ALREADY_ATTACHED, message)),
+        NetworkError::Cache { .. } => return in_version(CniError::new(code::IO, message)),
     };
     let own = first.map(|step| plugin_error(&step.source));
     let mut details: Vec<String> = own.iter().map(|own| own.details.clone()).filter(|text| !text.is_empty()).collect();
     details.extend(rest.iter().map(ToString::to_string));
     let code = own.map_or(code::PLUGIN_FAILED, |own| own.code);
-    CliError::Cni(CniError::new(code, message).with_details(details.join("; ")))
+    in_version(CniError::new(code, message).with_details(details.join("; ")))
 }
 
 /// How long each plugin took.

@@ -1,5 +1,7 @@
 //! Plain tables.
 
+use crate::log::deceives;
+
 /// Lays rows out under headings, columns as wide as what is in them.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
@@ -23,8 +25,7 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Text that can stand in one cell: without what could change how a terminal shows the rest, which is control characters
-/// and those that are invisible or turn the direction of writing.
+/// Text that can stand in one cell: without what could change how a terminal shows the rest.
 pub(super) fn cell(text: &str) -> String {
     text.chars().map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect()
 }
@@ -32,11 +33,6 @@ pub(super) fn cell(text: &str) -> String {
 /// The same for a message, which may have several lines.
 pub(super) fn message(text: &str) -> String {
     text.chars().map(|c| if deceives(c) && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-fn deceives(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

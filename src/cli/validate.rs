@@ -4,76 +4,260 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+#[cfg(feature = "kubernetes")]
+use super::manifests;
 use super::playing_runtime::finder;
+use super::table::cell;
 use super::{CliError, Outcome, print};
 use crate::cni::config::{Insert, RawObject};
 use crate::cni::{Args, NetworkConfig, PluginConfig};
 use crate::config::Config;
 use crate::plan;
+use crate::plan::key::nearest;
 use crate::request::Request;
 use crate::runtime::{Finder, Verb, load};
-use crate::source;
+use crate::source::pod::{DefinitionKey, Definitions, PodView};
+use crate::source::{self, SourceError};
 
-pub(super) fn validate(paths: &[PathBuf]) -> Outcome {
+/// The endings of files that hold Kubernetes objects. A `.json` file may hold them too.
+const MANIFESTS: [&str; 2] = ["yaml", "yml"];
+
+/// The arguments of `validate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ValidateArgs {
+    /// Configurations, Kubernetes manifests, or directories of them
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+    /// The namespace of Kubernetes objects that do not say theirs
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+}
+
+pub(super) fn validate(args: &ValidateArgs) -> Outcome {
     let finder = finder()?;
     let mut text = String::new();
-    let mut wrong = 0;
     let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let found = load::files(path)?;
-            if found.is_empty() {
-                let _ = writeln!(text, "{}: no configurations (.conflist, .conf, .json) here", path.display());
-                wrong += 1;
-            }
-            files.extend(found);
-        } else {
-            files.push(path.clone());
+    let mut is_wrong = false;
+    for path in &args.paths {
+        if !path.is_dir() {
+            files.push(File::read(path));
+            continue;
         }
+        let found = files_of(path)?;
+        if found.is_empty() {
+            let _ = writeln!(text, "{}: no configurations (.conflist, .conf, .json{YAML}) here", path.display());
+            is_wrong = true;
+        }
+        let first = files.len();
+        files.extend(found.iter().map(|file| File::read(file)));
+        warn_of_hidden(&mut files[first..]);
     }
-    for file in &files {
-        let report = Report::of(file, &finder);
-        wrong += report.errors.len();
-        text += &report.text(file);
+    let given = Given::of(&mut files, &args.namespace);
+    for file in &mut files {
+        file.judge(&given, &finder);
+        is_wrong |= !file.report.errors.is_empty();
+        text += &file.text();
     }
     print(&text)?;
-    if wrong > 0 { Err(CliError::Printed) } else { Ok(ExitCode::SUCCESS) }
+    if is_wrong { Err(CliError::Printed) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// What is said of the endings that are read with Kubernetes alone.
+const YAML: &str = if cfg!(feature = "kubernetes") { ", .yaml, .yml" } else { "" };
+
+/// The files of a directory that are read: configurations in the order in which they are searched, then manifests.
+fn files_of(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let mut files = load::files(directory)?;
+    if cfg!(feature = "kubernetes") {
+        files.extend(load::with_extensions(directory, &MANIFESTS)?);
+    }
+    Ok(files)
+}
+
+/// Of the configurations of a directory that have one name, the first is used.
+fn warn_of_hidden(files: &mut [File]) {
+    for index in 1..files.len() {
+        let (before, after) = files.split_at_mut(index);
+        let Content::Network(network) = &after[0].content else { continue };
+        let has_name = |file: &&File| matches!(&file.content, Content::Network(other) if other.name == network.name);
+        if let Some(first) = before.iter().find(has_name) {
+            let first = first.path.file_name().unwrap_or_default().display();
+            let warning =
+                format!("{first} comes first and has the same name, {:?}; this file is not used", network.name);
+            after[0].report.warnings.push(warning);
+        }
+    }
+}
+
+/// A file, and what there is to say of it.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    content: Content,
+    report: Report,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+enum Content {
+    /// A network.
+    Network(NetworkConfig),
+    /// Kubernetes objects.
+    #[cfg(feature = "kubernetes")]
+    Objects(Vec<source::kubernetes::manifest::Manifest>),
+    /// Nothing that can be used.
+    Unusable,
+}
+
+/// All that was given to be validated together.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// The NetworkAttachmentDefinitions.
+    pub(super) definitions: Definitions,
+    /// Their names.
+    pub(super) keys: Vec<DefinitionKey>,
+    /// Braid's configurations that are good, each with where it stands.
+    pub(super) configs: Vec<(String, Config)>,
+    /// The namespace of objects that do not say theirs.
+    #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "without Kubernetes there are no objects"))]
+    pub(super) namespace: String,
+}
+
+impl Given {
+    fn of(files: &mut [File], namespace: &str) -> Self {
+        let mut given = Self { namespace: namespace.to_owned(), ..Self::default() };
+        for file in files.iter() {
+            let Content::Network(network) = &file.content else { continue };
+            for (index, plugin) in network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin)) {
+                let place = format!("{} plugins[{index}] ({})", file.path.display(), plugin.plugin_type());
+                given.configs.extend(braid_config(network, index).ok().map(|config| (place, config)));
+            }
+        }
+        #[cfg(feature = "kubernetes")]
+        {
+            let objects = files.iter_mut().filter_map(|file| match &file.content {
+                Content::Objects(objects) => Some((objects, &mut file.report)),
+                _ => None,
+            });
+            manifests::collect(objects, &mut given);
+        }
+        given
+    }
+
+    /// Says that a definition is not among those given, which is wrong only if any are.
+    pub(super) fn missing(&self, origin: &str, key: &DefinitionKey) -> Result<String, String> {
+        if self.keys.is_empty() {
+            return Err(format!("{origin}: network-attachment-definition {key} is looked up in the cluster at ADD"));
+        }
+        let elsewhere: Vec<String> =
+            self.keys.iter().filter(|known| known.name == key.name).map(ToString::to_string).collect();
+        let beside = self.keys.iter().filter(|known| known.namespace == key.namespace);
+        let names: Vec<&str> = beside.map(|known| known.name.as_str()).collect();
+        let hint = match (elsewhere.as_slice(), nearest(&key.name, &names)) {
+            ([], None) => String::new(),
+            ([], Some(nearest)) => format!(", did you mean {nearest:?}?"),
+            (others, _) => format!("; of that name there is {}", others.join(", ")),
+        };
+        Ok(format!("{origin}: there is no network-attachment-definition {key} among those given{hint}"))
+    }
 }
 
 /// What there is to say of one file.
-#[derive(Default)]
-struct Report {
-    errors: Vec<String>,
-    warnings: Vec<String>,
-    summary: String,
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) errors: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
+    pub(super) summary: String,
+}
+
+impl File {
+    fn read(path: &Path) -> Self {
+        let mut file = Self { path: path.to_owned(), content: Content::Unusable, report: Report::default() };
+        if is_manifest(path) {
+            file.content = file.objects();
+            return file;
+        }
+        match load::from_file(path) {
+            Ok(loaded) => file.content = Content::Network(loaded.network),
+            Err(error) => file.fails(&error),
+        }
+        file
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn objects(&mut self) -> Content {
+        let read = load::read(&self.path).map_err(|error| self.fails(&error)).ok();
+        let objects = read.map(|bytes| source::kubernetes::manifest::read(&bytes));
+        match objects {
+            Some(Ok(objects)) => return Content::Objects(objects),
+            Some(Err(error)) => self.report.errors.push(error.to_string()),
+            None => {}
+        }
+        Content::Unusable
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn objects(&mut self) -> Content {
+        self.report.errors.push("this braid is built without Kubernetes, and reads no manifests".into());
+        Content::Unusable
+    }
+
+    /// The file's name stands before everything said of it.
+    fn fails(&mut self, error: &load::LoadError) {
+        let message = error.to_string();
+        let prefix = format!("{}: ", self.path.display());
+        self.report.errors.push(message.strip_prefix(&prefix).unwrap_or(&message).to_owned());
+    }
+
+    fn judge(&mut self, given: &Given, finder: &Finder) {
+        match &self.content {
+            Content::Network(network) => self.report.network(network, given, finder),
+            #[cfg(feature = "kubernetes")]
+            Content::Objects(objects) => manifests::judge(&mut self.report, objects, given, finder),
+            Content::Unusable => {}
+        }
+    }
+
+    fn text(&self) -> String {
+        let Report { errors, warnings, notes, summary } = &self.report;
+        let mut text = String::new();
+        let verdict = if errors.is_empty() { "ok" } else { "wrong" };
+        let summary = if summary.is_empty() { String::new() } else { format!(" ({summary})") };
+        let _ = writeln!(text, "{}: {verdict}{}", self.path.display(), cell(&summary));
+        for (kind, lines) in [("error", errors), ("warning", warnings), ("note", notes)] {
+            for line in lines {
+                let _ = writeln!(text, "  {kind}: {}", cell(line));
+            }
+        }
+        text
+    }
+}
+
+/// Whether a file is to hold Kubernetes objects: by its name, or, as `.json` may be either, by what stands in it.
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if extension != "json" {
+        return MANIFESTS.contains(&extension);
+    }
+    let object = load::read(path).ok().and_then(|bytes| serde_json::from_slice::<RawObject>(&bytes).ok());
+    object.is_some_and(|object| object.contains_key("kind") && object.contains_key("apiVersion"))
 }
 
 impl Report {
-    fn of(file: &Path, finder: &Finder) -> Self {
-        let mut report = Self::default();
-        let network = match load::from_file(file) {
-            Ok(loaded) => loaded.network,
-            Err(error) => {
-                // The file's name stands before everything said of it.
-                let message = error.to_string();
-                let prefix = format!("{}: ", file.display());
-                report.errors.push(message.strip_prefix(&prefix).unwrap_or(&message).to_owned());
-                return report;
-            }
-        };
+    fn network(&mut self, network: &NetworkConfig, given: &Given, finder: &Finder) {
         let plugins: Vec<&str> = network.plugins.iter().map(PluginConfig::plugin_type).collect();
-        report.summary = format!("network {:?}, CNI {}, {}", network.name, network.version, plugins.join(" > "));
+        self.summary = format!("network {:?}, CNI {}, {}", network.name, network.version, plugins.join(" > "));
         for (index, plugin) in network.plugins.iter().enumerate() {
             if is_braid(plugin) {
-                report.braid(&network, index, finder);
+                self.braid(network, index, given, finder);
             } else {
-                report.executable(finder, plugin.plugin_type(), &format!("plugins[{index}]"));
+                self.executable(finder, plugin.plugin_type(), &format!("plugins[{index}]"));
             }
         }
-        report
     }
 
-    fn braid(&mut self, network: &NetworkConfig, index: usize, finder: &Finder) {
+    fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given, finder: &Finder) {
         let place = format!("plugins[{index}] ({})", network.plugins[index].plugin_type());
         let config = match braid_config(network, index) {
             Ok(config) => config,
@@ -83,41 +267,36 @@ impl Report {
             }
         };
         self.warnings.extend(config.warnings.iter().map(|warning| format!("{place}: {warning}")));
-        let (networks, errors) = source::every_network(&config);
-        self.errors.extend(errors.into_iter().map(|error| format!("{place}: {error}")));
+        let definitions = config.kubeconfig.is_some().then_some(&given.definitions);
+        let (networks, errors) = source::every_network_with(&config, definitions);
+        for error in errors {
+            match error {
+                SourceError::NoDefinition { origin, key, .. } => match given.missing(&origin, &key) {
+                    Ok(error) => self.errors.push(format!("{place}: {error}")),
+                    Err(note) => self.notes.push(format!("{place}: {note}")),
+                },
+                error => self.errors.push(format!("{place}: {error}")),
+            }
+        }
         for delegate in &networks {
             for plugin in &delegate.plugins {
                 self.executable(finder, plugin.plugin_type(), &format!("{place}: network {:?}", delegate.name));
             }
         }
         // What a container without any arguments would get, where that is anything.
-        let request = request_for(&config, Args::default());
-        if let Ok(gathered) = source::gather(&config, &request)
-            && !gathered.candidates.is_empty()
-            && let Err(error) = plan::build(&config, &request, gathered.candidates, &gathered.dropped)
-        {
-            self.errors.push(format!("{place}: {error}"));
+        let request = request_for(Args::default());
+        let view = definitions.map(|definitions| PodView { definitions: definitions.clone(), ..PodView::default() });
+        let surveyed = source::survey(&config, &request, view.as_ref());
+        if !surveyed.candidates.is_empty() {
+            let (_, errors) = plan::survey(&config, &request, surveyed.candidates, &surveyed.dropped);
+            self.errors.extend(errors.into_iter().map(|error| format!("{place}: {error}")));
         }
     }
 
-    fn executable(&mut self, finder: &Finder, plugin_type: &str, place: &str) {
+    pub(super) fn executable(&mut self, finder: &Finder, plugin_type: &str, place: &str) {
         if let Err(error) = finder.find(plugin_type) {
             self.warnings.push(format!("{place}: {error}"));
         }
-    }
-
-    fn text(&self, file: &Path) -> String {
-        let mut text = String::new();
-        let verdict = if self.errors.is_empty() { "ok" } else { "wrong" };
-        let summary = if self.summary.is_empty() { String::new() } else { format!(" ({})", self.summary) };
-        let _ = writeln!(text, "{}: {verdict}{summary}", file.display());
-        for error in &self.errors {
-            let _ = writeln!(text, "  error: {error}");
-        }
-        for warning in &self.warnings {
-            let _ = writeln!(text, "  warning: {warning}");
-        }
-        text
     }
 }
 
@@ -145,7 +324,7 @@ pub(super) fn braid_config(network: &NetworkConfig, index: usize) -> Result<Conf
 }
 
 /// An ADD of no container in particular.
-pub(super) fn request_for(_config: &Config, args: Args) -> Request {
+pub(super) fn request_for(args: Args) -> Request {
     Request {
         verb: Verb::Add,
         container_id: "container".into(),

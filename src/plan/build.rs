@@ -15,7 +15,7 @@ use crate::request::Request;
 use crate::runtime;
 
 /// Types that lead back to a meta-plugin, whatever the binary is called.
-const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
+pub(crate) const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
 const DEVICE_INFO: &str = "CNIDeviceInfoFile";
@@ -257,21 +257,41 @@ pub fn build(
     candidates: Vec<Candidate>,
     dropped: &[String],
 ) -> Result<Planned, PlanError> {
+    let (planned, mut errors) = survey(config, request, candidates.into_iter().map(Some).collect(), dropped);
+    if errors.is_empty() { Ok(planned) } else { Err(errors.swap_remove(0)) }
+}
+
+/// Makes the plan for a call as [`build`] does, and goes on after what is wrong. None among the candidates is one that
+/// cannot be had, and keeps its place.
+pub fn survey(
+    config: &Config,
+    request: &Request,
+    candidates: Vec<Option<Candidate>>,
+    dropped: &[String],
+) -> (Planned, Vec<PlanError>) {
     let position = if config.prev_result.is_some() { Position::Chained } else { Position::Primary };
-    if candidates.is_empty() && position == Position::Primary {
-        return Err(PlanError::NoPrimary { reasons: dropped.to_vec() });
-    }
-    refuse_too_much(config, &candidates)?;
+    let mut errors = Vec::new();
     let mut warnings = Vec::new();
     let mut attachments: Vec<Attachment> = Vec::with_capacity(candidates.len());
+    if candidates.is_empty() && position == Position::Primary {
+        errors.push(PlanError::NoPrimary { reasons: dropped.to_vec() });
+    }
+    let candidates = match refuse_too_much(config, &candidates) {
+        Ok(()) => candidates,
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    };
     for (index, candidate) in candidates.into_iter().enumerate() {
+        let Some(candidate) = candidate else { continue };
         let is_primary = position == Position::Primary && index == 0;
         if is_primary && candidate.optional {
-            return Err(PlanError::OptionalPrimary { origin: candidate.origin });
+            errors.push(PlanError::OptionalPrimary { origin: candidate.origin.clone() });
         }
-        refuse_self_delegation(config, &candidate)?;
-        refuse_forbidden(config, request, &candidate)?;
-        warnings.extend(check_capabilities(&candidate)?);
+        let refusals = [refuse_self_delegation(config, &candidate), refuse_forbidden(config, request, &candidate)];
+        errors.extend(refusals.into_iter().filter_map(Result::err));
+        check_capabilities(&candidate, &mut warnings, &mut errors);
         let ifname = match position {
             _ if is_primary => request.ifname.clone(),
             Position::Primary => extra_name(&candidate.selection, index),
@@ -279,8 +299,8 @@ pub fn build(
         };
         attachments.push(attachment(config, request, candidate, ifname, is_primary));
     }
-    refuse_duplicates(request, position, &attachments)?;
-    refuse_two_default_routes(&attachments)?;
+    refuse_duplicates(request, position, &attachments, &mut errors);
+    errors.extend(refuse_two_default_routes(&attachments).err());
     let plan = Plan {
         network: config.name.clone(),
         version: config.version,
@@ -292,11 +312,11 @@ pub fn build(
         position,
         attachments,
     };
-    Ok(Planned { plan, warnings })
+    (Planned { plan, warnings }, errors)
 }
 
 /// What a plan may hold: it is kept in memory, in the journal and in the configuration of each plugin.
-fn refuse_too_much(config: &Config, candidates: &[Candidate]) -> Result<(), PlanError> {
+fn refuse_too_much(config: &Config, candidates: &[Option<Candidate>]) -> Result<(), PlanError> {
     if candidates.len() > MAX_ATTACHMENTS {
         return Err(PlanError::TooMuch { found: format!("{} attachments are asked for", candidates.len()) });
     }
@@ -304,6 +324,7 @@ fn refuse_too_much(config: &Config, candidates: &[Candidate]) -> Result<(), Plan
     let own = of(&config.args);
     let size: usize = candidates
         .iter()
+        .flatten()
         .map(|one| own + of(&one.selection.cni_args) + one.network.plugins.iter().map(|p| of(p.keys())).sum::<usize>())
         .sum();
     if size > MAX_SIZE {
@@ -467,8 +488,7 @@ fn refuse_forbidden(config: &Config, request: &Request, candidate: &Candidate) -
 
 /// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1).
 /// Addresses and hardware addresses also go out in `CNI_ARGS`, so that those two get a warning.
-fn check_capabilities(candidate: &Candidate) -> Result<Vec<String>, PlanError> {
-    let mut warnings = Vec::new();
+fn check_capabilities(candidate: &Candidate, warnings: &mut Vec<String>, errors: &mut Vec<PlanError>) {
     for capability in candidate.selection.capability_args().keys() {
         if candidate.network.plugins.iter().any(|plugin| plugin.declares(capability)) {
             continue;
@@ -482,27 +502,25 @@ fn check_capabilities(candidate: &Candidate) -> Result<Vec<String>, PlanError> {
             "ips" | "mac" => warnings.push(format!("{error}; it is passed in CNI_ARGS only")),
             // A device goes to a delegate that can use it and is of no harm to another.
             "deviceID" => {}
-            _ => return Err(error),
+            _ => errors.push(error),
         }
     }
-    Ok(warnings)
 }
 
-fn refuse_duplicates(request: &Request, position: Position, attachments: &[Attachment]) -> Result<(), PlanError> {
+fn refuse_duplicates(request: &Request, position: Position, attachments: &[Attachment], errors: &mut Vec<PlanError>) {
     let incoming = (position == Position::Chained)
         .then_some((request.ifname.as_str(), "the interface that braid is chained after"));
     for (index, attachment) in attachments.iter().enumerate() {
         debug_assert!(validate::interface_name(&attachment.ifname).is_ok());
         let before = attachments[..index].iter().map(|other| (other.ifname.as_str(), other.origin.as_str()));
         if let Some((_, first)) = incoming.into_iter().chain(before).find(|(name, _)| *name == attachment.ifname) {
-            return Err(PlanError::DuplicateInterface {
+            errors.push(PlanError::DuplicateInterface {
                 ifname: attachment.ifname.clone(),
                 first: first.into(),
                 second: attachment.origin.clone(),
             });
         }
     }
-    Ok(())
 }
 
 fn refuse_two_default_routes(attachments: &[Attachment]) -> Result<(), PlanError> {

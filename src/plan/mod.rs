@@ -6,5 +6,5 @@ pub mod policy;
 pub mod selection;
 pub mod selector;
 
-pub use build::{Attachment, DeviceInfo, Plan, PlanError, Position, build};
+pub use build::{Attachment, DeviceInfo, Plan, PlanError, Planned, Position, build, survey};
 pub use selection::{OperatorSelection, Selection};

@@ -175,14 +175,33 @@ impl Selection {
     /// # Errors
     /// When it is neither, or a selection is wrong.
     pub fn parse(text: &str, place: &str) -> Result<Parsed, KeyError> {
-        let text = text.trim();
+        let (parsed, errors) = Self::survey(text, place);
+        errors.into_iter().next().map_or(Ok(parsed), Err)
+    }
+
+    /// Reads selections as [`Self::parse`] does, and goes on after one that is wrong.
+    pub fn survey(text: &str, place: &str) -> (Parsed, Vec<KeyError>) {
+        let mut errors = Vec::new();
+        let parsed = Self::parse_list(text.trim(), place, &mut errors).unwrap_or_else(|error| {
+            errors.push(error);
+            Parsed::default()
+        });
+        (parsed, errors)
+    }
+
+    fn parse_list(text: &str, place: &str, errors: &mut Vec<KeyError>) -> Result<Parsed, KeyError> {
+        let mut parsed = Parsed::default();
+        let mut keep = |parsed: &mut Parsed, selection| match selection {
+            Ok(selection) => parsed.selections.push(selection),
+            Err(error) => errors.push(error),
+        };
         if text.is_empty() {
-            return Ok(Parsed::default());
+            return Ok(parsed);
         }
         if !text.contains(['[', '{', '"']) {
             refuse_many(text.split(',').count(), place)?;
-            let selections = text.split(',').map(|item| Self::from_text(item, place));
-            return Ok(Parsed { selections: selections.collect::<Result<_, _>>()?, warnings: Vec::new() });
+            text.split(',').for_each(|item| keep(&mut parsed, Self::from_text(item, place)));
+            return Ok(parsed);
         }
         let objects: Vec<RawObject> = serde_json::from_str(text).map_err(|error| KeyError::Wrong {
             path: place.into(),
@@ -190,12 +209,11 @@ impl Selection {
             expected: "a JSON list of network selection elements".into(),
         })?;
         refuse_many(objects.len(), place)?;
-        let mut parsed = Parsed::default();
         for (index, object) in objects.iter().enumerate() {
             let place = format!("{place}[{index}]");
             let keys = Keys::new(object, &place);
             parsed.warnings.extend(keys.unknown(&KEYS));
-            parsed.selections.push(Self::read(&keys, &place, Author::Pod)?);
+            keep(&mut parsed, Self::read(&keys, &place, Author::Pod));
         }
         Ok(parsed)
     }

@@ -314,6 +314,40 @@ impl Chain<'_> {
                 None => Ok(stdout),
             }
         };
-        run().map_err(|source| self.error(step, verb, source))
+        let began = Instant::now();
+        let outcome = run();
+        self.tell(step, verb, attachment, began.elapsed(), outcome.as_ref().err());
+        outcome.map_err(|source| self.error(step, verb, source))
+    }
+
+    /// Tells the log of a plugin's call: in passing, as what comes of a failure is not known here.
+    fn tell(
+        &self,
+        step: usize,
+        verb: Verb,
+        attachment: Option<&Attachment>,
+        took: Duration,
+        error: Option<&PluginError>,
+    ) {
+        let plugin = self.network.plugins[step].plugin_type();
+        let network = self.network.name.as_str();
+        let container = attachment.map(|attachment| attachment.container_id.as_str());
+        let interface = attachment.map(|attachment| attachment.ifname.as_str());
+        let (step, verb, duration) = (step + 1, verb.as_str(), took.as_secs_f64() * 1e3);
+        match error {
+            None => tracing::debug!(
+                container,
+                network,
+                interface,
+                plugin,
+                step,
+                pluginVerb = verb,
+                durationMs = duration,
+                "plugin done"
+            ),
+            Some(error) => tracing::info!(
+                container, network, interface, plugin, step, pluginVerb = verb, durationMs = duration, %error, "plugin failed"
+            ),
+        }
     }
 }

@@ -76,7 +76,8 @@ pub fn files(directory: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Ok(lists)
 }
 
-fn with_extensions(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, LoadError> {
+/// The files of a directory with one of these endings, by name.
+pub(crate) fn with_extensions(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, LoadError> {
     let io = |source| LoadError::Io { path: directory.to_owned(), source };
     let entries = match directory.read_dir() {
         Ok(entries) => entries,

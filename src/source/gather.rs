@@ -94,6 +94,20 @@ pub struct Gathered {
     pub warnings: Vec<String>,
 }
 
+/// What was asked for, and all that is wrong with it.
+#[derive(Debug, Default)]
+pub struct Surveyed {
+    /// The attachments, primary first. None stands where one cannot be had, and keeps its place: the others have their names
+    /// by theirs.
+    pub candidates: Vec<Option<Candidate>>,
+    /// What does not apply to this call, and why.
+    pub dropped: Vec<String>,
+    /// What is worth a word.
+    pub warnings: Vec<String>,
+    /// What is wrong.
+    pub errors: Vec<SourceError>,
+}
+
 /// Collects the attachments for a call that no Kubernetes API server has a say in: from the configuration and from disk.
 ///
 /// # Errors
@@ -110,12 +124,19 @@ pub fn gather_for_pod(config: &Config, request: &Request, view: &PodView) -> Res
     Wanted::list(config, request, Some(&view.pod))?.resolve(config, Some(view))
 }
 
+/// Collects the attachments as [`gather`] and [`gather_for_pod`] do, and goes on after what is wrong.
+pub fn survey(config: &Config, request: &Request, view: Option<&PodView>) -> Surveyed {
+    Wanted::survey(config, request, view.map(|view| &view.pod)).survey_networks(config, view)
+}
+
 /// Everything that is asked for, its networks not looked up yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Wanted {
-    wants: Vec<Want>,
+    /// None stands where one cannot be had.
+    wants: Vec<Option<Want>>,
     dropped: Vec<String>,
     warnings: Vec<String>,
+    errors: Vec<SourceError>,
 }
 
 /// One attachment that is asked for.
@@ -144,33 +165,44 @@ impl Wanted {
     /// # Errors
     /// When a pod asks for a network of a namespace that it may not use.
     pub fn list(config: &Config, request: &Request, pod: Option<&Pod>) -> Result<Self, SourceError> {
-        let mut wanted = Self { wants: Vec::new(), dropped: Vec::new(), warnings: Vec::new() };
-        wanted.operators(config, request, pod.is_some())?;
+        let mut wanted = Self::survey(config, request, pod);
+        if wanted.errors.is_empty() { Ok(wanted) } else { Err(wanted.errors.swap_remove(0)) }
+    }
+
+    /// Lists what is asked for as [`Self::list`] does, and goes on after what is wrong.
+    pub fn survey(config: &Config, request: &Request, pod: Option<&Pod>) -> Self {
+        let mut wanted = Self::default();
+        wanted.operators(config, request, pod.is_some());
         if let Some(pod) = pod {
-            wanted.default_network(config, pod)?;
+            wanted.default_network(config, pod);
         }
         let namespace = pod.map(|pod| pod.namespace.as_str()).or_else(|| request.arg("K8S_POD_NAMESPACE"));
         for (index, selection) in config.runtime_selections.iter().enumerate() {
             let origin = format!("runtimeConfig.networks[{index}]");
-            let target = pods_target(config, namespace, namespace, pod.is_some(), selection, &origin)?;
+            let target = pods_target(config, namespace, namespace, pod.is_some(), selection, &origin);
             wanted.by_pod(target, selection, origin, "the runtime asks for it");
         }
         if let Some(pod) = pod {
             wanted.warnings.extend(pod.warnings.iter().cloned());
             for (index, selection) in pod.networks.iter().enumerate() {
                 let origin = format!("{}[{index}]", super::pod::NETWORKS);
-                let target = pods_target(config, namespace, namespace, true, selection, &origin)?;
+                let target = pods_target(config, namespace, namespace, true, selection, &origin);
                 wanted.by_pod(target, selection, origin, "the pod asks for it");
             }
         }
-        wanted.auxiliary_chain(config)?;
-        Ok(wanted)
+        wanted.auxiliary_chain(config);
+        wanted
+    }
+
+    fn want(&mut self, want: Result<Want, SourceError>) {
+        let want = want.map_err(|error| self.errors.push(error)).ok();
+        self.wants.push(want);
     }
 
     /// The NetworkAttachmentDefinitions that are named, each once.
     pub fn definitions(&self) -> Vec<DefinitionKey> {
         let mut keys = Vec::new();
-        for want in &self.wants {
+        for want in self.wants.iter().flatten() {
             if let Target::Named { definition: Some(key), .. } = &want.target
                 && !keys.contains(key)
             {
@@ -180,12 +212,12 @@ impl Wanted {
         keys
     }
 
-    fn operators(&mut self, config: &Config, request: &Request, has_api: bool) -> Result<(), SourceError> {
+    fn operators(&mut self, config: &Config, request: &Request, has_api: bool) {
         let Some(reference) = &config.multus.cluster_network else {
             for (index, delegate) in config.delegates.iter().enumerate() {
-                self.delegate(config, request, has_api, delegate, format!("delegates[{index}]"))?;
+                self.delegate(config, request, has_api, delegate, format!("delegates[{index}]"));
             }
-            return Ok(());
+            return;
         };
         self.by_reference(config, reference, has_api, "clusterNetwork".into());
         let namespace = request.arg("K8S_POD_NAMESPACE").unwrap_or_default();
@@ -198,7 +230,6 @@ impl Wanted {
                 self.by_reference(config, reference, has_api, origin);
             }
         }
-        Ok(())
     }
 
     fn by_reference(&mut self, config: &Config, reference: &str, has_api: bool, origin: String) {
@@ -207,24 +238,17 @@ impl Wanted {
             _ => (None, reference),
         };
         let selection = Selection { name: name.into(), namespace, ..Selection::default() };
-        self.wants.push(Want {
+        self.want(Ok(Want {
             target: operators_target(config, has_api, &selection),
             selection,
             optional: false,
             author: Author::Operator,
             origin,
             reason: "always".into(),
-        });
+        }));
     }
 
-    fn delegate(
-        &mut self,
-        config: &Config,
-        request: &Request,
-        has_api: bool,
-        delegate: &Delegate,
-        origin: String,
-    ) -> Result<(), SourceError> {
+    fn delegate(&mut self, config: &Config, request: &Request, has_api: bool, delegate: &Delegate, origin: String) {
         let (selection, optional, reason) = match delegate {
             Delegate::Network(_) => (Selection::default(), false, "always".into()),
             Delegate::Selection(operator) => match operator.when.judge(&request.args) {
@@ -232,64 +256,68 @@ impl Wanted {
                 Err(reason) => {
                     let name = name_of(operator);
                     self.dropped.push(format!("{origin} ({name}): {reason}"));
-                    return Ok(());
+                    return;
                 }
             },
         };
-        let target = target_of(config, has_api, delegate, &origin)?;
-        self.wants.push(Want { target, selection, optional, author: Author::Operator, origin, reason });
-        Ok(())
+        let target = target_of(config, has_api, delegate, &origin);
+        let author = Author::Operator;
+        self.want(target.map(|target| Want { target, selection, optional, author, origin, reason }));
     }
 
-    fn by_pod(&mut self, target: Target, selection: &Selection, origin: String, reason: &str) {
-        let mut selection = selection.clone();
-        if let Target::Named { definition: None, .. } = target {
-            // On disk networks have no namespace. One that the pod writes is not to be what the policy judges by.
-            selection.namespace = None;
-        }
-        let reason = reason.into();
-        self.wants.push(Want { target, selection, optional: false, author: Author::Pod, origin, reason });
+    fn by_pod(
+        &mut self,
+        target: Result<Target, SourceError>,
+        selection: &Selection,
+        origin: String,
+        reason: &'static str,
+    ) {
+        self.want(target.map(|target| {
+            let mut selection = selection.clone();
+            if let Target::Named { definition: None, .. } = target {
+                // On disk networks have no namespace. One that the pod writes is not to be what the policy judges by.
+                selection.namespace = None;
+            }
+            Want { target, selection, optional: false, author: Author::Pod, origin, reason: reason.into() }
+        }));
     }
 
     /// The pod may replace the primary network, and is held to the same rules as with any other it asks for.
-    fn default_network(&mut self, config: &Config, pod: &Pod) -> Result<(), SourceError> {
-        let Some(selection) = &pod.default_network else { return Ok(()) };
+    fn default_network(&mut self, config: &Config, pod: &Pod) {
+        let Some(selection) = &pod.default_network else { return };
         let origin = super::pod::DEFAULT_NETWORK;
         if config.prev_result.is_some() {
             self.dropped.push(format!("{origin}: the primary network is another plugin's"));
-            return Ok(());
+            return;
         }
         let own = &config.multus.multus_namespace;
-        let target = pods_target(config, Some(&pod.namespace), Some(own), true, selection, origin)?;
-        let primary = Want {
+        let target = pods_target(config, Some(&pod.namespace), Some(own), true, selection, origin);
+        self.want(target.map(|target| Want {
             target,
             selection: selection.clone(),
             optional: false,
             author: Author::Pod,
             origin: origin.into(),
             reason: "the pod asks for it in place of the primary network".into(),
-        };
-        if let Some(first) = self.wants.first_mut() {
-            let replaced = std::mem::replace(first, primary);
-            self.dropped.push(format!("{}: {origin} takes its place", replaced.origin));
-        } else {
-            self.wants.push(primary);
+        }));
+        if self.wants.len() > 1 {
+            let replaced = self.wants.swap_remove(0);
+            let replaced = replaced.map_or_else(|| "the first delegate".into(), |want| want.origin);
+            self.dropped.push(format!("{replaced}: {origin} takes its place"));
         }
-        Ok(())
     }
 
     /// The auxiliary chain, if there is one.
-    fn auxiliary_chain(&mut self, config: &Config) -> Result<(), SourceError> {
-        let Some(network) = auxiliary_network(config)? else { return Ok(()) };
-        self.wants.push(Want {
+    fn auxiliary_chain(&mut self, config: &Config) {
+        let Some(network) = auxiliary_network(config).transpose() else { return };
+        self.want(network.map(|network| Want {
             target: Target::Network(network),
             selection: Selection::default(),
             optional: false,
             author: Author::Operator,
             origin: AUXILIARY.into(),
             reason: "always".into(),
-        });
-        Ok(())
+        }));
     }
 
     /// Looks every network up.
@@ -297,45 +325,69 @@ impl Wanted {
     /// # Errors
     /// When one cannot be found or read, or needs a device that is not there.
     pub fn resolve(self, config: &Config, view: Option<&PodView>) -> Result<Gathered, SourceError> {
-        let Self { wants, dropped, warnings } = self;
-        let mut gathered = Gathered { candidates: Vec::with_capacity(wants.len()), dropped, warnings };
-        let asked = wants.iter().filter_map(|want| want.selection.device_id.clone());
-        let mut devices = Allocation::new(asked.collect());
-        for want in wants {
-            let Want { target, mut selection, optional, author, origin, reason } = want;
-            let definition = match &target {
-                Target::Named { definition: Some(key), .. } => {
-                    view.and_then(|view| view.definitions.get(key)).map(|definition| (key.clone(), definition))
-                }
-                _ => None,
-            };
-            let mut resource = None;
-            let network = match (target, definition) {
-                (Target::Network(network), _) => network,
-                (Target::Named { .. }, Some((key, definition))) => {
-                    let network = network_of_definition(config, &key, definition, &origin, &mut gathered.warnings)?;
-                    selection.name = key.name;
-                    selection.namespace = Some(key.namespace);
-                    resource.clone_from(&definition.resource);
-                    network
-                }
-                (Target::Named { definition, on_disk }, None) => {
-                    if author == Author::Pod {
-                        // On disk networks have no namespace. One that the pod wrote is not what the policy judges by.
-                        selection.namespace = None;
-                    }
-                    look_up(config, definition, on_disk.as_deref(), &origin, &mut gathered.warnings)?
-                }
-            };
-            if let (Some(resource), Some(view)) = (&resource, view) {
-                let device = devices.take(&view.devices, resource, selection.device_id.as_deref());
-                let device = device.map_err(|source| SourceError::Device { origin: origin.clone(), source })?;
-                selection.device_id = Some(device);
-            }
-            gathered.candidates.push(Candidate { network, selection, optional, author, origin, reason, resource });
+        let Surveyed { candidates, dropped, warnings, mut errors } = self.survey_networks(config, view);
+        if !errors.is_empty() {
+            return Err(errors.swap_remove(0));
         }
-        Ok(gathered)
+        Ok(Gathered { candidates: candidates.into_iter().flatten().collect(), dropped, warnings })
     }
+
+    /// Looks every network up as [`Self::resolve`] does, and goes on after what is wrong.
+    pub fn survey_networks(self, config: &Config, view: Option<&PodView>) -> Surveyed {
+        let Self { wants, dropped, mut warnings, mut errors } = self;
+        let asked = wants.iter().flatten().filter_map(|want| want.selection.device_id.clone());
+        let mut devices = Allocation::new(asked.collect());
+        let mut candidate = |want| match look_up_want(want, config, view, &mut devices, &mut warnings) {
+            Ok(candidate) => Some(candidate),
+            Err(error) => {
+                errors.push(error);
+                None
+            }
+        };
+        let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
+        Surveyed { candidates, dropped, warnings, errors }
+    }
+}
+
+/// What is asked for, with its network and its device.
+fn look_up_want(
+    want: Want,
+    config: &Config,
+    view: Option<&PodView>,
+    devices: &mut Allocation,
+    warnings: &mut Vec<String>,
+) -> Result<Candidate, SourceError> {
+    let Want { target, mut selection, optional, author, origin, reason } = want;
+    let definition = match &target {
+        Target::Named { definition: Some(key), .. } => {
+            view.and_then(|view| view.definitions.get(key)).map(|definition| (key.clone(), definition))
+        }
+        _ => None,
+    };
+    let mut resource = None;
+    let network = match (target, definition) {
+        (Target::Network(network), _) => network,
+        (Target::Named { .. }, Some((key, definition))) => {
+            let network = network_of_definition(config, &key, definition, &origin, warnings)?;
+            selection.name = key.name;
+            selection.namespace = Some(key.namespace);
+            resource.clone_from(&definition.resource);
+            network
+        }
+        (Target::Named { definition, on_disk }, None) => {
+            if author == Author::Pod {
+                // On disk networks have no namespace. One that the pod wrote is not what the policy judges by.
+                selection.namespace = None;
+            }
+            look_up(config, definition, on_disk.as_deref(), &origin, warnings)?
+        }
+    };
+    if let (Some(resource), Some(view)) = (&resource, view) {
+        let device = devices.take(&view.devices, resource, selection.device_id.as_deref());
+        let device = device.map_err(|source| SourceError::Device { origin: origin.clone(), source })?;
+        selection.device_id = Some(device);
+    }
+    Ok(Candidate { network, selection, optional, author, origin, reason, resource })
 }
 
 /// Every network that some container could get, as far as the configuration and the disk tell: all delegates, whatever
@@ -384,13 +436,14 @@ pub fn operators_definitions(config: &Config) -> Vec<DefinitionKey> {
 }
 
 fn operators_targets(config: &Config, has_api: bool) -> Vec<(Result<Target, SourceError>, String)> {
-    let mut wanted = Wanted { wants: Vec::new(), dropped: Vec::new(), warnings: Vec::new() };
+    let mut wanted = Wanted::default();
     if let Some(reference) = &config.multus.cluster_network {
         wanted.by_reference(config, reference, has_api, "clusterNetwork".into());
         for (index, reference) in config.multus.default_networks.iter().enumerate() {
             wanted.by_reference(config, reference, has_api, format!("defaultNetworks[{index}]"));
         }
-        let mut targets: Vec<_> = wanted.wants.into_iter().map(|want| (Ok(want.target), want.origin)).collect();
+        let wants = wanted.wants.into_iter().flatten();
+        let mut targets: Vec<_> = wants.map(|want| (Ok(want.target), want.origin)).collect();
         if let Some(chain) = auxiliary_network(config).transpose() {
             targets.push((chain.map(Target::Network), AUXILIARY.to_owned()));
         }

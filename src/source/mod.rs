@@ -6,5 +6,6 @@ pub mod kubernetes;
 pub mod pod;
 
 pub use gather::{
-    Gathered, SourceError, Wanted, every_network, every_network_with, gather, gather_for_pod, operators_definitions,
+    Gathered, SourceError, Surveyed, Wanted, every_network, every_network_with, gather, gather_for_pod,
+    operators_definitions, survey,
 };

@@ -41,24 +41,39 @@ impl Pod {
         uid: &str,
         annotation: impl Fn(&str) -> Option<&'a str>,
     ) -> Result<Self, SourceError> {
+        let (pod, errors) = Self::survey(namespace, name, uid, annotation);
+        errors.into_iter().next().map_or(Ok(pod), Err)
+    }
+
+    /// Reads a pod's annotations as [`Self::read`] does, and goes on after what is wrong.
+    pub fn survey<'a>(
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        annotation: impl Fn(&str) -> Option<&'a str>,
+    ) -> (Self, Vec<SourceError>) {
         let wrong = |reason: String| SourceError::Annotation { namespace: namespace.into(), name: name.into(), reason };
-        let parse = |key: &str| {
-            Selection::parse(annotation(key).unwrap_or_default(), key).map_err(|error| wrong(error.to_string()))
+        let mut errors = Vec::new();
+        let mut parse = |key: &str| {
+            let (parsed, wrongs) = Selection::survey(annotation(key).unwrap_or_default(), key);
+            errors.extend(wrongs.into_iter().map(|error| wrong(error.to_string())));
+            parsed
         };
-        let networks = parse(NETWORKS)?;
-        let mut default_network = parse(DEFAULT_NETWORK)?;
+        let networks = parse(NETWORKS);
+        let mut default_network = parse(DEFAULT_NETWORK);
         if default_network.selections.len() > 1 {
-            return Err(wrong(format!("{DEFAULT_NETWORK} names more than one network")));
+            errors.push(wrong(format!("{DEFAULT_NETWORK} names more than one network")));
         }
         let warnings = networks.warnings.iter().chain(&default_network.warnings);
-        Ok(Self {
+        let pod = Self {
             namespace: namespace.into(),
             name: name.into(),
             uid: uid.into(),
             warnings: warnings.map(ToString::to_string).collect(),
             networks: networks.selections,
             default_network: default_network.selections.pop(),
-        })
+        };
+        (pod, errors)
     }
 }
 
@@ -94,6 +109,11 @@ impl Definitions {
     /// A definition, if it is there.
     pub fn get(&self, key: &DefinitionKey) -> Option<&Definition> {
         self.0.get(key)
+    }
+
+    /// Takes from all of them what they say of devices.
+    pub fn without_devices(&mut self) {
+        self.0.values_mut().for_each(|definition| definition.resource = None);
     }
 
     /// Whether an attachment of any of them takes a device.

@@ -72,8 +72,18 @@ enum Company {
 
 fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
     let attachment = &tx.plan.attachments[index];
+    let began = Instant::now();
     match run_chain(tx, index, company) {
-        Ok(result) => Ok(Some(result)),
+        Ok(result) => {
+            tracing::info!(
+                network = attachment.network.name,
+                interface = attachment.ifname,
+                reference = attachment.reference,
+                durationMs = began.elapsed().as_secs_f64() * 1e3,
+                "attached"
+            );
+            Ok(Some(result))
+        }
         Err(Failure::Attach { label, source }) if attachment.optional => {
             tracing::warn!(
                 network = attachment.network.name,
@@ -111,14 +121,6 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
         }
         match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
             Ok(result) => {
-                tracing::debug!(
-                    container = tx.plan.container_id,
-                    network = attachment.network.name,
-                    interface = attachment.ifname,
-                    plugin = attachment.network.plugins[step].plugin_type(),
-                    micros = micros(began.elapsed()),
-                    "plugin attached"
-                );
                 let done = Event::Done {
                     step: Step(index, step),
                     micros: micros(began.elapsed()),

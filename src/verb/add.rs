@@ -39,7 +39,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     let request: &Request = &request;
     let planned = plan::build(config, request, gathered.candidates, &gathered.dropped)?;
     for warning in gathered.warnings.iter().chain(&planned.warnings) {
-        tracing::warn!(container = request.container_id, network = config.name, "{warning}");
+        tracing::warn!("{warning}");
     }
     let plan = planned.plan;
     preflight(&plan, &context.finder)?;
@@ -91,25 +91,18 @@ impl Call<'_> {
         refuse_taken_names(plan)?;
 
         let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
-        let notices = transaction.run(|tx| {
-            let mut incoming = config.prev_result.clone();
-            let mut results = attach(tx, config.concurrency)?;
-            set_default_routes(tx, &mut results, incoming.as_mut())?;
-            self.write_status(tx, incoming.as_ref(), &results)?;
-            let answer = self.answer(incoming, &results);
-            tx.complete(&answer, context.began.elapsed())?;
-            answer::write_result(&answer, plan.version)?;
-            Ok(kubernetes::notices(plan, &results))
-        })?;
-        tracing::info!(
-            container = plan.container_id,
-            network = plan.network,
-            interface = plan.ifname,
-            attachments = plan.attachments.len(),
-            micros = context.began.elapsed().as_micros(),
-            "attached"
-        );
-        Ok(notices)
+        transaction
+            .run(|tx| {
+                let mut incoming = config.prev_result.clone();
+                let mut results = attach(tx, config.concurrency)?;
+                set_default_routes(tx, &mut results, incoming.as_mut())?;
+                self.write_status(tx, incoming.as_ref(), &results)?;
+                let answer = self.answer(incoming, &results);
+                tx.complete(&answer, context.began.elapsed())?;
+                answer::write_result(&answer, plan.version)?;
+                Ok(kubernetes::notices(plan, &results))
+            })
+            .map_err(Error::from)
     }
 
     /// Tells the pod's networks to the API server, where there is one.

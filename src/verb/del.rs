@@ -89,15 +89,7 @@ impl Call<'_> {
             return Err(Error::Incomplete(failures));
         }
         launcher.rest();
-        Journal::remove(container, &request.ifname)?;
-        tracing::info!(
-            container = request.container_id,
-            network = journal.state.header.plan.network,
-            interface = request.ifname,
-            micros = context.began.elapsed().as_micros(),
-            "detached"
-        );
-        Ok(())
+        Ok(Journal::remove(container, &request.ifname)?)
     }
 
     /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.

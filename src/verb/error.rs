@@ -70,7 +70,9 @@ pub enum Error {
         why: &'static str,
     },
     /// The container has an interface of a name that an attachment is to get.
-    #[error("{label}: the container has an interface of that name already")]
+    #[error(
+        "{label}: the container has an interface of that name already; a selection with an \"interface\" gives it another"
+    )]
     InterfaceExists {
         /// Which attachment.
         label: String,

@@ -12,7 +12,11 @@ mod takeover;
 mod version;
 
 pub use error::{Error, Finding, NotReady, What};
+pub(crate) use preflight::is_own_executable;
 
+use std::time::Instant;
+
+use crate::answer::cni_error;
 use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::Verb;
@@ -40,16 +44,33 @@ pub fn run(request: &Request) -> Result<(), Error> {
         (Err(error), verb @ (Verb::Del | Verb::Gc)) => (Config::essentials(&request.stdin, verb)?, Some(error)),
         (Err(error), _) => return Err(error.into()),
     };
-    crate::log::start(&config.log);
+    let began = Instant::now();
+    crate::log::start(&config.log, &about(request, &config));
     for warning in &config.warnings {
-        tracing::warn!(network = config.name, "{warning}");
+        tracing::warn!("{warning}");
     }
-    match request.verb {
+    let outcome = match request.verb {
         Verb::Add => add::add(request, &config),
         Verb::Del => del::del(request, &config, unusable),
         Verb::Check => check::check(request, &config),
         Verb::Status => status::status(request, &config),
         Verb::Gc => gc::gc(request, &config, unusable),
         Verb::Version => version::version(request),
-    }
+    };
+    crate::log::ended(outcome.as_ref().err().map(cni_error).as_ref(), began.elapsed());
+    outcome
+}
+
+/// What every line of the log is about.
+fn about<'a>(request: &'a Request, config: &'a Config) -> [(&'static str, &'a str); 7] {
+    let arg = |key| request.arg(key).unwrap_or_default();
+    [
+        ("verb", request.verb.as_str()),
+        ("podNamespace", arg("K8S_POD_NAMESPACE")),
+        ("podName", arg("K8S_POD_NAME")),
+        ("podUID", arg("K8S_POD_UID")),
+        ("container", &request.container_id),
+        ("network", &config.name),
+        ("interface", &request.ifname),
+    ]
 }

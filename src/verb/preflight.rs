@@ -10,6 +10,9 @@ use crate::plan::Plan;
 use crate::request::Request;
 use crate::runtime::Finder;
 
+/// The executable of this process.
+const OWN: &str = "/proc/self/exe";
+
 /// The path leads to the same place at DEL, and not to the namespace that this process runs in, unless the runtime says that it
 /// may: the container would be given interfaces and routes of the host. Plugins of a later make refuse that too, some of
 /// them when they have done it.
@@ -50,7 +53,7 @@ pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.
 pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
-    let own = std::fs::metadata("/proc/self/exe").ok().map(|meta| (meta.dev(), meta.ino()));
+    let own = identity(Path::new(OWN));
     let mut seen = BTreeSet::new();
     for attachment in &plan.attachments {
         for plugin in &attachment.network.plugins {
@@ -60,12 +63,21 @@ pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
             let path = finder
                 .find(plugin.plugin_type())
                 .map_err(|source| Error::Plugin { label: attachment.label(), source })?;
-            let found = std::fs::metadata(&path).ok().map(|meta| (meta.dev(), meta.ino()));
-            if own.is_some() && found == own {
+            if own.is_some() && identity(&path) == own {
                 let plugin_type = plugin.plugin_type().to_owned();
                 return Err(Error::OwnExecutable { label: attachment.label(), plugin_type, path });
             }
         }
     }
     Ok(())
+}
+
+/// Whether a file is the executable of this process.
+pub(crate) fn is_own_executable(path: &Path) -> bool {
+    identity(path).is_some_and(|found| identity(Path::new(OWN)) == Some(found))
+}
+
+/// What tells two files apart, whatever they are called.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -1,13 +1,13 @@
-//! `add`, `check`, `del`, `gc`, `status`, and what tells of attachments.
+//! `add`, `check`, `del` and `gc` of networks with several plugins, in the order and with the failures that there can be.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Case, Network, Plugin, braid, recorder};
+use crate::support::{Case, Network, recorder};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned()
@@ -125,36 +125,6 @@ fn gc_is_not_made_where_it_is_disabled(#[case] disabled: Value) {
     succeeds(case.braid(&["del", "n", &pod]).output());
 }
 
-#[test]
-fn gc_wants_attachments_written_as_such() {
-    let case = Case::new().configuration("n.conflist", chain("1.1.0"));
-    for valid in ["c1", "/eth0", "c1/", "../x/eth0"] {
-        let output = case.braid(&["gc", "n", "--valid", valid]).output();
-        assert!(!output.status.success(), "{valid}: {}", text(&output));
-    }
-    assert!(case.order().is_empty());
-}
-
-#[test]
-fn status_tells_who_is_not_ready() {
-    let old = Network::new("old").version("1.0.0").plugin(recorder("alpha").failing("STATUS", 50));
-    let absent = Network::new("lacking").version("1.0.0").plugin(Plugin::new("x", "absent"));
-    let case = Case::new()
-        .configuration("n.conflist", chain("1.1.0"))
-        .configuration("old.conflist", old)
-        .configuration("absent.conflist", absent);
-    succeeds(case.braid(&["status", "n"]).output());
-    succeeds(case.braid(&["status", "old"]).output());
-    assert_eq!(case.order(), ["STATUS alpha", "STATUS beta"]);
-    case.behave("beta", json!({"fail": {"STATUS": {"code": 51, "msg": "beta is cut off"}}}));
-    let output = case.braid(&["status", "n"]).output();
-    let error: Value = serde_json::from_slice(&output.stdout).expect("an error object");
-    assert_eq!(error["code"], 51);
-    assert!(text(&output).contains("beta is cut off"));
-    assert!(text(&case.braid(&["status", "lacking"]).output()).contains("\"absent\""));
-    assert!(text(&case.braid(&["status", "nowhere"]).output()).contains("\"nowhere\""));
-}
-
 /// As libcni: the chain goes on in the folder beside the list, unless the list says otherwise.
 #[rstest]
 #[case::inherits(json!({}), &["ADD alpha eth0", "ADD beta eth0", "ADD gamma eth0"])]
@@ -177,73 +147,6 @@ fn the_chain_goes_on_in_the_folder_of_its_name(#[case] keys: Value, #[case] call
     }
     succeeds(case.braid(&["del", "n", &pod]).output());
     assert_eq!(case.changes(), "");
-}
-
-#[test]
-fn list_and_show_tell_what_is_attached() {
-    let case = Case::new().delegate(recorder("alpha").ip("10.1.0.5/24")).delegate(recorder("beta").ip("10.2.0.5/24"));
-    let list = |words: &[&str]| {
-        let output = succeeds(case.braid(&[words, &["--state-dir", "@DIR@/state"]].concat()).output());
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
-    assert!(!list(&["list"]).contains(Case::CONTAINER));
-    case.add().succeeds();
-    let table = list(&["list"]);
-    for word in [Case::CONTAINER, "eth0", "net1", "net-alpha", "net-beta", "10.1.0.5/24", "10.2.0.5/24", "attached"] {
-        assert!(table.contains(word), "{word} is not in\n{table}");
-    }
-    let all: Value = serde_json::from_str(&list(&["list", "-o", "json"])).expect("JSON");
-    assert_eq!(all[0]["attachments"][1]["ips"], json!(["10.2.0.5/24"]));
-    assert!(list(&["show", "container"]).contains("net-beta"));
-    let absent = case.braid(&["show", "other", "--state-dir", "@DIR@/state"]).output();
-    assert!(!absent.status.success() && text(&absent).contains("\"other\""));
-    case.behave("beta", json!({"fail": {"DEL": {"code": 142, "msg": "beta is stuck"}}}));
-    case.del().fails_with_any_code();
-    assert!(list(&["list"]).contains("clean-up owed"));
-    assert!(list(&["show", Case::CONTAINER]).contains("beta is stuck"));
-    case.behave("beta", json!({}));
-    case.del().succeeds().leaves_nothing();
-    assert!(!list(&["list"]).contains(Case::CONTAINER));
-}
-
-#[test]
-fn completions_are_scripts_of_their_shells() {
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let output = succeeds(Command::new(braid()).args(["completions", shell]).output().expect("run braid"));
-        let script = String::from_utf8(output.stdout).expect("UTF-8");
-        assert!(script.contains("validate"), "{shell}");
-        if shell == "bash" {
-            let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().expect("run bash");
-            std::io::Write::write_all(&mut bash.stdin.take().expect("a pipe"), script.as_bytes()).expect("write");
-            assert!(bash.wait().expect("wait for bash").success());
-        }
-    }
-}
-
-#[test]
-fn the_manual_page_has_every_command() {
-    let output = succeeds(Command::new(braid()).arg("man").output().expect("run braid"));
-    let page = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(page.contains(".TH"));
-    let commands =
-        ["ADD", "CHECK", "DEL", "GC", "STATUS", "RUN", "VALIDATE", "PLAN", "LIST", "SHOW", "COMPLETIONS", "MAN"];
-    for command in commands {
-        assert!(page.contains(&format!(".SH \"BRAID {command}\"")), "{command}");
-    }
-    for word in ["CNI_CACHE_DIR", "EXIT STATUS", "NETCONFPATH"] {
-        assert!(page.contains(word), "{word}");
-    }
-}
-
-#[rstest]
-#[case::nothing(&[], 2)]
-#[case::unknown(&["ad"], 2)]
-#[case::option(&["list", "--format", "x"], 2)]
-#[case::help(&["--help"], 0)]
-#[case::version(&["--version"], 0)]
-fn a_command_line_that_is_none_has_status_2(#[case] words: &[&str], #[case] status: i32) {
-    let output = Command::new(braid()).args(words).env_remove("CNI_COMMAND").output().expect("run braid");
-    assert_eq!(output.status.code(), Some(status), "{}", text(&output));
 }
 
 /// Calls for one container come one after the other, whatever the runtime does; those for two go side by side.

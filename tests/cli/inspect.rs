@@ -9,7 +9,7 @@ use crate::support::{Machine, recorder};
 fn machine() -> Machine {
     let conf = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "braid", "delegates": [
         recorder("alpha").key("name", "front").ip("10.1.0.5/24").value(),
-        {"name": "back", "plugins": [{"type": "alpha"}, {"type": "beta"}]},
+        {"name": "back", "plugins": [{"type": "alpha", "recorder": {"ip": "10.2.0.5/24"}}, {"type": "beta"}]},
     ]}]});
     let machine = Machine::new().conf("pods.conflist", conf);
     machine.run("cp /opt/cni/bin/alpha /opt/cni/bin/beta; ip netns add web; ip netns add db").succeeds();
@@ -37,7 +37,7 @@ fn what_is_attached() {
     let table: Vec<Vec<_>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(table[1][..5], ["db-1", "eth1", "front", "10.1.0.5/24", "alpha"]);
     assert_eq!(table[1].last(), Some(&"attached"));
-    assert_eq!(table[2][..5], ["net1", "back", "alpha", ">", "beta"]);
+    assert_eq!(table[2][..6], ["net1", "back", "10.2.0.5/24", "alpha", ">", "beta"]);
     assert_eq!(table[3][..3], ["web-1", "eth0", "front"]);
     let list = machine.run("braid list -o json").succeeds().json();
     let summary = |one: &Value| json!([one["containerID"], one["ifname"], one["network"], one["netns"], one["state"]]);
@@ -45,6 +45,7 @@ fn what_is_attached() {
     assert_eq!(summary(&list[1]), json!(["web-1", "eth0", "pods", "/run/netns/web", "attached"]));
     assert_eq!(list[0]["attachments"][1]["plugins"][1]["type"], "beta");
     assert_eq!(list[0]["attachments"][0]["ips"], json!(["10.1.0.5/24"]));
+    assert_eq!(list[0]["attachments"][1]["ips"], json!(["10.2.0.5/24"]));
 
     machine.run("braid show w").succeeds().prints("container  web-1\n").prints("state      attached since");
     let shown = machine.run("braid show web-1 -o json").succeeds().json();

@@ -102,5 +102,8 @@ fn no_plan_where_nothing_is_left_for_a_primary() {
     let conf = json!({"cniVersion": "1.0.0", "name": "pods", "type": "braid", "delegates": [
         {"when": {"namespace": "prod"}, "config": {"name": "a", "type": "alpha"}}]});
     let machine = Machine::new().conf("pods.conf", conf);
-    machine.run("braid plan pods").exits(1).says("none of the delegates applies").says("K8S_POD_NAMESPACE is not set");
+    let ran = machine.run("braid plan pods").exits(1);
+    ran.prints("error: none of the delegates applies").prints("K8S_POD_NAMESPACE is not set");
+    let plan = machine.run("braid plan pods -o json || true").succeeds().json();
+    assert_eq!((&plan["steps"], plan["errors"].as_array().expect("a list").len()), (&json!([]), 1));
 }

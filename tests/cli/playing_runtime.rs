@@ -5,7 +5,7 @@ use std::fs;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Call, Machine, Network, recorder};
+use crate::support::{Call, Machine, Network, Plugin, recorder};
 
 /// A machine with the network `pods`, of one recording plugin, and the namespace `web`.
 fn machine() -> Machine {
@@ -93,14 +93,24 @@ fn options_come_before_the_environment_and_a_namespace_has_a_name() {
 #[test]
 fn status_of_a_network() {
     let machine = machine();
-    machine.write(
-        "net.d/new.conflist",
-        r#"{"cniVersion": "1.1.0", "name": "new", "plugins": [{"type": "alpha",
-        "recorder": {"fail": {"STATUS": {"code": 50, "msg": "no daemon"}}}}]}"#,
-    );
-    machine.run("braid status pods").succeeds().prints_nothing();
-    let ran = machine.run("braid status new").exits(1).says("no daemon");
-    assert_eq!(ran.json()["code"], 50);
+    machine.run("cp /opt/cni/bin/alpha /opt/cni/bin/beta").succeeds();
+    let new = Network::new("new").version("1.1.0").plugin(recorder("alpha")).plugin(recorder("beta"));
+    let old = Network::new("old").plugin(recorder("alpha").failing("STATUS", 50));
+    let lacking = Network::new("lacking").plugin(Plugin::new("x", "absent"));
+    let machine = machine.conf("new.conflist", new).conf("old.conflist", old).conf("lacking.conflist", lacking);
+    for network in ["new", "old", "pods"] {
+        machine.run(&format!("braid status {network}")).succeeds().prints_nothing();
+    }
+    // Those below 1.1.0 are not asked.
+    assert_eq!(machine.order(), ["STATUS alpha", "STATUS beta"]);
+    for (code, message) in [(50, "no daemon"), (51, "beta is cut off")] {
+        let behaviour = json!({"fail": {"STATUS": {"code": code, "msg": message}}});
+        machine.write("recorder/behaviour/beta.json", &behaviour.to_string());
+        let ran = machine.run("braid status new").exits(1).says(message);
+        assert_eq!((&ran.json()["code"], &ran.json()["cniVersion"]), (&json!(code), &json!("1.1.0")));
+    }
+    machine.run("braid status lacking").exits(1).says("\"absent\"");
+    machine.run("braid status nowhere").exits(1).says("\"nowhere\"");
 }
 
 #[rstest]
@@ -120,7 +130,8 @@ fn a_plugins_error_is_printed_as_json(
     let ran = machine.run(&format!("braid {command} pods web")).exits(1).says(message);
     let error = ran.json();
     assert_eq!(error["code"], code);
-    assert!(error["cniVersion"].is_string());
+    // The network's, and not the latest.
+    assert_eq!(error["cniVersion"], "1.0.0");
     assert!(error["msg"].as_str().expect("a message").contains(message), "{error}");
     if command == "del" {
         let left = machine.run("ls /var/lib/cni/results").succeeds();
@@ -140,6 +151,9 @@ fn a_plugins_error_is_printed_as_json(
 #[case::capabilities("CAP_ARGS=[] braid add pods web", "CAP_ARGS is not a JSON object")]
 #[case::not_attached("braid check pods web", "no result of an ADD of container")]
 #[case::valid("braid gc pods --valid web", "--valid is \"web\", expected CONTAINER/INTERFACE")]
+#[case::valid_container("braid gc pods --valid /eth0", "container ID \"\" is not valid")]
+#[case::valid_interface("braid gc pods --valid web/", "interface name \"\" is not valid")]
+#[case::valid_path("braid gc pods --valid ../x/eth0", "container ID \"..\" is not valid")]
 fn what_is_wrong_is_said_and_nothing_runs(#[case] line: &str, #[case] message: &str) {
     let machine = machine();
     let ran = machine.run(line).exits(1).says(message);

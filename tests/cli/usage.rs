@@ -68,6 +68,33 @@ fn a_reader_that_goes_away_is_no_fault(#[case] arguments: &str) {
     ran.require(!ran.stderr.contains("panic"), "there was to be no panic");
 }
 
+#[rstest]
+#[case("bash")]
+#[case("zsh")]
+#[case("fish")]
+#[case("elvish")]
+#[case("powershell")]
+fn completions_are_scripts_of_their_shells(#[case] shell: &str) {
+    let machine = Machine::new();
+    machine.run(&format!("braid completions {shell}")).succeeds().prints("validate");
+    if shell == "bash" {
+        machine.run("braid completions bash | bash -n").succeeds();
+    }
+}
+
+#[test]
+fn the_manual_page_has_every_command() {
+    let page = Machine::new().run("braid man").succeeds().prints(".TH");
+    let commands =
+        ["ADD", "CHECK", "DEL", "GC", "STATUS", "RUN", "VALIDATE", "PLAN", "LIST", "SHOW", "COMPLETIONS", "MAN"];
+    for command in commands {
+        page.require(page.stdout.contains(&format!(".SH \"BRAID {command}\"")), command);
+    }
+    for word in ["CNI_CACHE_DIR", "EXIT STATUS", "NETCONFPATH"] {
+        page.require(page.stdout.contains(word), word);
+    }
+}
+
 #[test]
 fn a_full_disk_is_told() {
     Machine::new().run("braid list >/dev/full").exits(1).says("No space left on device");

@@ -132,6 +132,23 @@ fn every_file_of_a_directory_is_told_of_and_one_that_is_wrong_fails_them_all() {
     );
 }
 
+/// libcni's order: lists first, then the others, each by name.
+#[test]
+fn of_two_files_with_one_name_the_one_that_is_not_used_is_told() {
+    let machine = Machine::new()
+        .conf("10-single.conf", r#"{"cniVersion":"1.0.0","name":"pods","type":"bridge"}"#)
+        .conf("20-pods.conflist", &*braid(GOOD))
+        .conf("30-other.conflist", &*braid(GOOD).replace("pods", "other"));
+    let ran = machine.run("braid validate /etc/cni/net.d").succeeds();
+    let warning = "  warning: 20-pods.conflist comes first and has the same name, \"pods\"; this file is not used";
+    let told: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
+    assert_eq!(told, [warning]);
+    ran.prints(&format!("/etc/cni/net.d/10-single.conf: ok (network \"pods\", CNI 1.0.0, bridge)\n{warning}\n"));
+    // Files that are named one by one are used one by one.
+    let ran = machine.run("cd /etc/cni/net.d && braid validate 10-single.conf 20-pods.conflist").succeeds();
+    ran.require(!ran.stdout.contains("warning"), "no warning");
+}
+
 #[test]
 fn all_networks_that_cannot_be_found_are_told_at_once() {
     let conf = braid(r#""delegates":[{"type":"bridge"},{"name":"one"},{"name":"two","when":{"namespace":"never"}}]"#);
@@ -164,4 +181,13 @@ fn there_must_be_something_to_validate() {
         .prints("absent.conflist: wrong")
         .prints("No such file");
     machine.run("braid validate").exits(2).says("<FILE|DIR>");
+}
+
+#[test]
+#[cfg(not(feature = "kubernetes"))]
+fn manifests_are_not_read_without_kubernetes() {
+    let machine = Machine::new().conf("10-pods.conflist", &*braid(GOOD)).conf("pod.yaml", "kind: Pod\n");
+    let ran = machine.run("braid validate /etc/cni/net.d").succeeds();
+    assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
+    machine.run("braid validate /etc/cni/net.d/pod.yaml").exits(1).prints("built without Kubernetes");
 }

@@ -5,6 +5,8 @@ mod attach;
 mod devices;
 mod isolation;
 mod kubelet;
+mod plan;
+mod selections;
 mod status;
 
 use api_server::{ApiServer, Fault, TOKEN};

@@ -93,7 +93,13 @@ fn check_reports_everything_that_is_wrong_at_once() {
     pod.ip("addr del 10.2.0.5/24 dev net1");
     pod.ip("route del default");
     let outcome = case.check().fails_with_any_code();
-    outcome.says("eth0").says("10.2.0.5").says("net1").says("10.20.1.1").says("net2").says("gamma refuses CHECK");
+    let outcome =
+        outcome.says("eth0").says("10.2.0.5").says("net1").says("10.20.1.1").says("net2").says("gamma refuses CHECK");
+    // The details have what the message does not.
+    let details =
+        "delegate \"net-gamma\" on net3: plugin \"gamma\" (step 1) failed on CHECK: gamma refuses CHECK (code 142)";
+    assert!(outcome.error_text().ends_with(&format!("; {details}")), "{}", outcome.error_text());
+    assert_eq!(outcome.error_text().matches("is gone").count(), 3, "{}", outcome.error_text());
     case.del().succeeds().leaves_nothing();
 }
 

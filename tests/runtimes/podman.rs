@@ -111,6 +111,16 @@ fn a_container_on_two_networks_of_braids() {
 }
 
 #[test]
+fn two_networks_whose_further_interfaces_have_the_same_names_are_told_what_to_do() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("a.conflist", three_networks("a")).conf("b.conflist", three_networks("b"));
+    note_after_a_first_container(&machine, "a");
+    let ran = machine.run(&format!("{} true", run(&machine, "--rm --network a,b"))).fails();
+    ran.says("on net1: the container has an interface of that name already; a selection with an \"interface\"");
+    machine.is_as_noted();
+}
+
+#[test]
 fn the_configuration_to_copy_works() {
     let Some(machine) = machine() else { return };
     let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/podman.conflist");

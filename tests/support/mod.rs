@@ -21,6 +21,8 @@ mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
 pub(crate) use case::Case;
+#[cfg(feature = "kubernetes")]
+pub(crate) use machine::Ran;
 pub(crate) use machine::{Machine, is_real_root};
 pub(crate) use namespace::Namespace;
 pub(crate) use networks::{

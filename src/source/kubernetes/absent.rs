@@ -7,7 +7,7 @@ use super::{ClusterError, Notice, is_configured, pod_of};
 use crate::config::Config;
 use crate::request::Request;
 use crate::source::pod::{Definitions, Pod};
-use crate::source::{Gathered, SourceError};
+use crate::source::{Gathered, SourceError, Surveyed};
 
 /// One call's conversation with the API server, of which there is none.
 #[derive(Debug)]
@@ -35,6 +35,11 @@ impl Session {
 
     /// Never called.
     pub fn gather(&self, _: &Config, _: &Request) -> Result<(Request, Gathered, Pod), SourceError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn survey(&self, _: &Config, _: &Request) -> Result<(Request, Surveyed), ClusterError> {
         match self.0 {}
     }
 

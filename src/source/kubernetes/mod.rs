@@ -11,6 +11,8 @@ mod api;
 #[cfg(feature = "kubernetes")]
 mod kubelet;
 #[cfg(feature = "kubernetes")]
+pub mod manifest;
+#[cfg(feature = "kubernetes")]
 mod session;
 #[cfg(not(feature = "kubernetes"))]
 #[path = "absent.rs"]
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 pub use session::Session;
 pub use status::{Notice, network_status, notices};
 
-use super::gather::{Gathered, SourceError};
+use super::gather::Surveyed;
 use crate::config::Config;
 use crate::request::Request;
 
@@ -40,24 +42,24 @@ pub fn pod_of(request: &Request) -> Option<(&str, &str)> {
 }
 
 /// What a pod would get, for whoever wants to see it: reads from the API server and changes nothing. Returns the
-/// call as its plugins would see it, and the attachments.
+/// call as its plugins would see it, and the attachments with all that is wrong with them.
 ///
 /// # Errors
-/// As ADD, up to the first plugin.
+/// When the pod is not there, or the API server cannot be asked.
 pub fn explain(
     config: &Config,
     request: &Request,
     (namespace, name): (&str, &str),
     deadline: Instant,
-) -> Result<(Request, Gathered), SourceError> {
+) -> Result<(Request, Surveyed), ClusterError> {
     let mut args = request.args.clone();
     args.set("K8S_POD_NAMESPACE", namespace);
     args.set("K8S_POD_NAME", name);
     let request = request.with_args(args);
     let Some(session) = Session::open(config, &request, deadline)? else {
-        return Err(ClusterError::NotConfigured.into());
+        return Err(ClusterError::NotConfigured);
     };
-    session.gather(config, &request).map(|(request, gathered, _)| (request, gathered))
+    session.survey(config, &request)
 }
 
 /// Talking to the API server or the kubelet failed.

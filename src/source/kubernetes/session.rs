@@ -17,7 +17,7 @@ use super::{ClusterError, Notice, is_configured, pod_of};
 use crate::config::Config;
 use crate::request::Request;
 use crate::source::pod::{Definition, DefinitionKey, Definitions, Devices, Pod, PodView, RESOURCE_NAME};
-use crate::source::{Gathered, SourceError, Wanted, operators_definitions};
+use crate::source::{Gathered, SourceError, Surveyed, Wanted, operators_definitions};
 
 /// The annotation that the status of a pod's networks is written to (NPWG specification, §5).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -122,8 +122,40 @@ impl Session {
         Ok((with_pod_args(request, &view.pod), gathered?, view.pod))
     }
 
+    /// Finds out what the pod would be attached to, and all that is wrong with it. Nothing is written, and no event posted.
+    ///
+    /// # Errors
+    /// When the pod is gone, or the API server cannot be asked.
+    pub fn survey(&self, config: &Config, request: &Request) -> Result<(Request, Surveyed), ClusterError> {
+        self.runtime.block_on(async {
+            let (pod, mut errors) = self.surveyed_pod(request).await?;
+            let wanted = Wanted::survey(config, request, Some(&pod));
+            let mut definitions = definitions(&self.api, wanted.definitions()).await?;
+            let mut devices = Devices::new();
+            if definitions.take_devices() {
+                match kubelet::devices(&config.kubernetes.pod_resources, &pod, self.deadline).await {
+                    Ok(found) => devices = found,
+                    Err(error) => {
+                        errors.push(error.into());
+                        definitions.without_devices();
+                    }
+                }
+            }
+            let view = PodView { pod, definitions, devices };
+            let mut surveyed = wanted.survey_networks(config, Some(&view));
+            surveyed.errors.splice(0..0, errors);
+            Ok((with_pod_args(request, &view.pod), surveyed))
+        })
+    }
+
     /// The pod, if it is the one that the call is for.
     async fn pod(&self, request: &Request) -> Result<Pod, SourceError> {
+        let (pod, errors) = self.surveyed_pod(request).await?;
+        errors.into_iter().next().map_or(Ok(pod), Err)
+    }
+
+    /// The same, with all that is wrong with its annotations.
+    async fn surveyed_pod(&self, request: &Request) -> Result<(Pod, Vec<SourceError>), ClusterError> {
         let gone = |reason: &str| ClusterError::PodGone {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -138,9 +170,9 @@ impl Session {
             && !is_static
         {
             let reason = format!("the pod of that name is another one (UID {uid}, expected {expected})");
-            return Err(gone(&reason).into());
+            return Err(gone(&reason));
         }
-        Pod::read(&self.namespace, &self.name, &uid, annotation)
+        Ok(Pod::survey(&self.namespace, &self.name, &uid, annotation))
     }
 
     /// The pod's metadata; none if there is no such pod.

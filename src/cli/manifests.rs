@@ -1,0 +1,363 @@
+//! What `validate` says of Kubernetes objects.
+
+use std::collections::BTreeSet;
+
+use super::validate::{Given, Report, request_for};
+use crate::cni::config::{Defaults, NetworkConfig, RawObject, get, parse_object};
+use crate::cni::{Args, validate};
+use crate::config::Config;
+use crate::plan;
+use crate::plan::build::META_PLUGINS;
+use crate::plan::key::{Keys, nearest};
+use crate::plan::policy::plugins_of;
+use crate::runtime::Finder;
+use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
+use crate::source::pod::{
+    DEFAULT_NETWORK, Definition, DefinitionKey, DeviceError, NETWORKS, Pod, PodView, RESOURCE_NAME,
+};
+use crate::source::{self, SourceError};
+
+/// What the API group of NetworkAttachmentDefinitions is called in `apiVersion`.
+const API_VERSION: &str = "k8s.cni.cncf.io/v1";
+/// What the annotations of the Kubernetes Network Plumbing Working Group begin with, and those there are.
+const PREFIX: &str = "k8s.v1.cni.cncf.io/";
+const ANNOTATIONS: [&str; 4] = [NETWORKS, RESOURCE_NAME, "k8s.v1.cni.cncf.io/network-status", STATUS_BEFORE];
+/// The annotation of the network status as it was called once.
+const STATUS_BEFORE: &str = "k8s.v1.cni.cncf.io/networks-status";
+/// The keys of a configuration list.
+const LIST_KEYS: [&str; 7] =
+    ["name", "cniVersion", "cniVersions", "plugins", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"];
+/// Keys under which plugins expect the name of an interface of the node.
+const INTERFACE_KEYS: [&str; 3] = ["bridge", "master", "device"];
+
+/// Takes note of all definitions in files, and says in the files' reports which were there before.
+pub(super) fn collect<'a>(files: impl Iterator<Item = (&'a Vec<Manifest>, &'a mut Report)>, given: &mut Given) {
+    let mut known = Vec::new();
+    for (objects, report) in files {
+        for object in objects {
+            let Content::Definition(spec) = &object.content else { continue };
+            let key = DefinitionKey { namespace: namespace(object, given).to_owned(), name: object.name.clone() };
+            if given.keys.contains(&key) {
+                report.warnings.push(format!("{}: it is given more than once", label(object, given)));
+            }
+            let resource = object.annotations.get(RESOURCE_NAME).map(|text| text.value.clone());
+            let config = spec.config.as_ref().map(|text| text.value.clone());
+            known.push((key.clone(), Definition { config, resource: resource.filter(|name| !name.is_empty()) }));
+            given.keys.push(key);
+        }
+    }
+    given.definitions = known.into_iter().collect();
+}
+
+/// Says what is wrong with the objects of one file.
+pub(super) fn judge(report: &mut Report, objects: &[Manifest], given: &Given, finder: &Finder) {
+    report.summary = summary(objects);
+    for object in objects {
+        let mut judge = Judge { label: label(object, given), object, given, report };
+        judge.object();
+        match &object.content {
+            Content::Definition(spec) => judge.definition(spec, finder),
+            Content::Pod(template) => judge.pod(template),
+            Content::Other => {}
+        }
+    }
+}
+
+/// How many objects of which kind there are.
+fn summary(objects: &[Manifest]) -> String {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for object in objects {
+        let kind = if object.kind.is_empty() { "object without a kind" } else { &object.kind };
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    let parts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    if parts.is_empty() { "no objects".into() } else { parts.join(", ") }
+}
+
+fn namespace<'a>(object: &'a Manifest, given: &'a Given) -> &'a str {
+    object.namespace.as_ref().map_or(given.namespace.as_str(), |text| text.value.as_str())
+}
+
+/// How messages call an object.
+fn label(object: &Manifest, given: &Given) -> String {
+    format!("{} {}/{} (line {})", object.kind, namespace(object, given), object.name, object.line)
+}
+
+/// One object on trial.
+struct Judge<'a> {
+    label: String,
+    object: &'a Manifest,
+    given: &'a Given,
+    report: &'a mut Report,
+}
+
+impl Judge<'_> {
+    fn error(&mut self, message: impl std::fmt::Display) {
+        self.report.errors.push(format!("{}: {message}", self.label));
+    }
+
+    fn warning(&mut self, message: impl std::fmt::Display) {
+        self.report.warnings.push(format!("{}: {message}", self.label));
+    }
+
+    fn note(&mut self, message: impl std::fmt::Display) {
+        self.report.notes.push(format!("{}: {message}", self.label));
+    }
+
+    /// What is to be said of an object of any kind.
+    fn object(&mut self) {
+        let object = self.object;
+        if object.kind.is_empty() {
+            let line = object.line;
+            self.report.warnings.push(format!("line {line}: it has no \"kind\", so it is no Kubernetes object"));
+            return;
+        }
+        if matches!(object.content, Content::Other) {
+            return;
+        }
+        for error in &object.errors {
+            self.error(error);
+        }
+        if object.name.is_empty() {
+            self.error("metadata.name is missing");
+        } else if !is_name(object.name.trim_end_matches('-')) {
+            let expected = "expected lower-case letters, digits, '-' and '.', the ends a letter or digit";
+            self.error(format!("metadata.name is {:?}, {expected}", object.name));
+        }
+        if let Some(namespace) = object.namespace.as_ref().filter(|text| !is_label(&text.value)) {
+            let expected = "expected at most 63 lower-case letters, digits and '-', the ends a letter or digit";
+            self.error(format!("metadata.namespace (line {}) is {:?}, {expected}", namespace.line, namespace.value));
+        }
+    }
+
+    fn definition(&mut self, spec: &DefinitionSpec, finder: &Finder) {
+        let object = self.object;
+        if object.api_version != API_VERSION {
+            self.error(format!("apiVersion is {:?}, expected {API_VERSION:?}", object.api_version));
+        }
+        self.annotations(&object.annotations, "metadata.annotations");
+        if let Some(resource) = object.annotations.get(RESOURCE_NAME)
+            && !is_resource(&resource.value)
+        {
+            let expected = "expected the name of a device resource such as vendor.com/vf";
+            self.error(format!("{RESOURCE_NAME} (line {}) is {:?}, {expected}", resource.line, resource.value));
+        }
+        for key in &spec.other_keys {
+            let hint = nearest(key, &["config"]).map(|_| ", did you mean \"config\"?").unwrap_or_default();
+            self.warning(format!("spec: the key {key:?} is not known{hint}"));
+        }
+        let Some(config) = &spec.config else {
+            if object.errors.is_empty() {
+                let name = &object.name;
+                self.note(format!("it has no spec.config; it stands for the configuration in confDir called {name:?}"));
+            }
+            return;
+        };
+        let place = format!("spec.config (line {})", config.line);
+        let parsed = parse_object(config.value.as_bytes()).and_then(|object| {
+            // What is wrong with the object's own name has been said.
+            let own = Some(self.object.name.as_str()).filter(|name| validate::network_name(name).is_ok());
+            let defaults = Defaults { name: own.or(Some("unnamed")), version: None };
+            NetworkConfig::complete_from_object(object.clone(), defaults).map(|network| (object, network))
+        });
+        match parsed {
+            Ok((keys, network)) => self.network(&place, &keys, &network, finder),
+            Err(error) => self.error(format!("{place}: {error}")),
+        }
+    }
+
+    /// What is to be said of a definition's configuration once it can be read.
+    fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig, finder: &Finder) {
+        if !keys.contains_key("cniVersion") && !keys.contains_key("cniVersions") {
+            self.warning(format!("{place}: \"cniVersion\" is missing; it speaks the one of Braid's configuration"));
+        }
+        if !keys.contains_key("type") {
+            for error in Keys::new(keys, place).unknown(&LIST_KEYS) {
+                self.warning(error);
+            }
+        }
+        let is_meta = |name: &&String| META_PLUGINS.contains(&name.as_str());
+        if let Some(plugin) = plugins_of(network).iter().find(is_meta) {
+            self.error(format!(
+                "{place}: a plugin of type {plugin:?} would lead back to braid; expected another plugin"
+            ));
+        }
+        let is_list = !keys.contains_key("type");
+        for (index, plugin) in network.plugins.iter().enumerate() {
+            let place = if is_list { format!("{place}: plugins[{index}]") } else { place.to_owned() };
+            for key in INTERFACE_KEYS {
+                if let Ok(Some(name)) = get::<String>(plugin.keys(), key, "a string")
+                    && !name.is_empty()
+                    && let Err(error) = validate::interface_name(&name)
+                {
+                    self.error(format!("{place}: {key:?}: {error}"));
+                }
+            }
+            match get::<RawObject>(plugin.keys(), "ipam", "an object with a \"type\"") {
+                Ok(Some(ipam)) if !ipam.is_empty() && !ipam.contains_key("type") => {
+                    self.error(format!("{place}: \"ipam.type\" is missing, expected the file name of a plugin"));
+                }
+                Ok(_) => {}
+                Err(error) => self.error(format!("{place}: {error}")),
+            }
+            let place = format!("{}: {place}", self.label);
+            self.report.executable(finder, plugin.plugin_type(), &place);
+        }
+    }
+
+    fn pod(&mut self, template: &PodTemplate) {
+        let object = self.object;
+        let annotations = template.annotations.as_ref().unwrap_or(&object.annotations);
+        self.annotations(annotations, template.place);
+        if template.annotations.is_some() {
+            for key in [NETWORKS, DEFAULT_NETWORK] {
+                if let Some(text) = object.annotations.get(key) {
+                    let place = template.place;
+                    let line = text.line;
+                    self.warning(format!(
+                        "metadata.annotations[{key:?}] (line {line}) has no effect there; pods get what is in {place}"
+                    ));
+                }
+            }
+        }
+        let annotation = |key: &str| annotations.get(key).map(|text| text.value.as_str());
+        let (pod, errors) = Pod::survey(namespace(object, self.given), &object.name, "", annotation);
+        for error in errors {
+            let reason = match error {
+                SourceError::Annotation { reason, .. } => reason,
+                error => error.to_string(),
+            };
+            self.error(with_line(reason, annotations));
+        }
+        if pod.networks.is_empty() && pod.default_network.is_none() {
+            return;
+        }
+        let view = PodView { pod, definitions: self.given.definitions.clone(), devices: template.requests.clone() };
+        let without = PodView {
+            pod: Pod { networks: Vec::new(), default_network: None, warnings: Vec::new(), ..view.pod.clone() },
+            ..view.clone()
+        };
+        let mut told = BTreeSet::new();
+        for (place, config) in configs(self.given) {
+            // What is wrong whatever the pod asks for is said of the configuration.
+            let anyway: BTreeSet<Finding> = findings(&config, &without, self.given).into_iter().collect();
+            for finding in findings(&config, &view, self.given) {
+                if anyway.contains(&finding) || !told.insert(finding.clone()) {
+                    continue;
+                }
+                let by = if self.given.configs.len() > 1 { format!(" (by {place})") } else { String::new() };
+                match finding {
+                    Finding::Error(message) => self.error(with_line(message, annotations) + &by),
+                    Finding::Warning(message) => self.warning(with_line(message, annotations)),
+                    Finding::Note(message) => self.note(with_line(message, annotations)),
+                }
+            }
+        }
+    }
+
+    /// Annotations that look like ours and are not.
+    fn annotations(&mut self, annotations: &Annotations, place: &str) {
+        for (key, text) in annotations {
+            let known = ANNOTATIONS.iter().chain(&[DEFAULT_NETWORK]).copied().collect::<Vec<_>>();
+            let is_ours = key.starts_with(PREFIX) || key.starts_with("v1.multus-cni.io/");
+            if is_ours && !known.contains(&key.as_str()) {
+                let hint = nearest(key, &known).map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+                self.warning(format!("{place} (line {}): the key {key:?} is not known{hint}", text.line));
+            }
+        }
+    }
+}
+
+/// Something that is to be said of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Finding {
+    Error(String),
+    Warning(String),
+    Note(String),
+}
+
+/// The configurations that pods are judged by: those given, or one that refuses nothing.
+fn configs(given: &Given) -> Vec<(String, Config)> {
+    if !given.configs.is_empty() {
+        return given.configs.clone();
+    }
+    let json =
+        format!(r#"{{"cniVersion":"1.1.0","name":"braid","type":"braid","delegates":[{{"type":"{PRIMARY}"}}]}}"#);
+    let config = Config::parse(json.as_bytes()).expect("a good configuration");
+    vec![(String::new(), config)]
+}
+
+/// The plugin type of the primary network where none is known.
+const PRIMARY: &str = "primary";
+
+/// What is wrong with what a pod asks for, and what is worth a word.
+fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
+    let mut args = Args::default();
+    args.set("K8S_POD_NAMESPACE", &view.pod.namespace);
+    args.set("K8S_POD_NAME", &view.pod.name);
+    let request = request_for(args);
+    let surveyed = source::survey(config, &request, Some(view));
+    let (planned, refusals) = plan::survey(config, &request, surveyed.candidates, &surveyed.dropped);
+    let of_errors = surveyed.errors.into_iter().map(|error| match error {
+        SourceError::NoDefinition { origin, key, .. } => match given.missing(&origin, &key) {
+            Ok(error) => Finding::Error(error),
+            Err(note) => Finding::Note(note),
+        },
+        SourceError::Device { source: DeviceError::NotTheirs { device, .. }, origin } => {
+            Finding::Note(format!("{origin}: whether the pod has the device {device:?} is known on its node"))
+        }
+        // What is on a node's disk, nobody knows here; and a webhook may add a request when the pod is made.
+        SourceError::Unknown { .. } | SourceError::Device { .. } => Finding::Warning(error.to_string()),
+        error => Finding::Error(error.to_string()),
+    });
+    let is_stand_in = given.configs.is_empty();
+    let of_refusals = refusals.into_iter().map(|error| {
+        let message = error.to_string();
+        Finding::Error(if is_stand_in { message.replace("delegates[0]", "the primary network") } else { message })
+    });
+    let of_warnings = surveyed.warnings.into_iter().chain(planned.warnings).map(Finding::Warning);
+    of_errors.chain(of_refusals).chain(of_warnings).collect()
+}
+
+/// A message about an annotation, with the annotation's line.
+fn with_line(message: String, annotations: &Annotations) -> String {
+    // The older name of one begins as the other does.
+    let of = [DEFAULT_NETWORK, NETWORKS].into_iter().find(|key| message.contains(*key));
+    match of.and_then(|key| annotations.get(key)) {
+        Some(text) => format!("{message} (line {})", text.line),
+        None => message,
+    }
+}
+
+/// A name of an object: a DNS subdomain (RFC 1123).
+fn is_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_part)
+}
+
+/// The name of a namespace: a DNS label (RFC 1123).
+fn is_label(name: &str) -> bool {
+    name.len() <= 63 && is_part(name)
+}
+
+fn is_part(name: &str) -> bool {
+    let is_end = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = name.as_bytes();
+    is_end(bytes.first())
+        && is_end(bytes.last())
+        && bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+}
+
+/// The name of an extended resource: `domain/name`.
+fn is_resource(name: &str) -> bool {
+    let Some((domain, name)) = name.split_once('/') else { return false };
+    let is_end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    is_name(domain)
+        && name.len() <= 63
+        && is_end(bytes.first())
+        && is_end(bytes.last())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
