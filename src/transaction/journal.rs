@@ -336,7 +336,9 @@ impl Journal {
             Ok(length) => {
                 start_writing(file.as_fd());
                 let mut state = State::new(header);
-                first.into_iter().for_each(|first| state.apply(first));
+                if let Some(first) = first {
+                    state.apply(first);
+                }
                 Ok(Self { file, length, state, queued: Vec::new(), is_torn: false })
             }
             Err(source) => {

@@ -192,6 +192,9 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the journal cannot be written.
+    ///
+    /// # Panics
+    /// If another thread has panicked while it wrote to the journal.
     pub fn write_queued(&self) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");
         journal.write_queued().map_err(|source| self.journal_failure(source))
