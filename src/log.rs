@@ -14,12 +14,10 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Now};
-use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cni::CniError;
 use crate::config::LogConfig;
@@ -43,9 +41,9 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     });
     let call =
         call.iter().filter(|(_, value)| !value.is_empty()).map(|&(key, value)| (key, value.to_owned())).collect();
-    let lines = Lines { call, to_stderr: config.to_stderr, file };
+    let lines = Lines { level, call, to_stderr: config.to_stderr, file };
     // Only the first call of a process starts a log; the command line may have started one of its own.
-    drop(tracing_subscriber::registry().with(lines.with_filter(level)).try_init());
+    drop(tracing::subscriber::set_global_default(lines));
     if let Some(error) = complaint {
         let path = config.file.as_deref().unwrap_or(Path::new(""));
         tracing::warn!("the log file {} cannot be used: {error}", path.display());
@@ -75,16 +73,38 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Writes each event as a line.
+/// Writes each event as a line. It knows no spans: nothing of Braid's has any, and the room for them would be made in
+/// every call.
 struct Lines {
+    level: LevelFilter,
     /// What every event is about.
     call: Vec<(&'static str, String)>,
     to_stderr: Option<bool>,
     file: Option<File>,
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
         let mut time = String::new();
         let _ = Now.format_time(&mut Writer::new(&mut time));
         let level = event.metadata().level();

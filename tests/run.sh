@@ -39,6 +39,7 @@ containerd containerd
 containerd ctr
 runc runc
 jq jq
+valgrind valgrind
 EOF
 }
 
@@ -173,6 +174,7 @@ step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 step "tests" run_tests
+step "instructions of an ADD" tests/bench/instructions.sh
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
 printf '\nin %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
 ((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

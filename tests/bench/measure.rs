@@ -15,6 +15,8 @@ pub(crate) struct Call<'a> {
     pub(crate) container: &'a str,
     /// `CNI_PATH`.
     pub(crate) plugins: &'a Path,
+    /// `CNI_NETNS`.
+    pub(crate) netns: &'a Path,
     /// Standard input.
     pub(crate) configuration: &'a [u8],
 }
@@ -54,7 +56,7 @@ impl Call<'_> {
 
     fn talk(&self, command: &mut Command) -> (Child, String) {
         command.env_clear().env("CNI_COMMAND", self.verb).env("CNI_CONTAINERID", self.container);
-        command.env("CNI_NETNS", "/proc/self/ns/net").env("CNI_IFNAME", "eth0").env("CNI_PATH", self.plugins);
+        command.env("CNI_NETNS", self.netns).env("CNI_IFNAME", "eth0").env("CNI_PATH", self.plugins);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
         // A program that fails early does not read all of it, and says why afterwards.
         drop(child.stdin.take().expect("piped").write_all(self.configuration));

@@ -24,8 +24,12 @@ mod scenario;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Instant;
 use std::{env, fs, thread};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 
 use measure::{Call, Contender, Samples};
 use report::{Curve, Figure, Report, Row};
@@ -85,6 +89,7 @@ fn main() {
 struct Bench {
     quick: bool,
     plugins: PathBuf,
+    netns: PathBuf,
     floor: PathBuf,
     contenders: Vec<Contender>,
     /// Removed when this goes.
@@ -97,7 +102,14 @@ impl Bench {
         let braid = env::var_os("BRAID_BENCH_BINARY").map_or(braid, PathBuf::from);
         let floor = plugins.join("bench-floor");
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
-        let mut bench = Self { quick, plugins, floor: floor.clone(), contenders: Vec::new(), folders: Vec::new() };
+        let mut bench = Self {
+            quick,
+            plugins,
+            netns: namespace(),
+            floor: floor.clone(),
+            contenders: Vec::new(),
+            folders: Vec::new(),
+        };
         bench.enter("floor", floor, disk.path().join("floor"));
         bench.enter("Braid", braid.clone(), disk.path().join("braid"));
         if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
@@ -142,7 +154,14 @@ impl Bench {
     }
 
     fn call<'a>(&'a self, contender: &'a Contender, verb: &'a str, container: &'a str, stdin: &'a [u8]) -> Call<'a> {
-        Call { program: &contender.program, verb, container, plugins: &self.plugins, configuration: stdin }
+        Call {
+            program: &contender.program,
+            verb,
+            container,
+            plugins: &self.plugins,
+            netns: &self.netns,
+            configuration: stdin,
+        }
     }
 
     /// ADD, CHECK and DEL by every contender in turn: for each contender, the samples of each verb.
@@ -339,6 +358,19 @@ fn build() -> (PathBuf, PathBuf) {
         assert!(status.success(), "cargo build {} failed", what.join(" "));
     }
     (target.join("release/examples"), target.join("release/braid"))
+}
+
+/// A network namespace with nothing in it but lo. It goes with this process.
+fn namespace() -> PathBuf {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace, as root");
+        tell.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())).expect("someone waits");
+        loop {
+            thread::park();
+        }
+    });
+    told.recv().expect("a network namespace, as root").into()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "files are small")]
