@@ -535,3 +535,61 @@ fn drain(from: &mut Option<PipeReader>, into: &mut Vec<u8>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A plugin that writes down its input.
+    fn plugin(dir: &Path) -> PathBuf {
+        let path = dir.join("plugin");
+        std::fs::write(&path, format!("#!/bin/sh\ncat >>{}\n", dir.join("told").display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn call(executable: &Path, verb: Verb) -> Call<'_> {
+        Call { executable, verb, environment: &[], stdin: b"input", deadline: None }
+    }
+
+    #[test]
+    fn what_is_to_be_synced_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = plugin(dir.path());
+        let launcher = Launcher::new();
+        launcher.sync_first(vec![tempfile::tempfile().unwrap().into()]).unwrap();
+        launcher.run(&call(&path, Verb::Add)).unwrap();
+        launcher.run(&call(&path, Verb::Add)).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("told")).unwrap(), "inputinput");
+    }
+
+    #[test]
+    fn what_cannot_be_synced_first_is_an_add_that_is_told_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = plugin(dir.path());
+        let told = || std::fs::read_to_string(dir.path().join("told")).unwrap_or_default();
+        let launcher = Launcher::new();
+        // A pipe cannot be synced.
+        let (reader, _writer) = io::pipe().unwrap();
+        launcher.sync_first(vec![reader.into()]).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(launcher.run(&call(&path, Verb::Add)), Err(PluginError::Withheld(_))));
+        }
+        assert_eq!(told(), "");
+        launcher.run(&call(&path, Verb::Del)).unwrap();
+        assert_eq!(told(), "input");
+    }
+
+    #[test]
+    fn a_plugin_that_leaves_its_group_at_once_keeps_none_from_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugin");
+        std::fs::write(&path, "#!/bin/sh\nexec setsid cat\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let launcher = Launcher::new();
+        for _ in 0..3 {
+            assert_eq!(launcher.run(&call(&path, Verb::Check)).unwrap(), b"input");
+        }
+    }
+}

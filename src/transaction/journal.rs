@@ -1,7 +1,7 @@
 //! The journal of an attachment set: what is to be done, what was done, and what is still to be undone.
 //!
 //! A journal is a file of JSON lines. The first is the [`Header`] with the whole plan, made durable before the first
-//! plugin runs. After it comes one [`Event`] a line, as steps start and end. Events are not synced: after a power
+//! plugin gets its input. After it comes one [`Event`] a line, as steps start and end. Events are not synced: after a power
 //! failure the containers are gone too, and the plan alone is enough to release what they held.
 //!
 //! The header's `boot` tells whether the machine has been started anew since. If so, events may be missing, and every
@@ -161,7 +161,7 @@ impl State {
     /// When it makes no sense, in words.
     pub fn parse(bytes: &[u8], container_id: &str, ifname: &str) -> Result<Option<(Self, usize)>, String> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-            // The header's line is synced before the first plugin runs: without its end, none has.
+            // The header's line is synced before the first plugin gets its input: without its end, none has.
             if bytes.first().is_some_and(|byte| *byte != b'{') {
                 return Err("its first line is not a plan".into());
             }

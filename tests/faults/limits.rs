@@ -65,6 +65,24 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
     assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
 }
 
+/// Where the three descriptors are not there, no file of Braid's takes their place, and an answer that nobody gets is none.
+#[test]
+fn without_a_standard_output_an_add_is_undone() {
+    let case = quiet();
+    for prelude in ["exec >&- <&3", "exec >&- 2>&- <&3"] {
+        let closed = after(&case, &format!("exec 3<&0; {prelude}; exec"));
+        let add = case.call_plugin(&closed, "ADD").run_unrecorded();
+        assert!(!add.status.success(), "{prelude}: {add:?}");
+        assert!(!case.owes(), "{prelude}");
+        case.call_plugin(&closed, "DEL").run_unrecorded();
+    }
+    let quiet_about_it = after(&case, "exec 2>&-; exec");
+    assert!(case.call_plugin(&quiet_about_it, "ADD").run_unrecorded().status.success());
+    let no_input = after(&case, "exec <&-; exec");
+    assert!(!case.call_plugin(&no_input, "DEL").run_unrecorded().status.success());
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn del_of_a_journal_that_may_not_grow() {
     let case = quiet();
