@@ -88,6 +88,8 @@ mod library {
 mod runtimes {
     /// containerd, by its own client.
     mod containerd;
+    /// The container image that installs Braid on a node.
+    mod image;
     /// The networks that the runtimes are given.
     mod networks;
     /// podman with its CNI back end.
