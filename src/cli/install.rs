@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,8 +21,11 @@ use super::{CliError, Outcome};
 use crate::cni::config::{get, parse_object, raw};
 use crate::cni::{NetworkConfig, PluginConfig, RawObject, Version};
 use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
+use crate::plan::Plan;
 use crate::request::variable;
 use crate::runtime::load;
+use crate::transaction::journal::State;
+use crate::transaction::{Sharing, Store};
 
 /// The file that the runtime is to find first.
 const CONFLIST: &str = "00-braid.conflist";
@@ -30,6 +33,8 @@ const CONFLIST: &str = "00-braid.conflist";
 const KUBECONFIG: &str = "braid.d/kubeconfig";
 /// Types whose configurations are never taken for a primary network's.
 const OWN_TYPES: [&str; 3] = ["braid", "multus", "multus-shim"];
+/// How long another call's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -120,17 +125,76 @@ pub(super) fn uninstall(args: &Uninstall) -> Outcome {
         // Whatever else is in it is not ours.
         drop(fs::remove_dir(directory));
     }
+    detach_gone(places)?;
     let attached = fs::read_dir(places.state_dir.join("attachments")).map_or(0, Iterator::count);
     if attached > 0 && !args.force {
+        let containers = if attached == 1 { "container is" } else { "containers are" };
         let message = format!(
-            "new pods no longer get to braid; {attached} containers are still attached by it, so that {} stays until \
-             they are gone (run this again, or with --force)",
+            "new pods no longer get to braid; {attached} {containers} still attached by it, so that {} stays: run this \
+             again when they are gone, or with --force",
             places.executable().display()
         );
         return Err(CliError::Plain(message));
     }
     remove(&places.executable())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Undoes what is attached to containers that are gone. Not every runtime calls DEL with the configuration that ADD had:
+/// for these, containerd has called the plugins of the one that comes first now.
+fn detach_gone(places: &Places) -> Result<(), CliError> {
+    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, Instant::now() + PATIENCE)? else {
+        return Ok(());
+    };
+    for id in store.container_ids()? {
+        let Some(container) = store.unlocked_container(&id)? else { continue };
+        for ifname in container.entries()?.ifnames {
+            let Some(Ok(state)) = State::peek(&container, &ifname)? else { continue };
+            if !state.is_container_gone() {
+                continue;
+            }
+            match detach(places, &state.header.plan) {
+                Ok(()) => say(&format!("detached {id}, which is gone, from network {:?}", state.header.plan.network)),
+                Err(reason) => loudly(&format!("{id} is gone and cannot be detached: {reason}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Calls DEL of the installed Braid.
+fn detach(places: &Places, plan: &Plan) -> Result<(), String> {
+    let config =
+        json!({"cniVersion": plan.version, "name": plan.network, "type": "braid", "stateDir": places.state_dir});
+    let variables = [
+        ("CNI_COMMAND", "DEL"),
+        ("CNI_CONTAINERID", &plan.container_id),
+        ("CNI_IFNAME", &plan.ifname),
+        ("CNI_NETNS", &plan.netns),
+    ];
+    call(places, &variables, config.to_string().as_bytes())
+}
+
+/// Calls the installed Braid as a runtime does. An error is what it says.
+fn call(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> Result<(), String> {
+    let call = || -> io::Result<std::process::Output> {
+        let mut child = Command::new(places.executable())
+            .env("CNI_PATH", &places.bin_dir)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(config)?;
+        }
+        child.wait_with_output()
+    };
+    let output = call().map_err(|error| format!("{} cannot be run: {error}", places.executable().display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    Err(answer["msg"].as_str().unwrap_or("braid did not say why").to_owned())
 }
 
 /// What keeps the node as it should be.
@@ -309,24 +373,7 @@ fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
     config.insert("name".into(), raw("braid"));
     config.insert("cniVersion".into(), raw(&Version::V1_1_0));
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
-    let ask = || -> io::Result<std::process::Output> {
-        let mut child = Command::new(places.executable())
-            .env("CNI_COMMAND", "STATUS")
-            .env("CNI_PATH", &places.bin_dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(&config)?;
-        }
-        child.wait_with_output()
-    };
-    let output = ask().map_err(|error| format!("{} cannot be run: {error}", places.executable().display()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    Err(format!("this node is not ready: {}", answer["msg"].as_str().unwrap_or("braid did not say why")))
+    call(places, &[("CNI_COMMAND", "STATUS")], &config).map_err(|reason| format!("this node is not ready: {reason}"))
 }
 
 /// Copies this executable: beside the old one and then over it, which may be running.
