@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::Args;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
 use crate::plan::Plan;
 use crate::request::variable;
 use crate::runtime::load;
+use crate::source::kubernetes::lasting_token;
 use crate::transaction::journal::State;
 use crate::transaction::{Sharing, Store};
 
@@ -35,6 +36,12 @@ const KUBECONFIG: &str = "braid.d/kubeconfig";
 const OWN_TYPES: [&str; 3] = ["braid", "multus", "multus-shim"];
 /// How long another call's lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a token that is asked for is to live. Until then pods are attached with it, even if none can be had any more.
+const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often a new one is asked for.
+const RENEWAL: Duration = Duration::from_secs(3600);
+/// When it is tried again, where there was none to be had.
+const RETRY: Duration = Duration::from_secs(60);
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -100,7 +107,16 @@ pub(super) fn install(args: &Install) -> Outcome {
     let places = &args.places;
     copy_executable(&places.executable())?;
     say(&format!("installed {}", places.executable().display()));
-    let mut keeper = Keeper { args, extra, written: None, complaint: String::new(), is_checked: false };
+    let mut keeper = Keeper {
+        args,
+        extra,
+        written: None,
+        complaint: String::new(),
+        is_checked: false,
+        token: None,
+        ask_at: Instant::now(),
+        refusal: String::new(),
+    };
     loop {
         let outcome = keeper.keep();
         if args.once {
@@ -206,6 +222,18 @@ struct Keeper<'a> {
     /// What was said last to be wrong, so that it is said once.
     complaint: String,
     is_checked: bool,
+    /// A token that outlives this pod, unlike the one that Kubernetes gives it.
+    token: Option<Token>,
+    /// When to ask for another.
+    ask_at: Instant,
+    /// Why there was none to be had the last time.
+    refusal: String,
+}
+
+/// A token for the node.
+struct Token {
+    text: String,
+    ends: Instant,
 }
 
 impl Keeper<'_> {
@@ -264,9 +292,9 @@ impl Keeper<'_> {
         self.complaint = complaint;
     }
 
-    /// Writes a kubeconfig from the service account, and again whenever its token is replaced. False where there is
-    /// no service account.
-    fn keep_kubeconfig(&self) -> Result<bool, String> {
+    /// Writes a kubeconfig with a token for the node or, as long as there is none to be had, the one of this pod. False
+    /// where there is no service account.
+    fn keep_kubeconfig(&mut self) -> Result<bool, String> {
         let account = &self.args.service_account;
         let path = self.args.places.kubeconfig();
         let host = variable("KUBERNETES_SERVICE_HOST").ok().flatten().filter(|host| !host.is_empty());
@@ -276,32 +304,74 @@ impl Keeper<'_> {
             let path = account.join(name);
             fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let token = String::from_utf8_lossy(&read("token")?).trim().to_owned();
+        let of_pod = String::from_utf8_lossy(&read("token")?).trim().to_owned();
         let authority = STANDARD.encode(read("ca.crt")?);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        // JSON is YAML.
-        let kubeconfig = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "local", "cluster": {
-                "server": format!("https://{host}:{port}"), "certificate-authority-data": authority,
-            }}],
-            "users": [{"name": "braid", "user": {"token": token}}],
-            "contexts": [{"name": "braid", "context": {"cluster": "local", "user": "braid"}}],
-            "current-context": "braid",
-        });
-        let mut wanted = serde_json::to_vec_pretty(&kubeconfig).unwrap_or_default();
-        wanted.push(b'\n');
-        if fs::read(&path).ok().as_deref() != Some(&wanted[..]) {
-            let write = || {
-                fs::create_dir_all(path.parent().unwrap_or(&path))?;
-                replace(&path, &wanted, 0o600)
-            };
-            write().map_err(|error: io::Error| format!("{}: {error}", path.display()))?;
-            say(&format!("wrote {}", path.display()));
+        let server = format!("https://{host}:{port}");
+        let now = Instant::now();
+        self.token.take_if(|token| now >= token.ends);
+        let in_use = self.token.as_ref().map_or(&of_pod, |token| &token.text);
+        write_kubeconfig(&path, &server, &authority, in_use)?;
+        if now < self.ask_at {
+            return Ok(true);
+        }
+        match longer_lived(&path, &of_pod) {
+            Ok((text, lifetime)) => {
+                write_kubeconfig(&path, &server, &authority, &text)?;
+                self.token = Some(Token { text, ends: now + lifetime });
+                self.ask_at = now + RENEWAL.min(lifetime / 2);
+                self.refusal.clear();
+            }
+            Err(refusal) => {
+                self.ask_at = now + RETRY;
+                if refusal != self.refusal {
+                    let what = if self.token.is_some() { "is not renewed" } else { "ends with this pod" };
+                    loudly(&format!("the token in {} {what}: {refusal}", path.display()));
+                    self.refusal = refusal;
+                }
+            }
         }
         Ok(true)
     }
+}
+
+/// Writes a kubeconfig, if it is not there as it should be.
+fn write_kubeconfig(path: &Path, server: &str, authority: &str, token: &str) -> Result<(), String> {
+    // JSON is YAML.
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "local", "cluster": {"server": server, "certificate-authority-data": authority}}],
+        "users": [{"name": "braid", "user": {"token": token}}],
+        "contexts": [{"name": "braid", "context": {"cluster": "local", "user": "braid"}}],
+        "current-context": "braid",
+    });
+    let mut wanted = serde_json::to_vec_pretty(&kubeconfig).unwrap_or_default();
+    wanted.push(b'\n');
+    if fs::read(path).ok().as_deref() == Some(&wanted[..]) {
+        return Ok(());
+    }
+    let write = || {
+        fs::create_dir_all(path.parent().unwrap_or(path))?;
+        replace(path, &wanted, 0o600)
+    };
+    write().map_err(|error: io::Error| format!("{}: {error}", path.display()))?;
+    say(&format!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// Asks for a token for the account of a pod's, and how long it lives.
+fn longer_lived(kubeconfig: &Path, of_pod: &str) -> Result<(String, Duration), String> {
+    let (namespace, name) = service_account(of_pod).ok_or("the one of this pod does not say whose it is")?;
+    lasting_token(kubeconfig, (&namespace, &name), LIFETIME).map_err(|error| error.to_string())
+}
+
+/// Whose token this is, as it says itself: namespace and name of a service account.
+fn service_account(token: &str) -> Option<(String, String)> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let (namespace, name) = claims["sub"].as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    Some((namespace.to_owned(), name.to_owned()))
 }
 
 /// The primary network: of the configurations, in the runtime's order, the first that is neither Braid's nor Multus's.

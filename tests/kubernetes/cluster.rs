@@ -22,6 +22,8 @@ pub(super) trait ApiServer {
     fn authority(&self) -> String;
     /// A token by which Braid may do what it does, and nothing else.
     fn token(&self) -> String;
+    /// A token as Kubernetes gives it to a pod of the DaemonSet: it ends with that pod, whose path this is.
+    fn token_of_pod(&self, path: &str) -> String;
     fn get(&self, path: &str) -> Option<Value>;
     /// Makes an object, or changes the one that is there, whose UID stays.
     fn put(&self, path: &str, object: Value);
@@ -84,6 +86,17 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
             self.dir.display(),
         );
         fs::write(self.dir.join("kubeconfig"), text).expect("write the kubeconfig");
+    }
+
+    /// Makes a pod of the DaemonSet's and returns its token.
+    pub(super) fn agent(&self) -> String {
+        let metadata = json!({"namespace": "kube-system", "name": "agent", "annotations": {}});
+        let containers = json!([{"name": "install", "image": "example.test/none"}]);
+        let spec = json!({"serviceAccountName": "braid", "containers": containers});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let path = pod_path("kube-system", "agent");
+        self.server.put(&path, pod);
+        self.server.token_of_pod(&path)
     }
 
     /// Gives a pod these annotations and no others. If it is not there, it is made.

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -44,6 +46,7 @@ pub(super) struct Request {
 #[derive(Default)]
 struct State {
     tokens: BTreeSet<String>,
+    tokens_of_pods: BTreeMap<String, String>,
     objects: BTreeMap<String, Value>,
     /// How many objects have got a UID.
     uids: u32,
@@ -105,6 +108,13 @@ impl ApiServer for Double {
         TOKEN.to_owned()
     }
 
+    fn token_of_pod(&self, path: &str) -> String {
+        let claims = URL_SAFE_NO_PAD.encode(json!({"sub": "system:serviceaccount:kube-system:braid"}).to_string());
+        let token = format!("e30.{claims}.c2ln");
+        self.state().tokens_of_pods.insert(path.to_owned(), token.clone());
+        token
+    }
+
     fn get(&self, path: &str) -> Option<Value> {
         self.state().objects.get(path).cloned()
     }
@@ -122,7 +132,9 @@ impl ApiServer for Double {
     }
 
     fn remove(&self, path: &str) {
-        self.state().objects.remove(path);
+        let mut state = self.state();
+        state.objects.remove(path);
+        state.tokens_of_pods.remove(path);
     }
 
     fn events(&self) -> Vec<Value> {
@@ -214,7 +226,9 @@ fn refusal(code: u16, message: &str) -> (u16, Value) {
 impl State {
     fn answer(&mut self, request: &Request) -> (u16, Value) {
         let token = request.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        if !token.is_some_and(|token| self.tokens.contains(token)) {
+        let is_good =
+            |token: &str| self.tokens.contains(token) || self.tokens_of_pods.values().any(|good| good == token);
+        if !token.is_some_and(is_good) {
             return refusal(401, "Unauthorized");
         }
         let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
@@ -239,6 +253,15 @@ impl State {
                 let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
                 self.events.push(event.clone());
                 (201, event)
+            }
+            "POST" if request.path == "/api/v1/namespaces/kube-system/serviceaccounts/braid/token" => {
+                self.tokens.insert("lasting".into());
+                let status = json!({"token": "lasting", "expirationTimestamp": "2200-01-01T00:00:00Z"});
+                (
+                    201,
+                    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                    "spec": {"audiences": []}, "status": status}),
+                )
             }
             _ => refusal(405, "not something this server does"),
         }

@@ -102,6 +102,13 @@ impl ApiServer for KubeApiserver {
         self.shared.token.clone()
     }
 
+    fn token_of_pod(&self, path: &str) -> String {
+        let pod = self.get(path).expect("the pod is there");
+        let name = &pod["metadata"]["name"];
+        let reference = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]});
+        self.shared.token(&json!({"boundObjectRef": reference}))
+    }
+
     fn get(&self, path: &str) -> Option<Value> {
         match self.shared.admin("GET", path, &Value::Null) {
             (200, object) => Some(object),
@@ -169,11 +176,16 @@ impl Shared {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
             shared.must("POST", "/api/v1/namespaces", &namespace);
         }
-        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
-        let account = "/api/v1/namespaces/kube-system/serviceaccounts/braid/token";
-        let answer = shared.must("POST", account, &request);
-        answer["status"]["token"].as_str().expect("a token").clone_into(&mut shared.token);
+        shared.token = shared.token(&json!({}));
         shared
+    }
+
+    /// A token of the service account.
+    fn token(&self, spec: &Value) -> String {
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let account = "/api/v1/namespaces/kube-system/serviceaccounts/braid/token";
+        let answer = self.must("POST", account, &request);
+        answer["status"]["token"].as_str().expect("a token").to_owned()
     }
 
     /// Applies what a user applies.
