@@ -23,6 +23,7 @@ use crate::cni::{NetworkConfig, PluginConfig, RawObject, Version};
 use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
 use crate::plan::Plan;
 use crate::request::variable;
+use crate::runtime::cache::{self, Cache};
 use crate::runtime::load;
 use crate::source::kubernetes::lasting_token;
 use crate::transaction::journal::State;
@@ -188,7 +189,10 @@ fn detach(places: &Places, plan: &Plan) -> Result<(), String> {
         ("CNI_IFNAME", &plan.ifname),
         ("CNI_NETNS", &plan.netns),
     ];
-    call(places, &variables, config.to_string().as_bytes())
+    call(places, &variables, config.to_string().as_bytes())?;
+    // What the runtime's libcni keeps for the DEL that never comes now. Nobody reads it any more.
+    drop(Cache::new(Path::new(cache::DEFAULT_DIR)).remove(&plan.network, &plan.container_id, &plan.ifname));
+    Ok(())
 }
 
 /// Calls the installed Braid as a runtime does. An error is what it says.
