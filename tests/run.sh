@@ -7,6 +7,8 @@
 #   BRAID_TEST_CNI_PATH      the reference plugins, if not in /usr/lib/cni or /opt/cni/bin
 #   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; where there are none, they
 #                            are fetched from Debian sid if apt-get can, into the user's cache; without them, their tests skip
+#   KUBEBUILDER_ASSETS       a folder with etcd, kube-apiserver and kubectl: the scenarios of Kubernetes run with a real API
+#                            server as well; without it, they run with a double alone
 #   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
@@ -35,6 +37,7 @@ util-linux unshare
 util-linux setpriv
 busybox-static busybox
 podman podman
+buildah buildah
 containerd containerd
 containerd ctr
 runc runc

@@ -88,6 +88,11 @@ mod library {
 mod runtimes {
     /// containerd, by its own client.
     mod containerd;
+    /// Pods as the kubelet makes them, through containerd's CRI plugin.
+    #[cfg(feature = "kubernetes")]
+    mod cri;
+    /// The container image that installs Braid on a node.
+    mod image;
     /// The networks that the runtimes are given.
     mod networks;
     /// podman with its CNI back end.

@@ -9,10 +9,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::Args;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
@@ -21,8 +21,13 @@ use super::{CliError, Outcome};
 use crate::cni::config::{get, parse_object, raw};
 use crate::cni::{NetworkConfig, PluginConfig, RawObject, Version};
 use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
+use crate::plan::Plan;
 use crate::request::variable;
+use crate::runtime::cache::{self, Cache};
 use crate::runtime::load;
+use crate::source::kubernetes::lasting_token;
+use crate::transaction::journal::State;
+use crate::transaction::{Sharing, Store};
 
 /// The file that the runtime is to find first.
 const CONFLIST: &str = "00-braid.conflist";
@@ -30,6 +35,14 @@ const CONFLIST: &str = "00-braid.conflist";
 const KUBECONFIG: &str = "braid.d/kubeconfig";
 /// Types whose configurations are never taken for a primary network's.
 const OWN_TYPES: [&str; 3] = ["braid", "multus", "multus-shim"];
+/// How long another call's lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a token that is asked for is to live. Until then pods are attached with it, even if none can be had any more.
+const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often a new one is asked for.
+const RENEWAL: Duration = Duration::from_secs(3600);
+/// When it is tried again, where there was none to be had.
+const RETRY: Duration = Duration::from_secs(60);
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -95,7 +108,16 @@ pub(super) fn install(args: &Install) -> Outcome {
     let places = &args.places;
     copy_executable(&places.executable())?;
     say(&format!("installed {}", places.executable().display()));
-    let mut keeper = Keeper { args, extra, written: None, complaint: String::new(), is_checked: false };
+    let mut keeper = Keeper {
+        args,
+        extra,
+        written: None,
+        complaint: String::new(),
+        is_checked: false,
+        token: None,
+        ask_at: Instant::now(),
+        refusal: String::new(),
+    };
     loop {
         let outcome = keeper.keep();
         if args.once {
@@ -120,17 +142,79 @@ pub(super) fn uninstall(args: &Uninstall) -> Outcome {
         // Whatever else is in it is not ours.
         drop(fs::remove_dir(directory));
     }
+    detach_gone(places)?;
     let attached = fs::read_dir(places.state_dir.join("attachments")).map_or(0, Iterator::count);
     if attached > 0 && !args.force {
+        let containers = if attached == 1 { "container is" } else { "containers are" };
         let message = format!(
-            "new pods no longer get to braid; {attached} containers are still attached by it, so that {} stays until \
-             they are gone (run this again, or with --force)",
+            "new pods no longer get to braid; {attached} {containers} still attached by it, so that {} stays: run this \
+             again when they are gone, or with --force",
             places.executable().display()
         );
         return Err(CliError::Plain(message));
     }
     remove(&places.executable())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Undoes what is attached to containers that are gone. Not every runtime calls DEL with the configuration that ADD had:
+/// for these, containerd has called the plugins of the one that comes first now.
+fn detach_gone(places: &Places) -> Result<(), CliError> {
+    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, Instant::now() + PATIENCE)? else {
+        return Ok(());
+    };
+    for id in store.container_ids()? {
+        let Some(container) = store.unlocked_container(&id)? else { continue };
+        for ifname in container.entries()?.ifnames {
+            let Some(Ok(state)) = State::peek(&container, &ifname)? else { continue };
+            if !state.is_container_gone() {
+                continue;
+            }
+            match detach(places, &state.header.plan) {
+                Ok(()) => say(&format!("detached {id}, which is gone, from network {:?}", state.header.plan.network)),
+                Err(reason) => loudly(&format!("{id} is gone and cannot be detached: {reason}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Calls DEL of the installed Braid.
+fn detach(places: &Places, plan: &Plan) -> Result<(), String> {
+    let config =
+        json!({"cniVersion": plan.version, "name": plan.network, "type": "braid", "stateDir": places.state_dir});
+    let variables = [
+        ("CNI_COMMAND", "DEL"),
+        ("CNI_CONTAINERID", &plan.container_id),
+        ("CNI_IFNAME", &plan.ifname),
+        ("CNI_NETNS", &plan.netns),
+    ];
+    call(places, &variables, config.to_string().as_bytes())?;
+    // What the runtime's libcni keeps for the DEL that never comes now. Nobody reads it any more.
+    drop(Cache::new(Path::new(cache::DEFAULT_DIR)).remove(&plan.network, &plan.container_id, &plan.ifname));
+    Ok(())
+}
+
+/// Calls the installed Braid as a runtime does. An error is what it says.
+fn call(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> Result<(), String> {
+    let call = || -> io::Result<std::process::Output> {
+        let mut child = Command::new(places.executable())
+            .env("CNI_PATH", &places.bin_dir)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(config)?;
+        }
+        child.wait_with_output()
+    };
+    let output = call().map_err(|error| format!("{} cannot be run: {error}", places.executable().display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    Err(answer["msg"].as_str().unwrap_or("braid did not say why").to_owned())
 }
 
 /// What keeps the node as it should be.
@@ -142,6 +226,18 @@ struct Keeper<'a> {
     /// What was said last to be wrong, so that it is said once.
     complaint: String,
     is_checked: bool,
+    /// A token that outlives this pod, unlike the one that Kubernetes gives it.
+    token: Option<Token>,
+    /// When to ask for another.
+    ask_at: Instant,
+    /// Why there was none to be had the last time.
+    refusal: String,
+}
+
+/// A token for the node.
+struct Token {
+    text: String,
+    ends: Instant,
 }
 
 impl Keeper<'_> {
@@ -200,9 +296,9 @@ impl Keeper<'_> {
         self.complaint = complaint;
     }
 
-    /// Writes a kubeconfig from the service account, and again whenever its token is replaced. False where there is
-    /// no service account.
-    fn keep_kubeconfig(&self) -> Result<bool, String> {
+    /// Writes a kubeconfig with a token for the node or, as long as there is none to be had, the one of this pod. False
+    /// where there is no service account.
+    fn keep_kubeconfig(&mut self) -> Result<bool, String> {
         let account = &self.args.service_account;
         let path = self.args.places.kubeconfig();
         let host = variable("KUBERNETES_SERVICE_HOST").ok().flatten().filter(|host| !host.is_empty());
@@ -212,32 +308,74 @@ impl Keeper<'_> {
             let path = account.join(name);
             fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let token = String::from_utf8_lossy(&read("token")?).trim().to_owned();
+        let of_pod = String::from_utf8_lossy(&read("token")?).trim().to_owned();
         let authority = STANDARD.encode(read("ca.crt")?);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
-        // JSON is YAML.
-        let kubeconfig = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "local", "cluster": {
-                "server": format!("https://{host}:{port}"), "certificate-authority-data": authority,
-            }}],
-            "users": [{"name": "braid", "user": {"token": token}}],
-            "contexts": [{"name": "braid", "context": {"cluster": "local", "user": "braid"}}],
-            "current-context": "braid",
-        });
-        let mut wanted = serde_json::to_vec_pretty(&kubeconfig).unwrap_or_default();
-        wanted.push(b'\n');
-        if fs::read(&path).ok().as_deref() != Some(&wanted[..]) {
-            let write = || {
-                fs::create_dir_all(path.parent().unwrap_or(&path))?;
-                replace(&path, &wanted, 0o600)
-            };
-            write().map_err(|error: io::Error| format!("{}: {error}", path.display()))?;
-            say(&format!("wrote {}", path.display()));
+        let server = format!("https://{host}:{port}");
+        let now = Instant::now();
+        self.token.take_if(|token| now >= token.ends);
+        let in_use = self.token.as_ref().map_or(&of_pod, |token| &token.text);
+        write_kubeconfig(&path, &server, &authority, in_use)?;
+        if now < self.ask_at {
+            return Ok(true);
+        }
+        match longer_lived(&path, &of_pod) {
+            Ok((text, lifetime)) => {
+                write_kubeconfig(&path, &server, &authority, &text)?;
+                self.token = Some(Token { text, ends: now + lifetime });
+                self.ask_at = now + RENEWAL.min(lifetime / 2);
+                self.refusal.clear();
+            }
+            Err(refusal) => {
+                self.ask_at = now + RETRY;
+                if refusal != self.refusal {
+                    let what = if self.token.is_some() { "is not renewed" } else { "ends with this pod" };
+                    loudly(&format!("the token in {} {what}: {refusal}", path.display()));
+                    self.refusal = refusal;
+                }
+            }
         }
         Ok(true)
     }
+}
+
+/// Writes a kubeconfig, if it is not there as it should be.
+fn write_kubeconfig(path: &Path, server: &str, authority: &str, token: &str) -> Result<(), String> {
+    // JSON is YAML.
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "local", "cluster": {"server": server, "certificate-authority-data": authority}}],
+        "users": [{"name": "braid", "user": {"token": token}}],
+        "contexts": [{"name": "braid", "context": {"cluster": "local", "user": "braid"}}],
+        "current-context": "braid",
+    });
+    let mut wanted = serde_json::to_vec_pretty(&kubeconfig).unwrap_or_default();
+    wanted.push(b'\n');
+    if fs::read(path).ok().as_deref() == Some(&wanted[..]) {
+        return Ok(());
+    }
+    let write = || {
+        fs::create_dir_all(path.parent().unwrap_or(path))?;
+        replace(path, &wanted, 0o600)
+    };
+    write().map_err(|error: io::Error| format!("{}: {error}", path.display()))?;
+    say(&format!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// Asks for a token for the account of a pod's, and how long it lives.
+fn longer_lived(kubeconfig: &Path, of_pod: &str) -> Result<(String, Duration), String> {
+    let (namespace, name) = service_account(of_pod).ok_or("the one of this pod does not say whose it is")?;
+    lasting_token(kubeconfig, (&namespace, &name), LIFETIME).map_err(|error| error.to_string())
+}
+
+/// Whose token this is, as it says itself: namespace and name of a service account.
+fn service_account(token: &str) -> Option<(String, String)> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let (namespace, name) = claims["sub"].as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    Some((namespace.to_owned(), name.to_owned()))
 }
 
 /// The primary network: of the configurations, in the runtime's order, the first that is neither Braid's nor Multus's.
@@ -309,24 +447,7 @@ fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
     config.insert("name".into(), raw("braid"));
     config.insert("cniVersion".into(), raw(&Version::V1_1_0));
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
-    let ask = || -> io::Result<std::process::Output> {
-        let mut child = Command::new(places.executable())
-            .env("CNI_COMMAND", "STATUS")
-            .env("CNI_PATH", &places.bin_dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(&config)?;
-        }
-        child.wait_with_output()
-    };
-    let output = ask().map_err(|error| format!("{} cannot be run: {error}", places.executable().display()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    Err(format!("this node is not ready: {}", answer["msg"].as_str().unwrap_or("braid did not say why")))
+    call(places, &[("CNI_COMMAND", "STATUS")], &config).map_err(|reason| format!("this node is not ready: {reason}"))
 }
 
 /// Copies this executable: beside the old one and then over it, which may be running.

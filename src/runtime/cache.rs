@@ -1,7 +1,7 @@
 //! The cache of results that libcni keeps for CHECK and DEL: `<cacheDir>/results/<network>-<container>-<interface>`.
 //!
-//! Braid's plugin side does not use it, its journal holds more. It is here for a runtime built on this library, and so
-//! that attachments made by another runtime's libcni can be read.
+//! Braid's plugin side does not write it, its journal holds more. It is here for a runtime built on this library, and so
+//! that attachments made by another runtime's libcni can be read and undone.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};

@@ -236,6 +236,15 @@ impl State {
         }
     }
 
+    /// Whether the container is gone for certain: the machine was started anew since, or its namespace's name is no longer
+    /// in the directory that it was in. A directory that is not there tells nothing, it may only be out of sight.
+    pub fn is_container_gone(&self) -> bool {
+        let path = Path::new(&self.header.plan.netns);
+        let (then, now) = (&self.header.boot, boot_id());
+        let is_other_boot = !then.is_empty() && !now.is_empty() && *then != now;
+        is_other_boot || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))
+    }
+
     /// Whether events may be missing.
     fn lost_events(&self) -> bool {
         self.unreadable > 0 || self.header.boot != boot_id()

@@ -1,13 +1,19 @@
 //! DEL: undo what ADD did, from its journal alone.
 
+use std::path::Path;
+
+use serde_json::value::RawValue;
+
 use super::context::Context;
 use super::error::Error;
 use super::takeover;
+use crate::cni::NetworkConfig;
 use crate::config::{Config, InvalidConfig};
 use crate::plan::build::{Candidate, Planned};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Attachment, Plan};
 use crate::request::Request;
-use crate::runtime::{Exec, Launcher, StepError};
+use crate::runtime::cache::{self, Cache, Cached};
+use crate::runtime::{Chain, Exec, Launcher, StepError, chain};
 use crate::source;
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
@@ -136,9 +142,56 @@ impl Call<'_> {
             }
             let chain = tools.chain(attachment);
             let parameters = attachment.parameters(&request.container_id, &request.netns);
-            failures.extend(chain.del(&parameters, None).into_iter().map(|error| (attachment.label(), error)));
+            let known = Known::to_runtime(&request.container_id, attachment);
+            let failed = match &known {
+                Some(known) => {
+                    Chain { network: &known.network, ..chain }.del(&known.parameters(parameters), known.result())
+                }
+                None => chain.del(&parameters, None),
+            };
+            if let Some(known) = known.filter(|_| failed.is_empty()) {
+                known.forget(&request.container_id, attachment);
+            }
+            failures.extend(failed.into_iter().map(|error| (attachment.label(), error)));
         }
         failures
+    }
+}
+
+/// What the runtime's libcni knows of an attachment that it made by itself, before Braid took the network over: without
+/// the result of ADD, some plugins leave what they did.
+struct Known {
+    cache: Cache,
+    cached: Cached,
+    network: NetworkConfig,
+}
+
+impl Known {
+    fn to_runtime(container_id: &str, attachment: &Attachment) -> Option<Self> {
+        let cache = Cache::new(Path::new(cache::DEFAULT_DIR));
+        let cached = cache.load(&attachment.network.name, container_id, &attachment.ifname).ok()??;
+        let network = cached.network().ok()?;
+        // Braid's own attachment may have the same name, and is the runtime's.
+        let types =
+            |network: &NetworkConfig| network.plugins.iter().map(|plugin| plugin.plugin_type().to_owned()).collect();
+        let (then, now): (Vec<_>, Vec<_>) = (types(&network), types(&attachment.network));
+        (then == now).then_some(Self { cache, cached, network })
+    }
+
+    /// The parameters that ADD had, with the namespace as it is now.
+    fn parameters(&self, now: chain::Attachment) -> chain::Attachment {
+        chain::Attachment { netns: now.netns, ..self.cached.attachment() }
+    }
+
+    fn result(&self) -> Option<&RawValue> {
+        self.cached.result.as_deref()
+    }
+
+    fn forget(&self, container_id: &str, attachment: &Attachment) {
+        let network = &attachment.network.name;
+        if let Err(error) = self.cache.remove(network, container_id, &attachment.ifname) {
+            tracing::warn!(container = container_id, network, "its cached result stays: {error}");
+        }
     }
 }
 

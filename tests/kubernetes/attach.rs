@@ -3,17 +3,20 @@
 use std::fs;
 use std::time::Duration;
 
+use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{ARGS, Fault, TOKEN, in_cluster};
+use super::{Fault, Server, TOKEN, in_cluster};
 use crate::support::{Case, Json as _, Network, recorder};
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 
-#[test]
-fn a_pod_gets_the_networks_of_its_annotation() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").ip("10.0.0.5/24").link()));
+#[rstest]
+fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha").ip("10.0.0.5/24").link())) else {
+        return;
+    };
     let beta = recorder("beta").without("name").ip("10.1.0.5/24").link().told("gateway", "10.1.0.1");
     api.definition("web", "one", &beta.into_json());
     let chain = Network::new("two").plugin(recorder("gamma").ip("10.2.0.5/24").link()).plugin(recorder("delta"));
@@ -30,7 +33,7 @@ fn a_pod_gets_the_networks_of_its_annotation() {
         "K8S_POD_NAMESPACE=web",
         "K8S_POD_NAME=shop",
         "K8S_POD_INFRA_CONTAINER_ID=container-1",
-        "K8S_POD_UID=uid-1",
+        &format!("K8S_POD_UID={}", api.uid("web", "shop")),
     ] {
         assert_eq!(args.split(';').filter(|found| *found == pair).count(), 1, "{pair} in {args}");
     }
@@ -47,14 +50,12 @@ fn a_pod_gets_the_networks_of_its_annotation() {
         ]
     );
     assert!(entries.iter().all(|entry| entry["dns"].is_object()), "{status:#}");
-    let mut messages: Vec<_> = api.events().iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
-    messages.sort();
     assert_eq!(
-        messages,
+        api.events("web", "shop"),
         [
-            "Add data [10.2.0.5/24] from other/two",
-            "Add eth0 [10.0.0.5/24] from net-alpha",
-            "Add net1 [10.1.0.5/24] from web/one"
+            "AddedInterface: Add data [10.2.0.5/24] from other/two",
+            "AddedInterface: Add eth0 [10.0.0.5/24] from net-alpha",
+            "AddedInterface: Add net1 [10.1.0.5/24] from web/one"
         ]
     );
     drop(api);
@@ -63,9 +64,9 @@ fn a_pod_gets_the_networks_of_its_annotation() {
     case.del().succeeds().called(&backwards).leaves_nothing();
 }
 
-#[test]
-fn every_field_of_a_selection_reaches_its_plugin() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
+#[rstest]
+fn every_field_of_a_selection_reaches_its_plugin(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha"))) else { return };
     let capabilities = json!({"ips": true, "mac": true, "bandwidth": true, "deviceID": true});
     api.definition("web", "one", &recorder("beta").key("capabilities", capabilities).into_json());
     let selection = json!([{"name": "one", "interface": "data", "ips": ["10.1.0.9/24"], "mac": "02:00:00:00:00:09",
@@ -84,18 +85,21 @@ fn every_field_of_a_selection_reaches_its_plugin() {
     assert!(call.var("CNI_ARGS").contains("IP=10.1.0.9/24") && call.var("CNI_IFNAME") == "data");
 }
 
-#[test]
-fn a_pod_that_is_gone_is_to_be_tried_again_and_leaves_nothing() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
+#[rstest]
+fn a_pod_that_is_gone_is_to_be_tried_again_and_leaves_nothing(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha"))) else { return };
+    api.remove_pod("web", "shop");
     case.add().fails(11).says("web/shop").called_nothing().leaves_nothing();
-    api.pod_with_uid("web", "shop", "uid-2", &json!({}));
-    case.add().fails(11).says("uid-2").called_nothing().leaves_nothing();
+    api.pod("web", "shop", &json!({}));
+    case.add().fails(11).says(&api.uid("web", "shop")).called_nothing().leaves_nothing();
 }
 
-#[test]
-fn a_static_pod_has_another_uid_than_its_mirror() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").link()));
-    api.pod_with_uid("web", "shop", "mirror", &json!({"kubernetes.io/config.source": "file"}));
+#[rstest]
+fn a_static_pod_has_another_uid_than_its_mirror(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha").link())) else { return };
+    api.replace_pod("web", "shop", &json!({"kubernetes.io/config.source": "file"}));
     case.add().succeeds().called(&["ADD alpha eth0"]);
     assert_eq!(api.status("web", "shop").unwrap()[0]["interface"], "eth0");
 }
@@ -106,15 +110,17 @@ fn a_call_that_is_for_no_pod_asks_no_api_server() {
     let case = case.env_remove("CNI_ARGS");
     case.add().succeeds().called(&["ADD alpha eth0"]);
     case.del().succeeds().leaves_nothing();
-    assert!(api.requests().is_empty(), "{:?}", api.requests());
+    assert!(api.server.requests().is_empty(), "{:?}", api.server.requests());
 }
 
-#[test]
-fn a_network_that_is_not_there_is_named_and_nothing_is_attached() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
+#[rstest]
+fn a_network_that_is_not_there_is_named_and_nothing_is_attached(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha"))) else { return };
     api.pod("web", "shop", &json!({NETWORKS: "missing"}));
     case.add().fails(7).says("web/missing").called_nothing().leaves_nothing();
-    assert_eq!(api.events()[0]["reason"], "NoNetworkFound");
+    assert!(api.events("web", "shop")[0].starts_with("NoNetworkFound: "), "{:?}", api.events("web", "shop"));
     api.definition("web", "missing", "{\"type\": 1}");
     case.add().fails(7).says("web/missing").says("type").called_nothing().leaves_nothing();
     api.pod("web", "shop", &json!({NETWORKS: "[{\"nam\": 1}]"}));
@@ -127,38 +133,34 @@ fn networks_that_several_selections_name_are_fetched_once() {
     api.definition("web", "one", &recorder("beta").into_json());
     api.pod("web", "shop", &json!({NETWORKS: "one,one,one"}));
     case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1", "ADD beta net2", "ADD beta net3"]);
-    let gets = api.requests().iter().filter(|line| line.starts_with("GET web/network-attachment")).count();
-    assert_eq!(gets, 1, "{:?}", api.requests());
+    let gets = api.server.requests().iter().filter(|line| line.starts_with("GET web/network-attachment")).count();
+    assert_eq!(gets, 1, "{:?}", api.server.requests());
 }
 
-#[test]
-fn the_cluster_network_is_a_definition_or_a_file() {
-    let multus = |cluster_network: &str| {
-        let case = Case::new().without("delegates").key("clusterNetwork", cluster_network);
-        let case = case.key("defaultNetworks", json!(["extra"])).key("confDir", "@DIR@/net.d");
-        let (case, api) = in_cluster(case);
-        fs::create_dir(case.dir().join("net.d")).unwrap();
-        let write = |file: &str, text: String| fs::write(case.dir().join("net.d").join(file), text).unwrap();
-        write("10-disk.conf", recorder("beta").key("name", "on-disk").into_json());
-        write("20-extra.conf", recorder("gamma").key("name", "extra").into_json());
-        api.definition("kube-system", "cluster", &recorder("alpha").into_json());
-        api.pod("web", "shop", &json!({}));
-        (case, api)
-    };
-    let (case, _api) = multus("cluster");
+#[rstest]
+fn the_cluster_network_is_a_definition_or_a_file(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let case =
+        Case::new().without("delegates").key("clusterNetwork", "cluster").key("defaultNetworks", json!(["extra"]));
+    let case = case.key("confDir", "@DIR@/net.d");
+    let case = case.configuration("10-disk.conf", recorder("beta").key("name", "on-disk"));
+    let case = case.configuration("20-extra.conf", recorder("gamma").key("name", "extra"));
+    let Some((case, api)) = server.with(case) else { return };
+    api.definition("kube-system", "cluster", &recorder("alpha").into_json());
     case.add().succeeds().called(&["ADD alpha eth0", "ADD gamma net1"]);
     case.del().succeeds().called(&["DEL gamma net1", "DEL alpha eth0"]).leaves_nothing();
-    let (case, _api) = multus("on-disk");
+    let case = case.key("clusterNetwork", "on-disk");
     case.add().succeeds().called(&["ADD beta eth0", "ADD gamma net1"]);
-    let (case, api) = multus("cluster");
+    case.del().succeeds().leaves_nothing();
     api.pod("kube-system", "dns", &json!({}));
-    let case = case.args(&ARGS.replace("web", "kube-system").replace("shop", "dns"));
+    let case = case.key("clusterNetwork", "cluster").args(&api.args("kube-system", "dns"));
     case.add().succeeds().called(&["ADD alpha eth0"]);
 }
 
-#[test]
-fn a_pod_may_replace_the_primary_network() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).delegate(recorder("beta")));
+#[rstest]
+fn a_pod_may_replace_the_primary_network(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha")).delegate(recorder("beta"))) else {
+        return;
+    };
     api.definition("kube-system", "special", &recorder("gamma").link().into_json());
     api.pod("web", "shop", &json!({DEFAULT_NETWORK: "special"}));
     case.add().succeeds().called(&["ADD gamma eth0", "ADD beta net1"]);
@@ -170,37 +172,35 @@ fn a_pod_may_replace_the_primary_network() {
 fn a_status_that_cannot_be_written_undoes_everything() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta").link()));
     api.pod("web", "shop", &json!({}));
-    api.misbehave("PATCH", "/status", Fault::Status(403, None), 1);
+    api.server.misbehave("PATCH", "/status", Fault::Status(403, None), 1);
     let calls = ["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"];
     case.add().fails(106).says("403").called(&calls).leaves_nothing();
-    api.misbehave("PATCH", "/status", Fault::Status(409, None), 2);
+    api.server.misbehave("PATCH", "/status", Fault::Status(409, None), 2);
     case.add().succeeds();
     assert!(api.status("web", "shop").is_some());
 }
 
-#[test]
-fn a_pod_that_vanishes_while_it_is_attached_is_no_error() {
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").link()));
-    api.pod("web", "shop", &json!({}));
-    api.misbehave("PATCH", "/status", Fault::Status(404, None), 1);
-    case.add().succeeds();
-    case.del().succeeds().leaves_nothing();
-    let patches = || api.requests().iter().filter(|line| *line == "PATCH web/pods/shop/status").count();
-    api.misbehave("PATCH", "/status", Fault::Slow(Duration::from_millis(300)), 1);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while patches() < 2 {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            api.pod_with_uid("web", "shop", "uid-2", &json!({}));
-        });
-        case.add().succeeds();
-    });
-    assert_eq!(api.status("web", "shop"), None);
-    case.del().succeeds();
-    api.pod("web", "shop", &json!({}));
+#[rstest]
+fn a_pod_that_vanishes_while_it_is_attached_is_no_error(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+    #[values(false, true)] is_replaced: bool,
+) {
+    let Some((case, api)) = server
+        .with(Case::new().delegate(recorder("alpha").link().told("hold", json!({"at": "after", "name": "attached"}))))
+    else {
+        return;
+    };
+    let adding = case.call("ADD").start();
+    case.held("attached");
     api.remove_pod("web", "shop");
-    case.add().fails(11).leaves_nothing();
+    if is_replaced {
+        api.pod("web", "shop", &json!({}));
+    }
+    case.release("attached");
+    adding.wait().succeeds();
+    assert_eq!(api.status("web", "shop"), None);
+    case.del().succeeds().leaves_nothing();
+    case.add().fails(11).called_nothing().leaves_nothing();
 }
 
 #[test]
@@ -208,13 +208,13 @@ fn what_fails_in_passing_is_tried_again() {
     for fault in [Fault::Status(500, None), Fault::Status(503, None), Fault::Status(429, Some(1)), Fault::Reset] {
         let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
         api.pod("web", "shop", &json!({}));
-        api.misbehave("GET", "/pods/", fault, 2);
+        api.server.misbehave("GET", "/pods/", fault, 2);
         case.add().succeeds();
-        assert_eq!(api.requests().iter().filter(|line| *line == "GET web/pods/shop").count(), 3);
+        assert_eq!(api.server.requests().iter().filter(|line| *line == "GET web/pods/shop").count(), 3);
     }
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"timeout": 2})));
     api.pod("web", "shop", &json!({}));
-    api.misbehave("GET", "/pods/", Fault::Slow(Duration::from_secs(5)), 1);
+    api.server.misbehave("GET", "/pods/", Fault::Slow(Duration::from_secs(5)), 1);
     case.add().succeeds();
 }
 
@@ -222,15 +222,15 @@ fn what_fails_in_passing_is_tried_again() {
 fn tries_are_bounded_and_what_is_refused_is_not_tried_again() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"retries": 2})));
     api.pod("web", "shop", &json!({}));
-    api.misbehave("GET", "/pods/", Fault::Status(500, None), 100);
+    api.server.misbehave("GET", "/pods/", Fault::Status(500, None), 100);
     case.add().fails(11).says("tried 3 times").called_nothing().leaves_nothing();
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
     api.pod("web", "shop", &json!({}));
-    api.misbehave("GET", "/pods/", Fault::Status(403, None), 1);
+    api.server.misbehave("GET", "/pods/", Fault::Status(403, None), 1);
     case.add().fails(106).says("told to refuse").called_nothing().leaves_nothing();
-    assert_eq!(api.requests().len(), 1);
+    assert_eq!(api.server.requests().len(), 1);
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"timeout": 1})));
-    api.misbehave("GET", "/pods/", Fault::Slow(Duration::from_secs(20)), 100);
+    api.server.misbehave("GET", "/pods/", Fault::Slow(Duration::from_secs(20)), 100);
     let outcome = case.add().fails(11).called_nothing();
     assert!(outcome.took() < Duration::from_secs(5), "{:?}", outcome.took());
 }
@@ -239,10 +239,10 @@ fn tries_are_bounded_and_what_is_refused_is_not_tried_again() {
 fn a_token_that_was_replaced_is_read_again() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
     api.pod("web", "shop", &json!({}));
-    api.kubeconfig_with_token_file(&case, TOKEN);
+    api.kubeconfig_with_token_file(TOKEN);
     case.add().succeeds();
     case.del().succeeds();
-    api.accept_only("token-2");
+    api.server.accept_only("token-2");
     case.add().fails(106).says("401").says("kubeconfig").called_nothing();
     fs::write(case.dir().join("token"), "token-2").unwrap();
     case.add().succeeds();

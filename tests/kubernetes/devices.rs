@@ -6,16 +6,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::Server;
+use super::cluster::Cluster;
 use super::kubelet::Kubelet;
-use super::{ApiServer, in_cluster};
 use crate::support::{Case, Json as _, recorder};
 
 const RESOURCE: &str = "vendor.com/vf";
 
 /// A pod with these networks, each a definition that takes a device, and these devices.
-fn node(has_get: bool, networks: &Value, devices: &[&str]) -> (Case, ApiServer) {
+fn node(server: Server, has_get: bool, networks: &Value, devices: &[&str]) -> Option<(Case, Cluster)> {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "deviceInfoDir": "@DIR@/devinfo"});
-    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").link()).key("kubernetes", places));
+    let (case, api) = server.with(Case::new().delegate(recorder("alpha").link()).key("kubernetes", places))?;
     Kubelet::start(&case, has_get, &[("cpu", &["0", "1"]), (RESOURCE, devices)]);
     let capabilities = json!({"deviceID": true, "CNIDeviceInfoFile": true});
     for kind in ["beta", "gamma"] {
@@ -25,14 +26,16 @@ fn node(has_get: bool, networks: &Value, devices: &[&str]) -> (Case, ApiServer) 
     }
     let text = networks.as_str().map_or_else(|| networks.to_string(), str::to_owned);
     api.pod("web", "shop", &json!({"k8s.v1.cni.cncf.io/networks": text}));
-    (case, api)
+    Some((case, api))
 }
 
 #[rstest]
-#[case::get(true)]
-#[case::list(false)]
-fn each_device_goes_to_one_network(#[case] has_get: bool) {
-    let (case, api) = node(has_get, &json!("beta,gamma"), &["0000:01:00.1", "0000:01:00.2"]);
+#[case::get(Server::Double, true)]
+#[case::list(Server::Double, false)]
+#[case::kube_apiserver(Server::KubeApiserver, true)]
+fn each_device_goes_to_one_network(#[case] server: Server, #[case] has_get: bool) {
+    let devices = ["0000:01:00.1", "0000:01:00.2"];
+    let Some((case, api)) = node(server, has_get, &json!("beta,gamma"), &devices) else { return };
     fs::create_dir_all(case.dir().join("devinfo/dp")).unwrap();
     let info = json!({"type": "pci", "version": "1.0.0", "pci": {"pci-address": "0000:01:00.1"}});
     fs::write(case.dir().join("devinfo/dp/vendor.com-vf-0000:01:00.1-device.json"), info.to_string()).unwrap();
@@ -55,23 +58,29 @@ fn each_device_goes_to_one_network(#[case] has_get: bool) {
     assert!(!file.exists());
 }
 
-#[test]
-fn a_missing_device_is_an_error_that_names_the_resource() {
-    let (case, _api) = node(true, &json!("beta,gamma"), &["0000:01:00.1"]);
-    case.add().fails(7).says(RESOURCE).called_nothing().leaves_nothing();
-    let (case, _api) = node(true, &json!("beta"), &[]);
+#[rstest]
+#[case::too_few(&json!("beta,gamma"), &["0000:01:00.1"])]
+#[case::none(&json!("beta"), &[])]
+fn a_missing_device_is_an_error_that_names_the_resource(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+    #[case] networks: &Value,
+    #[case] devices: &[&str],
+) {
+    let Some((case, _api)) = node(server, true, networks, devices) else { return };
     case.add().fails(7).says(RESOURCE).called_nothing().leaves_nothing();
     fs::remove_file(case.dir().join("kubelet.sock")).unwrap();
     case.add().fails(11).says("kubelet").called_nothing().leaves_nothing();
 }
 
-#[test]
-fn a_pod_gets_the_device_it_asks_for_if_it_is_its_own() {
+#[rstest]
+fn a_pod_gets_the_device_it_asks_for_if_it_is_its_own(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let devices = ["0000:01:00.1", "0000:01:00.2"];
-    let (case, _api) = node(true, &json!([{"name": "gamma"}, {"name": "beta", "deviceID": devices[0]}]), &devices);
+    let asks = |device: &str| json!([{"name": "gamma"}, {"name": "beta", "deviceID": device}]);
+    let Some((case, api)) = node(server, true, &asks(devices[0]), &devices) else { return };
     let outcome = case.add().succeeds();
     assert_eq!(outcome.call_of("ADD", "gamma").config()["deviceID"], devices[1]);
     assert_eq!(outcome.call_of("ADD", "beta").config()["deviceID"], devices[0]);
-    let (case, _api) = node(true, &json!([{"name": "beta", "deviceID": "0000:00:00.0"}]), &devices);
+    case.del().succeeds();
+    api.pod("web", "shop", &json!({"k8s.v1.cni.cncf.io/networks": asks("0000:00:00.0").to_string()}));
     case.add().fails(7).says(RESOURCE).says("0000:00:00.0").called_nothing().leaves_nothing();
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::support::braid;
+use crate::support::{Machine, Network, braid, bridge, firewall};
 
 /// A node's directories, and a service account.
 struct Node(tempfile::TempDir);
@@ -140,6 +140,54 @@ fn the_kubeconfig_is_kept_and_follows_the_token() {
     keeper.kill().unwrap();
     keeper.wait().unwrap();
     assert!(node.path("net.d/00-braid.conflist").exists());
+}
+
+/// A machine with a primary network, as any runtime may have used it before.
+fn machine() -> Machine {
+    let ipam = |subnet: &str| json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]});
+    let pods = bridge("br-pods", "").without("ipMasq").key("ipam", ipam("10.10.1.0/24"));
+    let side = bridge("br-side", "").without("ipMasq").key("ipam", ipam("10.10.2.0/24")).key("name", "side");
+    let machine = Machine::new().conf("10-pods.conflist", Network::new("pods").plugin(pods).plugin(firewall()));
+    let machine = machine.conf("20-side.conf", side);
+    // What the networks themselves keep is there from now on.
+    machine.run("ip netns add first; for n in pods side; do braid add $n first; braid del $n first; done").succeeds();
+    machine.run("ip netns del first; mkdir -p /var/lib/cni/braid/attachments").succeeds();
+    machine.note();
+    machine
+}
+
+/// Installs Braid, and gives every container a second network.
+fn install(machine: &Machine) {
+    machine.run(r#"braid install --once --with '{"confDir": "/etc/cni/net.d"}'"#).succeeds();
+    let more = "cd /etc/cni/net.d; jq '.plugins[0].delegates += [{\"name\": \"side\"}]' 00-braid.conflist >/run/more";
+    machine.run(&format!("{more}; mv /run/more 00-braid.conflist")).succeeds();
+}
+
+#[test]
+fn containers_from_before_braid_are_detached_by_what_the_runtime_knows_of_them() {
+    let machine = machine();
+    machine.run("ip netns add web; braid add pods web --container-id web").succeeds();
+    install(&machine);
+    // The runtime calls whatever comes first now.
+    machine.run("braid del braid web --container-id web; ip netns del web").succeeds();
+    machine.is_as_noted();
+}
+
+#[test]
+fn containers_that_end_after_uninstall_are_detached_by_the_next() {
+    let machine = machine();
+    install(&machine);
+    machine.run("ip netns add web; braid add braid web --container-id web").succeeds().prints("10.10.1.3/24");
+    machine.run("ip netns add db; braid add braid db --container-id db").succeeds();
+    machine.run("cp /opt/cni/bin/braid /run/braid").succeeds();
+    machine.run("braid uninstall").exits(1).says("2 containers");
+    // As containerd does: with the configuration that comes first now, which Braid is not in.
+    machine.run("braid del pods web --container-id web; ip netns del web").succeeds();
+    machine.run("braid uninstall").exits(1).says("detached web").says("1 container");
+    machine.run("nsenter --net=/run/netns/db ip addr").succeeds().prints("10.10.1.4/24").prints("10.10.2.4/24");
+    machine.run("ip netns del db; /run/braid uninstall").succeeds().says("detached db");
+    machine.run("ls /opt/cni/bin/braid").fails();
+    machine.is_as_noted();
 }
 
 /// Waits until a file holds a text.

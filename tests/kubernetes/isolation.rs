@@ -1,24 +1,23 @@
 //! What a pod may not choose, whichever way it tries.
 
-use std::fs;
-
+use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{ApiServer, in_cluster};
+use super::cluster::{ApiServer, Cluster};
+use super::{Server, in_cluster};
 use crate::support::{Case, Json as _, recorder};
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 
-/// A node with a network in each of several places, and a pod of namespace `web`.
-fn node(key: &str, value: impl Into<Value>) -> (Case, ApiServer) {
+fn node(key: &str, value: impl Into<Value>) -> Case {
     let case = Case::new().delegate(recorder("alpha")).key("confDir", "@DIR@/net.d").key(key, value);
-    let (case, api) = in_cluster(case);
-    fs::create_dir(case.dir().join("net.d")).unwrap();
-    for name in ["on-disk", "stub"] {
-        let conf = recorder("epsilon").key("name", name).into_json();
-        fs::write(case.dir().join(format!("net.d/{name}.conf")), conf).unwrap();
-    }
+    case.configuration("on-disk.conf", recorder("epsilon").key("name", "on-disk"))
+        .configuration("stub.conf", recorder("epsilon").key("name", "stub"))
+}
+
+/// A network in each of several places.
+fn with_networks<S: ApiServer + ?Sized>((case, api): (Case, Cluster<S>)) -> (Case, Cluster<S>) {
     for namespace in ["web", "default", "other", "kube-system"] {
         api.definition(namespace, "net", &recorder("beta").into_json());
     }
@@ -27,13 +26,13 @@ fn node(key: &str, value: impl Into<Value>) -> (Case, ApiServer) {
     (case, api)
 }
 
-fn asks(api: &ApiServer, annotation: &str, network: &str) {
+fn asks<S: ApiServer + ?Sized>(api: &Cluster<S>, annotation: &str, network: &str) {
     api.pod("web", "shop", &json!({ annotation: network }));
 }
 
-#[test]
-fn isolation_holds_on_every_way_to_choose() {
-    let (case, api) = node("namespaceIsolation", true);
+#[rstest]
+fn isolation_holds_on_every_way_to_choose(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(node("namespaceIsolation", true)).map(with_networks) else { return };
     for (annotation, network) in [
         (NETWORKS, "other/net"),
         (NETWORKS, "net,other/net"),
@@ -47,8 +46,6 @@ fn isolation_holds_on_every_way_to_choose() {
         asks(&api, annotation, network);
         case.add().fails(7).called_nothing().leaves_nothing();
     }
-    // Nothing is looked up that the pod may not use, so it does not learn what is there.
-    assert!(!api.requests().iter().any(|line| line.contains(" other/")), "{:?}", api.requests());
     for (annotation, network, calls) in [
         (NETWORKS, "net", ["ADD alpha eth0", "ADD beta net1"]),
         (NETWORKS, "default/net", ["ADD alpha eth0", "ADD beta net1"]),
@@ -63,8 +60,21 @@ fn isolation_holds_on_every_way_to_choose() {
 }
 
 #[test]
-fn global_namespaces_are_those_that_are_listed() {
-    let (case, api) = node("namespaceIsolation", true);
+fn nothing_is_looked_up_that_a_pod_may_not_use() {
+    let (case, api) = with_networks(in_cluster(node("namespaceIsolation", true)));
+    for (annotation, network) in
+        [(NETWORKS, "net,other/net"), (NETWORKS, "other/missing"), (DEFAULT_NETWORK, "other/net")]
+    {
+        asks(&api, annotation, network);
+        case.add().fails(7).called_nothing();
+    }
+    // So it does not learn what is there.
+    assert!(!api.server.requests().iter().any(|line| line.contains(" other/")), "{:?}", api.server.requests());
+}
+
+#[rstest]
+fn global_namespaces_are_those_that_are_listed(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(node("namespaceIsolation", true)).map(with_networks) else { return };
     let case = case.key("globalNamespaces", "other, kube-system");
     asks(&api, NETWORKS, "default/net");
     case.add().fails(7).says("default/net").says("other, kube-system").called_nothing();
@@ -75,9 +85,14 @@ fn global_namespaces_are_those_that_are_listed() {
     case.add().succeeds().called(&["ADD beta eth0"]);
 }
 
-#[test]
-fn policy_holds_on_every_way_to_choose() {
-    let (case, api) = node("policy", json!([{"namespaces": "web", "networks": "web/*", "plugins": "beta"}]));
+#[rstest]
+fn policy_holds_on_every_way_to_choose(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server
+        .with(node("policy", json!([{"namespaces": "web", "networks": "web/*", "plugins": "beta"}])))
+        .map(with_networks)
+    else {
+        return;
+    };
     for (annotation, network) in [
         (NETWORKS, "default/net"),
         (NETWORKS, "stub"),
@@ -93,9 +108,11 @@ fn policy_holds_on_every_way_to_choose() {
     case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1"]);
 }
 
-#[test]
-fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk() {
-    let (case, api) = node("namespaceIsolation", false);
+#[rstest]
+fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = server.with(node("namespaceIsolation", false)).map(with_networks) else { return };
     asks(&api, NETWORKS, "other/net,on-disk");
     case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1", "ADD epsilon net2"]);
     case.del().succeeds().leaves_nothing();

@@ -1,26 +1,53 @@
 //! What Braid does where there is a Kubernetes API server.
+//!
+//! Scenarios run twice: with a double of the API server, and with a real one where there is one. What an API server does
+//! only when something is wrong with it is the double's alone.
 
-mod api_server;
 mod attach;
+mod certificates;
+mod cluster;
 mod devices;
+mod double;
 mod isolation;
+mod kube_apiserver;
 mod kubelet;
+mod listener;
 mod plan;
+mod rights;
 mod selections;
 mod status;
 
-use api_server::{ApiServer, Fault, TOKEN};
+use cluster::Cluster;
+use double::{Double, Fault, TOKEN};
+use kube_apiserver::KubeApiserver;
 
 use crate::support::Case;
 
-/// `CNI_ARGS` as a runtime writes them for the pod of most tests.
-const ARGS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop;\
-                    K8S_POD_INFRA_CONTAINER_ID=container-1;K8S_POD_UID=uid-1";
+/// An API server to run a scenario with.
+#[derive(Debug, Clone, Copy)]
+enum Server {
+    Double,
+    KubeApiserver,
+}
 
-/// The case with an API server beside it, and a call for pod `web/shop`.
-fn in_cluster(case: Case) -> (Case, ApiServer) {
-    let case = case.args(ARGS).key("kubeconfig", "@DIR@/kubeconfig");
-    let api = ApiServer::start(&case);
-    api.kubeconfig(&case, TOKEN);
-    (case, api)
+impl Server {
+    /// The case with this server beside it, and calls for pod `web/shop`. None where the machine has no such server.
+    fn with(self, case: Case) -> Option<(Case, Cluster)> {
+        match self {
+            Self::Double => {
+                let server = Double::start(&case);
+                Some(Cluster::new(case, Box::new(server)))
+            }
+            Self::KubeApiserver => {
+                let server = KubeApiserver::start(&case)?;
+                Some(Cluster::new(case, Box::new(server)))
+            }
+        }
+    }
+}
+
+/// The case with a double of an API server beside it, and calls for pod `web/shop`.
+fn in_cluster(case: Case) -> (Case, Cluster<Double>) {
+    let server = Double::start(&case);
+    Cluster::new(case, Box::new(server))
 }

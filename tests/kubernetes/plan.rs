@@ -7,7 +7,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::kubelet::Kubelet;
-use super::{ApiServer, Fault, TOKEN};
+use super::{Cluster, Double, Fault, in_cluster};
 use crate::support::{Case, Json as _, Network, recorder};
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -15,7 +15,7 @@ const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 const RESOURCE: &str = "vendor.com/vf";
 
 /// A node whose configuration has these keys beside a delegate of type `alpha`, with an API server.
-fn node(keys: &Value) -> (Case, ApiServer) {
+fn node(keys: &Value) -> (Case, Cluster<Double>) {
     let mut braid = json!({
         "type": "braid", "stateDir": "@DIR@/state", "confDir": "@DIR@/multus.d", "kubeconfig": "@DIR@/kubeconfig",
         "kubernetes": {"timeout": 1, "podResources": "@DIR@/kubelet.sock"}, "delegates": [recorder("alpha").value()],
@@ -24,9 +24,9 @@ fn node(keys: &Value) -> (Case, ApiServer) {
     let list = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [braid]});
     let case = Case::new().configuration("pods.conflist", list);
     fs::create_dir(case.dir().join("multus.d")).unwrap();
-    let api = ApiServer::start(&case);
-    api.kubeconfig(&case, TOKEN);
-    (case, api)
+    let (case, api) = in_cluster(case);
+    // No runtime has called.
+    (case.env_remove("CNI_ARGS"), api)
 }
 
 fn plan(case: &Case, words: &[&str]) -> Output {
@@ -91,7 +91,7 @@ STEP  INTERFACE  NETWORK    PLUGIN  FROM                            BECAUSE
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     assert!(output.status.success());
     // Nothing is written, and no event posted.
-    assert!(api.requests().iter().all(|line| line.starts_with("GET ")), "{:?}", api.requests());
+    assert!(api.server.requests().iter().all(|line| line.starts_with("GET ")), "{:?}", api.server.requests());
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn all_that_is_wrong_is_told_at_once() {
     ];
     is_wrong(&case, &expected, &errors);
     // What the pod may not use is not looked up.
-    assert!(!api.requests().iter().any(|line| line.contains("other/")), "{:?}", api.requests());
-    assert!(api.requests().iter().all(|line| line.starts_with("GET ")), "{:?}", api.requests());
+    assert!(!api.server.requests().iter().any(|line| line.contains("other/")), "{:?}", api.server.requests());
+    assert!(api.server.requests().iter().all(|line| line.starts_with("GET ")), "{:?}", api.server.requests());
     let text = String::from_utf8(plan(&case, &[]).stdout).unwrap();
     assert_eq!(text.matches("error: ").count(), errors.len() + 2, "{text}");
     assert!(text.contains("error: no executable called \"absent\" is in "), "{text}");
@@ -221,9 +221,9 @@ fn a_delegate_that_is_braid_under_another_name_is_told() {
 #[case::unavailable(Some(Fault::Status(500, None)), "could not get pod web/shop: it answered 500")]
 fn what_keeps_a_plan_from_being_made_is_told(#[case] fault: Option<Fault>, #[case] message: &str) {
     let (case, api) = node(&json!({"kubernetes": {"timeout": 1, "retries": 1}}));
-    if let Some(fault) = fault {
-        api.pod("web", "shop", &json!({}));
-        api.misbehave("GET", "/pods/", fault, 100);
+    match fault {
+        Some(fault) => api.server.misbehave("GET", "/pods/", fault, 100),
+        None => api.remove_pod("web", "shop"),
     }
     let output = plan(&case, &[]);
     let text = String::from_utf8_lossy(&output.stderr);

@@ -3,14 +3,14 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{ApiServer, in_cluster};
+use super::{Cluster, Double, in_cluster};
 use crate::support::{Call, Case, Json as _, Network, Outcome, bridge, recorder};
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 const ALL: [&str; 6] = ["portMappings", "bandwidth", "ips", "mac", "infinibandGUID", "deviceID"];
 
 /// A pod that asks with these keys for network `one`, whose plugin declares these capabilities.
-fn asks(declared: &[&str], keys: &Value) -> (Case, ApiServer) {
+fn asks(declared: &[&str], keys: &Value) -> (Case, Cluster<Double>) {
     let case = Case::new().delegate(recorder("alpha").link());
     let (case, api) = in_cluster(case);
     let declared: serde_json::Map<_, _> = declared.iter().map(|name| ((*name).to_owned(), json!(true))).collect();
@@ -166,7 +166,7 @@ fn what_cannot_be_is_refused_before_anything_runs(#[case] keys: Value, #[case] p
 }
 
 /// A primary network with a default route, and one that the pod gives it to.
-fn routed(selection: &Value, gateway: &str) -> (Case, ApiServer) {
+fn routed(selection: &Value, gateway: &str) -> (Case, Cluster<Double>) {
     let bridge = |name: &str, subnet: &str, is_default: bool| {
         bridge(name, subnet).key("isDefaultGateway", is_default).key("isGateway", true)
     };

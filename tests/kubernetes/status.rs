@@ -2,33 +2,36 @@
 
 use std::fs;
 
+use rstest::rstest;
 use serde_json::json;
 
-use super::{ApiServer, Fault, in_cluster};
+use super::cluster::{ApiServer, Cluster};
+use super::{Fault, Server, in_cluster};
 use crate::support::{Case, Json as _, recorder};
 
-fn node() -> (Case, ApiServer) {
+fn node() -> Case {
     let case = Case::new().cni_version("1.1.0").key("clusterNetwork", "cluster").key("confDir", "@DIR@/net.d");
-    let (case, api) = in_cluster(case.key("kubernetes", json!({"timeout": 1})));
+    case.key("kubernetes", json!({"timeout": 1}))
+}
+
+fn with_cluster_network<S: ApiServer + ?Sized>((case, api): (Case, Cluster<S>)) -> (Case, Cluster<S>) {
     api.definition("kube-system", "cluster", &recorder("alpha").into_json());
     (case, api)
 }
 
-#[test]
-fn a_node_with_everything_is_ready() {
-    let (case, _api) = node();
+#[rstest]
+fn a_node_with_everything_is_ready(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, _api)) = server.with(node()).map(with_cluster_network) else { return };
     case.status().succeeds();
 }
 
-#[test]
-fn what_is_missing_is_said() {
-    let (case, api) = node();
-    api.accept_only("another");
+#[rstest]
+fn what_is_missing_is_said(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = server.with(node()).map(with_cluster_network) else { return };
+    api.kubeconfig("another");
     case.status().fails(50).says("401");
-    api.kubeconfig(&case, "another");
+    api.kubeconfig(&api.server.token());
     case.status().succeeds();
-    api.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", Fault::Status(404, None), 1);
-    case.status().fails(50).says("404").says("k8s.cni.cncf.io/v1");
     api.definition("kube-system", "cluster", &recorder("nowhere").into_json());
     case.status().fails(50).says("nowhere");
     drop(api);
@@ -38,7 +41,14 @@ fn what_is_missing_is_said() {
 }
 
 #[test]
-fn a_primary_network_that_is_not_there_is_said() {
-    let (case, _api) = node();
+fn a_cluster_without_the_type_of_definitions_is_said() {
+    let (case, api) = with_cluster_network(in_cluster(node()));
+    api.server.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", Fault::Status(404, None), 1);
+    case.status().fails(50).says("404").says("k8s.cni.cncf.io/v1");
+}
+
+#[rstest]
+fn a_primary_network_that_is_not_there_is_said(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, _api)) = server.with(node()).map(with_cluster_network) else { return };
     case.key("clusterNetwork", "missing").status().fails(50).says("clusterNetwork").says("missing");
 }

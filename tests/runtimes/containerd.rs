@@ -1,30 +1,34 @@
-//! containerd, by its own client `ctr`.
-//!
-//! containerd's CRI plugin is not driven here: its client is in no Debian package. What it does to CNI goes through the same
-//! library (go-cni) as `ctr run --cni`, and what it adds, CNI_ARGS with the pod's name and the portMappings capability,
-//! is in other tests of this suite.
+//! containerd, by its own client `ctr`. Pods, which the kubelet makes through its CRI plugin, are in `cri.rs`.
+
+use serde_json::Value;
 
 use super::networks::{failing, three_networks};
 use crate::support::{Machine, is_real_root};
 
-const IMAGE: &str = "braid.test/busybox:1";
+pub(super) const IMAGE: &str = "braid.test/busybox:1";
 
 /// A machine on which containerd runs and has an image, or nothing where it cannot work.
 fn machine() -> Option<Machine> {
+    let machine = start("disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n", "default", three_networks("braid"))?;
+    // A container that comes and goes: what the networks themselves keep is there from now on.
+    machine.run(&run("first", "true")).succeeds();
+    machine.note();
+    Some(machine)
+}
+
+/// A machine on which containerd runs with this configuration and network, and has an image in one of its namespaces.
+pub(super) fn start(conf: &str, namespace: &str, network: Value) -> Option<Machine> {
     if !is_real_root() {
         eprintln!("containerd needs real root: skipped");
         return None;
     }
-    let machine = Machine::new().conf("10-braid.conflist", three_networks("braid"));
-    let conf = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
-    let conf = machine.write("containerd.toml", conf);
+    let machine = Machine::new().conf("10-braid.conflist", network);
+    let conf = machine.write("containerd.toml", &format!("version = 2\n{conf}"));
     machine.run(&format!("containerd --config {} </dev/null >/run/containerd.log 2>&1 &", conf.display())).succeeds();
     make_image(&machine);
     machine.until("ctr version");
-    machine.run(&format!("ctr images import --snapshotter native {}/image.tar", machine.dir().display())).succeeds();
-    // A container that comes and goes: what the networks themselves keep is there from now on.
-    machine.run(&run("first", "true")).succeeds();
-    machine.note();
+    let import = format!("ctr -n {namespace} images import --snapshotter native {}/image.tar", machine.dir().display());
+    machine.run(&import).succeeds();
     Some(machine)
 }
 
@@ -37,7 +41,7 @@ fn make_image(machine: &Machine) {
     let digest = machine.run(&format!("sha256sum {}/layer.tar | cut -d' ' -f1", folder.display())).succeeds().stdout;
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = serde_json::json!({
-        "architecture": architecture, "os": "linux", "config": {},
+        "architecture": architecture, "os": "linux", "config": {"Cmd": ["/bin/busybox", "sleep", "1000"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest.trim())]},
     });
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
@@ -92,7 +96,8 @@ fn a_delegate_that_fails_keeps_the_container_from_starting_and_leaves_nothing() 
 fn containerd_killed_with_a_container_running_can_still_detach_it() {
     let Some(machine) = machine() else { return };
     machine.run(&format!("{} </dev/null >/run/web.log 2>&1 &", run("web", "sleep 1000"))).succeeds();
-    machine.until(r#"braid list -o json | jq -e '.[].state == "attached"'"#);
+    // The network comes first, and the container runs in it later.
+    machine.until("ctr tasks list | grep -q 'web .*RUNNING'");
     machine.run("pkill -KILL -x containerd; pkill -KILL -x ctr").succeeds();
     let conf = machine.dir().join("containerd.toml");
     machine.run(&format!("containerd --config {} </dev/null >/run/containerd.log 2>&1 &", conf.display())).succeeds();

@@ -6,7 +6,7 @@ use super::networks::{failing, ipam, outer, three_networks};
 use crate::support::{Json as _, Machine, bridge, is_real_root};
 
 /// A machine with podman set up, or nothing where podman cannot work.
-fn machine() -> Option<Machine> {
+pub(super) fn machine() -> Option<Machine> {
     if !is_real_root() {
         eprintln!("podman needs real root: skipped");
         return None;

@@ -25,6 +25,8 @@ pub(crate) use case::Case;
 pub(crate) use machine::Ran;
 pub(crate) use machine::{Machine, is_real_root};
 pub(crate) use namespace::Namespace;
+#[cfg(feature = "kubernetes")]
+pub(crate) use namespace::inside_network;
 pub(crate) use networks::{
     Json, Network, Plugin, bandwidth, bridge, firewall, host_local, macvlan, new_plugins, portmap, ptp, recorder,
     reference_plugins, tuning,

@@ -53,12 +53,7 @@ impl Namespace {
 
     /// Does something inside the namespace, processes started included, on a thread that ends with it.
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let enter_and_act = || {
-            let namespace = File::open(self.path()).expect("the namespace is there");
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace (the tests need root)");
-            act()
-        };
-        thread::scope(|scope| scope.spawn(enter_and_act).join()).unwrap_or_else(|fault| panic::resume_unwind(fault))
+        inside_network(&self.path(), act)
     }
 
     /// Runs a command line inside and returns its standard output; it must succeed.
@@ -106,6 +101,16 @@ impl Namespace {
             }
         }
     }
+}
+
+/// Does something inside the network namespace at a path, processes started included, on a thread that ends with it.
+pub(crate) fn inside_network<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> T {
+    let enter_and_act = || {
+        let namespace = File::open(path).expect("the namespace is there");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace (the tests need root)");
+        act()
+    };
+    thread::scope(|scope| scope.spawn(enter_and_act).join()).unwrap_or_else(|fault| panic::resume_unwind(fault))
 }
 
 /// Whether something of this name was made by a test whose process is dead.

@@ -1,7 +1,8 @@
 //! What stands in for a session where Kubernetes is not built in.
 
 use std::convert::Infallible;
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{ClusterError, Notice, is_configured, pod_of};
 use crate::config::Config;
@@ -52,4 +53,12 @@ impl Session {
     pub fn announce(&self, _: &Pod, _: &[Notice]) {
         match self.0 {}
     }
+}
+
+/// Refuses to ask for a token.
+///
+/// # Errors
+/// [`ClusterError::NotBuiltIn`], always.
+pub fn lasting_token(_: &Path, _: (&str, &str), _: Duration) -> Result<(String, Duration), ClusterError> {
+    Err(ClusterError::NotBuiltIn)
 }

@@ -18,12 +18,18 @@ mod session;
 #[path = "absent.rs"]
 mod session;
 mod status;
+#[cfg(feature = "kubernetes")]
+mod token;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use session::Session;
+#[cfg(not(feature = "kubernetes"))]
+pub use session::lasting_token;
 pub use status::{Notice, network_status, notices};
+#[cfg(feature = "kubernetes")]
+pub use token::lasting_token;
 
 use super::gather::Surveyed;
 use crate::config::Config;

@@ -273,7 +273,7 @@ impl Session {
     }
 }
 
-fn start() -> Result<tokio::runtime::Runtime, ClusterError> {
+pub(super) fn start() -> Result<tokio::runtime::Runtime, ClusterError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClusterError::Start)
 }
 
@@ -299,7 +299,7 @@ async fn definition(api: &Api, key: DefinitionKey) -> Result<Option<(DefinitionK
     Ok(Some((key, Definition { config, resource: resource.filter(|name| !name.is_empty()) })))
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(action: &str, body: &[u8]) -> Result<T, ClusterError> {
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(action: &str, body: &[u8]) -> Result<T, ClusterError> {
     serde_json::from_slice(body).map_err(|error| ClusterError::Refused {
         action: action.into(),
         status: 200,
@@ -308,7 +308,7 @@ fn decode<T: for<'de> Deserialize<'de>>(action: &str, body: &[u8]) -> Result<T, 
 }
 
 /// A request that cannot even be written down.
-fn not_a_request(error: impl std::error::Error + 'static) -> ClusterError {
+pub(super) fn not_a_request(error: impl std::error::Error + 'static) -> ClusterError {
     ClusterError::Start(std::io::Error::other(error.to_string()))
 }
 

@@ -3,26 +3,25 @@
 //! It speaks the wire format that `kube-apiserver` does, and it can be told to misbehave.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
+use super::certificates::Certificates;
+use super::cluster::{ApiServer, DEFINITIONS};
+use super::listener::Listener;
 use crate::support::Case;
 
 /// The token that is good from the start.
 pub(super) const TOKEN: &str = "token-1";
-
-const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
-const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// What to do in place of answering.
 #[derive(Clone)]
@@ -47,7 +46,10 @@ pub(super) struct Request {
 #[derive(Default)]
 struct State {
     tokens: BTreeSet<String>,
+    tokens_of_pods: BTreeMap<String, String>,
     objects: BTreeMap<String, Value>,
+    /// How many objects have got a UID.
+    uids: u32,
     events: Vec<Value>,
     requests: Vec<Request>,
     /// Method and part of the path, what to do, and how often yet.
@@ -55,87 +57,21 @@ struct State {
 }
 
 /// A running server; it ends when dropped.
-pub(super) struct ApiServer {
+pub(super) struct Double {
     state: Arc<Mutex<State>>,
-    stop: Arc<AtomicBool>,
-    address: String,
+    listener: Listener,
     authority: String,
-    thread: Option<thread::JoinHandle<()>>,
 }
 
-impl ApiServer {
+impl Double {
     /// Starts a server on the host of a case.
     pub(super) fn start(case: &Case) -> Self {
-        let listener = case.host().inside(|| TcpListener::bind("127.0.0.1:0").expect("listen"));
-        listener.set_nonblocking(true).expect("do not block");
-        let address = listener.local_addr().expect("an address").to_string();
-        let (authority, tls) = certificates();
+        let certificates = Certificates::new();
+        let tls = tls(&certificates);
         let state = Arc::new(Mutex::new(State { tokens: [TOKEN.to_owned()].into(), ..State::default() }));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        let (tls, state) = (Arc::clone(&tls), Arc::clone(&shared));
-                        thread::spawn(move || drop(serve(stream, tls, &state)));
-                    }
-                    Err(_) => thread::sleep(Duration::from_millis(2)),
-                }
-            }
-        });
-        Self { state, stop, address, authority, thread: Some(thread) }
-    }
-
-    /// Writes a kubeconfig with the token in it.
-    pub(super) fn kubeconfig(&self, case: &Case, token: &str) {
-        self.write_kubeconfig(case, &format!("token: {token}"));
-    }
-
-    /// Writes a kubeconfig that names a file with the token in it.
-    pub(super) fn kubeconfig_with_token_file(&self, case: &Case, token: &str) {
-        fs::write(case.dir().join("token"), token).expect("write the token");
-        self.write_kubeconfig(case, &format!("tokenFile: {}/token", case.dir().display()));
-    }
-
-    fn write_kubeconfig(&self, case: &Case, user: &str) {
-        fs::write(case.dir().join("ca.crt"), &self.authority).expect("write the certificate");
-        let text = format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://{}\n    \
-             certificate-authority: {}/ca.crt\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: x\n  \
-             context:\n    cluster: c\n    user: u\ncurrent-context: x\n",
-            self.address,
-            case.dir().display(),
-        );
-        fs::write(case.dir().join("kubeconfig"), text).expect("write the kubeconfig");
-    }
-
-    /// Makes a pod, UID `uid-1` unless the metadata says otherwise.
-    pub(super) fn pod(&self, namespace: &str, name: &str, annotations: &Value) {
-        self.pod_with_uid(namespace, name, "uid-1", annotations);
-    }
-
-    pub(super) fn pod_with_uid(&self, namespace: &str, name: &str, uid: &str, annotations: &Value) {
-        let metadata = json!({"namespace": namespace, "name": name, "uid": uid, "annotations": annotations});
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}});
-        self.state().objects.insert(pod_path(namespace, name), pod);
-    }
-
-    pub(super) fn remove_pod(&self, namespace: &str, name: &str) {
-        self.state().objects.remove(&pod_path(namespace, name));
-    }
-
-    /// Makes a network-attachment-definition. Its `config` is what `config` says, as text.
-    pub(super) fn definition(&self, namespace: &str, name: &str, config: &str) {
-        self.definition_with(namespace, name, &json!({}), &json!({"config": config}));
-    }
-
-    pub(super) fn definition_with(&self, namespace: &str, name: &str, annotations: &Value, spec: &Value) {
-        let metadata = json!({"namespace": namespace, "name": name, "uid": name, "annotations": annotations});
-        let kind = "NetworkAttachmentDefinition";
-        let object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
-        let path = format!("{DEFINITIONS}/namespaces/{namespace}/network-attachment-definitions/{name}");
-        self.state().objects.insert(path, object);
+        let shared = Arc::clone(&state);
+        let listener = Listener::start(case, move |stream| drop(serve(stream, Arc::clone(&tls), &shared)));
+        Self { state, listener, authority: certificates.authority.pem() }
     }
 
     /// Misbehaves this often with requests of a method whose path holds a text.
@@ -146,18 +82,6 @@ impl ApiServer {
     /// Accepts this token alone from now on.
     pub(super) fn accept_only(&self, token: &str) {
         self.state().tokens = [token.to_owned()].into();
-    }
-
-    /// The status of a pod's networks, as written.
-    pub(super) fn status(&self, namespace: &str, name: &str) -> Option<Value> {
-        let state = self.state();
-        let pod = state.objects.get(&pod_path(namespace, name))?;
-        let text = pod["metadata"]["annotations"][STATUS].as_str()?;
-        Some(serde_json::from_str(text).expect("the status is JSON"))
-    }
-
-    pub(super) fn events(&self) -> Vec<Value> {
-        self.state().events.clone()
     }
 
     /// The requests so far, each as `GET namespace/pods/name`.
@@ -171,36 +95,64 @@ impl ApiServer {
     }
 }
 
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(thread::JoinHandle::join);
+impl ApiServer for Double {
+    fn address(&self) -> String {
+        self.listener.address()
+    }
+
+    fn authority(&self) -> String {
+        self.authority.clone()
+    }
+
+    fn token(&self) -> String {
+        TOKEN.to_owned()
+    }
+
+    fn token_of_pod(&self, path: &str) -> String {
+        let claims = URL_SAFE_NO_PAD.encode(json!({"sub": "system:serviceaccount:kube-system:braid"}).to_string());
+        let token = format!("e30.{claims}.c2ln");
+        self.state().tokens_of_pods.insert(path.to_owned(), token.clone());
+        token
+    }
+
+    fn get(&self, path: &str) -> Option<Value> {
+        self.state().objects.get(path).cloned()
+    }
+
+    fn put(&self, path: &str, mut object: Value) {
+        let mut state = self.state();
+        let uid = if let Some(now) = state.objects.get(path) {
+            now["metadata"]["uid"].clone()
+        } else {
+            state.uids += 1;
+            json!(format!("uid-{}", state.uids))
+        };
+        object["metadata"]["uid"] = uid;
+        state.objects.insert(path.to_owned(), object);
+    }
+
+    fn remove(&self, path: &str) {
+        let mut state = self.state();
+        state.objects.remove(path);
+        state.tokens_of_pods.remove(path);
+    }
+
+    fn events(&self) -> Vec<Value> {
+        self.state().events.clone()
     }
 }
 
-fn pod_path(namespace: &str, name: &str) -> String {
-    format!("/api/v1/namespaces/{namespace}/pods/{name}")
-}
-
-/// An authority's certificate, and what a server needs whose own it has signed.
-fn certificates() -> (String, Arc<ServerConfig>) {
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-    let certificate = params.signed_by(&key, &authority).expect("a certificate");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+fn tls(certificates: &Certificates) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificates.key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key);
-    (authority.pem(), Arc::new(config.expect("a server's configuration")))
+    let config = config.with_no_client_auth().with_single_cert(vec![certificates.server.der().clone()], key);
+    Arc::new(config.expect("a server's configuration"))
 }
 
 type Connection = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 
 fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
     let mut connection = BufReader::new(StreamOwned::new(connection, stream));
@@ -274,7 +226,9 @@ fn refusal(code: u16, message: &str) -> (u16, Value) {
 impl State {
     fn answer(&mut self, request: &Request) -> (u16, Value) {
         let token = request.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        if !token.is_some_and(|token| self.tokens.contains(token)) {
+        let is_good =
+            |token: &str| self.tokens.contains(token) || self.tokens_of_pods.values().any(|good| good == token);
+        if !token.is_some_and(is_good) {
             return refusal(401, "Unauthorized");
         }
         let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
@@ -299,6 +253,15 @@ impl State {
                 let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
                 self.events.push(event.clone());
                 (201, event)
+            }
+            "POST" if request.path == "/api/v1/namespaces/kube-system/serviceaccounts/braid/token" => {
+                self.tokens.insert("lasting".into());
+                let status = json!({"token": "lasting", "expirationTimestamp": "2200-01-01T00:00:00Z"});
+                (
+                    201,
+                    json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+                    "spec": {"audiences": []}, "status": status}),
+                )
             }
             _ => refusal(405, "not something this server does"),
         }

@@ -1,0 +1,46 @@
+//! A service account's token that does not end with the pod it is asked for from.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_TYPE;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+use super::ClusterError;
+use super::api::Api;
+use super::session::{decode, not_a_request, start};
+use crate::config::KubernetesConfig;
+
+/// How long the API server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks for a token of a service account that lives this long, if the API server grants as much, with the credentials of
+/// a kubeconfig. Returns it, and how long it lives.
+///
+/// # Errors
+/// When there is none to be had.
+pub fn lasting_token(
+    kubeconfig: &Path,
+    (namespace, account): (&str, &str),
+    lifetime: Duration,
+) -> Result<(String, Duration), ClusterError> {
+    let config = KubernetesConfig { timeout: PATIENCE, ..KubernetesConfig::default() };
+    let api = Api::new(Some(kubeconfig.to_owned()), &config, Instant::now() + PATIENCE);
+    let action = format!("make a token of service account {namespace}/{account}");
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let wish = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": { "audiences": [], "expirationSeconds": lifetime.as_secs() },
+    });
+    let request = http::Request::post(path).header(CONTENT_TYPE, "application/json");
+    let request = request.body(serde_json::to_vec(&wish).unwrap_or_default()).map_err(not_a_request)?;
+    let body = start()?.block_on(api.call(&action, request))?;
+    let answer: TokenRequest = decode(&action, &body)?;
+    let reason = "with no token in its answer".into();
+    let status = answer.status.ok_or(ClusterError::Refused { action, status: 200, reason })?;
+    let granted = status.expiration_timestamp.0.duration_since(Timestamp::now());
+    Ok((status.token, granted.try_into().unwrap_or_default()))
+}

@@ -1,0 +1,155 @@
+//! A Kubernetes cluster as the scenarios see it: the objects that Braid reads, and what it writes.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::support::Case;
+
+/// Where definitions are.
+pub(super) const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
+/// The pod of most tests.
+pub(super) const POD: (&str, &str) = ("web", "shop");
+
+const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+
+/// An API server on the host of a case. Objects are named by their paths.
+pub(super) trait ApiServer {
+    /// Its address and port.
+    fn address(&self) -> String;
+    /// The certificate of the authority that has signed its own, in PEM.
+    fn authority(&self) -> String;
+    /// A token by which Braid may do what it does, and nothing else.
+    fn token(&self) -> String;
+    /// A token as Kubernetes gives it to a pod of the DaemonSet: it ends with that pod, whose path this is.
+    fn token_of_pod(&self, path: &str) -> String;
+    fn get(&self, path: &str) -> Option<Value>;
+    /// Makes an object, or changes the one that is there, whose UID stays.
+    fn put(&self, path: &str, object: Value);
+    /// Removes an object at once, if it is there.
+    fn remove(&self, path: &str);
+    /// All events so far.
+    fn events(&self) -> Vec<Value>;
+}
+
+/// A cluster, with an API server of this kind.
+pub(super) struct Cluster<S: ApiServer + ?Sized = dyn ApiServer + Sync> {
+    pub(super) server: Box<S>,
+    dir: PathBuf,
+}
+
+impl<S: ApiServer + ?Sized> Cluster<S> {
+    /// A cluster with a pod `web/shop` that asks for nothing. The case calls for that pod, with credentials.
+    pub(super) fn new(case: Case, server: Box<S>) -> (Case, Self) {
+        let cluster = Self { server, dir: case.dir().to_owned() };
+        cluster.kubeconfig(&cluster.server.token());
+        cluster.pod(POD.0, POD.1, &json!({}));
+        let case = case.args(&cluster.args(POD.0, POD.1)).key("kubeconfig", "@DIR@/kubeconfig");
+        (case, cluster)
+    }
+
+    /// `CNI_ARGS` as a runtime writes them for a pod that is there.
+    pub(super) fn args(&self, namespace: &str, name: &str) -> String {
+        let uid = self.uid(namespace, name);
+        format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};\
+             K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={uid}",
+            Case::CONTAINER
+        )
+    }
+
+    /// The UID of a pod that is there.
+    pub(super) fn uid(&self, namespace: &str, name: &str) -> String {
+        let pod = self.server.get(&pod_path(namespace, name)).expect("the pod is there");
+        pod["metadata"]["uid"].as_str().expect("a UID").to_owned()
+    }
+
+    /// Writes a kubeconfig with the token in it.
+    pub(super) fn kubeconfig(&self, token: &str) {
+        self.write_kubeconfig(&format!("token: {token}"));
+    }
+
+    /// Writes a kubeconfig that names a file with the token in it.
+    pub(super) fn kubeconfig_with_token_file(&self, token: &str) {
+        fs::write(self.dir.join("token"), token).expect("write the token");
+        self.write_kubeconfig(&format!("tokenFile: {}/token", self.dir.display()));
+    }
+
+    fn write_kubeconfig(&self, user: &str) {
+        fs::write(self.dir.join("ca.crt"), self.server.authority()).expect("write the certificate");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://{}\n    \
+             certificate-authority: {}/ca.crt\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: x\n  \
+             context:\n    cluster: c\n    user: u\ncurrent-context: x\n",
+            self.server.address(),
+            self.dir.display(),
+        );
+        fs::write(self.dir.join("kubeconfig"), text).expect("write the kubeconfig");
+    }
+
+    /// Makes a pod of the DaemonSet's and returns its token.
+    pub(super) fn agent(&self) -> String {
+        let metadata = json!({"namespace": "kube-system", "name": "agent", "annotations": {}});
+        let containers = json!([{"name": "install", "image": "example.test/none"}]);
+        let spec = json!({"serviceAccountName": "braid", "containers": containers});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let path = pod_path("kube-system", "agent");
+        self.server.put(&path, pod);
+        self.server.token_of_pod(&path)
+    }
+
+    /// Gives a pod these annotations and no others. If it is not there, it is made.
+    pub(super) fn pod(&self, namespace: &str, name: &str, annotations: &Value) {
+        let metadata = json!({"namespace": namespace, "name": name, "annotations": annotations});
+        let spec = json!({"containers": [{"name": "main", "image": "example.test/none"}]});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        self.server.put(&pod_path(namespace, name), pod);
+    }
+
+    pub(super) fn remove_pod(&self, namespace: &str, name: &str) {
+        self.server.remove(&pod_path(namespace, name));
+    }
+
+    /// Another pod in the place of one, with a UID of its own.
+    pub(super) fn replace_pod(&self, namespace: &str, name: &str, annotations: &Value) {
+        self.remove_pod(namespace, name);
+        self.pod(namespace, name, annotations);
+    }
+
+    /// Makes a network-attachment-definition. Its `config` is what `config` says, as text.
+    pub(super) fn definition(&self, namespace: &str, name: &str, config: &str) {
+        self.definition_with(namespace, name, &json!({}), &json!({"config": config}));
+    }
+
+    pub(super) fn definition_with(&self, namespace: &str, name: &str, annotations: &Value, spec: &Value) {
+        let metadata = json!({"namespace": namespace, "name": name, "annotations": annotations});
+        let kind = "NetworkAttachmentDefinition";
+        let object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": kind, "metadata": metadata, "spec": spec});
+        let path = format!("{DEFINITIONS}/namespaces/{namespace}/network-attachment-definitions/{name}");
+        self.server.put(&path, object);
+    }
+
+    /// The status of a pod's networks, as written.
+    pub(super) fn status(&self, namespace: &str, name: &str) -> Option<Value> {
+        let pod = self.server.get(&pod_path(namespace, name))?;
+        let text = pod["metadata"]["annotations"][STATUS].as_str()?;
+        Some(serde_json::from_str(text).expect("the status is JSON"))
+    }
+
+    /// The events about a pod, each as `AddedInterface: Add eth0 …`, sorted.
+    pub(super) fn events(&self, namespace: &str, name: &str) -> Vec<String> {
+        let uid = self.uid(namespace, name);
+        let is_about = |event: &Value| event["involvedObject"]["uid"] == *uid;
+        let text = |event: &Value| {
+            format!("{}: {}", event["reason"].as_str().expect("text"), event["message"].as_str().expect("text"))
+        };
+        let mut events: Vec<_> = self.server.events().iter().filter(|event| is_about(event)).map(text).collect();
+        events.sort();
+        events
+    }
+}
+
+fn pod_path(namespace: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods/{name}")
+}

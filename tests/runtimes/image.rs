@@ -1,0 +1,54 @@
+//! The image of `conf/kubernetes`, built by buildah and run by podman with what the DaemonSet grants.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::podman;
+use crate::support::{Machine, Network, braid, bridge};
+
+/// What the manifest says about the container, as podman's options.
+const GRANTS: &str = "--read-only --cap-drop all --cap-add DAC_OVERRIDE --security-opt no-new-privileges \
+    -v /etc/cni/net.d:/etc/cni/net.d -v /opt/cni/bin:/opt/cni/bin -v /var/lib/cni/braid:/var/lib/cni/braid";
+
+/// A machine with the image on it, or nothing where there is no buildah.
+fn machine() -> Option<Machine> {
+    if Command::new("buildah").arg("--version").output().is_err() {
+        eprintln!("there is no buildah: skipped");
+        return None;
+    }
+    let machine = podman::machine()?;
+    let context = machine.dir().join("context");
+    fs::create_dir(&context).expect("make a folder");
+    fs::copy(braid(), context.join("braid")).expect("copy braid");
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes/Containerfile");
+    let build = format!("buildah bud --isolation chroot -t braid:test -f {} {}", recipe.display(), context.display());
+    machine.run(&build).succeeds();
+    Some(machine)
+}
+
+#[test]
+fn the_image_holds_the_executable_and_installs_it() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("10-pods.conflist", Network::new("pods").plugin(bridge("br-pods", "10.10.1.0/24")));
+    let list = r#"cd "$(buildah mount "$(buildah from --pull-never braid:test)")"; find . -type f"#;
+    let ran = machine.run(list).succeeds();
+    assert_eq!(ran.stdout, "./braid\n");
+    let inspect =
+        "buildah inspect --type image --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' braid:test";
+    machine.run(inspect).succeeds().prints("[/braid] [install]");
+
+    // Not the executable that the machine has: the one that comes out of the image.
+    machine.run("rm /opt/cni/bin/braid; mkdir -p /var/lib/cni/braid").succeeds();
+    let run = |arguments: &str| {
+        let cgroup = machine.cgroup();
+        machine.run(&format!("podman run --rm --network host --cgroup-parent {cgroup} {GRANTS} braid:test {arguments}"))
+    };
+    run("--version").succeeds().prints(concat!("braid ", env!("CARGO_PKG_VERSION")));
+    run("install --once").succeeds().says("this node is ready");
+    machine.run(&format!("cmp /opt/cni/bin/braid {}/context/braid", machine.dir().display())).succeeds();
+    machine.run("braid validate /etc/cni/net.d/00-braid.conflist").succeeds();
+    run("uninstall").succeeds();
+    machine.run("ls /etc/cni/net.d").succeeds().prints("10-pods.conflist");
+    machine.run("ls /etc/cni/net.d/00-braid.conflist /opt/cni/bin/braid").fails();
+}
