@@ -5,7 +5,7 @@
 //! copy, the credentials, and the place before all other configurations.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -268,7 +268,7 @@ impl Keeper<'_> {
                 }
                 _ => {}
             }
-            replace(&path, &wanted, 0o600).map_err(|error| format!("{}: {error}", path.display()))?;
+            replace(&path, &wanted[..], 0o600).map_err(|error| format!("{}: {error}", path.display()))?;
             say(&format!("wrote {}, in front of network {:?}", path.display(), primary.name));
             self.is_checked = false;
         }
@@ -357,7 +357,7 @@ fn write_kubeconfig(path: &Path, server: &str, authority: &str, token: &str) -> 
     }
     let write = || {
         fs::create_dir_all(path.parent().unwrap_or(path))?;
-        replace(path, &wanted, 0o600)
+        replace(path, &wanted[..], 0o600)
     };
     write().map_err(|error: io::Error| format!("{}: {error}", path.display()))?;
     say(&format!("wrote {}", path.display()));
@@ -453,22 +453,40 @@ fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
 /// Copies this executable: beside the old one and then over it, which may be running.
 fn copy_executable(to: &Path) -> Result<(), CliError> {
     let wrong = |error: io::Error| CliError::Plain(format!("{}: {error}", to.display()));
-    let own = fs::read("/proc/self/exe").map_err(wrong)?;
-    if fs::read(to).ok().as_deref() == Some(&own[..]) {
+    // It is large, and the agent's memory is limited: neither is read whole.
+    let own = || File::open("/proc/self/exe");
+    let is_there = || is_equal(BufReader::new(own()?), BufReader::new(File::open(to)?));
+    if is_there().unwrap_or(false) {
         return Ok(());
     }
-    replace(to, &own, 0o755).map_err(wrong)
+    own().and_then(|own| replace(to, own, 0o755)).map_err(wrong)
+}
+
+/// Whether two files hold the same.
+fn is_equal(mut one: impl BufRead, mut other: impl BufRead) -> io::Result<bool> {
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let common = left.len().min(right.len());
+        if left[..common] != right[..common] {
+            return Ok(false);
+        }
+        if common == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        one.consume(common);
+        other.consume(common);
+    }
 }
 
 /// Writes a file whole or not at all.
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn replace(path: &Path, mut content: impl Read, mode: u32) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Neither a dot at the front nor this ending is something that a runtime reads.
     let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
-    let write = || {
+    let mut write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
+        io::copy(&mut content, &mut file)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()

@@ -580,16 +580,4 @@ mod tests {
         launcher.run(&call(&path, Verb::Del)).unwrap();
         assert_eq!(told(), "input");
     }
-
-    #[test]
-    fn a_plugin_that_leaves_its_group_at_once_keeps_none_from_the_next() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("plugin");
-        std::fs::write(&path, "#!/bin/sh\nexec setsid cat\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let launcher = Launcher::new();
-        for _ in 0..3 {
-            assert_eq!(launcher.run(&call(&path, Verb::Check)).unwrap(), b"input");
-        }
-    }
 }
