@@ -98,10 +98,20 @@ struct Bench {
 
 impl Bench {
     fn prepare(quick: bool) -> Self {
-        let (plugins, braid) = build();
+        let (built, braid) = build();
         let braid = env::var_os("BRAID_BENCH_BINARY").map_or(braid, PathBuf::from);
-        let floor = plugins.join("bench-floor");
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+        // Copies, as an installation makes: what a linker has just written lies in memory in smaller pieces, and starts
+        // more slowly.
+        let plugins = disk.path().join("bin");
+        let install = |program: PathBuf| {
+            let copy = plugins.join(program.file_name().expect("a file"));
+            fs::copy(&program, &copy).expect("copy an executable");
+            copy
+        };
+        fs::create_dir(&plugins).expect("make a folder");
+        install(built.join("bench-noop-plugin"));
+        let (floor, braid) = (install(built.join("bench-floor")), install(braid));
         let mut bench = Self {
             quick,
             plugins,

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use kube::Client;
-use kube::client::{AuthError, Body};
+use kube::client::{AuthError, Body, ConfigExt as _};
 use kube::config::{Config as ClientConfig, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::time::{sleep, timeout};
+use tower::{BoxError, ServiceBuilder};
 
 use super::ClusterError;
 use crate::config::KubernetesConfig;
@@ -147,7 +151,7 @@ impl Api {
         config.default_retry = false;
         config.connect_timeout = Some(self.timeout);
         config.read_timeout = None;
-        let client = Client::try_from(config).map_err(|error| wrong(client_reason(&error)))?;
+        let client = connect(config).map_err(wrong)?;
         self.client.replace(Some(client.clone()));
         Ok(client)
     }
@@ -158,6 +162,30 @@ impl Api {
             None => "this pod's service account".into(),
         }
     }
+}
+
+/// A client that does what kube's own does, and two things more. It sends what it has at once, where Nagle's algorithm would hold
+/// the second of two small writes back for 40 ms. And it offers HTTP/2, by which all requests share one connection.
+fn connect(config: ClientConfig) -> Result<Client, String> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(config.connect_timeout);
+    let tls = config.rustls_client_config().map_err(|error| client_reason(&error))?;
+    let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name:?} is no name of a server"))?;
+        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .build(https.enable_all_versions().wrap_connector(tcp));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|error| client_reason(&error))?)
+        .layer(config.extra_headers_layer().map_err(|error| client_reason(&error))?)
+        .map_err(BoxError::from)
+        .service(transport);
+    Ok(Client::new(service, config.default_namespace))
 }
 
 /// What is wrong with a kubeconfig, without what stands in it: that may be a token.

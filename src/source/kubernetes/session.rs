@@ -30,7 +30,7 @@ const AT_ONCE: usize = 8;
 /// How often a status that someone else's write got in the way of is written.
 const STATUS_ATTEMPTS: u32 = 5;
 /// The time for events, which come after the answer and hold the process up.
-const EVENTS: Duration = Duration::from_millis(500);
+const EVENTS: Duration = Duration::from_millis(100);
 
 /// One call's conversation with the API server.
 #[derive(Debug)]
