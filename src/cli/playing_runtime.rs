@@ -83,6 +83,7 @@ pub(super) fn status(name: &str) -> Outcome {
 
 /// The runtime that the environment describes. A Braid that is in none of the directories is this one.
 pub(super) fn networks() -> Result<Networks, CliError> {
+    runtime::keep_descriptors_from_plugins();
     let networks = Networks::new("").with_finder(finder()?);
     Ok(match variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty()) {
         Some(directory) => networks.with_cache_dir(&std::path::absolute(directory)?),

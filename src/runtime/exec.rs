@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, fsync};
 
 use super::process::{Leash, Mercy, Program, has_ended, pidfd_open, poll_timeout, spawn, wait};
@@ -392,7 +392,7 @@ impl Exec for Launcher {
             return talk.judge(status);
         }
         leash.kill_group();
-        wait(talk.pid).map_err(PluginError::Io)?;
+        talk.kill();
         Err(match end {
             Ok(End::Flood) => PluginError::Flood,
             Ok(_) => PluginError::TimedOut { after: started.elapsed(), stderr: talk.stderr_text() },
@@ -437,9 +437,10 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Ends a plugin that leads a process group of its own.
-    fn kill(self) {
+    /// Ends the plugin, and what is in the group that it leads or has led. It may have gone into another since.
+    fn kill(&self) {
         let _ = killpg(self.pid, Signal::SIGKILL);
+        let _ = kill(self.pid, Signal::SIGKILL);
         let _ = wait(self.pid);
     }
 

@@ -9,7 +9,7 @@
 //! is dead.
 //!
 //! A group begins with a plugin, and the leash is on it before that plugin gets its input. Should this process be killed
-//! between the two, the kernel kills the plugin. What has to be durable by then the leash's holder syncs, so that the disk
+//! between the two, the kernel kills the plugin; one that is to undo something finds its input empty. What has to be durable by then the leash's holder syncs, so that the disk
 //! and the plugin's start need not wait for each other.
 //!
 //! A plugin that is undoing something is given a moment to end by itself ([`Mercy`]).
@@ -96,8 +96,8 @@ struct Birth {
     failure: c_int,
 }
 
-/// Starts a program, with default signal handling. When this returns, the program is the process's, and of this
-/// process's descriptors it has but those given.
+/// Starts a program. It has the three descriptors that are given, and of this process's others those without the
+/// close-on-exec flag; no signal is blocked. When this returns, it is the process's program.
 ///
 /// This does what `posix_spawn` does, but for dying with us, and for the hundred calls by which the C library looks at
 /// every signal.
@@ -123,7 +123,7 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
         failure: 0,
     };
     let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
-    // A handler of ours must not run in the new process, which has our memory.
+    // Handlers of ours are not to run in the new process, which has our memory.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: `stack` is memory of that size that nothing else uses, aligned as stacks are; its end is where a stack
     // begins. The new process shares our memory, and this thread stands still until it has become another program or has
@@ -229,7 +229,16 @@ pub(crate) fn take_signals_in_hand() {
 /// process's own are never passed on.
 pub(crate) fn keep_descriptors_from_plugins() {
     // SAFETY: sets a flag of descriptors and closes none.
-    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let outcome = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if outcome == 0 {
+        return;
+    }
+    // A kernel of before 5.11, or one that is told not to do this.
+    for fd in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let fd: Option<RawFd> = fd.file_name().to_str().and_then(|name| name.parse().ok());
+        // SAFETY: as above.
+        fd.filter(|fd| *fd > 2).map(|fd| unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) });
+    }
 }
 
 /// What makes a process group die with this process: a process of its own, in the group.
@@ -368,8 +377,17 @@ fn runs(group: Pid) -> bool {
 }
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) {
-    // SAFETY: closes descriptors of this process, which uses none of them any more.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    // SAFETY: closes descriptors of this process, which uses none of them any more; the other call takes an integer.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) == 0 {
+            return;
+        }
+        // A kernel of before 5.9, or one that is told not to do this.
+        let most = libc::c_uint::try_from(libc::sysconf(libc::_SC_OPEN_MAX)).unwrap_or(1 << 20);
+        for fd in first..=last.min(most) {
+            libc::close(fd.cast_signed());
+        }
+    }
 }
 
 /// A poll time-out, rounded up to whole milliseconds.

@@ -1,5 +1,5 @@
 //! The file in which the device of an attachment is described (NPWG device information specification, §3): put there
-//! before the first plugin runs, removed once the attachment is undone. The plan in the journal says where it is.
+//! before the attachment's first plugin runs, removed once the attachment is undone. The plan in the journal says where it is.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::journal::{Event, FIRST, Step};
+use super::journal::{Event, Step};
 use super::undo::undo_attachment;
 use super::{Failure, Transaction, device_info, micros};
 use crate::answer::plugin_error;
@@ -115,10 +115,7 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();
-        // A journal is begun with its first step started.
-        if Step(index, step) != FIRST {
-            tx.record(Event::Start(Step(index, step)))?;
-        }
+        tx.record_start(Step(index, step))?;
         match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
             Ok(result) => {
                 let done = Event::Done {

@@ -47,9 +47,6 @@ pub struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Step(pub usize, pub usize);
 
-/// The step that a plan begins with.
-pub const FIRST: Step = Step(0, 0);
-
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -155,7 +152,7 @@ impl State {
     }
 
     /// Reads the journal of an interface of a container: what it tells, and how many bytes of it are whole lines. There is
-    /// nothing in one so early in its life that no plugin had run.
+    /// nothing in one so early in its life that no plugin had been told anything.
     ///
     /// # Errors
     /// When it makes no sense, in words.
@@ -313,7 +310,7 @@ pub struct Journal {
 pub enum Opened {
     /// Nothing.
     None,
-    /// A journal so early in its life that no plugin had run. [`Journal::open`] removes it.
+    /// A journal so early in its life that no plugin had been told anything. [`Journal::open`] removes it.
     Unborn,
     /// A journal.
     Journal(Box<Journal>),
@@ -322,15 +319,17 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal, in which the first step has started. Before that gets its input the journal must be made durable:
+    /// Begins a journal, in which the first step has started where nothing comes before it. Before that gets its input the
+    /// journal must be made durable:
     /// see [`Self::to_sync`]. The disk is already at it.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
     pub fn begin(container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
-        // All delegates of a chained Braid may have been dropped.
-        let first = (!plan.attachments.is_empty()).then_some(Event::Start(FIRST));
+        // All delegates of a chained Braid may have been dropped; and where a device is described first, that may fail.
+        let first = plan.attachments.first().filter(|attachment| attachment.device_info.is_none());
+        let first = first.map(|_| Event::Start(Step(0, 0)));
         let mut file = container.create(&plan.ifname)?;
         let mut written = || -> io::Result<u64> {
             let mut lines = line(&header)?;
@@ -372,7 +371,8 @@ impl Journal {
         unmake(container, &self.state.header.plan.ifname);
     }
 
-    /// Opens the journal of an interface. One so early in its life that no plugin had run is removed.
+    /// Opens the journal of an interface. One so early in its life that no plugin had been told anything is
+    /// removed.
     ///
     /// # Errors
     /// When what is there cannot be read. What can be read and makes no sense is [`Opened::Corrupt`].
@@ -424,28 +424,34 @@ impl Journal {
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
     pub fn append(&mut self, event: Event) -> io::Result<()> {
+        let before = self.queued.len();
         self.queued.extend(line(&event)?);
-        self.write_queued()?;
-        self.state.apply(event);
-        Ok(())
+        let written = self.write_queued();
+        match written {
+            Ok(()) => self.state.apply(event),
+            // What has happened is still to be written, with whatever comes next.
+            Err(_) => self.queued.truncate(before),
+        }
+        written
     }
 
     /// Writes what was queued.
     ///
     /// # Errors
-    /// When it cannot be written; the journal is then as it was before.
+    /// When it cannot be written; it is then still queued.
     pub fn write_queued(&mut self) -> io::Result<()> {
-        let lines = std::mem::take(&mut self.queued);
+        let lines = &self.queued;
         refuse_larger(self.length + lines.len() as u64)?;
         if self.is_torn {
             self.file.set_len(self.length)?;
             self.is_torn = false;
         }
-        if let Err(error) = self.file.write_all(&lines) {
+        if let Err(error) = self.file.write_all(lines) {
             self.is_torn = self.file.set_len(self.length).is_err();
             return Err(error);
         }
         self.length += lines.len() as u64;
+        self.queued.clear();
         Ok(())
     }
 

@@ -182,6 +182,16 @@ impl<'a> Transaction<'a> {
         journal.append(event).map_err(|source| self.journal_failure(source))
     }
 
+    /// Writes to the journal that a step is about to start, if it does not say so: a journal may be begun with the first.
+    fn record_start(&self, step: Step) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        let Step(attachment, plugin) = step;
+        if journal.state.steps[attachment][plugin].started {
+            return Ok(());
+        }
+        journal.append(Event::Start(step)).map_err(|source| self.journal_failure(source))
+    }
+
     /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.
     fn record_with_next(&self, event: Event) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");

@@ -131,12 +131,13 @@ fn undo_steps(
 /// that there is nothing to undo: it may have been half-way, in ADD as in DEL.
 fn is_refusal(error: &PluginError) -> bool {
     match error {
-        PluginError::Reported(_)
-        | PluginError::Start { .. }
-        | PluginError::NotFound { .. }
-        | PluginError::Withheld(_) => true,
+        PluginError::Reported(_) | PluginError::Start { .. } | PluginError::NotFound { .. } => true,
         PluginError::Ended { status, .. } => status.code().is_some(),
-        PluginError::Io(_) | PluginError::TimedOut { .. } | PluginError::Flood | PluginError::Output(_) => false,
+        PluginError::Withheld(_)
+        | PluginError::Io(_)
+        | PluginError::TimedOut { .. }
+        | PluginError::Flood
+        | PluginError::Output(_) => false,
     }
 }
 

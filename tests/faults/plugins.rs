@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -22,6 +23,23 @@ fn a_plugin_that_hangs_in_add_is_told_by_name() {
     let outcome = case.add().fails(101).message_contains("\"beta\"").message_contains("net1").message_contains("0.5 s");
     outcome.called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
     assert!(!case.owes());
+}
+
+/// A plugin that has left the process group that it was started in is killed on time, and Braid does not wait for it.
+#[rstest]
+#[case::into_a_session_of_its_own(1, "exec setsid sleep 1000")]
+#[case::into_braids_group(1, "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000'")]
+#[case::the_first_of_all(0, "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000'")]
+fn a_plugin_that_hangs_in_another_process_group_is_killed(#[case] earlier: usize, #[case] leave: &str) {
+    let script = format!("[ $CNI_COMMAND = ADD ] || exit 0\n{leave}");
+    let mut case = Case::new().script("leaver", &script).key("timeouts", json!({"plugin": 0.5}));
+    for _ in 0..earlier {
+        case = case.delegate(recorder("alpha"));
+    }
+    let case = case.delegate(Plugin::new("leaver", "leaver"));
+    let add = case.add();
+    assert!(add.took() < Duration::from_secs(20), "{:?}", add.took());
+    add.fails(101).leaves_nothing();
 }
 
 /// The rollback's time is its own, and a plugin that hangs in it does not keep the others from being undone.
