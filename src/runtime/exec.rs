@@ -176,8 +176,8 @@ pub trait Exec: Sync {
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
 
-    /// Has `files` synced, in this order, before the next plugin gets its input: what it is to do may depend on something
-    /// that must be durable first. Where that fails, the plugin gets none.
+    /// Has `files` synced, in this order, before the next plugin's ADD gets its input: what it is to do may depend on
+    /// something that must be durable first. Where that fails, the plugin gets none. This may begin at once and does not wait.
     ///
     /// # Errors
     /// When it has failed already.
@@ -228,7 +228,8 @@ pub struct Launcher {
 enum SyncFirst {
     #[default]
     Nothing,
-    Files(Vec<OwnedFd>),
+    /// The holder of this leash is at it.
+    UnderWay(Leash),
     /// It could not be: no plugin's ADD gets any input.
     Failed,
 }
@@ -274,26 +275,32 @@ impl Launcher {
         };
         // Whoever comes meanwhile waits.
         let mut sync_first = self.sync_first.lock().expect("no holder panics");
-        match &*sync_first {
-            SyncFirst::Files(files) => {
-                // The holder of the leash syncs them while the plugin starts.
-                let mut leash = self.leash(mercy, files).map_err(PluginError::Io)?;
-                let talk = start(None)?;
-                leash.join(talk.pid);
-                if let Err(error) = leash.has_synced() {
-                    *sync_first = SyncFirst::Failed;
-                    talk.kill();
-                    return Err(PluginError::Withheld(error));
+        // What undoes may run all the same.
+        if call.verb == Verb::Add {
+            match std::mem::replace(&mut *sync_first, SyncFirst::Failed) {
+                SyncFirst::Nothing => *sync_first = SyncFirst::Nothing,
+                SyncFirst::Failed => {
+                    return Err(PluginError::Withheld(io::Error::other("an attempt at it has failed before")));
                 }
-                *sync_first = SyncFirst::Nothing;
-                return Ok((talk, leash));
+                SyncFirst::UnderWay(mut leash) => {
+                    let talk = match start(None) {
+                        Ok(talk) => talk,
+                        Err(error) => {
+                            *sync_first = SyncFirst::UnderWay(leash);
+                            return Err(error);
+                        }
+                    };
+                    leash.join(talk.pid);
+                    if let Err(error) = leash.has_synced() {
+                        talk.kill();
+                        return Err(PluginError::Withheld(error));
+                    }
+                    *sync_first = SyncFirst::Nothing;
+                    return Ok((talk, leash));
+                }
             }
-            // What undoes may run all the same.
-            SyncFirst::Failed if call.verb == Verb::Add => {
-                return Err(PluginError::Withheld(io::Error::other("an attempt at it has failed before")));
-            }
-            SyncFirst::Failed | SyncFirst::Nothing => drop(sync_first),
         }
+        drop(sync_first);
         if let Some(leash) = self.idle(mercy) {
             return Ok((start(leash.group())?, leash));
         }
@@ -372,7 +379,7 @@ impl Launcher {
 
 impl Exec for Launcher {
     fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
-        *self.sync_first.lock().expect("no holder panics") = SyncFirst::Files(files);
+        *self.sync_first.lock().expect("no holder panics") = SyncFirst::UnderWay(self.leash(Mercy::None, &files)?);
         Ok(())
     }
 

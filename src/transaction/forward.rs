@@ -115,7 +115,7 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
     let mut last: Option<StepResult> = None;
     for step in 0..attachment.network.plugins.len() {
         let began = Instant::now();
-        tx.record_start(Step(index, step))?;
+        tx.record(Event::Start(Step(index, step)))?;
         match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
             Ok(result) => {
                 let done = Event::Done {

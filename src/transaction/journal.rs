@@ -319,34 +319,24 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal, in which the first step has started where nothing comes before it. Before that gets its input the
-    /// journal must be made durable:
-    /// see [`Self::to_sync`]. The disk is already at it.
+    /// Begins a journal. Before the first plugin gets its input it must be made durable: see [`Self::to_sync`]. The disk is
+    /// already at it.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
     pub fn begin(container: &Container, plan: &Plan, netns_id: Option<netns::Identity>) -> Result<Self, StoreError> {
         let header = Header { format: FORMAT, time: now_millis(), boot: boot_id(), netns_id, plan: plan.clone() };
-        // All delegates of a chained Braid may have been dropped; and where a device is described first, that may fail.
-        let first = plan.attachments.first().filter(|attachment| attachment.device_info.is_none());
-        let first = first.map(|_| Event::Start(Step(0, 0)));
         let mut file = container.create(&plan.ifname)?;
         let mut written = || -> io::Result<u64> {
-            let mut lines = line(&header)?;
-            if let Some(first) = &first {
-                lines.extend(line(first)?);
-            }
-            refuse_larger(lines.len() as u64)?;
-            file.write_all(&lines)?;
-            Ok(lines.len() as u64)
+            let line = line(&header)?;
+            refuse_larger(line.len() as u64)?;
+            file.write_all(&line)?;
+            Ok(line.len() as u64)
         };
         match written() {
             Ok(length) => {
                 start_writing(file.as_fd());
-                let mut state = State::new(header);
-                if let Some(first) = first {
-                    state.apply(first);
-                }
+                let state = State::new(header);
                 Ok(Self { file, length, state, queued: Vec::new(), is_torn: false })
             }
             Err(source) => {

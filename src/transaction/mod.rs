@@ -148,6 +148,14 @@ impl<'a> Transaction<'a> {
         Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
     }
 
+    /// Ends it before anything was done.
+    ///
+    /// # Panics
+    /// If another thread has panicked while it wrote to the journal.
+    pub fn abandon(self) {
+        self.journal.into_inner().expect("no holder panics").unmake(self.container);
+    }
+
     /// Runs `work`. If it fails, every step that was attempted is undone, in reverse, however many of them fail to be.
     ///
     /// # Errors
@@ -180,16 +188,6 @@ impl<'a> Transaction<'a> {
     fn record(&self, event: Event) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");
         journal.append(event).map_err(|source| self.journal_failure(source))
-    }
-
-    /// Writes to the journal that a step is about to start, if it does not say so: a journal may be begun with the first.
-    fn record_start(&self, step: Step) -> Result<(), Failure> {
-        let mut journal = self.journal.lock().expect("no holder panics");
-        let Step(attachment, plugin) = step;
-        if journal.state.steps[attachment][plugin].started {
-            return Ok(());
-        }
-        journal.append(Event::Start(step)).map_err(|source| self.journal_failure(source))
     }
 
     /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.

@@ -48,9 +48,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
         let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
-        let outcome = call.add_locked(&store, &container);
-        container.tidy();
-        outcome?
+        call.add_locked(&store, &container).inspect_err(|_| container.tidy())?
     };
     if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
         session.announce(&pod, &notices);
@@ -88,9 +86,13 @@ impl Call<'_> {
         let launcher = context.launcher(locks);
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
-        refuse_taken_names(plan)?;
 
         let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
+        // The disk is at the plan meanwhile.
+        if let Err(error) = refuse_taken_names(plan) {
+            transaction.abandon();
+            return Err(error);
+        }
         transaction
             .run(|tx| {
                 let mut incoming = config.prev_result.clone();
