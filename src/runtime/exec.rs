@@ -217,9 +217,9 @@ pub struct Launcher {
     sync_first: Mutex<SyncFirst>,
     /// Held open until the last plugin is dead, should this process be killed.
     locks: Vec<OwnedFd>,
-    /// Process groups not in use.
+    /// Leashes of process groups in which nothing runs now.
     idle: Mutex<Vec<Leash>>,
-    /// Process groups that will not be used again, whose leaders are about to end.
+    /// Leashes that will not be used again, whose holders are about to end.
     leaving: Mutex<Vec<Leash>>,
 }
 
@@ -254,7 +254,7 @@ impl Launcher {
         self
     }
 
-    /// A process group that is free, for plugins of which this is to become when this process dies.
+    /// The leash of a process group in which nothing runs now.
     fn idle(&self, mercy: Mercy) -> Option<Leash> {
         let mut idle = self.idle.lock().expect("no holder panics");
         let at = idle.iter().position(|leash| leash.mercy() == mercy)?;
