@@ -319,7 +319,7 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal. Before the first plugin gets its input it must be made durable: see [`Self::to_sync`]. The disk is
+    /// Begins a journal. Before the first plugin gets its input it must be made durable: see `to_sync`. The disk is
     /// already at it.
     ///
     /// # Errors
