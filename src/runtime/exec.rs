@@ -34,8 +34,10 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 pub const MAX_STDOUT: usize = 16 << 20;
 /// How much of the end of a plugin's standard error is kept for an error message, in bytes.
 const STDERR_TAIL: usize = 2048;
-/// How often it is looked whether a plugin has ended, where the kernel does not tell.
-const GLANCE: Duration = Duration::from_millis(2);
+/// How often it is looked whether a plugin has ended, where the kernel does not tell: twice as long is waited each time that
+/// nothing has happened.
+const GLANCE: Duration = Duration::from_millis(1);
+const LAST_GLANCE: Duration = Duration::from_millis(32);
 /// The protocol's variables (SPEC §2, "Parameters").
 const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
 /// How long "text file busy" is retried: as long as copying a plugin over a running one may take.
@@ -452,6 +454,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn hold(&mut self, deadline: Option<Instant>) -> io::Result<End> {
+        let mut glance = GLANCE;
         self.feed()?;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -462,9 +465,12 @@ impl<'a> Conversation<'a> {
             fds.extend(self.stdout.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.stderr.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
             fds.extend(self.stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
-            let patience = if self.ended.is_some() { left } else { Some(left.map_or(GLANCE, |left| left.min(GLANCE))) };
+            let patience = if self.ended.is_some() { left } else { Some(left.map_or(glance, |left| left.min(glance))) };
             match poll(&mut fds, poll_timeout(patience)) {
-                Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Ok(0) => glance = (glance * 2).min(LAST_GLANCE),
+                // Something has happened, and more may soon.
+                Ok(_) => glance = GLANCE,
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(error) => return Err(error.into()),
             }
             let ended = match &self.ended {

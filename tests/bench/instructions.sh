@@ -34,17 +34,22 @@ printf '{"cniVersion":"1.0.0","name":"bench","type":"braid","stateDir":"%s/state
 
 as_root=(unshare)
 ((EUID == 0)) || as_root+=(--user --map-root-user)
-# The environment is part of what Braid reads and hands on, so it is a fixed one. $! is a process in another namespace.
-"${as_root[@]}" --net -- bash -euc '
-    unshare --net sleep 100 &
-    trap "kill $!" EXIT
-    until [[ $(readlink "/proc/$!/ns/net") != $(readlink /proc/self/ns/net) ]]; do sleep 0.01; done
-    env -i CNI_COMMAND=ADD CNI_CONTAINERID=bench CNI_NETNS="/proc/$!/ns/net" CNI_IFNAME=eth0 CNI_PATH="$2" \
-        "$(command -v valgrind)" --tool=callgrind --callgrind-out-file="$1/counted.%p" --log-file="$1/log.%p" \
-        "$2/release/braid" <"$1/configuration" >"$1/answer"
-' count "$work" "$target" || { cat "$work"/answer "$work"/log.* 2>/dev/null; exit 1; }
-# A process of its own holds the plugins together; Braid has done more than it.
-counted=$(sed -n 's/^summary: //p' "$work"/counted.* | sort -n | tail -n 1)
+# One ADD, and how many instructions it took. A process of its own holds the plugins together; Braid has done more than it.
+count() {
+    rm -rf "$work/state" "$work"/counted.* "$work"/log.*
+    # The environment is part of what Braid reads and hands on, so it is a fixed one. $! is a process in another namespace.
+    "${as_root[@]}" --net -- bash -euc '
+        unshare --net sleep 100 &
+        trap "kill $!" EXIT
+        until [[ $(readlink "/proc/$!/ns/net") != $(readlink /proc/self/ns/net) ]]; do sleep 0.01; done
+        env -i CNI_COMMAND=ADD CNI_CONTAINERID=bench CNI_NETNS="/proc/$!/ns/net" CNI_IFNAME=eth0 CNI_PATH="$2" \
+            "$(command -v valgrind)" --tool=callgrind --callgrind-out-file="$1/counted.%p" --log-file="$1/log.%p" \
+            "$2/release/braid" <"$1/configuration" >"$1/answer"
+    ' count "$work" "$target" || { cat "$work"/answer "$work"/log.* >&2; return 1; }
+    sed -n 's/^summary: //p' "$work"/counted.* | sort -n | tail -n 1
+}
+# The lowest of three: on a busy machine Braid looks more often whether a plugin has ended, as Valgrind 3.19 knows no pidfd.
+counted=$(for _ in 1 2 3; do count || exit; done | sort -n | head -n 1)
 
 if [[ ${1:-} == --write ]]; then
     echo "$counted" >"$expected_file"
