@@ -167,6 +167,11 @@ impl Api {
 /// A client that does what kube's own does, and two things more. It sends what it has at once, where Nagle's algorithm would hold
 /// the second of two small writes back for 40 ms. And it offers HTTP/2, by which all requests share one connection.
 fn connect(config: ClientConfig) -> Result<Client, String> {
+    if let Some(proxy) = &config.proxy_url {
+        // Not the whole of it, which may hold a password.
+        let host = proxy.host().unwrap_or_default();
+        return Err(format!("it names a proxy ({host}), and braid asks the API server directly only"));
+    }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -241,6 +246,14 @@ pub(super) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_refused_and_not_passed_by() {
+        let mut config = ClientConfig::new("https://192.0.2.1:6443".parse().unwrap());
+        config.proxy_url = Some("http://user:secret@proxy.example:3128".parse().unwrap());
+        let refusal = connect(config).err().unwrap();
+        assert!(refusal.contains("proxy.example") && !refusal.contains("secret"), "{refusal}");
+    }
 
     #[test]
     fn pauses_grow_and_differ() {
