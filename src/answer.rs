@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::cni::config::ConfigError;
 use crate::cni::error::code;
-use crate::cni::{AddResult, CniError, Version};
+use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
 use crate::plan::PlanError;
 use crate::request::RequestError;
@@ -24,7 +25,7 @@ use crate::verb::{Error, NotReady, What};
 /// # Errors
 /// When standard output cannot be written.
 #[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
-pub fn write(value: &impl Serialize) -> io::Result<()> {
+pub fn write(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(value)?;
     bytes.push(b'\n');
     let mut stdout = io::stdout().lock();
@@ -43,12 +44,12 @@ pub fn write_text(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Writes the result of ADD in the shape of `version`.
+/// Writes the result of ADD.
 ///
 /// # Errors
 /// When standard output cannot be written: the runtime then does not know, and ADD must be undone.
-pub fn write_result(result: &AddResult, version: Version) -> Result<(), Failure> {
-    write(&result.to_raw(version)).map_err(Failure::Answer)
+pub fn write_result(result: &RawValue) -> Result<(), Failure> {
+    write(result).map_err(Failure::Answer)
 }
 
 /// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.

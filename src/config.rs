@@ -408,18 +408,20 @@ fn delegates(keys: &Keys<'_>, name: &str, version: Version) -> Result<Vec<Delega
         .enumerate()
         .map(|(index, raw)| {
             let place = format!("delegates[{index}]");
-            if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
+            let wrong = |_| KeyError::Wrong {
+                path: place.clone(),
+                found: crate::cni::config::kind(raw),
+                expected: "a plugin configuration, a configuration list or a selection".into(),
+            };
+            if raw.get().starts_with('"') {
+                let text: String = serde_json::from_str(raw.get()).map_err(wrong)?;
                 let selection = Selection::from_text(&text, &place)?;
                 return Ok(Delegate::Selection(Box::new(OperatorSelection {
                     selection,
                     ..OperatorSelection::default()
                 })));
             }
-            let object: RawObject = serde_json::from_str(raw.get()).map_err(|_| KeyError::Wrong {
-                path: place.clone(),
-                found: crate::cni::config::kind(raw),
-                expected: "a plugin configuration, a configuration list or a selection".into(),
-            })?;
+            let object: RawObject = serde_json::from_str(raw.get()).map_err(wrong)?;
             let default_name = default_name(name, index);
             let defaults = Defaults { name: Some(&default_name), version: Some(version) };
             let network = |object| {

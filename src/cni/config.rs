@@ -273,7 +273,12 @@ impl PluginConfig {
 /// without case. What the protocol inserts is not to be overruled by what stands beside it.
 fn is_misspelt(key: &str) -> bool {
     const INSERTED: [&str; 4] = ["cniVersion", "name", "prevResult", "runtimeConfig"];
-    INSERTED.iter().any(|name| key != *name && fold(key) == name.to_ascii_lowercase())
+    INSERTED.iter().any(|name| key != *name && folds_to(key, name))
+}
+
+/// Whether Go's parser takes a key for `name`, which is within ASCII.
+pub fn folds_to(key: &str, name: &str) -> bool {
+    if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { fold(key).eq_ignore_ascii_case(name) }
 }
 
 /// A key as Go's parser compares it: without case, in which two letters beyond ASCII fold onto one within.

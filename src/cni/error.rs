@@ -1,7 +1,8 @@
 //! The CNI error object (SPEC §5, "Error") and its codes.
 
-use std::collections::HashMap;
+use std::fmt;
 
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -75,20 +76,62 @@ impl CniError {
     /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`. What is not
     /// as the specification says makes it no less of an error.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
-        let object: HashMap<String, &RawValue> = serde_json::from_slice(stdout).ok()?;
-        let text = |key: &str| {
-            let raw = object.get(key).map_or("null", |raw| raw.get());
+        let Members { code, msg, details } = serde_json::from_slice(stdout).ok()?;
+        let code = code.map_or("null", RawValue::get);
+        let code = serde_json::from_str::<Option<u32>>(code).map_or(code::PLUGIN_FAILED, Option::unwrap_or_default);
+        let text = |raw: Option<&RawValue>| {
+            let raw = raw.map_or("null", RawValue::get);
             serde_json::from_str::<Option<String>>(raw).map_or_else(|_| raw.to_owned(), Option::unwrap_or_default)
         };
-        let code = object.get("code").map_or("null", |raw| raw.get());
-        let (code, msg) = (
-            serde_json::from_str::<Option<u32>>(code).map_or(code::PLUGIN_FAILED, Option::unwrap_or_default),
-            text("msg"),
-        );
+        let msg = text(msg);
         if code == 0 && msg.is_empty() {
             return None;
         }
-        Some(Self { code: if code == 0 { code::PLUGIN_FAILED } else { code }, msg, details: text("details") })
+        Some(Self { code: if code == 0 { code::PLUGIN_FAILED } else { code }, msg, details: text(details) })
+    }
+}
+
+/// The members of an object that make it an error, each the last of its name.
+#[derive(Default)]
+struct Members<'a> {
+    code: Option<&'a RawValue>,
+    msg: Option<&'a RawValue>,
+    details: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(field_identifier, rename_all = "camelCase")]
+                enum Key {
+                    Code,
+                    Msg,
+                    Details,
+                    #[serde(other)]
+                    Other,
+                }
+                let mut members = Members::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Code => members.code = Some(map.next_value()?),
+                        Key::Msg => members.msg = Some(map.next_value()?),
+                        Key::Details => members.details = Some(map.next_value()?),
+                        Key::Other => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Read)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which namespace a path leads to.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,13 +16,18 @@ pub struct Identity {
     inode: u64,
 }
 
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
 impl Identity {
     /// The namespace that `path` leads to now.
     ///
     /// # Errors
     /// When it leads nowhere.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let metadata = path.metadata()?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        path.metadata().map(|metadata| Self::from(&metadata))
     }
 }

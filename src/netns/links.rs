@@ -9,6 +9,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage},
 };
+use nix::errno::Errno;
 use nix::libc;
 
 use super::{Netns, NetnsError};
@@ -48,6 +49,18 @@ impl Netns {
         // Traffic counters are the larger part of a link's description.
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         self.socket.dump(&RouteNetlinkMessage::GetLink(request), link).map_err(self.failed("list the links"))
+    }
+
+    /// Whether a link has that name, or that other name of a link's.
+    pub fn has_link(&mut self, name: &str) -> Result<bool, NetnsError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.socket.ask(RouteNetlinkMessage::GetLink(request)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
+            Err(error) => Err(self.failed(format!("look for the link {name}"))(error)),
+        }
     }
 
     /// All addresses of the namespace, of both families.

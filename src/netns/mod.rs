@@ -41,4 +41,4 @@ pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
 pub use error::{NetlinkError, NetnsError};
 pub use identity::Identity;
 pub use links::{Address, Link};
-pub use namespace::Netns;
+pub use namespace::{Netns, OwnNetns};

@@ -60,6 +60,22 @@ impl RouteSocket {
         Err(NetlinkError::Unstable { attempts: DUMP_ATTEMPTS })
     }
 
+    /// Asks for one thing and waits until the kernel has told it, or that it cannot.
+    pub(super) fn ask(&mut self, request: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+        let sequence = self.send(request, 0)?;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                match (message.sequence_number() == sequence, message.message_type()) {
+                    (true, NLMSG_ERROR) => return verdict(&message),
+                    (true, NLMSG_NOOP) | (false, _) => {}
+                    (true, _) => return Ok(()),
+                }
+            }
+        }
+    }
+
     /// Asks for a change and waits until the kernel has made or refused it.
     pub(super) fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
         let sequence = self.send(request, flags | NLM_F_ACK)?;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::key::{KeyError, Keys};
 use super::selector::Globs;
-use crate::cni::config::{NetworkConfig, RawObject, fold};
+use crate::cni::config::{NetworkConfig, RawObject, fold, folds_to};
 
 /// One rule: all that it says must match. What it does not say matches anything.
 #[derive(Debug, Clone)]
@@ -80,7 +80,7 @@ const UNREADABLE: &str = "(unreadable)/";
 const DEPTH: usize = 16;
 
 fn holds_plugins(key: &str) -> bool {
-    ["ipam", "delegate", "delegates", "plugins"].iter().any(|name| fold(key) == *name)
+    ["ipam", "delegate", "delegates", "plugins"].iter().any(|name| folds_to(key, name))
 }
 
 fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {

@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 use super::exec::{Call, Exec, PluginError, Stdout, Verb};
 use super::find::Finder;
 use crate::cni::config::{ConfigError, Insert, NetworkConfig, PluginConfig, RawObject, get, raw};
-use crate::cni::result::version_of;
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, CniError, Version};
 
@@ -255,9 +254,8 @@ impl Chain<'_> {
     fn read_result(&self, stdout: &[u8]) -> Result<StepResult, PluginError> {
         let spoken = self.network.version;
         let wrong = |error: &dyn fmt::Display| PluginError::Output(format!("its answer cannot be used: {error}"));
-        let parsed = AddResult::parse(stdout, spoken).map_err(|error| wrong(&error))?;
-        let same = version_of(stdout, spoken).is_ok_and(|version| version == spoken);
-        let raw = if same {
+        let (parsed, version) = AddResult::parse_versioned(stdout, spoken).map_err(|error| wrong(&error))?;
+        let raw = if version == spoken {
             let text = std::str::from_utf8(stdout).map_err(|error| wrong(&error))?;
             RawValue::from_string(text.trim().to_owned()).map_err(|error| wrong(&error))?
         } else {

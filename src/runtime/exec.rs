@@ -4,22 +4,24 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, fsync};
+use nix::unistd::Pid;
 
-use super::process::{Leash, Mercy, Program, has_ended, pidfd_open, poll_timeout, spawn, wait};
+use super::leash::{Leash, Mercy};
+use super::process::{Program, has_ended, pidfd_open, poll_timeout, spawn, wait};
 use crate::cni::CniError;
 
 /// A descriptor that becomes readable when a process ends.
@@ -178,13 +180,13 @@ pub trait Exec: Sync {
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
 
-    /// Has `files` synced, in this order, before the next plugin's ADD gets its input: what it is to do may depend on
-    /// something that must be durable first. Where that fails, the plugin gets none. This may begin at once and does not wait.
+    /// Has `files` synced before the next plugin's ADD gets its input: what it is to do may depend on something that must
+    /// be durable first. Where that fails, the plugin gets none. This may begin at once and does not wait.
     ///
     /// # Errors
     /// When it has failed already.
-    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
-        Ok(files.into_iter().try_for_each(fsync)?)
+    fn sync_first(&self, files: Vec<Arc<File>>) -> io::Result<()> {
+        files.iter().try_for_each(|file| file.sync_all())
     }
 
     /// Says that no [`run`](Self::run) is under way and none is likely to come, so that what is kept for it can begin to
@@ -197,7 +199,7 @@ impl<E: Exec + ?Sized> Exec for &E {
         (**self).run(call)
     }
 
-    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
+    fn sync_first(&self, files: Vec<Arc<File>>) -> io::Result<()> {
         (**self).sync_first(files)
     }
 
@@ -208,7 +210,7 @@ impl<E: Exec + ?Sized> Exec for &E {
 
 /// Runs plugins as processes: the environment inherited with the `CNI_*` variables replaced, standard error passed
 /// on, and every plugin in a process group that is killed when its time is over or this process dies. A DEL that is under
-/// way when this process dies is given a few seconds to end.
+/// way when this process dies is given a few seconds to end, and what another call's plugin has started a quarter of one.
 #[derive(Debug, Default)]
 pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
@@ -218,7 +220,7 @@ pub struct Launcher {
     /// To be synced before the next plugin gets its input. Locked while that is under way.
     sync_first: Mutex<SyncFirst>,
     /// Held open until the last plugin is dead, should this process be killed.
-    locks: Vec<OwnedFd>,
+    locks: Vec<Arc<File>>,
     /// Leashes of process groups in which nothing runs now.
     idle: Mutex<Vec<Leash>>,
     /// Leashes that will not be used again, whose holders are about to end.
@@ -230,8 +232,9 @@ pub struct Launcher {
 enum SyncFirst {
     #[default]
     Nothing,
-    /// The holder of this leash is at it.
-    UnderWay(Leash),
+    /// The leash's holder is at the first file. The others are left for whoever starts the plugin: while that starts, and
+    /// on most file systems together with the first.
+    UnderWay(Leash, Vec<Arc<File>>),
     /// It could not be: no plugin's ADD gets any input.
     Failed,
 }
@@ -251,7 +254,7 @@ impl Launcher {
 
     /// Keeps `locks` open until the last plugin is dead, should this process be killed.
     #[must_use]
-    pub fn holding(mut self, locks: Vec<OwnedFd>) -> Self {
+    pub fn holding(mut self, locks: Vec<Arc<File>>) -> Self {
         self.locks = locks;
         self
     }
@@ -263,14 +266,14 @@ impl Launcher {
         Some(idle.swap_remove(at))
     }
 
-    fn leash(&self, mercy: Mercy, sync: &[OwnedFd]) -> io::Result<Leash> {
+    fn leash(&self, mercy: Mercy, sync: Option<BorrowedFd<'_>>) -> io::Result<Leash> {
         let keep: Vec<BorrowedFd<'_>> = self.locks.iter().map(AsFd::as_fd).collect();
         Leash::new(&keep, mercy, sync)
     }
 
     /// Starts a plugin on a leash. It has been told nothing yet.
     fn start<'a>(&self, call: &Call<'a>) -> Result<(Conversation<'a>, Leash), PluginError> {
-        let mercy = if call.verb == Verb::Del { Mercy::LastMoment } else { Mercy::None };
+        let mercy = if call.verb == Verb::Del { Mercy::Everyone } else { Mercy::Children };
         let start = |group| {
             let talk = self.spawn(call, group, mercy);
             talk.map_err(|source| PluginError::Start { path: call.executable.to_owned(), source })
@@ -284,16 +287,17 @@ impl Launcher {
                 SyncFirst::Failed => {
                     return Err(PluginError::Withheld(io::Error::other("an attempt at it has failed before")));
                 }
-                SyncFirst::UnderWay(mut leash) => {
+                SyncFirst::UnderWay(mut leash, others) => {
                     let talk = match start(None) {
                         Ok(talk) => talk,
                         Err(error) => {
-                            *sync_first = SyncFirst::UnderWay(leash);
+                            *sync_first = SyncFirst::UnderWay(leash, others);
                             return Err(error);
                         }
                     };
                     leash.join(talk.pid);
-                    if let Err(error) = leash.has_synced() {
+                    let others = others.iter().try_for_each(|file| file.sync_all());
+                    if let Err(error) = others.and_then(|()| leash.has_synced()) {
                         talk.kill();
                         return Err(PluginError::Withheld(error));
                     }
@@ -308,7 +312,7 @@ impl Launcher {
         }
         // The plugin starts while the leash is made.
         let talk = start(None)?;
-        match self.leash(mercy, &[]) {
+        match self.leash(mercy, None) {
             Ok(mut leash) => {
                 leash.join(talk.pid);
                 Ok((talk, leash))
@@ -345,7 +349,7 @@ impl Launcher {
             environment: &environment,
             stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             group,
-            dies_with_us: mercy == Mercy::None,
+            dies_with_us: mercy == Mercy::Children,
         };
         let started = Instant::now();
         loop {
@@ -380,14 +384,17 @@ impl Launcher {
 }
 
 impl Exec for Launcher {
-    fn sync_first(&self, files: Vec<OwnedFd>) -> io::Result<()> {
-        *self.sync_first.lock().expect("no holder panics") = SyncFirst::UnderWay(self.leash(Mercy::None, &files)?);
+    fn sync_first(&self, files: Vec<Arc<File>>) -> io::Result<()> {
+        let mut files = files.into_iter();
+        let Some(first) = files.next() else { return Ok(()) };
+        let leash = self.leash(Mercy::Children, Some(first.as_fd()))?;
+        *self.sync_first.lock().expect("no holder panics") = SyncFirst::UnderWay(leash, files.collect());
         Ok(())
     }
 
     fn rest(&self) {
         let mut idle = self.idle.lock().expect("no holder panics");
-        idle.iter().for_each(Leash::begin_to_end);
+        idle.iter_mut().for_each(Leash::begin_to_end);
         self.leaving.lock().expect("no holder panics").append(&mut idle);
     }
 
@@ -441,7 +448,8 @@ impl<'a> Conversation<'a> {
             to_write,
             stdout: Some(stdout),
             stderr: Some(stderr),
-            printed: Vec::new(),
+            // Room for most results: a buffer without any would be read into byte by byte, nearly.
+            printed: Vec::with_capacity(4 << 10),
             complained: Vec::new(),
         }
     }
@@ -572,7 +580,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = plugin(dir.path());
         let launcher = Launcher::new();
-        launcher.sync_first(vec![tempfile::tempfile().unwrap().into()]).unwrap();
+        launcher.sync_first(vec![Arc::new(tempfile::tempfile().unwrap())]).unwrap();
         launcher.run(&call(&path, Verb::Add)).unwrap();
         launcher.run(&call(&path, Verb::Add)).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("told")).unwrap(), "inputinput");
@@ -586,7 +594,7 @@ mod tests {
         let launcher = Launcher::new();
         // A pipe cannot be synced.
         let (reader, _writer) = io::pipe().unwrap();
-        launcher.sync_first(vec![reader.into()]).unwrap();
+        launcher.sync_first(vec![Arc::new(OwnedFd::from(reader).into())]).unwrap();
         for _ in 0..2 {
             assert!(matches!(launcher.run(&call(&path, Verb::Add)), Err(PluginError::Withheld(_))));
         }

@@ -1,6 +1,8 @@
 //! Looking up plugin executables (SPEC §3: the executable named by `type`, in the directories of `CNI_PATH`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use nix::unistd::{AccessFlags, access};
 
@@ -13,6 +15,8 @@ pub struct Finder {
     path: String,
     directories: Vec<PathBuf>,
     fallback: Option<(String, PathBuf)>,
+    /// What has been found, where that is kept.
+    found: Option<Arc<Mutex<BTreeMap<String, PathBuf>>>>,
 }
 
 impl Finder {
@@ -20,7 +24,14 @@ impl Finder {
     /// run must not depend on the working directory.
     pub fn new(path: &str) -> Self {
         let directories = path.split(':').map(PathBuf::from).filter(|dir| dir.is_absolute()).collect();
-        Self { path: path.to_owned(), directories, fallback: None }
+        Self { path: path.to_owned(), directories, fallback: None, found: None }
+    }
+
+    /// Looks for each plugin once, and remembers where it was. This is for a single call.
+    #[must_use]
+    pub fn remembering(mut self) -> Self {
+        self.found = Some(Arc::default());
+        self
     }
 
     /// Uses `executable` for `plugin_type` where no directory has it.
@@ -39,16 +50,27 @@ impl Finder {
     ///
     /// # Errors
     /// [`PluginError::NotFound`] when there is none.
+    ///
+    /// # Panics
+    /// If another thread has panicked in here.
     pub fn find(&self, plugin_type: &str) -> Result<PathBuf, PluginError> {
+        let known = self.found.as_ref().map(|found| found.lock().expect("no holder panics"));
+        if let Some(path) = known.as_ref().and_then(|known| known.get(plugin_type)) {
+            return Ok(path.clone());
+        }
         let found = validate::plugin_type(plugin_type).is_ok().then(|| {
             let candidates = self.directories.iter().map(|dir| dir.join(plugin_type));
             let fallback = self.fallback.iter().filter(|(name, _)| name == plugin_type).map(|(_, path)| path.clone());
             candidates.chain(fallback).find(|path| is_executable(path))
         });
-        found.flatten().ok_or_else(|| PluginError::NotFound {
+        let path = found.flatten().ok_or_else(|| PluginError::NotFound {
             plugin_type: plugin_type.chars().take(64).collect(),
             searched: self.path.clone(),
-        })
+        })?;
+        if let Some(mut known) = known {
+            known.insert(plugin_type.to_owned(), path.clone());
+        }
+        Ok(path)
     }
 }
 

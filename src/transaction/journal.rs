@@ -9,19 +9,18 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError, handle};
+use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
 use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange};
 use crate::plan::Plan;
-use crate::runtime::start_writing;
 
 /// The format that this binary writes.
 pub const FORMAT: u32 = 1;
@@ -294,7 +293,7 @@ impl State {
 /// A journal, open for more.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    file: Arc<File>,
     /// How long the readable part is.
     length: u64,
     /// What it tells so far.
@@ -319,8 +318,7 @@ pub enum Opened {
 }
 
 impl Journal {
-    /// Begins a journal. Before the first plugin gets its input it must be made durable: see `to_sync`. The disk is
-    /// already at it.
+    /// Begins a journal. Before the first plugin gets its input it must be made durable: see `to_sync`.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
@@ -335,9 +333,8 @@ impl Journal {
         };
         match written() {
             Ok(length) => {
-                start_writing(file.as_fd());
                 let state = State::new(header);
-                Ok(Self { file, length, state, queued: Vec::new(), is_torn: false })
+                Ok(Self { file: Arc::new(file), length, state, queued: Vec::new(), is_torn: false })
             }
             Err(source) => {
                 unmake(container, &plan.ifname);
@@ -346,14 +343,10 @@ impl Journal {
         }
     }
 
-    /// What has to be synced, in this order, for a new journal to survive whatever happens to the machine. The file comes
-    /// first: on most file systems that commits the directories that lead to it, and these have little left to do.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub(super) fn to_sync(&self, store: &Store, container: &Container) -> Result<Vec<OwnedFd>, StoreError> {
-        let path = container.journal_path(&self.state.header.plan.ifname);
-        Ok(vec![handle(&self.file, &path)?, container.lock_handle()?, store.attachments_handle()?])
+    /// What has to be synced for a new journal to survive whatever happens to the machine: the file, and the directories
+    /// that lead to it. On most file systems syncing the file does it all.
+    pub(super) fn to_sync(&self, store: &Store, container: &Container) -> Vec<Arc<File>> {
+        vec![Arc::clone(&self.file), container.lock_handle(), store.attachments_handle()]
     }
 
     /// Removes a new journal that cannot be used.
@@ -387,7 +380,13 @@ impl Journal {
             // What follows the last line's end is what a crash left of the next, and is written over.
             Ok(Some((state, length))) => {
                 let is_torn = length < bytes.len();
-                Opened::Journal(Box::new(Self { file, length: length as u64, state, queued: Vec::new(), is_torn }))
+                Opened::Journal(Box::new(Self {
+                    file: Arc::new(file),
+                    length: length as u64,
+                    state,
+                    queued: Vec::new(),
+                    is_torn,
+                }))
             }
             Err(reason) => Opened::Corrupt(reason),
         })
@@ -520,7 +519,9 @@ fn now_millis() -> u64 {
 fn boot_id() -> String {
     static BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     BOOT.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+        let mut text = [0; 64];
+        let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read(&mut text));
+        String::from_utf8_lossy(&text[..read.unwrap_or(0)]).trim().to_owned()
     })
     .clone()
 }

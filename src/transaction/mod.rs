@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 pub use device_info::read_device_info;
 pub use forward::attach;
 pub use journal::{Event, Journal, Opened, Step};
@@ -23,7 +25,6 @@ pub use routes::set_default_routes;
 pub use store::{Container, Sharing, Store, StoreError};
 pub use undo::{CleanupFailure, UndoError, undo};
 
-use crate::cni::AddResult;
 use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
@@ -141,7 +142,7 @@ impl<'a> Transaction<'a> {
             let path = container.journal_path(&plan.ifname);
             tools.exec.sync_first(files).map_err(|source| StoreError::Io { action: "sync", path, source })
         };
-        if let Err(error) = journal.to_sync(store, container).and_then(sync) {
+        if let Err(error) = sync(journal.to_sync(store, container)) {
             journal.unmake(container);
             return Err(error);
         }
@@ -216,10 +217,9 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn complete(&self, answer: &AddResult, took: Duration) -> Result<(), Failure> {
+    pub fn complete(&self, answer: &RawValue, took: Duration) -> Result<(), Failure> {
         self.tools.exec.rest();
-        let result = answer.to_raw(self.plan.version);
-        self.record(Event::Complete { micros: micros(took), result })
+        self.record(Event::Complete { micros: micros(took), result: answer.to_owned() })
     }
 }
 

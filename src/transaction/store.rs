@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
@@ -73,8 +74,8 @@ impl StoreError {
 pub struct Store {
     path: PathBuf,
     /// Keeps the lock; also where `attachments` is opened from.
-    root: File,
-    attachments: OwnedFd,
+    root: Arc<File>,
+    attachments: Arc<File>,
 }
 
 /// How the state directory is locked.
@@ -120,13 +121,15 @@ impl Store {
         // The directory itself is the operator's choice and may be a link; nothing below it may.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = match openat(AT_FDCWD, path, flags, Mode::empty()) {
-            Ok(root) => File::from(root),
+            Ok(root) => Arc::new(File::from(root)),
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(StoreError::io("open the state directory", path)(error)),
         };
         lock(&root, path, sharing, deadline, "holds the state directory")?;
         match open_directory(&root, Path::new("attachments")) {
-            Ok(attachments) => Ok(Some(Self { path: path.to_owned(), root, attachments })),
+            Ok(attachments) => {
+                Ok(Some(Self { path: path.to_owned(), root, attachments: Arc::new(attachments.into()) }))
+            }
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(StoreError::io("open", &path.join("attachments"))(error)),
         }
@@ -179,12 +182,8 @@ impl Store {
                 Err(error) => return Err(StoreError::io("look at", &path)(error)),
             };
             if current == Some(locked.ino()) {
-                let attachments = self.attachments.try_clone().map_err(|source| StoreError::Io {
-                    action: "open",
-                    path: path.clone(),
-                    source,
-                })?;
-                return Ok(Some(Container { path, id: id.to_owned(), attachments, directory }));
+                let attachments = Arc::clone(&self.attachments);
+                return Ok(Some(Container { path, id: id.to_owned(), attachments, directory: Arc::new(directory) }));
             }
         }
     }
@@ -195,14 +194,13 @@ impl Store {
     /// When it cannot be opened.
     pub fn unlocked_container(&self, id: &str) -> Result<Option<Container>, StoreError> {
         let path = self.container_path(id);
-        let io = |source| StoreError::Io { action: "open", path: path.clone(), source };
         match open_directory(&self.attachments, Path::new(id)) {
             Ok(directory) => {
-                let attachments = self.attachments.try_clone().map_err(io)?;
-                Ok(Some(Container { path, id: id.to_owned(), attachments, directory: directory.into() }))
+                let (attachments, directory) = (Arc::clone(&self.attachments), Arc::new(directory.into()));
+                Ok(Some(Container { path, id: id.to_owned(), attachments, directory }))
             }
             Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(io(error.into())),
+            Err(error) => Err(StoreError::io("open", &path)(error)),
         }
     }
 
@@ -245,16 +243,13 @@ impl Store {
     }
 
     /// The directory of attachments.
-    pub(super) fn attachments_handle(&self) -> Result<OwnedFd, StoreError> {
-        handle(&self.attachments, &self.path.join("attachments"))
+    pub(super) fn attachments_handle(&self) -> Arc<File> {
+        Arc::clone(&self.attachments)
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn lock_handle(&self) -> Result<OwnedFd, StoreError> {
-        handle(&self.root, &self.path)
+    pub fn lock_handle(&self) -> Arc<File> {
+        Arc::clone(&self.root)
     }
 
     fn container_path(&self, id: &str) -> PathBuf {
@@ -267,8 +262,8 @@ impl Store {
 pub struct Container {
     path: PathBuf,
     id: String,
-    attachments: OwnedFd,
-    directory: File,
+    attachments: Arc<File>,
+    directory: Arc<File>,
 }
 
 /// What stands where a journal should.
@@ -383,11 +378,8 @@ impl Container {
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn lock_handle(&self) -> Result<OwnedFd, StoreError> {
-        handle(&self.directory, &self.path)
+    pub fn lock_handle(&self) -> Arc<File> {
+        Arc::clone(&self.directory)
     }
 }
 
@@ -398,12 +390,6 @@ pub struct Entries {
     pub ifnames: Vec<String>,
     /// Files that were set aside.
     pub set_aside: Vec<PathBuf>,
-}
-
-/// Another descriptor of an open file or directory, which keeps its lock.
-pub(super) fn handle(open: &impl AsFd, path: &Path) -> Result<OwnedFd, StoreError> {
-    let again = open.as_fd().try_clone_to_owned();
-    again.map_err(|source| StoreError::Io { action: "keep open", path: path.to_owned(), source })
 }
 
 fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, StoreError> {

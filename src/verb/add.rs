@@ -10,6 +10,7 @@ use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
 use crate::merge::merge;
+use crate::netns::OwnNetns;
 use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::source::kubernetes::{self, Notice, Session};
@@ -25,7 +26,7 @@ const READINESS: Duration = Duration::from_secs(45);
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
-    refuse_unfit_namespace(request)?;
+    let own_netns = refuse_unfit_namespace(request)?;
     let context = Context::new(request, config);
     wait_until_ready(&context, config)?;
     let cluster = Session::open(config, request, context.deadline).map_err(SourceError::from)?;
@@ -47,7 +48,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     let notices = {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
-        let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
+        let call = Call { context: &context, request, config, plan: &plan, own_netns, cluster: cluster.as_ref() };
         call.add_locked(&store, &container).inspect_err(|_| container.tidy())?
     };
     if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
@@ -75,6 +76,7 @@ struct Call<'a> {
     request: &'a Request,
     config: &'a Config,
     plan: &'a Plan,
+    own_netns: Option<OwnNetns>,
     cluster: Option<&'a (Session, Pod)>,
 }
 
@@ -82,14 +84,14 @@ impl Call<'_> {
     /// The part under the container's lock. Returns what is to be told once it is over.
     fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Notice>, Error> {
         let Self { context, config, plan, .. } = *self;
-        let locks = vec![store.lock_handle()?, container.lock_handle()?];
+        let locks = vec![store.lock_handle(), container.lock_handle()];
         let launcher = context.launcher(locks);
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
 
         let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
         // The disk is at the plan meanwhile.
-        if let Err(error) = refuse_taken_names(plan) {
+        if let Err(error) = refuse_taken_names(plan, self.own_netns.as_ref()) {
             transaction.abandon();
             return Err(error);
         }
@@ -99,9 +101,9 @@ impl Call<'_> {
                 let mut results = attach(tx, config.concurrency)?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
-                let answer = self.answer(incoming, &results);
+                let answer = self.answer(incoming, &results).to_raw(plan.version);
                 tx.complete(&answer, context.began.elapsed())?;
-                answer::write_result(&answer, plan.version)?;
+                answer::write_result(&answer)?;
                 Ok(kubernetes::notices(plan, &results))
             })
             .map_err(Error::from)

@@ -41,7 +41,7 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
             return Err(Error::Check(vec![Finding { label: "journal".into(), what }]));
         }
     };
-    let locks = vec![store.lock_handle()?, container.lock_handle()?];
+    let locks = vec![store.lock_handle(), container.lock_handle()];
     let launcher = context.launcher(locks);
     let state = &journal.state;
     let finder = context.finder_for(&state.header.plan.path);

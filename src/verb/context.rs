@@ -1,6 +1,7 @@
 //! What every operation needs: time, plugins, and something to run them.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
@@ -29,7 +30,7 @@ impl Context {
         Self {
             began,
             deadline,
-            finder: Finder::new(&config.plugin_path(&request.cni_path)),
+            finder: Finder::new(&config.plugin_path(&request.cni_path)).remembering(),
             limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
         }
@@ -41,7 +42,7 @@ impl Context {
     }
 
     /// A launcher whose plugins are dead before `locks` are free.
-    pub(super) fn launcher(&self, locks: Vec<OwnedFd>) -> Launcher {
+    pub(super) fn launcher(&self, locks: Vec<Arc<File>>) -> Launcher {
         Launcher::new().with_variable(GUARD, &self.guard).holding(locks)
     }
 

@@ -44,7 +44,7 @@ pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidCo
     let (Some(store), Some(container)) = (store, container) else {
         return call.best_effort(&context.launcher(Vec::new()), &[]);
     };
-    let locks = vec![store.lock_handle()?, container.lock_handle()?];
+    let locks = vec![store.lock_handle(), container.lock_handle()];
     let outcome = call.with_lock(&container, &context.launcher(locks));
     container.tidy();
     outcome

@@ -34,7 +34,7 @@ pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidCon
     let context = Context::new(request, config);
     let mut sweep = Sweep::new(config);
     if let Some(store) = Store::open_existing(&config.state_dir, Sharing::Exclusive, context.deadline)? {
-        let lock = store.lock_handle()?;
+        let lock = store.lock_handle();
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
         sweep.left_by_multus(&context, &launcher);

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::error::Error;
-use crate::netns::{Identity, Netns, NetnsError};
-use crate::plan::Plan;
+use crate::netns::{Identity, Netns, NetnsError, OwnNetns};
+use crate::plan::{Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::Finder;
 
@@ -16,38 +16,43 @@ const OWN: &str = "/proc/self/exe";
 /// The path leads to the same place at DEL, and not to the namespace that this process runs in, unless the runtime says that it
 /// may: the container would be given interfaces and routes of the host. Plugins of a later make refuse that too, some of
 /// them when they have done it.
-pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<(), Error> {
+/// Returns the namespace that this process runs in.
+pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<Option<OwnNetns>, Error> {
     let unfit = |why| Err(Error::Unfit { path: request.netns.chars().take(64).collect(), why });
     if !request.netns.starts_with('/') {
         return unfit("is a relative path, expected an absolute one");
     }
-    let identity = |path: &str| Identity::of(Path::new(path)).ok();
-    let own = identity("/proc/thread-self/ns/net");
-    if own.is_some() && own == identity(&request.netns) && !request.own_netns_allowed {
+    let own = OwnNetns::of_this_thread().ok();
+    let own_identity = own.as_ref().and_then(|own| own.identity().ok());
+    let is_own = own_identity.is_some() && own_identity == Identity::of(Path::new(&request.netns)).ok();
+    if is_own && !request.own_netns_allowed {
         return unfit("is the network namespace that braid itself runs in, expected a container's");
     }
-    Ok(())
+    Ok(own)
 }
 
 /// The namespace is there, and has no interface of a name that the plan gives to an attachment. A plugin would fail on
 /// one, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
-pub(super) fn refuse_taken_names(plan: &Plan) -> Result<(), Error> {
-    let links = match Netns::open(Path::new(&plan.netns)).and_then(|mut netns| netns.links()) {
-        Ok(links) => links,
-        Err(error @ (NetnsError::Gone { .. } | NetnsError::NotANamespace { .. })) => {
-            return Err(Error::Namespace(error));
+pub(super) fn refuse_taken_names(plan: &Plan, own: Option<&OwnNetns>) -> Result<(), Error> {
+    let look = || -> Result<Option<&Attachment>, NetnsError> {
+        let mut netns = Netns::open_from(own, Path::new(&plan.netns))?;
+        for attachment in &plan.attachments {
+            if netns.has_link(&attachment.ifname)? {
+                return Ok(Some(attachment));
+            }
         }
+        Ok(None)
+    };
+    match look() {
+        Ok(None) => Ok(()),
+        Ok(Some(attachment)) => Err(Error::InterfaceExists { label: attachment.label() }),
+        Err(error @ (NetnsError::Gone { .. } | NetnsError::NotANamespace { .. })) => Err(Error::Namespace(error)),
         Err(error) => {
             // Plugins may have rights that this process has not, and then say what is wrong.
             let reason = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
-            return Ok(());
+            Ok(())
         }
-    };
-    let taken = |name: &str| links.iter().any(|link| link.name == name);
-    match plan.attachments.iter().find(|attachment| taken(&attachment.ifname)) {
-        Some(attachment) => Err(Error::InterfaceExists { label: attachment.label() }),
-        None => Ok(()),
     }
 }
 

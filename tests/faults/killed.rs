@@ -182,6 +182,25 @@ wait"#;
     del.leaves_nothing();
 }
 
+/// A file that stands for an address, and does not say whose it is yet, is one that no DEL finds.
+#[test]
+fn what_a_plugin_has_started_may_end_what_it_does() {
+    let slow = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
+: >"$RECORDER_DIR/held/address"
+sleep 0.1
+echo "$CNI_CONTAINERID" >"$RECORDER_DIR/held/address""#;
+    let case = Case::with_reference_plugins().script("slow", slow);
+    let case = case.delegate(bridge("br-s", "10.72.2.0/24").key("ipam", json!({"type": "slow"})));
+    let address = case.dir().join("recorder/held/address");
+    let braid = case.call("ADD").start();
+    wait_for("the address", || address.exists().then_some(()));
+    braid.kill();
+    case.del().succeeds();
+    assert_eq!(fs::read_to_string(&address).unwrap().trim(), Case::CONTAINER);
+    fs::remove_file(address).unwrap();
+    case.del().succeeds().leaves_nothing();
+}
+
 /// Braid is killed at moments spread evenly over the time that a call takes.
 #[rstest]
 #[case::add("ADD", Signal::SIGKILL)]

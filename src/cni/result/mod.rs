@@ -13,6 +13,7 @@ mod v0_2;
 mod v0_3;
 mod v1;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -181,6 +182,14 @@ impl AddResult {
     /// # Errors
     /// When it is not one JSON object of its version's shape, or its indexes point nowhere.
     pub fn parse(json: &[u8], spoken: Version) -> Result<Self, ResultError> {
+        Self::parse_versioned(json, spoken).map(|(result, _)| result)
+    }
+
+    /// Reads a result, and the version that it is in.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_versioned(json: &[u8], spoken: Version) -> Result<(Self, Version), ResultError> {
         let version = version_of(json, spoken)?;
         let shape = |source| ResultError::Shape { version, source };
         let result = match version {
@@ -188,7 +197,7 @@ impl AddResult {
             Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => v0_3::read(json).map_err(shape)?.into_model()?,
             Version::V1_0_0 | Version::V1_1_0 => v1::read(json).map_err(shape)?.into_model()?,
         };
-        Ok(result)
+        Ok((result, version))
     }
 
     /// Writes the result in a version's shape.
@@ -196,7 +205,7 @@ impl AddResult {
         match version {
             Version::V0_1_0 | Version::V0_2_0 => raw(&v0_2::Wire::from_model(self, version)),
             Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => raw(&v0_3::Wire::from_model(self, version)),
-            Version::V1_0_0 | Version::V1_1_0 => raw(&v1::Wire::from_model(self, version)),
+            Version::V1_0_0 | Version::V1_1_0 => raw(&v1::Written::from_model(self, version)),
         }
     }
 
@@ -213,9 +222,9 @@ impl AddResult {
 pub fn version_of(json: &[u8], spoken: Version) -> Result<Version, ResultError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Head {
-        #[serde(default)]
-        cni_version: Option<String>,
+    struct Head<'a> {
+        #[serde(borrow, default)]
+        cni_version: Option<Cow<'a, str>>,
     }
     let shape = |source| ResultError::Shape { version: spoken, source };
     if json.trim_ascii_start().first() != Some(&b'{') {
@@ -223,7 +232,7 @@ pub fn version_of(json: &[u8], spoken: Version) -> Result<Version, ResultError> 
         let found = if json.trim_ascii().is_empty() { "nothing at all" } else { "something else" };
         return Err(shape(serde::de::Error::custom(format_args!("expected a JSON object, found {found}"))));
     }
-    let head: Head = serde_json::from_slice(json).map_err(shape)?;
+    let head: Head<'_> = serde_json::from_slice(json).map_err(shape)?;
     match head.cni_version.as_deref() {
         None | Some("") => Ok(spoken),
         Some(text) => {

@@ -8,20 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::{AddResult, Dns, Interface, Ip, ResultError, Route, checked_index, cidr, null_default, optional_ip};
 use crate::cni::version::Version;
 
-/// A result on the wire.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A result as it is read.
+#[derive(Deserialize)]
 pub(super) struct Wire {
-    #[serde(default, skip_deserializing)]
-    cni_version: Option<Version>,
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_default")]
     interfaces: Vec<Interface>,
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_default")]
     ips: Vec<WireIp>,
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_default")]
     routes: Vec<Route>,
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Dns::is_empty")]
+    #[serde(default, deserialize_with = "null_default")]
     dns: Dns,
+}
+
+/// A result as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Written<'a> {
+    cni_version: Version,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    interfaces: &'a [Interface],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ips: Vec<WireIp>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    routes: &'a [Route],
+    #[serde(skip_serializing_if = "Dns::is_empty")]
+    dns: &'a Dns,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,19 +64,21 @@ impl Wire {
             dns: self.dns,
         })
     }
+}
 
-    pub(super) fn from_model(result: &AddResult, version: Version) -> Self {
+impl<'a> Written<'a> {
+    pub(super) fn from_model(result: &'a AddResult, version: Version) -> Self {
         let ips = result.ips.iter().map(|ip| WireIp {
             address: ip.address,
             gateway: ip.gateway,
             interface: ip.interface.and_then(|index| i64::try_from(index).ok()),
         });
         Self {
-            cni_version: Some(version),
-            interfaces: result.interfaces.clone(),
+            cni_version: version,
+            interfaces: &result.interfaces,
             ips: ips.collect(),
-            routes: result.routes.clone(),
-            dns: result.dns.clone(),
+            routes: &result.routes,
+            dns: &result.dns,
         }
     }
 }
