@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, NlasIterator, Parseable, parse_string, parse_u32};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage},
 };
 use nix::errno::Errno;
 use nix::libc;
 
-use super::{Netns, NetnsError};
+use super::{Netns, NetnsError, socket::Request};
 
 /// Bytes of `struct ifinfomsg`, which a link's attributes follow.
 const LINK_HEADER_LEN: usize = 16;
@@ -48,7 +47,7 @@ impl Netns {
         let mut request = LinkMessage::default();
         // Traffic counters are the larger part of a link's description.
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        self.socket.dump(&RouteNetlinkMessage::GetLink(request), link).map_err(self.failed("list the links"))
+        self.socket.dump(&Request::GetLink(request), link).map_err(self.failed("list the links"))
     }
 
     /// Whether a link has that name, or that other name of a link's.
@@ -56,7 +55,7 @@ impl Netns {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        match self.socket.ask(RouteNetlinkMessage::GetLink(request)) {
+        match self.socket.ask(Request::GetLink(request)) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
             Err(error) => Err(self.failed(format!("look for the link {name}"))(error)),
@@ -66,7 +65,7 @@ impl Netns {
     /// All addresses of the namespace, of both families.
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetnsError> {
         self.socket
-            .dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), address)
+            .dump(&Request::GetAddress(AddressMessage::default()), address)
             .map_err(self.failed("list the addresses"))
     }
 

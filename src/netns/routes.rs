@@ -8,7 +8,7 @@ use netlink_packet_core::{
     ParseableParametrized,
 };
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteLwEnCapType, RouteMessage, RouteMetric,
         RouteNextHop, RouteNextHopFlags, RouteType, RouteVia,
@@ -16,7 +16,7 @@ use netlink_packet_route::{
 };
 use nix::{errno::Errno, libc};
 
-use super::{DefaultRoute, Family, Link, NetlinkError, Netns, NetnsError, NextHop, RawAttribute};
+use super::{DefaultRoute, Family, Link, NetlinkError, Netns, NetnsError, NextHop, RawAttribute, socket::Request};
 
 /// Bytes of `struct rtmsg`, which a route's attributes follow.
 const ROUTE_HEADER_LEN: usize = 12;
@@ -39,7 +39,7 @@ impl Netns {
     pub fn default_routes(&mut self, family: Family) -> Result<Vec<DefaultRoute>, NetnsError> {
         let mut request = RouteMessage::default();
         request.header.address_family = address_family(family);
-        let found = self.socket.dump(&RouteNetlinkMessage::GetRoute(request), |payload| {
+        let found = self.socket.dump(&Request::GetRoute(request), |payload| {
             Ok(is_default_route(&RouteHeader::parse(payload)?, family).then(|| payload.to_vec()))
         });
         let payloads = match found {
@@ -84,7 +84,7 @@ impl Netns {
         let Ok(message) = encode(route, &self.links()?) else {
             return Ok(false);
         };
-        match self.socket.change(RouteNetlinkMessage::DelRoute(message), 0) {
+        match self.socket.change(Request::DelRoute(message), 0) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.errno(), Some(Errno::ESRCH | Errno::ENODEV)) => Ok(false),
             Err(error) => Err(self.failed(format!("remove route \"{route}\""))(error)),
@@ -121,7 +121,7 @@ impl Netns {
             Placement::Last if self.has_default_route(route)? => return Ok(false),
             Placement::Last => NLM_F_CREATE | NLM_F_APPEND,
         };
-        match self.socket.change(RouteNetlinkMessage::NewRoute(message), flags) {
+        match self.socket.change(Request::NewRoute(message), flags) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(Errno::EEXIST) => {
                 if self.has_default_route(route)? {

@@ -6,13 +6,14 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
-    parse_i32, parse_string, parse_u32,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, NlasIterator, parse_i32, parse_string, parse_u32,
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{address::AddressMessage, link::LinkMessage, route::RouteMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
+use nix::libc;
 
 use super::NetlinkError;
 
@@ -24,6 +25,49 @@ const EXPLANATION: u16 = 1;
 
 /// Bytes of a netlink message header, which an error message repeats.
 const HEADER_LEN: usize = 16;
+
+/// What is asked of the kernel: of all that route netlink knows, what Braid needs.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    /// Links.
+    GetLink(LinkMessage),
+    /// Addresses.
+    GetAddress(AddressMessage),
+    /// Routes.
+    GetRoute(RouteMessage),
+    /// Make a route.
+    NewRoute(RouteMessage),
+    /// Remove a route.
+    DelRoute(RouteMessage),
+}
+
+impl NetlinkSerializable for Request {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::GetLink(_) => libc::RTM_GETLINK,
+            Self::GetAddress(_) => libc::RTM_GETADDR,
+            Self::GetRoute(_) => libc::RTM_GETROUTE,
+            Self::NewRoute(_) => libc::RTM_NEWROUTE,
+            Self::DelRoute(_) => libc::RTM_DELROUTE,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::GetLink(message) => message.buffer_len(),
+            Self::GetAddress(message) => message.buffer_len(),
+            Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.buffer_len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::GetLink(message) => message.emit(buffer),
+            Self::GetAddress(message) => message.emit(buffer),
+            Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.emit(buffer),
+        }
+    }
+}
 
 /// A socket that belongs to the namespace it was opened in for as long as it lives, wherever its users are.
 #[derive(Debug)]
@@ -48,7 +92,7 @@ impl RouteSocket {
     /// message's payload; it sees a payload again when the list is read again.
     pub(super) fn dump<T>(
         &mut self,
-        request: &RouteNetlinkMessage,
+        request: &Request,
         mut decode: impl FnMut(&[u8]) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
@@ -61,7 +105,7 @@ impl RouteSocket {
     }
 
     /// Asks for one thing and waits until the kernel has told it, or that it cannot.
-    pub(super) fn ask(&mut self, request: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+    pub(super) fn ask(&mut self, request: Request) -> Result<(), NetlinkError> {
         let sequence = self.send(request, 0)?;
         loop {
             let datagram = self.receive()?;
@@ -77,7 +121,7 @@ impl RouteSocket {
     }
 
     /// Asks for a change and waits until the kernel has made or refused it.
-    pub(super) fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    pub(super) fn change(&mut self, request: Request, flags: u16) -> Result<(), NetlinkError> {
         let sequence = self.send(request, flags | NLM_F_ACK)?;
         loop {
             let datagram = self.receive()?;
@@ -129,12 +173,12 @@ impl RouteSocket {
     }
 
     /// Sends one request; its answer carries the returned sequence number.
-    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+    fn send(&mut self, request: Request, flags: u16) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags | NLM_F_REQUEST;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
