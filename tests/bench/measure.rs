@@ -13,6 +13,8 @@ pub(crate) struct Call<'a> {
     pub(crate) verb: &'a str,
     /// `CNI_CONTAINERID`.
     pub(crate) container: &'a str,
+    /// `CNI_ARGS`.
+    pub(crate) args: &'a str,
     /// `CNI_PATH`.
     pub(crate) plugins: &'a Path,
     /// `CNI_NETNS`.
@@ -57,6 +59,7 @@ impl Call<'_> {
     fn talk(&self, command: &mut Command) -> (Child, String) {
         command.env_clear().env("CNI_COMMAND", self.verb).env("CNI_CONTAINERID", self.container);
         command.env("CNI_NETNS", self.netns).env("CNI_IFNAME", "eth0").env("CNI_PATH", self.plugins);
+        command.env("CNI_ARGS", self.args);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
         // A program that fails early does not read all of it, and says why afterwards.
         drop(child.stdin.take().expect("piped").write_all(self.configuration));

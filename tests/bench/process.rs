@@ -1,7 +1,7 @@
 //! How long whole calls take: Braid beside the floor, and beside any peer.
 //!
 //! ```text
-//! cargo bench --bench process -- [--quick] [--write] [--only table|curves|concurrency]
+//! cargo bench --bench process -- [--quick] [--write] [--only table|cluster|curves|concurrency]
 //! ```
 //!
 //! Every figure is of whole processes, started as a runtime starts them, with a plugin that does nothing, so that what
@@ -17,6 +17,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 
+mod api_server;
 mod measure;
 mod plot;
 mod report;
@@ -71,6 +72,9 @@ fn main() {
     let mut report = Report::new(&bench.describe());
     if options.wants("table") {
         report.table(bench.table());
+    }
+    if options.wants("cluster") {
+        report.cluster(bench.cluster());
     }
     if options.wants("curves") {
         for curve in bench.curves() {
@@ -168,6 +172,7 @@ impl Bench {
             program: &contender.program,
             verb,
             container,
+            args: "",
             plugins: &self.plugins,
             netns: &self.netns,
             configuration: stdin,
@@ -213,6 +218,54 @@ impl Bench {
                         peak: self.peak(contender, scenario, verb),
                     });
                 }
+            }
+        }
+        rows
+    }
+
+    /// ADD and DEL of a pod that asks an API server for four networks beside its primary. The floor runs the same five
+    /// plugins and asks nobody.
+    fn cluster(&self) -> Vec<Row> {
+        let rounds = if self.quick { 7 } else { 101 };
+        let scenario = Scenario { in_cluster: true, ..Scenario::delegates(1) };
+        let asks = |contender: &Contender| contender.name != "floor";
+        for contender in self.contenders.iter().filter(|contender| asks(contender)) {
+            api_server::start(&contender.state.join("kubeconfig"));
+        }
+        let configurations = self.contenders.iter().map(|contender| {
+            if asks(contender) { scenario } else { Scenario::delegates(1 + api_server::NETWORKS) }
+                .configuration(contender)
+        });
+        let configurations: Vec<_> = configurations.collect();
+        let call = |who: usize, verb, container| {
+            let call = self.call(&self.contenders[who], verb, container, &configurations[who]);
+            Call { args: if asks(&self.contenders[who]) { api_server::ARGS } else { "" }, ..call }
+        };
+        let verbs = ["ADD", "DEL"];
+        let mut samples = vec![<[Samples; 2]>::default(); self.contenders.len()];
+        for round in 0..=rounds {
+            for turn in 0..self.contenders.len() {
+                let who = (turn + round) % self.contenders.len();
+                for (verb, samples) in verbs.iter().zip(&mut samples[who]) {
+                    let took = call(who, verb, "bench").time();
+                    if round > 0 {
+                        samples.push(took);
+                    }
+                }
+            }
+        }
+        let mut rows = Vec::new();
+        for (v, verb) in verbs.iter().enumerate() {
+            for (who, contender) in self.contenders.iter().enumerate() {
+                let peaks = (0..5).map(|_| verbs.map(|verb| call(who, verb, "bench-peak").peak(&self.floor))[v]);
+                rows.push(Row {
+                    verb: (*verb).into(),
+                    delegates: 1 + api_server::NETWORKS,
+                    contender: contender.name.clone(),
+                    samples: samples[who][v].clone(),
+                    floor: samples[0][v].clone(),
+                    peak: peaks.max().expect("five"),
+                });
             }
         }
         rows

@@ -67,10 +67,22 @@ impl Report {
         let _ = writeln!(self.text, "{line}");
     }
 
+    /// What asking an API server takes.
+    pub(crate) fn cluster(&mut self, rows: Vec<Row>) {
+        self.say("## With an API server\n");
+        self.say("A pod with four networks beside its primary: the pod and four definitions read over TLS, five plugins run, the status");
+        self.say("written. The server is a small one in the benchmark's own process, with HTTP/1.1; the floor runs the plugins and asks nobody.\n");
+        self.rows(rows);
+    }
+
     /// The table.
     pub(crate) fn table(&mut self, rows: Vec<Row>) {
         self.say("## Whole calls\n");
         self.say("Times in milliseconds; × is the ratio to the floor's median, and of the fastest run to the floor's fastest.\n");
+        self.rows(rows);
+    }
+
+    fn rows(&mut self, rows: Vec<Row>) {
         self.say("| verb | delegates | | median | p10–p90 | × | × fastest | peak memory, MB |");
         self.say("|---|--:|---|--:|--:|--:|--:|--:|");
         for Row { verb, delegates, contender, samples, floor, peak } in rows {

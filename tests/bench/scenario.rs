@@ -17,12 +17,14 @@ pub(crate) struct Scenario {
     pub(crate) sleep: u32,
     /// How many attachments may run at once.
     pub(crate) concurrency: usize,
+    /// Whether the pod is asked for at an API server.
+    pub(crate) in_cluster: bool,
 }
 
 impl Scenario {
     /// A number of delegates of one plugin each that does nothing.
     pub(crate) const fn delegates(delegates: usize) -> Self {
-        Self { delegates, chain: 1, bytes: 0, sleep: 0, concurrency: 1 }
+        Self { delegates, chain: 1, bytes: 0, sleep: 0, concurrency: 1, in_cluster: false }
     }
 
     /// The configuration for a contender. They differ in the name of the plugin and in where it keeps its state.
@@ -35,6 +37,9 @@ impl Scenario {
         // Not to be there for contenders that would take it for an unknown key, or for something else.
         if self.concurrency > 1 {
             let _ = write!(text, r#""concurrency":{},"#, self.concurrency);
+        }
+        if self.in_cluster {
+            let _ = write!(text, r#""kubeconfig":"{}/kubeconfig","#, contender.state.display());
         }
         // For Multus, which calls its state directory so.
         let _ = write!(text, r#""cniDir":"{}","delegates":["#, contender.state.display());
