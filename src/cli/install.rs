@@ -486,7 +486,12 @@ fn replace(path: &Path, mut content: impl Read, mode: u32) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
     let mut write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        io::copy(&mut content, &mut file)?;
+        // In large pieces, and not by the kernel's own copying: what is in memory in small ones is slower to start.
+        let mut piece = Vec::with_capacity(1 << 20);
+        while content.by_ref().take(1 << 20).read_to_end(&mut piece)? > 0 {
+            file.write_all(&piece)?;
+            piece.clear();
+        }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()

@@ -23,6 +23,7 @@ mod plot;
 mod report;
 mod scenario;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -105,12 +106,13 @@ impl Bench {
         let (built, braid) = build();
         let braid = env::var_os("BRAID_BENCH_BINARY").map_or(braid, PathBuf::from);
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
-        // Copies, as an installation makes: what a linker has just written lies in memory in smaller pieces, and starts
-        // more slowly.
+        // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
+        // them, starts more slowly.
         let plugins = disk.path().join("bin");
         let install = |program: PathBuf| {
             let copy = plugins.join(program.file_name().expect("a file"));
-            fs::copy(&program, &copy).expect("copy an executable");
+            fs::write(&copy, fs::read(&program).expect("read an executable")).expect("copy an executable");
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("make it executable");
             copy
         };
         fs::create_dir(&plugins).expect("make a folder");
