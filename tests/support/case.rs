@@ -428,7 +428,7 @@ impl<'a> Invocation<'a> {
         let verb = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
         let stdin = self.standard_input();
         let mut command = self.command();
-        let child = self.case.host.inside(|| command.spawn()).unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let child = self.case.host.inside(|| start(&mut command));
         Running::new(self.case, verb, stdin, child, first_call)
     }
 
@@ -451,8 +451,23 @@ impl<'a> Invocation<'a> {
     }
 }
 
+/// Starts a program that may just have been written: a process that another test is starting has, for a moment, what is being
+/// written here open too.
+fn start(command: &mut Command) -> Child {
+    let began = Instant::now();
+    loop {
+        match command.spawn() {
+            Ok(child) => return child,
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && began.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(e) => panic!("{command:?}: {e}"),
+        }
+    }
+}
+
 fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
-    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let mut child = start(command);
     let pid = Pid::from_raw(child.id().try_into().expect("a process ID"));
     let mut pipe = child.stdin.take().expect("a pipe");
     let (ended, wait) = mpsc::channel::<()>();
