@@ -137,6 +137,8 @@ impl Bench {
             bench.enter(&name, peer, disk.path().join("peer"));
         }
         bench.folders.push(disk);
+        // What was just built is not to be written back while something is measured.
+        drop(Command::new("sync").status());
         bench
     }
 
