@@ -152,8 +152,11 @@ impl Leash {
                 Err(error) => Err(error),
             },
         };
+        // Whatever fails from here on, the workplace does not go before the holder.
+        let leash =
+            holder.map(|holder| Self { holder, group: None, mercy, ending: false, line, _workplace: workplace });
         mask.thread_set_mask()?;
-        Ok(Self { holder: holder?, group: None, mercy, ending: false, line, _workplace: workplace })
+        Ok(leash?)
     }
 
     /// Puts it on the process group `group`.
