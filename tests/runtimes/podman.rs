@@ -88,7 +88,9 @@ fn a_container_on_two_networks_of_braids() {
     };
     let machine = machine.conf("a.conflist", &*conf("a", 1, "store")).conf("b.conflist", &*conf("b", 2, "backup"));
     note_after_a_first_container(&machine, "a,b");
-    let ran = machine.run(&format!("{} ip -o addr", run(&machine, "--rm --network a,b"))).succeeds();
+    // Of "a,b", podman gives either network eth0: it numbers interfaces in the order of a map.
+    let networks = "--rm --network a:interface_name=eth0 --network b:interface_name=eth1";
+    let ran = machine.run(&format!("{} ip -o addr", run(&machine, networks))).succeeds();
     ran.prints(" eth0    inet 10.10.1.3/24 ")
         .prints(" store    inet 10.20.1.3/24 ")
         .prints(" eth1    inet 10.10.2.3/24 ")
