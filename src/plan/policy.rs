@@ -1,6 +1,7 @@
 //! `policy`: which namespaces may use which networks and plugins.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -87,8 +88,9 @@ fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {
     let nested = match value.get().as_bytes().first() {
         Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(value.get())
             .map(|list| list.into_iter().map(|value| (None, value)).collect()),
-        Some(b'{') => serde_json::from_str::<Members<'_>>(value.get())
-            .map(|members| members.0.into_iter().map(|(key, value)| (Some(fold(&key.0)), value)).collect()),
+        Some(b'{') => {
+            members(value).map(|members| members.into_iter().map(|(key, value)| (Some(fold(&key)), value)).collect())
+        }
         _ => return,
     };
     let nested: Vec<(Option<String>, &RawValue)> = match nested {
@@ -98,8 +100,7 @@ fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {
     for (key, value) in nested {
         match key.as_deref() {
             Some("type") => {
-                let name = serde_json::from_str::<Text>(value.get()).map(|text| text.0);
-                into.extend(name.ok().filter(|name| !name.is_empty()));
+                into.extend(text(value).ok().filter(|name| !name.is_empty()));
             }
             Some(key) if !holds_plugins(key) => {}
             Some(_) | None => collect_types(value, into, depth - 1),
@@ -108,13 +109,26 @@ fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {
 }
 
 /// The members of an object, all of those that stand twice.
-struct Members<'a>(Vec<(Text, &'a RawValue)>);
+fn members(object: &RawValue) -> serde_json::Result<Vec<(String, &RawValue)>> {
+    let strict = serde_json::from_str::<Members<'_, String>>(object.get()).map(|members| members.0);
+    strict.or_else(|_| {
+        let members = serde_json::from_str::<Members<'_, Text>>(object.get())?.0;
+        Ok(members.into_iter().map(|(key, value)| (key.0, value)).collect())
+    })
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+fn text(value: &RawValue) -> serde_json::Result<String> {
+    serde_json::from_str(value.get()).or_else(|_| serde_json::from_str::<Text>(value.get()).map(|text| text.0))
+}
+
+/// An object's members, with keys of one kind or the other.
+struct Members<'a, K>(Vec<(K, &'a RawValue)>);
+
+impl<'de: 'a, 'a, K: Deserialize<'de>> Deserialize<'de> for Members<'a, K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Vec<(Text, &'de RawValue)>;
+        struct Read<K>(PhantomData<K>);
+        impl<'de, K: Deserialize<'de>> Visitor<'de> for Read<K> {
+            type Value = Vec<(K, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -128,11 +142,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Read).map(Self)
+        deserializer.deserialize_map(Read(PhantomData)).map(Self)
     }
 }
 
-/// A string that may hold halves of surrogate pairs, which are no Unicode.
+/// A string that may hold halves of surrogate pairs, which are no Unicode. It is read as bytes, in which memchr looks for the
+/// end with instructions that it asks the processor about first. A virtual one takes as long to answer as all that a plan
+/// takes otherwise, so this is for what cannot be read as a [`String`].
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
