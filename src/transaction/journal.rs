@@ -343,10 +343,14 @@ impl Journal {
         }
     }
 
-    /// What has to be synced for a new journal to survive whatever happens to the machine: the file, and the directories
-    /// that lead to it. On most file systems syncing the file does it all.
+    /// What has to be synced for a new journal to survive whatever happens to the machine: the file, its directory, and
+    /// the one above that where the file system does not see to it.
     pub(super) fn to_sync(&self, store: &Store, container: &Container) -> Vec<Arc<File>> {
-        vec![Arc::clone(&self.file), container.lock_handle(), store.attachments_handle()]
+        let mut files = vec![Arc::clone(&self.file), container.lock_handle()];
+        if !store.syncs_new_directories() {
+            files.push(store.attachments_handle());
+        }
+        files
     }
 
     /// Removes a new journal that cannot be used.

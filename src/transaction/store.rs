@@ -21,12 +21,16 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cni::validate;
 
 /// How the names of things begin that stood where a container's directory should: as no container's ID does.
 const SET_ASIDE: &str = ".not-a-directory.";
+
+/// As in linux/magic.h.
+const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 /// The largest journal read, and so the largest written, in bytes.
 pub(super) const MAX_JOURNAL: u64 = 256 << 20;
@@ -240,6 +244,14 @@ impl Store {
             return Ok(StoreError::NotADirectory { path, set_aside: self.container_path(&name) });
         }
         unreachable!("the loop returns at the latest in its thousandth round")
+    }
+
+    /// Whether the file system, when it syncs a new file, syncs the new directories that lead to it. ext4 does: with a journal
+    /// they are in the same transaction or an earlier one, and without it goes from parent to parent. XFS writes its log in
+    /// the order of what was done. Each sync of one more directory would be a write to the disk that is waited for.
+    pub(super) fn syncs_new_directories(&self) -> bool {
+        let file_system = fstatfs(&self.attachments).map(|status| status.filesystem_type());
+        matches!(file_system, Ok(EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC))
     }
 
     /// The directory of attachments.
