@@ -120,17 +120,29 @@ pub mod plugin;
 mod cli;
 mod log;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cni::Version;
 use request::Request;
 
-/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line otherwise.
-pub fn run() -> ExitCode {
+/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line with these arguments otherwise. Returns the
+/// exit status.
+///
+/// This is for a `main` that the C library calls itself. Rust's runtime does not come first, and what it does that is of use
+/// here is done here.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    runtime::prepare_process();
+    let code = serve(arguments);
+    // It does not tell its number otherwise.
+    (0..=u8::MAX).find(|status| ExitCode::from(*status) == code).map_or(1, i32::from)
+}
+
+fn serve(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     runtime::take_signals_in_hand();
     let request = match Request::read() {
         Ok(Some(request)) => request,
-        Ok(None) => return cli::run(),
+        Ok(None) => return cli::run(arguments),
         Err(error) => return answer::write_error(&error.into(), None, Version::LATEST),
     };
     runtime::keep_descriptors_from_plugins();
@@ -138,13 +150,4 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => answer::write_error(&error, Some(request.verb), request.version()),
     }
-}
-
-/// [`run`] for a `main` that the C library calls itself, without Rust's runtime: does of what that does what is of use here.
-/// Returns the exit status.
-pub fn run_bare() -> i32 {
-    runtime::prepare_process();
-    let code = run();
-    // It does not tell its number otherwise.
-    (0..=u8::MAX).find(|status| ExitCode::from(*status) == code).map_or(1, i32::from)
 }

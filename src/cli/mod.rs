@@ -19,6 +19,7 @@ mod run;
 mod table;
 mod validate;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -225,8 +226,8 @@ impl<E: std::error::Error> From<E> for CliError {
 type Outcome = Result<ExitCode, CliError>;
 
 /// Runs the command line.
-pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
