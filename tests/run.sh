@@ -79,6 +79,18 @@ install_missing() {
     die "the tests need these Debian packages (elsewhere, the programs in them): ${packages[*]}"
 }
 
+# Has rustc build for musl too. Without that, such a build is not tried, and its instructions are not counted.
+add_musl() {
+    musl=$(uname -m)-unknown-linux-musl
+    ! builds_for_musl && [[ ${BRAID_TEST_NO_INSTALL:-} != 1 ]] && command -v rustup >/dev/null || return 0
+    say "adding $musl to rustc"
+    timeout 120 rustup --quiet target add "$musl" || true
+}
+
+builds_for_musl() {
+    [[ -d $(rustc --print target-libdir --target "$musl") ]]
+}
+
 # Fetches the reference plugins of Debian sid, which speak CNI 1.1.0, into the user's cache. apt-get gets lists, a cache and
 # a source of its own, so that the machine's stay as they are; any failure only means that some tests skip.
 fetch_new_plugins() {
@@ -143,6 +155,17 @@ run_tests() {
         END { printf "\n%d passed, %d failed, %d ignored in all\n", passed, failed, ignored }'
 }
 
+# Builds for musl, without Kubernetes, and tries what depends on the C library, and real plugins.
+test_musl() {
+    local folder
+    builds_for_musl || { echo "rustc does not build for musl here: rustup target add $musl"; return; }
+    # Where the instructions are counted.
+    folder=$(realpath "${CARGO_TARGET_DIR:-target}")/instructions
+    cargo build --release --quiet --no-default-features --bin braid --target "$musl" --target-dir "$folder" || return
+    BRAID_TEST_BINARY=$folder/$musl/release/braid run_tests --test suite -- \
+        cli::run faults::killed::a_plugin faults::limits networks:: runtimes::podman transaction::crash
+}
+
 # Runs every fuzz target for a bounded time. What it finds is in tests/fuzz/artifacts.
 fuzz() {
     local target host fuzz=(--fuzz-dir tests/fuzz)
@@ -165,6 +188,7 @@ if (($#)); then
     run_tests "$@"
     exit
 fi
+add_musl
 
 # One failure does not hide another: everything runs, and what failed is told again at the end.
 failed=()
@@ -176,8 +200,9 @@ step() {
 step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
-step "tests" run_tests
 step "instructions of an ADD" tests/bench/instructions.sh
+step "tests of a build for musl" test_musl
+step "tests" run_tests
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
 printf '\nin %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
 ((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"

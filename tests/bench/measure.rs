@@ -77,6 +77,15 @@ pub(crate) struct Contender {
     pub(crate) program: PathBuf,
     /// Where it keeps its state.
     pub(crate) state: PathBuf,
+    /// The number of the floor that was built as this was.
+    pub(crate) floor: usize,
+}
+
+impl Contender {
+    /// Whether it is a floor.
+    pub(crate) fn is_floor(&self) -> bool {
+        self.name.starts_with("floor")
+    }
 }
 
 /// What a number of equal calls took.

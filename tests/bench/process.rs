@@ -12,7 +12,8 @@
 //!
 //! `--quick` makes few runs of small cases, to see that all of it works. `--write` writes `docs/benchmark.md` and
 //! `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that takes a list of `delegates`, such
-//! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds. On a machine that has other things to do,
+//! as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds. With `BRAID_BENCH_MUSL=1`, Braid and a floor
+//! are built for musl too, and are part of all but the curves. On a machine that has other things to do,
 //! `chrt --rr 20 cargo bench ...`, as root, keeps them from being measured.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
@@ -27,7 +28,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use nix::sched::{CloneFlags, unshare};
@@ -69,7 +70,7 @@ impl Options {
 
 fn main() {
     let options = Options::read();
-    let bench = Bench::prepare(options.quick);
+    let mut bench = Bench::prepare(options.quick);
     let mut report = Report::new(&bench.describe());
     if options.wants("table") {
         report.table(bench.table());
@@ -77,6 +78,7 @@ fn main() {
     if options.wants("cluster") {
         report.cluster(bench.cluster());
     }
+    bench.contenders.retain(|contender| contender.floor == 0);
     if options.wants("curves") {
         for curve in bench.curves() {
             report.curve(curve);
@@ -103,21 +105,25 @@ struct Bench {
 
 impl Bench {
     fn prepare(quick: bool) -> Self {
-        let (built, braid) = build();
+        let (built, braid) = build(None);
         let braid = env::var_os("BRAID_BENCH_BINARY").map_or(braid, PathBuf::from);
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
         // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
         // them, starts more slowly.
         let plugins = disk.path().join("bin");
-        let install = |program: PathBuf| {
-            let copy = plugins.join(program.file_name().expect("a file"));
+        let install = |program: PathBuf, name: &str| {
+            let copy = plugins.join(name);
             fs::write(&copy, fs::read(&program).expect("read an executable")).expect("copy an executable");
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("make it executable");
             copy
         };
         fs::create_dir(&plugins).expect("make a folder");
-        install(built.join("bench-noop-plugin"));
-        let (floor, braid) = (install(built.join("bench-floor")), install(braid));
+        install(built.join("bench-noop-plugin"), "bench-noop-plugin");
+        let (floor, braid) = (install(built.join("bench-floor"), "bench-floor"), install(braid, "braid"));
+        let musl = env::var_os("BRAID_BENCH_MUSL").map(|_| {
+            let (built, braid) = build(Some(&format!("{}-unknown-linux-musl", env::consts::ARCH)));
+            (install(built.join("bench-floor"), "bench-floor-musl"), install(braid, "braid-musl"))
+        });
         let mut bench = Self {
             quick,
             plugins,
@@ -126,15 +132,20 @@ impl Bench {
             contenders: Vec::new(),
             folders: Vec::new(),
         };
-        bench.enter("floor", floor, disk.path().join("floor"));
-        bench.enter("Braid", braid.clone(), disk.path().join("braid"));
+        bench.enter("floor", floor, disk.path().join("floor"), 0);
+        bench.enter("Braid", braid.clone(), disk.path().join("braid"), 0);
         if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
-            bench.enter("Braid, state in memory", braid, memory.path().join("braid"));
+            bench.enter("Braid, state in memory", braid, memory.path().join("braid"), 0);
             bench.folders.push(memory);
         }
         if let Some(peer) = env::var_os("BRAID_BENCH_PEER").map(PathBuf::from) {
             let name = peer.file_name().expect("a file").to_string_lossy().into_owned();
-            bench.enter(&name, peer, disk.path().join("peer"));
+            bench.enter(&name, peer, disk.path().join("peer"), 0);
+        }
+        if let Some((floor, braid)) = musl {
+            let number = bench.contenders.len();
+            bench.enter("floor for musl", floor, disk.path().join("floor-musl"), number);
+            bench.enter("Braid for musl", braid, disk.path().join("braid-musl"), number);
         }
         bench.folders.push(disk);
         // What was just built is not to be written back while something is measured.
@@ -142,9 +153,9 @@ impl Bench {
         bench
     }
 
-    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf) {
+    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf, floor: usize) {
         fs::create_dir_all(&state).expect("make the state directory");
-        self.contenders.push(Contender { name: name.into(), program, state });
+        self.contenders.push(Contender { name: name.into(), program, state, floor });
     }
 
     /// The machine, in a line.
@@ -160,15 +171,29 @@ impl Bench {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let policy = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(38)).unwrap_or("0");
         format!(
-            "{} × {}, Linux {}, state directory on {}; {}; braid {} is {:.2} MB large",
+            "{} × {}, Linux {}, state directory on {}; {}; braid {} is {} MB large",
             thread::available_parallelism().map_or(0, usize::from),
             first("/proc/cpuinfo", "model name"),
             first("/proc/sys/kernel/osrelease", ""),
             file_system.unwrap_or_default().lines().last().unwrap_or("a file system that df does not know"),
             if matches!(policy, "1" | "2") { "real-time scheduling" } else { "ordinary scheduling" },
             env!("CARGO_PKG_VERSION"),
-            fs::metadata(&self.contenders[1].program).map_or(0.0, |file| megabytes(file.len())),
+            self.sizes(),
         )
+    }
+
+    /// How large Braid's executables are.
+    fn sizes(&self) -> String {
+        let mut sizes = Vec::new();
+        for contender in &self.contenders {
+            let size = fs::metadata(&contender.program).map_or(0, |file| file.len());
+            match contender.name.as_str() {
+                "Braid" => sizes.push(format!("{:.2}", megabytes(size))),
+                "Braid for musl" => sizes.push(format!("for musl {:.2}", megabytes(size))),
+                _ => {}
+            }
+        }
+        sizes.join(", ")
     }
 
     fn call<'a>(&'a self, contender: &'a Contender, verb: &'a str, container: &'a str, stdin: &'a [u8]) -> Call<'a> {
@@ -185,17 +210,29 @@ impl Bench {
 
     /// ADD, CHECK and DEL by every contender in turn: for each contender, the samples of each verb.
     fn rounds(&self, scenario: Scenario, rounds: usize) -> Vec<[Samples; 3]> {
-        let count = self.contenders.len();
-        let mut samples = vec![<[Samples; 3]>::default(); count];
         let configurations: Vec<_> =
             self.contenders.iter().map(|contender| scenario.configuration(contender)).collect();
+        self.turns(VERBS, rounds, |who, verb, container| {
+            self.call(&self.contenders[who], verb, container, &configurations[who]).time()
+        })
+    }
+
+    /// The verbs by every contender in turn. `time` is given the number of the contender, the verb and a container's ID.
+    fn turns<const N: usize>(
+        &self,
+        verbs: [&'static str; N],
+        rounds: usize,
+        time: impl Fn(usize, &'static str, &str) -> Duration,
+    ) -> Vec<[Samples; N]> {
+        let count = self.contenders.len();
+        let mut samples: Vec<[Samples; N]> = (0..count).map(|_| std::array::from_fn(|_| Samples::default())).collect();
         // The first round warms the caches.
         for round in 0..=rounds {
             for turn in 0..count {
                 let who = (turn + round) % count;
                 let container = format!("bench-{round}");
-                for (verb, samples) in VERBS.iter().zip(&mut samples[who]) {
-                    let took = self.call(&self.contenders[who], verb, &container, &configurations[who]).time();
+                for (verb, samples) in verbs.iter().zip(&mut samples[who]) {
+                    let took = time(who, verb, &container);
                     if round > 0 {
                         samples.push(took);
                     }
@@ -218,7 +255,7 @@ impl Bench {
                         delegates,
                         contender: contender.name.clone(),
                         samples: of[v].clone(),
-                        floor: samples[0][v].clone(),
+                        floor: samples[contender.floor][v].clone(),
                         peak: self.peak(contender, scenario, verb),
                     });
                 }
@@ -232,7 +269,7 @@ impl Bench {
     fn cluster(&self) -> Vec<Row> {
         let rounds = if self.quick { 7 } else { 101 };
         let scenario = Scenario { in_cluster: true, ..Scenario::delegates(1) };
-        let asks = |contender: &Contender| contender.name != "floor";
+        let asks = |contender: &Contender| !contender.is_floor();
         for contender in self.contenders.iter().filter(|contender| asks(contender)) {
             api_server::start(&contender.state.join("kubeconfig"));
         }
@@ -246,18 +283,7 @@ impl Bench {
             Call { args: if asks(&self.contenders[who]) { api_server::ARGS } else { "" }, ..call }
         };
         let verbs = ["ADD", "DEL"];
-        let mut samples = vec![<[Samples; 2]>::default(); self.contenders.len()];
-        for round in 0..=rounds {
-            for turn in 0..self.contenders.len() {
-                let who = (turn + round) % self.contenders.len();
-                for (verb, samples) in verbs.iter().zip(&mut samples[who]) {
-                    let took = call(who, verb, "bench").time();
-                    if round > 0 {
-                        samples.push(took);
-                    }
-                }
-            }
-        }
+        let samples = self.turns(verbs, rounds, |who, verb, _| call(who, verb, "bench").time());
         let mut rows = Vec::new();
         for (v, verb) in verbs.iter().enumerate() {
             for (who, contender) in self.contenders.iter().enumerate() {
@@ -267,7 +293,7 @@ impl Bench {
                     delegates: 1 + api_server::NETWORKS,
                     contender: contender.name.clone(),
                     samples: samples[who][v].clone(),
-                    floor: samples[0][v].clone(),
+                    floor: samples[contender.floor][v].clone(),
                     peak: peaks.max().expect("five"),
                 });
             }
@@ -412,19 +438,21 @@ impl Bench {
 ///
 /// Braid comes last and on its own: beside tests and benchmarks it is built with the features that their dependencies
 /// turn on in its own, and what is to be measured is what `cargo build --release` makes.
-fn build() -> (PathBuf, PathBuf) {
+fn build(platform: Option<&str>) -> (PathBuf, PathBuf) {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     for what in [&["--example", "bench-floor", "--example", "bench-noop-plugin"][..], &["--bin", "braid"]] {
         let status = Command::new(env!("CARGO"))
             .args(["build", "--release", "--quiet", "--target-dir"])
             .arg(target)
+            .args(platform.map(|platform| ["--target", platform]).iter().flatten())
             .args(what)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo runs");
         assert!(status.success(), "cargo build {} failed", what.join(" "));
     }
-    (target.join("release/examples"), target.join("release/braid"))
+    let release = target.join(platform.unwrap_or_default()).join("release");
+    (release.join("examples"), release.join("braid"))
 }
 
 /// A network namespace with nothing in it but lo. It goes with this process.
