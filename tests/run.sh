@@ -162,6 +162,8 @@ test_musl() {
     # Where the instructions are counted.
     folder=$(realpath "${CARGO_TARGET_DIR:-target}")/instructions
     cargo build --release --quiet --no-default-features --bin braid --target "$musl" --target-dir "$folder" || return
+    # The plugin that records is one, and `--test` alone does not build it.
+    cargo build --examples --quiet || return
     BRAID_TEST_BINARY=$folder/$musl/release/braid run_tests --test suite -- \
         cli::run faults::killed::a_plugin faults::limits networks:: runtimes::podman transaction::crash
 }
