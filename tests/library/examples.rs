@@ -129,8 +129,12 @@ fn a_podman_container_is_on_braids_networks() {
     let path = env::join_paths(std::iter::once(braid_dir).chain(env::split_paths(&path))).expect("folders");
     let root = root.to_str().expect("UTF-8");
     let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
+    let script = script.to_str().expect("UTF-8");
     let words = [&["one,two"], &limits[..], &["--rootfs", root, "ip", "-o", "-4", "address"]].concat();
-    let call = case.command(&script, &words).env("PODMAN", podman).env("PATH", path).env("HOME", case.dir());
+    // podman mounts its own storage on itself, and leaves it so.
+    let words = [&["--mount", script], &words[..]].concat();
+    let call =
+        case.command(Path::new("unshare"), &words).env("PODMAN", podman).env("PATH", path).env("HOME", case.dir());
     let output = call.output();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("10.10.1.2/24") && text.contains("10.20.1.2/24"), "{output:?}");
