@@ -11,8 +11,9 @@
 //!
 //! The holder works in its parent's memory, as a thread would: to copy that takes longer than all else that is done here. So
 //! it allocates nothing, and writes nowhere but on its own stack. Its calls into the kernel are rustix's, which leave
-//! `errno` alone: that is of the thread that made the holder, and gone when that thread is. When the kernel runs out of memory and kills one of two processes that share
-//! theirs, it kills both; then what is left is that plugins die with the process that started them.
+//! `errno` alone: that is of the thread that made the holder, and gone when that thread is. When the kernel runs out of
+//! memory and kills one of two processes that share theirs, it kills both; then what is left is that plugins die with the
+//! process that started them.
 
 #![expect(unsafe_code, reason = "starting a process has no safe wrapper; each use says why it is sound")]
 

@@ -1,5 +1,6 @@
 //! Starting processes and waiting for them, and what a process may have been started with, where neither the standard
-//! library nor nix wraps the call into the kernel safely. Only here, in [`leash`](super::leash) and in `main` is there `unsafe`.
+//! library nor nix wraps the call into the kernel safely. Only here, in [`leash`](super::leash) and in `main` is there
+//! `unsafe`.
 //!
 //! [`spawn`] starts a plugin. [`prepare_process`], [`take_signals_in_hand`] and [`keep_descriptors_from_plugins`] make up for
 //! what this process was started with.

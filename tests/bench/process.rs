@@ -78,6 +78,7 @@ fn main() {
     if options.wants("cluster") {
         report.cluster(bench.cluster());
     }
+    // The rest is of what a plain build makes: the curves take long enough with three.
     bench.contenders.retain(|contender| contender.floor == 0);
     if options.wants("curves") {
         for curve in bench.curves() {
