@@ -535,11 +535,13 @@ impl<'a> Conversation<'a> {
     }
 
     fn judge(self, status: ExitStatus) -> Result<Stdout, PluginError> {
-        match CniError::parse(&self.printed) {
-            _ if status.success() => Ok(self.printed),
-            Some(error) => Err(PluginError::Reported(error)),
-            None => Err(PluginError::Ended { status, stderr: self.stderr_text() }),
+        if status.success() {
+            return Ok(self.printed);
         }
+        Err(match CniError::parse(&self.printed) {
+            Some(error) => PluginError::Reported(error),
+            None => PluginError::Ended { status, stderr: self.stderr_text() },
+        })
     }
 }
 

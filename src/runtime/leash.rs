@@ -18,9 +18,8 @@
 #![expect(unsafe_code, reason = "starting a process has no safe wrapper; each use says why it is sound")]
 
 use std::ffi::{CStr, c_int, c_void};
-use std::io::{self, Read};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -66,9 +65,11 @@ pub(super) struct Leash {
     mercy: Mercy,
     /// Whether the holder has been told to end.
     ending: bool,
-    /// Closed by the kernel when this process dies, which is how the holder learns of it. The holder's side tells how
-    /// syncing went.
-    line: UnixStream,
+    /// Closed by the kernel when this process dies, which is how the holder learns of it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "that it is open is all its use"))]
+    line: PipeWriter,
+    /// What the holder tells of how syncing went.
+    outcome: Option<PipeReader>,
     /// What the holder reads and where it works, for as long as it lives.
     _workplace: Box<Workplace>,
 }
@@ -83,7 +84,8 @@ struct Workplace {
 /// What a holder has to know.
 #[derive(Debug)]
 struct Orders {
-    sync: Option<RawFd>,
+    /// The file to be synced, and where to tell how that went.
+    sync: Option<(RawFd, RawFd)>,
     line: RawFd,
     /// The descriptors that stay open, in order.
     keep: Vec<RawFd>,
@@ -125,10 +127,11 @@ impl Leash {
     }
 
     fn born(birth: Birth, keep: &[BorrowedFd<'_>], mercy: Mercy, sync: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        let (line, far_end) = UnixStream::pair()?;
+        let (far_end, line) = io::pipe()?;
+        let (outcome, tell) = sync.map(|_| io::pipe()).transpose()?.unzip();
         let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([far_end.as_raw_fd()]).collect();
         keep.sort_unstable();
-        let sync = sync.map(|file| file.as_raw_fd());
+        let sync = sync.zip(tell.as_ref()).map(|(file, tell)| (file.as_raw_fd(), tell.as_raw_fd()));
         let orders = Orders { sync, line: far_end.as_raw_fd(), keep, caller: getpgrp(), mercy };
         let mut workplace = Box::new(Workplace { orders, stack: Stack::new() });
         // What asks everything here to end, such as a service manager, asks the plugins too, and one of them may not heed it.
@@ -154,8 +157,15 @@ impl Leash {
             },
         };
         // Whatever fails from here on, the workplace does not go before the holder.
-        let leash =
-            holder.map(|holder| Self { holder, group: None, mercy, ending: false, line, _workplace: workplace });
+        let leash = holder.map(|holder| Self {
+            holder,
+            group: None,
+            mercy,
+            ending: false,
+            line,
+            outcome,
+            _workplace: workplace,
+        });
         mask.thread_set_mask()?;
         Ok(leash?)
     }
@@ -166,11 +176,12 @@ impl Leash {
         self.group = setpgid(self.holder, group).is_ok().then_some(group);
     }
 
-    /// Waits until the file is synced.
+    /// Waits until the file is synced, if there is one.
     pub(super) fn has_synced(&self) -> io::Result<()> {
-        let mut outcome = [0; size_of::<c_int>()];
-        (&self.line).read_exact(&mut outcome)?;
-        match c_int::from_ne_bytes(outcome) {
+        let Some(mut outcome) = self.outcome.as_ref() else { return Ok(()) };
+        let mut error = [0; size_of::<c_int>()];
+        outcome.read_exact(&mut error)?;
+        match c_int::from_ne_bytes(error) {
             0 => Ok(()),
             error => Err(io::Error::from_raw_os_error(error)),
         }
@@ -220,11 +231,11 @@ extern "C" fn hold(orders: *mut c_void) -> c_int {
     let Orders { sync, line, keep, caller, mercy } = unsafe { &*orders.cast::<Orders>() };
     // SAFETY: it is among those that are kept open.
     let line = unsafe { BorrowedFd::borrow_raw(*line) };
-    if let Some(file) = sync {
+    if let Some((file, tell)) = sync {
         // SAFETY: this process has a copy of the parent's descriptors, and has closed none.
-        let file = unsafe { BorrowedFd::borrow_raw(*file) };
+        let (file, tell) = unsafe { (BorrowedFd::borrow_raw(*file), BorrowedFd::borrow_raw(*tell)) };
         let outcome = fsync(file).map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
-        let _ = rustix::io::write(line, &outcome.to_ne_bytes());
+        let _ = rustix::io::write(tell, &outcome.to_ne_bytes());
     }
     close_all_but(keep);
     while poll(&mut [PollFd::new(&line, PollFlags::IN)], None).is_err() {}
@@ -367,7 +378,7 @@ mod tests {
         let mut leash = Leash::born(birth, &[], Mercy::Children, None).unwrap();
         leash.join(group);
         // This is what the kernel does for the dead.
-        leash.line.shutdown(std::net::Shutdown::Both).unwrap();
+        leash.line = io::pipe().unwrap().1;
         assert!(!shell.wait().unwrap().success());
         assert!(is_empty_soon(group));
     }
