@@ -137,6 +137,19 @@ fn networks_that_several_selections_name_are_fetched_once() {
     assert_eq!(gets, 1, "{:?}", api.server.requests());
 }
 
+/// The double speaks HTTP/1.1, where requests made at once would each take a handshake.
+#[test]
+fn a_server_without_http_2_is_asked_over_one_connection() {
+    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
+    for name in ["one", "two", "three", "four"] {
+        api.definition("web", name, &recorder("beta").into_json());
+    }
+    api.pod("web", "shop", &json!({NETWORKS: "one,two,three,four"}));
+    case.add().succeeds();
+    assert!(api.server.requests().len() > 6, "{:?}", api.server.requests());
+    assert_eq!(api.server.connections(), 1);
+}
+
 #[rstest]
 fn the_cluster_network_is_a_definition_or_a_file(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let case =

@@ -52,6 +52,7 @@ struct State {
     uids: u32,
     events: Vec<Value>,
     requests: Vec<Request>,
+    connections: u32,
     /// Method and part of the path, what to do, and how often yet.
     faults: Vec<(&'static str, &'static str, Fault, u32)>,
 }
@@ -88,6 +89,11 @@ impl Double {
     pub(super) fn requests(&self) -> Vec<String> {
         let short = |path: &str| path.split_once("namespaces/").map_or(path, |(_, rest)| rest).to_owned();
         self.state().requests.iter().map(|request| format!("{} {}", request.method, short(&request.path))).collect()
+    }
+
+    /// How many connections have been made so far.
+    pub(super) fn connections(&self) -> u32 {
+        self.state().connections
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -153,6 +159,7 @@ fn tls(certificates: &Certificates) -> Arc<ServerConfig> {
 type Connection = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 
 fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io::Result<()> {
+    state.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
     let mut connection = BufReader::new(StreamOwned::new(connection, stream));

@@ -1,12 +1,12 @@
 //! Requests to the API server: one deadline, bounded retries, credentials read anew when they are refused.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use http::header::RETRY_AFTER;
+use http::{StatusCode, Version};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -21,6 +21,8 @@ use crate::config::KubernetesConfig;
 
 /// The pause before the first retry; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How many requests share a connection at once.
+const AT_ONCE: usize = 8;
 /// How much of what the API server says goes into an error message, in characters.
 const REASON: usize = 512;
 
@@ -28,6 +30,8 @@ const REASON: usize = 512;
 pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
+    /// Whether requests share a connection, as the last answer tells.
+    shares_connection: Cell<bool>,
     timeout: Duration,
     retries: u32,
     /// When the whole call has to be over.
@@ -52,7 +56,20 @@ enum Setback {
 
 impl Api {
     pub(super) fn new(kubeconfig: Option<PathBuf>, config: &KubernetesConfig, deadline: Instant) -> Self {
-        Self { kubeconfig, client: RefCell::default(), timeout: config.timeout, retries: config.retries, deadline }
+        Self {
+            kubeconfig,
+            client: RefCell::default(),
+            shares_connection: Cell::default(),
+            timeout: config.timeout,
+            retries: config.retries,
+            deadline,
+        }
+    }
+
+    /// How many requests are best made at once. Without HTTP/2 each of them would get a connection of its own, and the
+    /// handshakes of TLS would take longer than the answers of a server that is near.
+    pub(super) fn at_once(&self) -> usize {
+        if self.shares_connection.get() { AT_ONCE } else { 1 }
     }
 
     /// Sends a request as often as it takes and may, and returns the body of the answer. `action` says what for.
@@ -113,6 +130,7 @@ impl Api {
                 passing(chain_of(&error))
             }
         })?;
+        self.shares_connection.set(response.version() == Version::HTTP_2);
         let status = response.status();
         let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.into_body().collect_bytes().await.map_err(|error| passing(chain_of(&error)))?;

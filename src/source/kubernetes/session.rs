@@ -25,8 +25,6 @@ const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// The API group and version of network-attachment-definitions.
 const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
-/// How many definitions are fetched at once.
-const AT_ONCE: usize = 8;
 /// How often a status that someone else's write got in the way of is written.
 const STATUS_ATTEMPTS: u32 = 5;
 /// The time for events, which come after the answer and hold the process up.
@@ -238,8 +236,8 @@ impl Session {
     /// Posts events about the pod, as far as that goes in a short time. They are for people: nothing depends on them.
     pub fn announce(&self, pod: &Pod, notices: &[Notice]) {
         let posting = async {
-            let posts = stream::iter(notices).map(|notice| self.post(pod, notice)).buffer_unordered(AT_ONCE);
-            posts.try_collect::<()>().await
+            let posts = stream::iter(notices).map(|notice| self.post(pod, notice));
+            posts.buffer_unordered(self.api.at_once()).try_collect::<()>().await
         };
         match self.runtime.block_on(async { tokio::time::timeout(EVENTS, posting).await }) {
             Ok(Ok(())) => {}
@@ -277,10 +275,10 @@ pub(super) fn start() -> Result<tokio::runtime::Runtime, ClusterError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClusterError::Start)
 }
 
-/// Fetches definitions, several at once. One that is not there is left out.
+/// Fetches definitions. One that is not there is left out.
 async fn definitions(api: &Api, keys: Vec<DefinitionKey>) -> Result<Definitions, ClusterError> {
     let fetched: Vec<Option<(DefinitionKey, Definition)>> =
-        stream::iter(keys).map(|key| definition(api, key)).buffer_unordered(AT_ONCE).try_collect().await?;
+        stream::iter(keys).map(|key| definition(api, key)).buffer_unordered(api.at_once()).try_collect().await?;
     Ok(fetched.into_iter().flatten().collect())
 }
 
