@@ -1,7 +1,6 @@
 //! Many results into one.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 
 use indexmap::IndexSet;
 
@@ -14,42 +13,38 @@ use crate::netns::{DefaultRouteChange, Family};
 /// Interfaces of the same name, sandbox and hardware address become one, and the indexes of addresses follow their
 /// interfaces. Routes that are equal appear once. DNS lists are ordered unions, and the first domain wins.
 pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult {
-    let mut merged = AddResult::default();
-    // Results can be as long as plugins please, so nothing here looks at each item for each other.
+    // Results can be as many and as long as plugins please, so nothing here looks at each item for each other.
     let mut known = HashMap::new();
+    let mut interfaces = Vec::new();
+    let mut ips = IndexSet::new();
+    let mut routes = IndexSet::new();
+    let (mut nameservers, mut search, mut options) = (IndexSet::new(), IndexSet::new(), IndexSet::new());
+    let mut domain = &String::new();
     for result in results {
         let mut moved = Vec::with_capacity(result.interfaces.len());
         for interface in &result.interfaces {
             let index = known.entry((&interface.name, &interface.sandbox, &interface.mac)).or_insert_with(|| {
-                merged.interfaces.push(interface.clone());
-                merged.interfaces.len() - 1
+                interfaces.push(interface.clone());
+                interfaces.len() - 1
             });
             moved.push(*index);
         }
-        let moved_ip = |ip: &Ip| Ip { interface: ip.interface.map(|index| moved[index]), ..ip.clone() };
-        let ips: Vec<Ip> = result.ips.iter().map(moved_ip).collect();
-        union(&mut merged.ips, &ips);
-        union(&mut merged.routes, &result.routes);
-        merge_dns(&mut merged.dns, &result.dns);
+        ips.extend(result.ips.iter().map(|ip| Ip { interface: ip.interface.map(|index| moved[index]), ..ip.clone() }));
+        routes.extend(&result.routes);
+        nameservers.extend(&result.dns.nameservers);
+        search.extend(&result.dns.search);
+        options.extend(&result.dns.options);
+        if domain.is_empty() {
+            domain = &result.dns.domain;
+        }
     }
-    merged
-}
-
-fn merge_dns(into: &mut Dns, from: &Dns) {
-    union(&mut into.nameservers, &from.nameservers);
-    union(&mut into.search, &from.search);
-    union(&mut into.options, &from.options);
-    if into.domain.is_empty() {
-        into.domain.clone_from(&from.domain);
-    }
-}
-
-fn union<T: Clone + Eq + Hash>(into: &mut Vec<T>, from: &[T]) {
-    if from.is_empty() {
-        return;
-    }
-    let all: IndexSet<T> = into.drain(..).chain(from.iter().cloned()).collect();
-    into.extend(all);
+    let dns = Dns {
+        nameservers: nameservers.into_iter().cloned().collect(),
+        domain: domain.clone(),
+        search: search.into_iter().cloned().collect(),
+        options: options.into_iter().cloned().collect(),
+    };
+    AddResult { interfaces, ips: ips.into_iter().collect(), routes: routes.into_iter().cloned().collect(), dns }
 }
 
 /// Makes results agree with a change of default routes: in its families, only the attachment on its interface has any.
@@ -72,8 +67,8 @@ pub fn follow_default_route<'a>(
                 wanted.advmss = route.advmss.unwrap_or(0);
                 wanted
             });
-            let wanted: Vec<Route> = wanted.collect();
-            union(&mut result.routes, &wanted);
+            let routes: IndexSet<Route> = std::mem::take(&mut result.routes).into_iter().chain(wanted).collect();
+            result.routes = routes.into_iter().collect();
         }
     }
 }
