@@ -332,11 +332,15 @@ impl Wanted {
         Ok(Gathered { candidates: candidates.into_iter().flatten().collect(), dropped, warnings })
     }
 
-    /// Looks every network up as [`Self::resolve`] does, and goes on after what is wrong.
+    /// Looks every network up as [`Self::resolve`] does, and goes on after what is wrong. What was withheld is left out.
     pub fn survey_networks(self, config: &Config, view: Option<&PodView>) -> Surveyed {
         let Self { wants, dropped, mut warnings, mut errors } = self;
         let asked = wants.iter().flatten().filter_map(|want| want.selection.device_id.clone());
         let mut devices = Allocation::new(asked.collect());
+        let is_withheld = |want: &Want| match (&want.target, view) {
+            (Target::Named { definition: Some(key), .. }, Some(view)) => view.definitions.is_withheld(key),
+            _ => false,
+        };
         let mut candidate = |want| match look_up_want(want, config, view, &mut devices, &mut warnings) {
             Ok(candidate) => Some(candidate),
             Err(error) => {
@@ -344,7 +348,8 @@ impl Wanted {
                 None
             }
         };
-        let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
+        let candidates =
+            wants.into_iter().map(|want| want.filter(|want| !is_withheld(want)).and_then(&mut candidate)).collect();
         Surveyed { candidates, dropped, warnings, errors }
     }
 }

@@ -103,28 +103,49 @@ pub struct Definition {
 
 /// The definitions that were asked for and are there.
 #[derive(Debug, Clone, Default)]
-pub struct Definitions(BTreeMap<DefinitionKey, Definition>);
+pub struct Definitions {
+    known: BTreeMap<DefinitionKey, Definition>,
+    withheld: BTreeSet<DefinitionKey>,
+}
 
 impl Definitions {
     /// A definition, if it is there.
     pub fn get(&self, key: &DefinitionKey) -> Option<&Definition> {
-        self.0.get(key)
+        self.known.get(key)
+    }
+
+    /// Takes note that it is not known whether a definition is there.
+    pub fn withhold(&mut self, key: DefinitionKey) {
+        self.withheld.insert(key);
+    }
+
+    /// Whether it is not known if a definition is there.
+    pub fn is_withheld(&self, key: &DefinitionKey) -> bool {
+        self.withheld.contains(key)
     }
 
     /// Takes from all of them what they say of devices.
     pub fn without_devices(&mut self) {
-        self.0.values_mut().for_each(|definition| definition.resource = None);
+        self.known.values_mut().for_each(|definition| definition.resource = None);
     }
 
     /// Whether an attachment of any of them takes a device.
     pub fn take_devices(&self) -> bool {
-        self.0.values().any(|definition| definition.resource.is_some())
+        self.known.values().any(|definition| definition.resource.is_some())
+    }
+}
+
+impl Extend<(DefinitionKey, Definition)> for Definitions {
+    fn extend<I: IntoIterator<Item = (DefinitionKey, Definition)>>(&mut self, definitions: I) {
+        self.known.extend(definitions);
     }
 }
 
 impl FromIterator<(DefinitionKey, Definition)> for Definitions {
     fn from_iter<I: IntoIterator<Item = (DefinitionKey, Definition)>>(definitions: I) -> Self {
-        Self(definitions.into_iter().collect())
+        let mut all = Self::default();
+        all.extend(definitions);
+        all
     }
 }
 

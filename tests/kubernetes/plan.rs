@@ -170,6 +170,23 @@ fn all_that_is_wrong_is_told_at_once() {
 }
 
 #[test]
+fn a_definition_that_is_refused_hides_no_other() {
+    let (case, api) = node(&json!({}));
+    api.definition("web", "one", &recorder("beta").into_json());
+    api.definition("web", "two", &recorder("gamma").into_json());
+    api.pod("web", "shop", &json!({NETWORKS: "one, secret, two, missing"}));
+    api.server.misbehave("GET", "/secret", Fault::Status(403, None), 100);
+    is_wrong(
+        &case,
+        &["eth0 net-alpha alpha", "net1 web/one beta", "net3 web/two gamma"],
+        &[
+            "refused to get network-attachment-definition web/secret: 403",
+            "networks[3]: there is no network-attachment-definition web/missing",
+        ],
+    );
+}
+
+#[test]
 fn an_annotation_that_cannot_be_read_is_told_with_each_of_its_faults() {
     let (case, api) = node(&json!({}));
     let networks = r#"[{"name": "one", "mac": "zz"}, {"interface": "x"}]"#;

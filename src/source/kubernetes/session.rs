@@ -128,7 +128,8 @@ impl Session {
         self.runtime.block_on(async {
             let (pod, mut errors) = self.surveyed_pod(request).await?;
             let wanted = Wanted::survey(config, request, Some(&pod));
-            let mut definitions = definitions(&self.api, wanted.definitions()).await?;
+            let (mut definitions, refused) = surveyed_definitions(&self.api, wanted.definitions()).await?;
+            errors.extend(refused.into_iter().map(SourceError::from));
             let mut devices = Devices::new();
             if definitions.take_devices() {
                 match kubelet::devices(&config.kubernetes.pod_resources, &pod, self.deadline).await {
@@ -280,6 +281,27 @@ async fn definitions(api: &Api, keys: Vec<DefinitionKey>) -> Result<Definitions,
     let fetched: Vec<Option<(DefinitionKey, Definition)>> =
         stream::iter(keys).map(|key| definition(api, key)).buffer_unordered(api.at_once()).try_collect().await?;
     Ok(fetched.into_iter().flatten().collect())
+}
+
+/// Fetches definitions as [`definitions`] does, and goes on where one is refused.
+async fn surveyed_definitions(
+    api: &Api,
+    keys: Vec<DefinitionKey>,
+) -> Result<(Definitions, Vec<ClusterError>), ClusterError> {
+    let fetch = async |key: DefinitionKey| (key.clone(), definition(api, key).await);
+    let mut fetched = std::pin::pin!(stream::iter(keys).map(fetch).buffered(api.at_once()));
+    let (mut definitions, mut refused) = (Definitions::default(), Vec::new());
+    while let Some((key, outcome)) = fetched.next().await {
+        match outcome {
+            Ok(found) => definitions.extend(found),
+            Err(error @ ClusterError::Refused { .. }) => {
+                definitions.withhold(key);
+                refused.push(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((definitions, refused))
 }
 
 async fn definition(api: &Api, key: DefinitionKey) -> Result<Option<(DefinitionKey, Definition)>, ClusterError> {
