@@ -214,6 +214,7 @@ fn code_of(error: &Error) -> u32 {
         },
         Error::Source(error) => match error {
             SourceError::Cluster(error) => cluster_code(error),
+            SourceError::Withheld { .. } => code::KUBERNETES,
             SourceError::Unknown { .. }
             | SourceError::NoDefinition { .. }
             | SourceError::Isolated { .. }

@@ -1,7 +1,7 @@
 //! Collects the attachments that a call asks for, from every place that can ask.
 //!
 //! It takes two steps: first everything that is asked for is listed ([`Wanted`]), then the network of each is looked up.
-//! Between them, whoever talks to a Kubernetes API server fetches what the list names, all of it at once.
+//! Between them, whoever talks to a Kubernetes API server fetches what the list names.
 
 use std::path::PathBuf;
 
@@ -39,6 +39,14 @@ pub enum SourceError {
         key: DefinitionKey,
         /// Why there is none on disk either, if it was looked for there.
         on_disk: Option<String>,
+    },
+    /// Whether there is such a NetworkAttachmentDefinition was not told.
+    #[error("{origin}: {reason}")]
+    Withheld {
+        /// Where it was asked for.
+        origin: String,
+        /// Who did not tell, and why.
+        reason: String,
     },
     /// The pod may not use networks of that namespace.
     #[error("{origin}: namespaceIsolation is on, and a pod of namespace {pod_namespace:?} may not use {reference}: only networks of its own namespace and of {}", global.join(", "))]
@@ -332,15 +340,11 @@ impl Wanted {
         Ok(Gathered { candidates: candidates.into_iter().flatten().collect(), dropped, warnings })
     }
 
-    /// Looks every network up as [`Self::resolve`] does, and goes on after what is wrong. What was withheld is left out.
+    /// Looks every network up as [`Self::resolve`] does, and goes on after what is wrong.
     pub fn survey_networks(self, config: &Config, view: Option<&PodView>) -> Surveyed {
         let Self { wants, dropped, mut warnings, mut errors } = self;
         let asked = wants.iter().flatten().filter_map(|want| want.selection.device_id.clone());
         let mut devices = Allocation::new(asked.collect());
-        let is_withheld = |want: &Want| match (&want.target, view) {
-            (Target::Named { definition: Some(key), .. }, Some(view)) => view.definitions.is_withheld(key),
-            _ => false,
-        };
         let mut candidate = |want| match look_up_want(want, config, view, &mut devices, &mut warnings) {
             Ok(candidate) => Some(candidate),
             Err(error) => {
@@ -348,8 +352,7 @@ impl Wanted {
                 None
             }
         };
-        let candidates =
-            wants.into_iter().map(|want| want.filter(|want| !is_withheld(want)).and_then(&mut candidate)).collect();
+        let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
         Surveyed { candidates, dropped, warnings, errors }
     }
 }
@@ -363,9 +366,12 @@ fn look_up_want(
     warnings: &mut Vec<String>,
 ) -> Result<Candidate, SourceError> {
     let Want { target, mut selection, optional, author, origin, reason } = want;
-    let definition = match &target {
-        Target::Named { definition: Some(key), .. } => {
-            view.and_then(|view| view.definitions.get(key)).map(|definition| (key.clone(), definition))
+    let definition = match (&target, view) {
+        (Target::Named { definition: Some(key), .. }, Some(view)) => {
+            if let Some(reason) = view.definitions.withheld(key) {
+                return Err(SourceError::Withheld { origin, reason: reason.into() });
+            }
+            view.definitions.get(key).map(|definition| (key.clone(), definition))
         }
         _ => None,
     };

@@ -101,11 +101,11 @@ pub struct Definition {
     pub resource: Option<String>,
 }
 
-/// The definitions that were asked for and are there.
+/// The definitions that were asked for and are there, and those of which that is not known.
 #[derive(Debug, Clone, Default)]
 pub struct Definitions {
     known: BTreeMap<DefinitionKey, Definition>,
-    withheld: BTreeSet<DefinitionKey>,
+    withheld: BTreeMap<DefinitionKey, String>,
 }
 
 impl Definitions {
@@ -114,14 +114,14 @@ impl Definitions {
         self.known.get(key)
     }
 
-    /// Takes note that it is not known whether a definition is there.
-    pub fn withhold(&mut self, key: DefinitionKey) {
-        self.withheld.insert(key);
+    /// Takes note that it is not known whether a definition is there, and why.
+    pub fn withhold(&mut self, key: DefinitionKey, reason: String) {
+        self.withheld.insert(key, reason);
     }
 
-    /// Whether it is not known if a definition is there.
-    pub fn is_withheld(&self, key: &DefinitionKey) -> bool {
-        self.withheld.contains(key)
+    /// Why it is not known whether a definition is there.
+    pub fn withheld(&self, key: &DefinitionKey) -> Option<&str> {
+        self.withheld.get(key).map(String::as_str)
     }
 
     /// Takes from all of them what they say of devices.

@@ -180,7 +180,7 @@ fn a_definition_that_is_refused_hides_no_other() {
         &case,
         &["eth0 net-alpha alpha", "net1 web/one beta", "net3 web/two gamma"],
         &[
-            "refused to get network-attachment-definition web/secret: 403",
+            "networks[1]: the Kubernetes API server refused to get network-attachment-definition web/secret: 403",
             "networks[3]: there is no network-attachment-definition web/missing",
         ],
     );

@@ -21,8 +21,10 @@ use crate::config::KubernetesConfig;
 
 /// The pause before the first retry; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many requests share a connection at once.
+/// How many requests are made at once, at most.
 const AT_ONCE: usize = 8;
+/// An answer that takes longer than this takes longer than another connection would.
+const SLOW: Duration = Duration::from_millis(20);
 /// How much of what the API server says goes into an error message, in characters.
 const REASON: usize = 512;
 
@@ -30,8 +32,8 @@ const REASON: usize = 512;
 pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
-    /// Whether requests share a connection, as the last answer tells.
-    shares_connection: Cell<bool>,
+    /// How many requests are best made at once, by what the last answer tells.
+    at_once: Cell<usize>,
     timeout: Duration,
     retries: u32,
     /// When the whole call has to be over.
@@ -59,17 +61,16 @@ impl Api {
         Self {
             kubeconfig,
             client: RefCell::default(),
-            shares_connection: Cell::default(),
+            at_once: Cell::new(1),
             timeout: config.timeout,
             retries: config.retries,
             deadline,
         }
     }
 
-    /// How many requests are best made at once. Without HTTP/2 each of them would get a connection of its own, and the
-    /// handshakes of TLS would take longer than the answers of a server that is near.
+    /// How many requests are best made at once, once there has been an answer.
     pub(super) fn at_once(&self) -> usize {
-        if self.shares_connection.get() { AT_ONCE } else { 1 }
+        self.at_once.get()
     }
 
     /// Sends a request as often as it takes and may, and returns the body of the answer. `action` says what for.
@@ -119,6 +120,7 @@ impl Api {
 
     async fn once(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, Setback> {
         let client = self.client().await.map_err(Setback::Final)?;
+        let began = Instant::now();
         let passing = |reason: String| Setback::Passing { reason, pause: None };
         let response = client.send(request.map(Body::from)).await.map_err(|error| match error {
             error @ kube::Error::Auth(_) => {
@@ -130,7 +132,7 @@ impl Api {
                 passing(chain_of(&error))
             }
         })?;
-        self.shares_connection.set(response.version() == Version::HTTP_2);
+        self.at_once.set(at_once(response.version(), began.elapsed()));
         let status = response.status();
         let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.into_body().collect_bytes().await.map_err(|error| passing(chain_of(&error)))?;
@@ -227,6 +229,12 @@ fn client_reason(error: &kube::Error) -> String {
     }
 }
 
+/// How many requests are best made at once to a server that has answered so. With HTTP/2 they share a connection. Otherwise
+/// each gets one of its own, and its handshake takes longer than to wait for the answers of a server that is near.
+fn at_once(version: Version, took: Duration) -> usize {
+    if version == Version::HTTP_2 || took > SLOW { AT_ONCE } else { 1 }
+}
+
 /// Twice the pause with each attempt, less a random part so that many pods do not come back at once.
 fn backoff(attempts: u32) -> Duration {
     let full = PAUSE * 2u32.saturating_pow(attempts.saturating_sub(1)).min(64);
@@ -271,6 +279,13 @@ mod tests {
         config.proxy_url = Some("http://user:secret@proxy.example:3128".parse().unwrap());
         let refusal = connect(config).err().unwrap();
         assert!(refusal.contains("proxy.example") && !refusal.contains("secret"), "{refusal}");
+    }
+
+    #[test]
+    fn connections_are_shared_or_few_or_worth_it() {
+        assert_eq!(at_once(Version::HTTP_2, Duration::ZERO), AT_ONCE);
+        assert_eq!(at_once(Version::HTTP_11, Duration::ZERO), 1);
+        assert_eq!(at_once(Version::HTTP_11, SLOW * 2), AT_ONCE);
     }
 
     #[test]

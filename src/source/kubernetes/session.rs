@@ -128,8 +128,7 @@ impl Session {
         self.runtime.block_on(async {
             let (pod, mut errors) = self.surveyed_pod(request).await?;
             let wanted = Wanted::survey(config, request, Some(&pod));
-            let (mut definitions, refused) = surveyed_definitions(&self.api, wanted.definitions()).await?;
-            errors.extend(refused.into_iter().map(SourceError::from));
+            let mut definitions = surveyed_definitions(&self.api, wanted.definitions()).await?;
             let mut devices = Devices::new();
             if definitions.take_devices() {
                 match kubelet::devices(&config.kubernetes.pod_resources, &pod, self.deadline).await {
@@ -238,12 +237,15 @@ impl Session {
     pub fn announce(&self, pod: &Pod, notices: &[Notice]) {
         let posting = async {
             let posts = stream::iter(notices).map(|notice| self.post(pod, notice));
-            posts.buffer_unordered(self.api.at_once()).try_collect::<()>().await
+            let mut outcomes = posts.buffer_unordered(self.api.at_once());
+            while let Some(outcome) = outcomes.next().await {
+                if let Err(error) = outcome {
+                    tracing::debug!("an event could not be posted: {error}");
+                }
+            }
         };
-        match self.runtime.block_on(async { tokio::time::timeout(EVENTS, posting).await }) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!("an event could not be posted: {error}"),
-            Err(_) => tracing::debug!("events could not be posted in time"),
+        if self.runtime.block_on(async { tokio::time::timeout(EVENTS, posting).await }).is_err() {
+            tracing::debug!("events could not be posted in time");
         }
     }
 
@@ -284,24 +286,18 @@ async fn definitions(api: &Api, keys: Vec<DefinitionKey>) -> Result<Definitions,
 }
 
 /// Fetches definitions as [`definitions`] does, and goes on where one is refused.
-async fn surveyed_definitions(
-    api: &Api,
-    keys: Vec<DefinitionKey>,
-) -> Result<(Definitions, Vec<ClusterError>), ClusterError> {
+async fn surveyed_definitions(api: &Api, keys: Vec<DefinitionKey>) -> Result<Definitions, ClusterError> {
     let fetch = async |key: DefinitionKey| (key.clone(), definition(api, key).await);
-    let mut fetched = std::pin::pin!(stream::iter(keys).map(fetch).buffered(api.at_once()));
-    let (mut definitions, mut refused) = (Definitions::default(), Vec::new());
+    let mut fetched = std::pin::pin!(stream::iter(keys).map(fetch).buffer_unordered(api.at_once()));
+    let mut definitions = Definitions::default();
     while let Some((key, outcome)) = fetched.next().await {
         match outcome {
             Ok(found) => definitions.extend(found),
-            Err(error @ ClusterError::Refused { .. }) => {
-                definitions.withhold(key);
-                refused.push(error);
-            }
+            Err(error @ ClusterError::Refused { .. }) => definitions.withhold(key, error.to_string()),
             Err(error) => return Err(error),
         }
     }
-    Ok((definitions, refused))
+    Ok(definitions)
 }
 
 async fn definition(api: &Api, key: DefinitionKey) -> Result<Option<(DefinitionKey, Definition)>, ClusterError> {
