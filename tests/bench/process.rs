@@ -336,8 +336,9 @@ impl Bench {
             self.curve("delegates", "delegates", delegates, Scenario::delegates),
             self.curve("chain", "plugins in the chain of one delegate", chains, |chain| Scenario { chain, ..one }),
             self.curve("size", "bytes of configuration and of result", sizes, |bytes| Scenario { bytes, ..one }),
-            self.at_once(containers),
             self.attached(attachments),
+            // Last, as it takes the machine a while to come to rest after it.
+            self.at_once(containers),
         ]
     }
 
