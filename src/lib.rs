@@ -123,7 +123,7 @@ mod log;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cni::Version;
+use cni::{Verb, Version};
 use request::Request;
 
 /// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line with these arguments otherwise. Returns the
@@ -143,11 +143,17 @@ fn serve(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let request = match Request::read() {
         Ok(Some(request)) => request,
         Ok(None) => return cli::run(arguments),
-        Err(error) => return answer::write_error(&error.into(), None, Version::LATEST),
+        Err(error) => return fail(&error.into(), None, Version::LATEST),
     };
     runtime::keep_descriptors_from_plugins();
     match verb::run(&request) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => answer::write_error(&error, Some(request.verb), request.version()),
+        Err(error) => fail(&error, Some(request.verb), request.version()),
     }
+}
+
+fn fail(error: &verb::Error, verb: Option<Verb>, version: Version) -> ExitCode {
+    // Where nobody reads standard output there is nobody to tell; the exit status still says it.
+    drop(answer::write_cni_error(&error.answer(verb), version));
+    ExitCode::FAILURE
 }

@@ -45,12 +45,13 @@ use std::process::ExitCode;
 use serde::de::DeserializeOwned;
 
 use crate::answer;
+use crate::cni::ValidAttachment;
+use crate::cni::Verb;
 use crate::cni::config::{ConfigError, RawObject, get, parse_object, spoken_version};
 use crate::cni::error::code;
 use crate::cni::{AddResult, Args, CniError, Version, validate};
 use crate::request::Request;
-use crate::runtime::chain::ValidAttachment;
-use crate::runtime::{self, Exec, Finder, Launcher, Verb};
+use crate::runtime::{self, Exec, Finder, Launcher};
 
 /// What a plugin does. An error is answered with its own code: one of [`code`], or from 100 on the plugin's own.
 pub trait Plugin {
@@ -112,7 +113,7 @@ pub struct Call {
 
 impl Call {
     fn new(request: &Request, spoken: &[Version]) -> Result<Self, CniError> {
-        let wrong = |error: &ConfigError| answer::config_error(error);
+        let wrong = |error: &ConfigError| CniError::from(error);
         let object = parse_object(&request.stdin).map_err(|error| wrong(&error))?;
         let version = spoken_version(&object).map_err(|error| wrong(&error))?;
         let exists = match request.verb {
@@ -216,7 +217,7 @@ impl Call {
             }
         });
         let stdout = outcome.map_err(|error| {
-            let own = answer::plugin_error(&error);
+            let own = CniError::from(&error);
             CniError { msg: failed(&own.msg), ..own }
         })?;
         if verb != Verb::Add {
@@ -242,7 +243,7 @@ pub fn run(plugin: &impl Plugin) -> ExitCode {
             let message = "CNI_COMMAND must be set: this is a CNI plugin, for a container runtime to call";
             return fail(&CniError::new(code::INVALID_ENVIRONMENT, message), Version::LATEST);
         }
-        Err(error) => return fail(&answer::request_error(&error), Version::LATEST),
+        Err(error) => return fail(&CniError::from(&error), Version::LATEST),
     };
     if request.verb == Verb::Version {
         return exit_code(&answer::write_versions(&request.stdin, plugin.versions()));

@@ -4,9 +4,9 @@ use std::io::{self, Read};
 
 use crate::cni::args::ArgsError;
 use crate::cni::config::{parse_object, spoken_version};
+use crate::cni::error::code;
 use crate::cni::validate::{self, InvalidName};
-use crate::cni::{Args, Version};
-use crate::runtime::Verb;
+use crate::cni::{Args, CniError, Verb, Version};
 
 /// The largest configuration accepted on standard input, in bytes.
 pub const MAX_STDIN: u64 = 16 << 20;
@@ -91,6 +91,23 @@ pub enum RequestError {
     /// Standard input holds too much.
     #[error("the network configuration is larger than {} MiB", MAX_STDIN >> 20)]
     TooLarge,
+}
+
+impl From<&RequestError> for CniError {
+    /// The CNI error of a call that cannot be understood.
+    fn from(error: &RequestError) -> Self {
+        let code = match error {
+            RequestError::Missing { .. }
+            | RequestError::NotText { .. }
+            | RequestError::Command { .. }
+            | RequestError::Name { .. }
+            | RequestError::Args(_) => code::INVALID_ENVIRONMENT,
+            RequestError::Recursion { .. } | RequestError::TooLarge => code::INVALID_CONFIG,
+            RequestError::Stdin(_) => code::IO,
+            RequestError::Empty => code::DECODE,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 /// What an environment variable holds. Everything that asks the environment goes through here.

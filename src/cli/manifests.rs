@@ -6,10 +6,10 @@ use super::validate::{Given, Report, request_for};
 use crate::cni::config::{Defaults, NetworkConfig, RawObject, get, parse_object};
 use crate::cni::{Args, validate};
 use crate::config::Config;
+use crate::config::key::{Keys, nearest};
+use crate::config::policy::plugins_of;
 use crate::plan;
 use crate::plan::build::META_PLUGINS;
-use crate::plan::key::{Keys, nearest};
-use crate::plan::policy::plugins_of;
 use crate::runtime::Finder;
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
 use crate::source::pod::{

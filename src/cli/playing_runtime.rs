@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha512};
 
 use super::{Attachment, CliError, Outcome, print};
-use crate::answer::plugin_error;
+use crate::cni::ValidAttachment;
 use crate::cni::config::RawObject;
 use crate::cni::error::code;
 use crate::cni::validate;
 use crate::cni::{Args, CniError, NetworkConfig, Version};
 use crate::request::variable;
-use crate::runtime::chain::ValidAttachment;
 use crate::runtime::exec::Stdout;
 use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
 
@@ -205,7 +204,7 @@ fn cni_error(error: &NetworkError, version: Version) -> CliError {
         NetworkError::AlreadyAttached { .. } => return in_version(CniError::new(code::ALREADY_ATTACHED, message)),
         NetworkError::Cache { .. } => return in_version(CniError::new(code::IO, message)),
     };
-    let own = first.map(|step| plugin_error(&step.source));
+    let own = first.map(|step| CniError::from(&step.source));
     let mut details: Vec<String> = own.iter().map(|own| own.details.clone()).filter(|text| !text.is_empty()).collect();
     details.extend(rest.iter().map(ToString::to_string));
     let code = own.map_or(code::PLUGIN_FAILED, |own| own.code);

@@ -9,13 +9,14 @@ use super::manifests;
 use super::playing_runtime::finder;
 use super::table::cell;
 use super::{CliError, Outcome, print};
+use crate::cni::Verb;
 use crate::cni::config::{Insert, RawObject};
 use crate::cni::{Args, NetworkConfig, PluginConfig};
 use crate::config::Config;
+use crate::config::key::nearest;
 use crate::plan;
-use crate::plan::key::nearest;
 use crate::request::Request;
-use crate::runtime::{Finder, Verb, load};
+use crate::runtime::{Finder, load};
 use crate::source::pod::{DefinitionKey, Definitions, PodView};
 use crate::source::{self, SourceError};
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::capability;
+use super::error::{CniError, code};
 use super::validate::{self, InvalidName};
 use super::version::{UnknownVersion, Version};
 
@@ -56,6 +57,18 @@ pub enum ConfigError {
         /// The version.
         source: UnknownVersion,
     },
+}
+
+impl From<&ConfigError> for CniError {
+    /// The CNI error of a configuration that breaks the protocol's rules.
+    fn from(error: &ConfigError) -> Self {
+        let code = match error {
+            ConfigError::Json(_) => code::DECODE,
+            ConfigError::Version { .. } => code::INCOMPATIBLE_VERSION,
+            ConfigError::Missing { .. } | ConfigError::Wrong { .. } | ConfigError::Name { .. } => code::INVALID_CONFIG,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 impl ConfigError {

@@ -9,11 +9,15 @@ pub mod capability;
 pub mod config;
 pub mod error;
 pub mod result;
+mod valid_attachment;
 pub mod validate;
+mod verb;
 pub mod version;
 
 pub use args::Args;
 pub use config::{NetworkConfig, PluginConfig, RawObject};
 pub use error::CniError;
 pub use result::AddResult;
+pub use valid_attachment::ValidAttachment;
+pub use verb::Verb;
 pub use version::Version;

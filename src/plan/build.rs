@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::plugins_of;
-use super::selection::Selection;
 use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, overlay_objects, raw};
 use crate::cni::validate;
 use crate::cni::{Args, Version};
-use crate::config::Config;
+use crate::config::policy::plugins_of;
+use crate::config::selection::MAX_ATTACHMENTS;
+use crate::config::{Config, Selection};
 use crate::request::Request;
 use crate::runtime;
 
@@ -19,8 +19,6 @@ pub(crate) const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
 const DEVICE_INFO: &str = "CNIDeviceInfoFile";
-/// The most attachments of one container.
-pub const MAX_ATTACHMENTS: usize = 256;
 /// The most that the configurations of one container's attachments may take together, in bytes.
 const MAX_SIZE: usize = 64 << 20;
 

@@ -4,14 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::exec::{Call, Exec, PluginError, Stdout, Verb};
+use super::exec::{Call, Exec, PluginError, Stdout};
 use super::find::Finder;
-use crate::cni::config::{ConfigError, Insert, NetworkConfig, PluginConfig, RawObject, get, raw};
+use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, raw};
 use crate::cni::validate::{self, InvalidName};
-use crate::cni::{AddResult, CniError, Version};
+use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
 
 /// The parameters of one attachment (SPEC §3, "Attachment Parameters").
 #[derive(Debug, Clone, Default)]
@@ -43,28 +43,6 @@ impl Attachment {
     pub fn validate(&self) -> Result<(), InvalidName> {
         validate::container_id(&self.container_id)?;
         validate::interface_name(&self.ifname)
-    }
-}
-
-/// An attachment that GC must leave alone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ValidAttachment {
-    /// The container's ID.
-    #[serde(rename = "containerID")]
-    pub container_id: String,
-    /// The interface's name.
-    pub ifname: String,
-}
-
-impl ValidAttachment {
-    /// The list in a plugin's request configuration: under the specification's key, or the one that libcni's first
-    /// release of GC used. `None` if neither is there.
-    ///
-    /// # Errors
-    /// When it is not such a list.
-    pub fn in_config(object: &RawObject) -> Result<Option<Vec<Self>>, ConfigError> {
-        let by_key = |key| get(object, key, "a list of {containerID, ifname}");
-        Ok(by_key("cni.dev/valid-attachments")?.or(by_key("cni.dev/attachments")?))
     }
 }
 

@@ -3,7 +3,6 @@
 //! [`Exec`] is what the rest of the crate depends on, so that a test can put its own in; [`Launcher`] is the real one.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +21,8 @@ use nix::unistd::Pid;
 
 use super::leash::{Leash, Mercy};
 use super::process::{Program, has_ended, pidfd_open, poll_timeout, spawn, wait};
-use crate::cni::CniError;
+use crate::cni::error::code;
+use crate::cni::{CniError, Verb};
 
 /// A descriptor that becomes readable when a process ends.
 ///
@@ -44,43 +44,6 @@ const LAST_GLANCE: Duration = Duration::from_millis(32);
 const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
 /// How long "text file busy" is retried: as long as copying a plugin over a running one may take.
 const BUSY_FOR: Duration = Duration::from_secs(2);
-
-/// An operation (SPEC §2, "CNI operations").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// Attach.
-    Add,
-    /// Detach.
-    Del,
-    /// Is it as it should be?
-    Check,
-    /// Could it attach?
-    Status,
-    /// Clean up what is stale.
-    Gc,
-    /// Which versions does it speak?
-    Version,
-}
-
-impl Verb {
-    /// The word in `CNI_COMMAND`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Status => "STATUS",
-            Self::Gc => "GC",
-            Self::Version => "VERSION",
-        }
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// One call of one plugin.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +113,21 @@ pub enum PluginError {
     /// It succeeded, but what it printed is not what the operation asks for.
     #[error("it succeeded, but {0}")]
     Output(String),
+}
+
+impl From<&PluginError> for CniError {
+    /// The CNI error of a plugin's failure: its own, if it gave one.
+    fn from(error: &PluginError) -> Self {
+        let own = match error {
+            PluginError::Reported(own) => return own.clone(),
+            PluginError::NotFound { .. } => code::INVALID_CONFIG,
+            PluginError::Start { .. } | PluginError::Withheld(_) | PluginError::Io(_) => code::IO,
+            PluginError::Ended { .. } => code::PLUGIN_FAILED,
+            PluginError::TimedOut { .. } => code::TIMED_OUT,
+            PluginError::Flood | PluginError::Output(_) => code::DECODE,
+        };
+        Self::new(own, error.to_string())
+    }
 }
 
 fn describe_status(status: ExitStatus) -> String {

@@ -14,7 +14,7 @@ mod networks;
 mod process;
 
 pub use chain::{Attachment, Chain, StepError, StepResult};
-pub use exec::{Call, Exec, Launcher, PluginError, Verb};
+pub use exec::{Call, Exec, Launcher, PluginError};
 pub use find::Finder;
 pub use networks::{NetworkError, Networks};
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, prepare_process, take_signals_in_hand};

@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::cache::{Cache, DEFAULT_DIR};
-use super::chain::{Attachment, Chain, Limits, StepError, StepResult, ValidAttachment};
+use super::chain::{Attachment, Chain, Limits, StepError, StepResult};
 use super::exec::{Exec, Launcher};
 use super::find::Finder;
 use crate::cni::config::raw;
 use crate::cni::result::version_of;
 use crate::cni::validate::{self, InvalidName};
-use crate::cni::{AddResult, NetworkConfig, Version};
+use crate::cni::{AddResult, NetworkConfig, ValidAttachment, Version};
 
 /// Runs network configurations on behalf of a container runtime, and keeps the results that CHECK and DEL need where
 /// libcni keeps them.
@@ -377,7 +377,8 @@ mod tests {
 
     use super::*;
     use crate::cni::CniError;
-    use crate::runtime::exec::{Call, PluginError, Stdout, Verb};
+    use crate::cni::Verb;
+    use crate::runtime::exec::{Call, PluginError, Stdout};
 
     const RESULT: &str = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}]}"#;
 

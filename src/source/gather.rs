@@ -9,9 +9,9 @@ use super::conf_dir;
 use super::kubernetes::ClusterError;
 use super::pod::{Allocation, Definition, DefinitionKey, DeviceError, Pod, PodView};
 use crate::cni::config::{ConfigError, Defaults, NetworkConfig, parse_object};
+use crate::config::selection::{OperatorSelection, Selection};
 use crate::config::{Config, Delegate};
 use crate::plan::build::{Author, Candidate, appended};
-use crate::plan::selection::{OperatorSelection, Selection};
 use crate::request::Request;
 use crate::runtime::load::LoadError;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::gather::SourceError;
-use crate::plan::selection::Selection;
+use crate::config::selection::Selection;
 
 /// The annotation in which a pod asks for networks (NPWG specification, §4.1).
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";

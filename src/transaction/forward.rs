@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::journal::{Event, Step};
 use super::undo::undo_attachment;
 use super::{Failure, Transaction, device_info, micros};
-use crate::answer::plugin_error;
-use crate::cni::AddResult;
+use crate::cni::{AddResult, CniError};
 use crate::plan::Position;
 use crate::runtime::{PluginError, StepError, StepResult};
 
@@ -132,7 +131,7 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
             }
             Err(StepError { source: PluginError::Withheld(source), .. }) => return Err(tx.journal_failure(source)),
             Err(source) => {
-                let failed = Event::Failed { step: Step(index, step), error: plugin_error(&source.source) };
+                let failed = Event::Failed { step: Step(index, step), error: CniError::from(&source.source) };
                 // What failed is the plugin; that the journal cannot say so changes nothing.
                 drop(tx.record(failed));
                 return Err(Failure::Attach { label: attachment.label(), source });

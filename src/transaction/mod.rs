@@ -25,11 +25,11 @@ pub use routes::set_default_routes;
 pub use store::{Container, Sharing, Store, StoreError};
 pub use undo::{CleanupFailure, UndoError, undo};
 
+use crate::cni::CniError;
 use crate::netns::{self, NetnsError};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
 use crate::runtime::{Chain, Exec, Finder, StepError};
-use crate::source::kubernetes::ClusterError;
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -88,8 +88,8 @@ pub enum Failure {
         source: io::Error,
     },
     /// The status of the pod's networks could not be written.
-    #[error(transparent)]
-    Status(ClusterError),
+    #[error("{}", .0.msg)]
+    Status(CniError),
     /// The journal could not be written.
     #[error("cannot write the journal {}: {source}", path.display())]
     Journal {

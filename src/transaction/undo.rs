@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::journal::{Event, Journal, Step};
 use super::{Tools, device_info};
-use crate::answer::plugin_error;
+use crate::cni::CniError;
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::Position;
 use crate::runtime::chain::Limits;
@@ -98,7 +98,7 @@ fn undo_steps(
         match outcome {
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
-                let own = plugin_error(&error.source);
+                let own = CniError::from(&error.source);
                 if is_refusal(&error.source) && journal.state.is_refused(step, &own) {
                     tracing::error!(
                         container = plan.container_id,

@@ -103,7 +103,7 @@ impl Call<'_> {
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 let answer = self.answer(incoming, &results).to_raw(plan.version);
                 tx.complete(&answer, context.began.elapsed())?;
-                answer::write_result(&answer)?;
+                answer::write(&answer).map_err(Failure::Answer)?;
                 Ok(kubernetes::notices(plan, &results))
             })
             .map_err(Error::from)
@@ -120,7 +120,7 @@ impl Call<'_> {
         tx.write_queued()?;
         let device_info = |attachment: &Attachment| attachment.device_info.as_ref().and_then(read_device_info);
         let status = kubernetes::network_status(self.plan, incoming, results, device_info);
-        session.write_status(pod, &status).map_err(Failure::Status)
+        session.write_status(pod, &status).map_err(|error| Failure::Status((&error).into()))
     }
 
     /// What the runtime gets: everything, or the primary's part.

@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use super::context::Context;
 use super::error::{Error, Finding, What};
 use crate::cni::AddResult;
+use crate::cni::Verb;
 use crate::config::Config;
 use crate::merge::follow_default_route;
 use crate::netns::{Family, Netns};
 use crate::plan::Attachment;
 use crate::request::Request;
-use crate::runtime::Verb;
 use crate::transaction::journal::State;
 use crate::transaction::{Journal, Opened, Sharing, Store};
 

@@ -1,20 +1,23 @@
 //! Everything that can keep an operation from being carried out.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cni::Verb;
+use crate::cni::error::code;
 use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
 use crate::netns::NetnsError;
 use crate::plan::PlanError;
 use crate::request::RequestError;
+use crate::runtime::StepError;
 use crate::runtime::exec::PluginError;
-use crate::runtime::{StepError, Verb};
 use crate::source::SourceError;
-use crate::transaction::{CleanupFailure, RolledBack, StoreError};
+use crate::transaction::{CleanupFailure, Failure, RolledBack, StoreError, UndoError};
 
-/// Why an operation failed. `answer` gives each its CNI error code.
+/// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The call cannot be understood.
@@ -202,5 +205,163 @@ fn findings_line(findings: &[Finding]) -> String {
 impl From<RolledBack> for Error {
     fn from(error: RolledBack) -> Self {
         Self::RolledBack(Box::new(error))
+    }
+}
+
+impl Error {
+    /// What the runtime gets for it, on this operation.
+    pub fn answer(&self, verb: Option<Verb>) -> CniError {
+        let mut error = CniError::from(self);
+        if verb == Some(Verb::Del) {
+            error.msg = retryable(&error.msg);
+            error.details = retryable(&error.details);
+        }
+        error
+    }
+}
+
+/// containerd takes a DEL whose error says that something was "not found" for a success, and what is still to be undone
+/// would be forgotten.
+fn retryable(text: &str) -> String {
+    let mut text = text.to_owned();
+    for phrase in ["not found", "no such file or directory"] {
+        while let Some(at) = text.to_ascii_lowercase().find(phrase) {
+            text.replace_range(at..at + phrase.len(), "missing");
+        }
+    }
+    text
+}
+
+impl From<&Error> for CniError {
+    /// The CNI error of each way to fail.
+    fn from(error: &Error) -> Self {
+        Self::new(code_of(error), error.to_string()).with_details(details_of(error))
+    }
+}
+
+fn details_of(error: &Error) -> String {
+    match error {
+        Error::RolledBack(rolled_back) => {
+            let plugin = match &rolled_back.cause {
+                Failure::Attach { source, .. } => CniError::from(&source.source).details,
+                _ => String::new(),
+            };
+            join(plugin, &rolled_back.cleanup)
+        }
+        Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
+        Error::BestEffort(failures) | Error::Takeover(failures) | Error::Corrupt { failures, .. } => {
+            lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
+        }
+        Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
+        // The message has them all; plugins may have said more.
+        Error::Check(findings) => lines(findings.iter().filter_map(|finding| match &finding.what {
+            What::Plugin(error @ StepError { source: PluginError::Reported(_), .. }) => {
+                Some(format!("{}: {}", finding.label, in_full(error)))
+            }
+            What::Plugin(_) | What::Changed(_) => None,
+        })),
+        _ => String::new(),
+    }
+}
+
+fn join(first: String, failures: &[CleanupFailure]) -> String {
+    let mut details = first;
+    for failure in failures {
+        let separator = if details.is_empty() { "" } else { "; " };
+        let source = match &failure.source {
+            UndoError::Step(step) => in_full(step),
+            other => other.to_string(),
+        };
+        let _ = write!(details, "{separator}could not be undone: {}: {source}", failure.label);
+    }
+    details
+}
+
+/// A plugin's failure with the details and the code that it gave.
+fn in_full(error: &StepError) -> String {
+    match &error.source {
+        PluginError::Reported(own) if own.details.is_empty() => format!("{error} (code {})", own.code),
+        PluginError::Reported(own) => format!("{error}: {} (code {})", own.details, own.code),
+        _ => error.to_string(),
+    }
+}
+
+fn lines(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join("; ")
+}
+
+fn code_of(error: &Error) -> u32 {
+    match error {
+        Error::Request(error) => CniError::from(error).code,
+        Error::Config(error) => match error {
+            InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => CniError::from(error).code,
+            InvalidConfig::Key(_) => code::INVALID_CONFIG,
+            InvalidConfig::PrevResult(_) => code::DECODE,
+        },
+        Error::Source(error) => match error {
+            SourceError::Cluster(error) => CniError::from(error).code,
+            SourceError::Withheld { .. } => code::KUBERNETES,
+            SourceError::Unknown { .. }
+            | SourceError::NoDefinition { .. }
+            | SourceError::Isolated { .. }
+            | SourceError::Annotation { .. }
+            | SourceError::Device { .. }
+            | SourceError::Load { .. } => code::INVALID_CONFIG,
+        },
+        Error::NotReadyYet { .. } => code::TRY_AGAIN,
+        Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
+        Error::Plan(error) => match error {
+            PlanError::TooMuch { .. }
+            | PlanError::NoPrimary { .. }
+            | PlanError::OptionalPrimary { .. }
+            | PlanError::DuplicateInterface { .. }
+            | PlanError::SelfDelegation { .. }
+            | PlanError::DefaultRoutes { .. }
+            | PlanError::Capability { .. }
+            | PlanError::Forbidden { .. } => code::INVALID_CONFIG,
+        },
+        Error::Store(error) => store_code(error),
+        Error::Namespace(_) | Error::Unfit { .. } => code::INVALID_ENVIRONMENT,
+        Error::AlreadyAttached { .. } => code::ALREADY_ATTACHED,
+        Error::Unfinished(_)
+        | Error::Incomplete(_)
+        | Error::BestEffort(_)
+        | Error::Takeover(_)
+        | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
+        Error::RolledBack(rolled_back) => match &rolled_back.cause {
+            Failure::Attach { source, .. } => CniError::from(&source.source).code,
+            Failure::Routes { .. } => code::NAMESPACE,
+            Failure::Status(error) => error.code,
+            Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+        },
+        Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
+        Error::Check(findings) => match findings.as_slice() {
+            [one] => match &one.what {
+                What::Plugin(error) => CniError::from(&error.source).code,
+                What::Changed(_) => code::CHECK_FAILED,
+            },
+            _ => code::CHECK_FAILED,
+        },
+        Error::NoSuchVerb { .. } => code::INCOMPATIBLE_VERSION,
+        Error::NotReady(missing) => {
+            let limited = missing.iter().any(|one| match one {
+                NotReady::Plugin { source, .. } => CniError::from(&source.source).code == code::LIMITED,
+                NotReady::Missing(_) => false,
+            });
+            if limited { code::LIMITED } else { code::UNAVAILABLE }
+        }
+        Error::Gc(failures) => match failures.as_slice() {
+            [one] => one.code,
+            _ => code::CLEANUP_INCOMPLETE,
+        },
+        Error::MultusState { .. } | Error::Answer(_) => code::IO,
+    }
+}
+
+fn store_code(error: &StoreError) -> u32 {
+    match error {
+        StoreError::Io { .. } => code::IO,
+        StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,
+        StoreError::Busy { .. } => code::TRY_AGAIN,
     }
 }

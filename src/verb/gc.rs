@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use super::context::Context;
 use super::error::Error;
 use super::takeover;
-use crate::answer::plugin_error;
+use crate::cni::ValidAttachment;
+use crate::cni::Verb;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
 use crate::config::{Config, InvalidConfig};
 use crate::request::Request;
-use crate::runtime::chain::ValidAttachment;
-use crate::runtime::{Chain, Launcher, Verb};
+use crate::runtime::{Chain, Launcher};
 use crate::source;
 use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
@@ -231,7 +231,7 @@ impl<'a> Sweep<'a> {
             let valid = self.valid_on(&network.name);
             let chain = Chain { network: &network, finder: &context.finder, exec: launcher, limits: context.limits() };
             for error in chain.gc(&valid) {
-                let own = plugin_error(&error.source);
+                let own = CniError::from(&error.source);
                 let message = format!("network {:?}: {error}", network.name);
                 self.failures.push(CniError { code: own.code, msg: message, details: own.details });
             }

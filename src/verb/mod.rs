@@ -16,10 +16,10 @@ pub(crate) use preflight::is_own_executable;
 
 use std::time::Instant;
 
-use crate::answer::cni_error;
+use crate::cni::CniError;
+use crate::cni::Verb;
 use crate::config::Config;
 use crate::request::Request;
-use crate::runtime::Verb;
 
 /// Carries out a call.
 ///
@@ -57,7 +57,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
         Verb::Gc => gc::gc(request, &config, unusable),
         Verb::Version => version::version(request),
     };
-    crate::log::ended(outcome.as_ref().err().map(cni_error).as_ref(), began.elapsed());
+    crate::log::ended(outcome.as_ref().err().map(CniError::from).as_ref(), began.elapsed());
     outcome
 }
 

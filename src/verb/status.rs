@@ -8,9 +8,10 @@ use nix::sys::stat::Mode;
 
 use super::context::Context;
 use super::error::{Error, NotReady};
+use crate::cni::Verb;
 use crate::config::Config;
 use crate::request::Request;
-use crate::runtime::{Chain, Verb};
+use crate::runtime::Chain;
 use crate::source::{self, kubernetes::Session};
 
 /// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server

@@ -6,12 +6,12 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 
+use braid_cni::cni::Verb;
 use braid_cni::cni::{AddResult, Args, Version};
 use braid_cni::config::Config;
 use braid_cni::merge::merge;
 use braid_cni::plan;
 use braid_cni::request::Request;
-use braid_cni::runtime::Verb;
 use braid_cni::source;
 use braid_cni::transaction::journal::{Event, FORMAT, Header, Step};
 use criterion::{Criterion, criterion_group, criterion_main};

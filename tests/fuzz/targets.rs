@@ -6,9 +6,9 @@
 use braid_cni::cni::config::{Defaults, Insert, NetworkConfig, RawObject, parse_object};
 use braid_cni::cni::{AddResult, Args, CniError, Version, validate};
 use braid_cni::config::Config;
+use braid_cni::config::policy::plugins_of;
+use braid_cni::config::selection::Selection;
 use braid_cni::merge::merge;
-use braid_cni::plan::policy::plugins_of;
-use braid_cni::plan::selection::Selection;
 use braid_cni::transaction::journal::State;
 
 /// A parser under test.

@@ -32,6 +32,8 @@ pub use status::{Notice, network_status, notices};
 pub use token::lasting_token;
 
 use super::gather::Surveyed;
+use crate::cni::CniError;
+use crate::cni::error::code;
 use crate::config::Config;
 use crate::request::Request;
 
@@ -136,4 +138,20 @@ pub enum ClusterError {
     /// This process lacks what it takes.
     #[error("cannot start talking to Kubernetes: {0}")]
     Start(std::io::Error),
+}
+
+impl From<&ClusterError> for CniError {
+    fn from(error: &ClusterError) -> Self {
+        let code = match error {
+            // A passing condition, for all that can be told from here: the runtime is to try again.
+            ClusterError::PodGone { .. } | ClusterError::Unavailable { .. } | ClusterError::Kubelet { .. } => {
+                code::TRY_AGAIN
+            }
+            ClusterError::Refused { .. } | ClusterError::Credentials { .. } => code::KUBERNETES,
+            ClusterError::Name { .. } => code::INVALID_ENVIRONMENT,
+            ClusterError::NotConfigured | ClusterError::NotBuiltIn => code::INVALID_CONFIG,
+            ClusterError::Start(_) => code::IO,
+        };
+        Self::new(code, error.to_string())
+    }
 }

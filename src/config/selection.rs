@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::build::MAX_ATTACHMENTS;
 use super::key::{KeyError, Keys};
 use super::selector::Selector;
 use crate::cni::config::{RawObject, parse_object, raw, without_values};
 use crate::cni::validate;
+
+/// The most attachments of one container.
+pub const MAX_ATTACHMENTS: usize = 256;
 
 /// The keys of the specification.
 const KEYS: [&str; 13] = [

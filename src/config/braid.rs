@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::key::{KeyError, Keys};
+use super::policy::Policy;
+use super::selection::{OperatorSelection, Selection};
 use crate::cni::config::{ConfigError, Defaults, NetworkConfig, RawObject, parse_object, spoken_version};
 use crate::cni::validate;
-use crate::cni::{AddResult, Version};
-use crate::plan::key::{KeyError, Keys};
-use crate::plan::policy::Policy;
-use crate::plan::selection::{OperatorSelection, Selection};
-use crate::runtime::Verb;
-use crate::runtime::chain::ValidAttachment;
+use crate::cni::{AddResult, ValidAttachment, Verb, Version};
 
 /// Where journals are kept if the configuration does not say.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/braid";
@@ -454,10 +452,10 @@ fn delegates(keys: &Keys<'_>, name: &str, version: Version) -> Result<Vec<Delega
         .collect()
 }
 
-fn runtime_selections(runtime_config: &RawObject) -> Result<crate::plan::selection::Parsed, KeyError> {
+fn runtime_selections(runtime_config: &RawObject) -> Result<crate::config::selection::Parsed, KeyError> {
     let place = "runtimeConfig.networks";
     match runtime_config.get("networks") {
-        None => Ok(crate::plan::selection::Parsed::default()),
+        None => Ok(crate::config::selection::Parsed::default()),
         Some(raw) => match serde_json::from_str::<Option<String>>(raw.get()) {
             Ok(text) => Selection::parse(&text.unwrap_or_default(), place),
             Err(_) => Selection::parse(raw.get(), place),
