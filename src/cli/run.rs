@@ -194,11 +194,11 @@ fn wait_passing_on(
 
 /// Kills every process in a namespace.
 fn kill_inside(namespace: &Path) {
-    let Ok(identity) = Identity::of(namespace) else { return };
+    let Ok(identity) = Identity::of_file(namespace) else { return };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if let Some(pid) = pid
-            && Identity::of(&entry.path().join("ns/net")).is_ok_and(|other| other == identity)
+            && Identity::of_file(&entry.path().join("ns/net")).is_ok_and(|other| other.is_same_file(&identity))
         {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

@@ -2,24 +2,48 @@
 
 use std::fs::Metadata;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use serde::{Deserialize, Serialize};
 
-/// What tells one network namespace from another for as long as it lives: the device and inode of its file.
+use super::Netns;
+
+sockopt_impl!(
+    /// The cookie of the network namespace that a socket belongs to (Linux 5.14).
+    NetnsCookie,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NETNS_COOKIE,
+    u64
+);
+
+/// What tells one network namespace from another.
 ///
-/// A path alone does not: `/proc/PID/ns/net` leads to another namespace once the process is another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A path does not: `/proc/PID/ns/net` leads to another namespace once the process is another. Nor do device and inode, except
+/// among namespaces that exist at the same time: the kernel gives the number of a deleted namespace to the next one. The
+/// cookie it gives once a boot.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
     inode: u64,
+    /// Unknown before Linux 5.14, and to a process that may not enter the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cookie: Option<u64>,
 }
 
-impl From<&Metadata> for Identity {
-    fn from(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
+/// Whether two identities, taken at different times of one boot, are of the same namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// They are.
+    Same,
+    /// They are not.
+    Different,
+    /// Device and inode are the same, which proves nothing, and a cookie is missing.
+    Unknown,
 }
 
 impl Identity {
@@ -28,6 +52,68 @@ impl Identity {
     /// # Errors
     /// When it leads nowhere.
     pub fn of(path: &Path) -> io::Result<Self> {
-        path.metadata().map(|metadata| Self::from(&metadata))
+        match Netns::open(path) {
+            Ok(netns) => netns.identity(),
+            // It is no namespace, or none that this process may enter.
+            Err(_) => Self::of_file(path),
+        }
+    }
+
+    /// The same without the cookie, which costs less. It only tells apart namespaces that exist at the same time.
+    ///
+    /// # Errors
+    /// When the path leads nowhere.
+    pub fn of_file(path: &Path) -> io::Result<Self> {
+        path.metadata().map(|metadata| Self::new(&metadata, None))
+    }
+
+    /// The identity of the namespace whose file has this metadata and whose cookie is `cookie`.
+    pub(super) fn new(metadata: &Metadata, cookie: Option<u64>) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), cookie }
+    }
+
+    /// Compares with the identity of a namespace that existed at another time of the same boot.
+    pub fn compare(&self, other: &Self) -> Sameness {
+        match (self.cookie, other.cookie) {
+            (Some(one), Some(another)) if one == another => Sameness::Same,
+            (Some(_), Some(_)) => Sameness::Different,
+            _ if self.is_same_file(other) => Sameness::Unknown,
+            _ => Sameness::Different,
+        }
+    }
+
+    /// Whether device and inode are the same: of two namespaces that both exist now, that they are one.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// The cookie of the namespace that a socket belongs to.
+pub(super) fn cookie(socket: &impl AsFd) -> Option<u64> {
+    getsockopt(socket, NetnsCookie).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(inode: u64, cookie: Option<u64>) -> Identity {
+        Identity { device: 4, inode, cookie }
+    }
+
+    #[test]
+    fn an_inode_proves_that_two_are_different_and_never_that_they_are_one() {
+        assert_eq!(identity(1, None).compare(&identity(2, Some(7))), Sameness::Different);
+        assert_eq!(identity(1, None).compare(&identity(1, Some(7))), Sameness::Unknown);
+        assert_eq!(identity(1, None).compare(&identity(1, None)), Sameness::Unknown);
+        assert_eq!(identity(1, Some(6)).compare(&identity(1, Some(7))), Sameness::Different);
+        assert_eq!(identity(1, Some(7)).compare(&identity(1, Some(7))), Sameness::Same);
+    }
+
+    /// The cookie came with Linux 5.14, and this crate is developed on later ones.
+    #[test]
+    fn this_kernel_knows_cookies() {
+        let own = Netns::current().unwrap().identity().unwrap();
+        assert!(own.cookie.is_some_and(|cookie| cookie != 0), "{own:?}");
     }
 }

@@ -18,6 +18,9 @@ use nix::{
 use super::{Identity, NetlinkError, NetnsError, socket::RouteSocket};
 use crate::runtime::own_network_namespace;
 
+/// The namespace of the calling thread.
+const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
+
 /// An open handle on a network namespace: one route-netlink socket that was created inside it.
 ///
 /// The socket keeps the namespace alive, so nothing that is done through a handle can hit another namespace that took
@@ -26,6 +29,8 @@ use crate::runtime::own_network_namespace;
 pub struct Netns {
     /// How errors name the namespace.
     pub(super) name: String,
+    /// The namespace's file.
+    file: File,
     pub(super) socket: RouteSocket,
 }
 
@@ -67,14 +72,23 @@ impl Netns {
             }
             None => socket_by_thread(&file, path),
         };
-        Ok(Self { name: path.display().to_string(), socket: socket? })
+        Ok(Self { name: path.display().to_string(), file, socket: socket? })
     }
 
     /// Opens the namespace the calling thread itself is in.
     pub fn current() -> Result<Self, NetnsError> {
-        let socket = RouteSocket::open()
-            .map_err(|source| NetnsError::Open { path: "/proc/thread-self/ns/net".into(), source })?;
-        Ok(Self { name: "this process's network namespace".into(), socket })
+        let failed = |source| NetnsError::Open { path: OF_THIS_THREAD.into(), source };
+        let file = File::open(OF_THIS_THREAD).map_err(failed)?;
+        let socket = RouteSocket::open().map_err(failed)?;
+        Ok(Self { name: "this process's network namespace".into(), file, socket })
+    }
+
+    /// Which namespace it is.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn identity(&self) -> io::Result<Identity> {
+        self.file.metadata().map(|metadata| Identity::new(&metadata, self.socket.netns_cookie()))
     }
 
     /// Says what was attempted here when a request failed.
@@ -95,15 +109,13 @@ impl OwnNetns {
     /// Without `/proc`, and with no descriptor left.
     pub fn of_this_thread() -> io::Result<Self> {
         // By way of /proc it takes three times as long.
-        own_network_namespace().map(File::from).or_else(|_| File::open("/proc/thread-self/ns/net")).map(Self)
+        own_network_namespace().map(File::from).or_else(|_| File::open(OF_THIS_THREAD)).map(Self)
     }
 
-    /// Which one it is.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub fn identity(&self) -> io::Result<Identity> {
-        self.0.metadata().map(|metadata| Identity::from(&metadata))
+    /// Whether `path` leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let own = self.0.metadata().map(|metadata| Identity::new(&metadata, None));
+        matches!((own, Identity::of_file(path)), (Ok(own), Ok(other)) if own.is_same_file(&other))
     }
 
     /// To be in one is not always the right to come back, as in a user namespace whose network is still the host's.

@@ -88,6 +88,11 @@ impl RouteSocket {
         Ok(Self { socket, sequence: 0 })
     }
 
+    /// The cookie of the namespace that it belongs to.
+    pub(super) fn netns_cookie(&self) -> Option<u64> {
+        super::identity::cookie(&self.socket)
+    }
+
     /// Reads a whole list, again from its start if it changed meanwhile. `decode` picks what is of interest from each
     /// message's payload; it sees a payload again when the list is read again.
     pub(super) fn dump<T>(

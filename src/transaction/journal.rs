@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
 use crate::cni::CniError;
 use crate::cni::error::code;
-use crate::netns::{self, DefaultRouteChange};
+use crate::netns::{self, DefaultRouteChange, Sameness};
 use crate::plan::Plan;
 
 /// The format that this binary writes.
@@ -216,29 +216,41 @@ impl State {
         known.result.is_none() && !known.interrupted && known.owed.is_some() && known.failed.as_ref() == Some(error)
     }
 
-    /// The path of the namespace, or nothing if it leads to another one by now, whose interfaces are not ours.
+    /// The path of the namespace if it is certain that it still leads there, else nothing: the interfaces of another namespace
+    /// are not ours.
     pub fn netns_if_same(&self) -> String {
         let path = &self.header.plan.netns;
-        let now = netns::Identity::of(Path::new(path)).ok();
-        if self.header.netns_id.is_some() && now == self.header.netns_id { path.clone() } else { String::new() }
+        if self.compare_netns(path) == Sameness::Same { path.clone() } else { String::new() }
     }
 
     /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
     /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is told as it is.
     pub fn netns_for_del(&self, path: &str) -> String {
+        if self.compare_netns(path) == Sameness::Different { String::new() } else { path.to_owned() }
+    }
+
+    /// Whether `path` leads to the namespace that ADD was called for.
+    fn compare_netns(&self, path: &str) -> Sameness {
         match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
-            (Ok(now), Some(then)) if now != then => String::new(),
-            _ => path.to_owned(),
+            (Ok(now), Some(then)) => match then.compare(&now) {
+                // The kernel counts from the start again.
+                Sameness::Same if self.is_of_another_boot() => Sameness::Unknown,
+                sameness => sameness,
+            },
+            _ => Sameness::Unknown,
         }
+    }
+
+    fn is_of_another_boot(&self) -> bool {
+        let (then, now) = (&self.header.boot, boot_id());
+        !then.is_empty() && !now.is_empty() && *then != now
     }
 
     /// Whether the container is gone for certain: the machine was started anew since, or its namespace's name is no longer
     /// in the directory that it was in. A directory that is not there tells nothing, it may only be out of sight.
     pub fn is_container_gone(&self) -> bool {
         let path = Path::new(&self.header.plan.netns);
-        let (then, now) = (&self.header.boot, boot_id());
-        let is_other_boot = !then.is_empty() && !now.is_empty() && *then != now;
-        is_other_boot || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))
+        self.is_of_another_boot() || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))
     }
 
     /// Whether events may be missing.

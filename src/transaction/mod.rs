@@ -12,9 +12,9 @@ pub mod store;
 mod undo;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
@@ -40,6 +40,8 @@ pub struct Tools<'a> {
     pub exec: &'a dyn Exec,
     /// Their time.
     pub limits: Limits,
+    /// How long undoing may take once an ADD has failed.
+    pub rollback: Duration,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -49,6 +51,15 @@ impl std::fmt::Debug for Tools<'_> {
 }
 
 impl<'a> Tools<'a> {
+    /// The same with the time for undoing an ADD that has failed: its own may be used up.
+    pub(super) fn for_rollback(self) -> Self {
+        let limits = Limits {
+            deadline: Instant::now().checked_add(self.rollback),
+            plugin: Some(self.limits.plugin.map_or(self.rollback, |plugin| plugin.min(self.rollback))),
+        };
+        Self { limits, ..self }
+    }
+
     /// The plugins of an attachment, ready to run.
     pub fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
     where
@@ -119,13 +130,12 @@ pub struct Transaction<'a> {
     /// The plan.
     pub plan: &'a Plan,
     tools: Tools<'a>,
-    rollback: Duration,
     container: &'a Container,
     journal: Mutex<Journal>,
 }
 
 impl<'a> Transaction<'a> {
-    /// Writes the plan to a new journal.
+    /// Writes the plan to a new journal, with the identity of the container's namespace.
     ///
     /// # Errors
     /// When that fails; nothing has then been done.
@@ -133,11 +143,10 @@ impl<'a> Transaction<'a> {
         store: &Store,
         container: &'a Container,
         plan: &'a Plan,
+        netns: Option<netns::Identity>,
         tools: Tools<'a>,
-        rollback: Duration,
     ) -> Result<Self, StoreError> {
-        let identity = netns::Identity::of(Path::new(&plan.netns)).ok();
-        let journal = Journal::begin(container, plan, identity)?;
+        let journal = Journal::begin(container, plan, netns)?;
         let sync = |files| {
             let path = container.journal_path(&plan.ifname);
             tools.exec.sync_first(files).map_err(|source| StoreError::Io { action: "sync", path, source })
@@ -146,7 +155,7 @@ impl<'a> Transaction<'a> {
             journal.unmake(container);
             return Err(error);
         }
-        Ok(Self { plan, tools, rollback, container, journal: Mutex::new(journal) })
+        Ok(Self { plan, tools, container, journal: Mutex::new(journal) })
     }
 
     /// Ends it before anything was done.
@@ -169,12 +178,7 @@ impl<'a> Transaction<'a> {
             Ok(done) => return Ok(done),
             Err(cause) => cause,
         };
-        // The time for ADD may be used up; undoing it has its own.
-        let limits = Limits {
-            deadline: Some(std::time::Instant::now() + self.rollback),
-            plugin: self.tools.limits.plugin.map(|plugin| plugin.min(self.rollback)),
-        };
-        let tools = Tools { limits, ..self.tools };
+        let tools = self.tools.for_rollback();
         let mut journal = self.journal.into_inner().expect("no holder panics");
         let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
         if cleanup.is_empty()

@@ -225,6 +225,7 @@ mod tests {
     use crate::runtime::exec::{Call, Exec, PluginError, Stdout};
     use crate::runtime::{Finder, chain::Limits};
     use std::sync::Mutex;
+    use std::time::Duration;
 
     /// Takes note of every call and lets it succeed.
     #[derive(Default)]
@@ -245,7 +246,8 @@ mod tests {
         let state = MultusState::read(directory, ASKING).unwrap().unwrap();
         let finder = Finder::new("/usr/bin");
         let witness = Witness::default();
-        let tools = Tools { finder: &finder, exec: &witness, limits: Limits::default() };
+        let tools =
+            Tools { finder: &finder, exec: &witness, limits: Limits::default(), rollback: Duration::from_secs(1) };
         assert!(state.undo(tools).is_empty());
         (state, witness.0.into_inner().unwrap())
     }

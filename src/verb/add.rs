@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::{preflight, refuse_taken_names, refuse_unfit_namespace};
+use super::preflight::{open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
@@ -83,22 +83,26 @@ struct Call<'a> {
 impl Call<'_> {
     /// The part under the container's lock. Returns what is to be told once it is over.
     fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Notice>, Error> {
-        let Self { context, config, plan, .. } = *self;
+        let Self { context, plan, .. } = *self;
         let locks = vec![store.lock_handle(), container.lock_handle()];
         let launcher = context.launcher(locks);
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
 
-        let transaction = Transaction::begin(store, container, plan, tools, config.timeouts.rollback)?;
-        // The disk is at the plan meanwhile.
-        if let Err(error) = refuse_taken_names(plan, self.own_netns.as_ref()) {
+        let mut netns = open_namespace(plan, self.own_netns.as_ref())?;
+        let identity = netns.as_ref().and_then(|netns| netns.identity().ok());
+        let transaction = Transaction::begin(store, container, plan, identity, tools)?;
+        // The plan is being synced meanwhile.
+        if let Err(error) = refuse_taken_names(plan, netns.as_mut()) {
             transaction.abandon();
             return Err(error);
         }
+        // An open handle would keep a namespace that is deleted meanwhile.
+        drop(netns);
         transaction
             .run(|tx| {
-                let mut incoming = config.prev_result.clone();
-                let mut results = attach(tx, config.concurrency)?;
+                let mut incoming = self.config.prev_result.clone();
+                let mut results = attach(tx, self.config.concurrency)?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 let answer = self.answer(incoming, &results).to_raw(plan.version);

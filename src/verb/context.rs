@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::request::{GUARD, Request};
@@ -20,6 +20,7 @@ pub(super) struct Context {
     /// Where plugins are.
     pub(super) finder: Finder,
     limits: Limits,
+    rollback: Duration,
     guard: String,
 }
 
@@ -32,6 +33,7 @@ impl Context {
             deadline,
             finder: Finder::new(&config.plugin_path(&request.cni_path)).remembering(),
             limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
+            rollback: config.timeouts.rollback,
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
         }
     }
@@ -47,7 +49,7 @@ impl Context {
     }
 
     pub(super) fn tools<'a>(&self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
-        Tools { finder, exec: launcher, limits: self.limits }
+        Tools { finder, exec: launcher, limits: self.limits, rollback: self.rollback }
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::error::Error;
-use crate::netns::{Identity, Netns, NetnsError, OwnNetns};
-use crate::plan::{Attachment, Plan};
+use crate::netns::{Netns, NetnsError, OwnNetns};
+use crate::plan::Plan;
 use crate::request::Request;
 use crate::runtime::Finder;
 
@@ -23,37 +23,46 @@ pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<Option<OwnNetn
         return unfit("is a relative path, expected an absolute one");
     }
     let own = OwnNetns::of_this_thread().ok();
-    let own_identity = own.as_ref().and_then(|own| own.identity().ok());
-    let is_own = own_identity.is_some() && own_identity == Identity::of(Path::new(&request.netns)).ok();
+    let is_own = own.as_ref().is_some_and(|own| own.is_at(Path::new(&request.netns)));
     if is_own && !request.own_netns_allowed {
         return unfit("is the network namespace that braid itself runs in, expected a container's");
     }
     Ok(own)
 }
 
-/// The namespace is there, and has no interface of a name that the plan gives to an attachment. A plugin would fail on
-/// one, and undoing that failure would take down an interface that is not ours (SPEC §2, ADD).
-pub(super) fn refuse_taken_names(plan: &Plan, own: Option<&OwnNetns>) -> Result<(), Error> {
-    let look = || -> Result<Option<&Attachment>, NetnsError> {
-        let mut netns = Netns::open_from(own, Path::new(&plan.netns))?;
-        for attachment in &plan.attachments {
-            if netns.has_link(&attachment.ifname)? {
-                return Ok(Some(attachment));
-            }
-        }
-        Ok(None)
-    };
-    match look() {
-        Ok(None) => Ok(()),
-        Ok(Some(attachment)) => Err(Error::InterfaceExists { label: attachment.label() }),
+/// Opens the container's namespace. None where this process may not: plugins may have rights that it has not, and then say
+/// what is wrong.
+pub(super) fn open_namespace(plan: &Plan, own: Option<&OwnNetns>) -> Result<Option<Netns>, Error> {
+    match Netns::open_from(own, Path::new(&plan.netns)) {
+        Ok(netns) => Ok(Some(netns)),
         Err(error @ (NetnsError::Gone { .. } | NetnsError::NotANamespace { .. })) => Err(Error::Namespace(error)),
         Err(error) => {
-            // Plugins may have rights that this process has not, and then say what is wrong.
-            let reason = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
-            Ok(())
+            warn_unseen(plan, &error);
+            Ok(None)
         }
     }
+}
+
+/// The namespace has no interface of a name that the plan gives to an attachment. A plugin would fail on one, and undoing
+/// that failure would take down an interface that is not ours (SPEC §2, ADD).
+pub(super) fn refuse_taken_names(plan: &Plan, netns: Option<&mut Netns>) -> Result<(), Error> {
+    let Some(netns) = netns else { return Ok(()) };
+    for attachment in &plan.attachments {
+        match netns.has_link(&attachment.ifname) {
+            Ok(false) => {}
+            Ok(true) => return Err(Error::InterfaceExists { label: attachment.label() }),
+            Err(error) => {
+                warn_unseen(plan, &error);
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn warn_unseen(plan: &Plan, error: &NetnsError) {
+    let reason = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
 }
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.

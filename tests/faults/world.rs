@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -91,6 +93,66 @@ fn the_path_of_the_namespace_leads_elsewhere(#[case] namespace: bool) {
     for call in case.calls().iter().filter(|call| call.command == "DEL") {
         assert_eq!(call.var("CNI_NETNS"), "", "{call}");
     }
+}
+
+/// Path, device and inode are those of the container that is gone. The interfaces are not.
+///
+/// The kernel gives the lowest number that is free, and the deleted namespace's once it is done with that. Other users of the
+/// machine take numbers too, so containers come and go until a number comes back.
+#[rstest]
+#[case::gc("GC")]
+#[case::late_del("DEL")]
+#[case::add_that_settles("ADD")]
+fn another_namespace_with_the_same_inode_is_not_touched(#[case] verb: &str) {
+    let case = Case::with_reference_plugins().cni_version("1.1.0");
+    let case = case.delegate(bridge("br-i", "10.75.9.0/24").key("ipMasq", false)).delegate(recorder("alpha"));
+    let attempts = (0..40).find(|attempt| {
+        if verb == "ADD" {
+            let name = format!("alpha-{attempt}");
+            case.behave("alpha", json!({"hold": {"at": "before", "name": name}, "on": ["ADD"]}));
+            let running = case.call("ADD").start();
+            case.held(&name);
+            running.kill();
+            case.behave("alpha", json!({}));
+        } else {
+            case.add().succeeds();
+        }
+        let before = case.pod().inode();
+        remove_namespace(&case);
+        thread::sleep(Duration::from_millis(300));
+        make_namespace(&case);
+        let is_same = case.pod().inode() == before;
+        if !is_same {
+            case.del().succeeds();
+        }
+        is_same
+    });
+    attempts.expect("the kernel gives a number again");
+    let other = |verb: &str| case.call(verb).env("CNI_CONTAINERID", "c2");
+    other("ADD").run().succeeds();
+    match verb {
+        "GC" => drop(case.gc(&[("c2", "eth0")]).succeeds()),
+        "DEL" => drop(case.del().succeeds()),
+        // c2 holds the names, so the new ADD is refused once the earlier one is undone.
+        _ => drop(case.add().fails(7).says("eth0")),
+    }
+    case.pod().ip("link show eth0");
+    other("DEL").run().succeeds();
+}
+
+/// A journal of before cookies were written down proves nothing: GC does without the namespace.
+#[test]
+fn without_a_cookie_gc_does_not_enter_the_namespace() {
+    let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha").version("1.1.0"));
+    case.add().succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    let text = fs::read_to_string(&journal).expect("the journal");
+    let (first, rest) = text.split_once('\n').expect("a line");
+    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
+    header["netnsId"].as_object_mut().expect("an identity").remove("cookie").expect("a cookie");
+    fs::write(&journal, format!("{}\n{rest}", Value::from(header))).expect("write the journal");
+    let outcome = case.gc(&[]).succeeds();
+    assert_eq!(outcome.call_of("DEL", "alpha").var("CNI_NETNS"), "");
 }
 
 #[rstest]
