@@ -49,6 +49,28 @@ fn each_network_gets_what_braid_made_for_what_the_runtime_has() {
     }
 }
 
+/// Go writes `null` for an empty list, as a runtime has it after the machine was started anew.
+#[rstest]
+#[case::null(&["cni.dev/valid-attachments"])]
+#[case::null_under_the_older_key(&["cni.dev/attachments"])]
+#[case::null_under_both(&["cni.dev/valid-attachments", "cni.dev/attachments"])]
+fn a_list_that_is_null_is_an_empty_one(#[case] keys: &[&str]) {
+    let case = case().delegate(newest("alpha"));
+    add(&case, "c1");
+    let call = keys.iter().fold(case.call("GC"), |call, key| call.key(key, Value::Null));
+    let outcome = call.run().succeeds().called(&["DEL alpha eth0", "GC alpha"]);
+    assert_eq!(outcome.call_of("GC", "alpha").config()["cni.dev/valid-attachments"], json!([]));
+    outcome.leaves_nothing();
+}
+
+#[test]
+fn what_either_key_lists_is_valid() {
+    let case = case().delegate(newest("alpha"));
+    add(&case, "c1");
+    let call = case.call("GC").key("cni.dev/valid-attachments", Value::Null);
+    call.key("cni.dev/attachments", vec![attachment("c1", "eth0")]).run().succeeds().called(&["GC alpha"]);
+}
+
 #[test]
 fn the_older_key_means_the_same() {
     let case = case().delegate(newest("alpha"));
