@@ -67,6 +67,8 @@ mod faults {
 
 /// Real networks.
 mod networks {
+    /// CHECK of what real plugins make, and of what other plugins change after Braid.
+    mod check;
     /// The default route on another network than the first.
     mod default_route;
     /// The reference plugins, in Braid and around it.

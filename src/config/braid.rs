@@ -24,7 +24,7 @@ pub const DEFAULT_BIN_DIR: &str = "/opt/cni/bin";
 pub const DEFAULT_MULTUS_DIR: &str = "/var/lib/cni/multus";
 
 /// Every key that stands at the top level of a Braid configuration.
-pub const KNOWN_KEYS: [&str; 45] = [
+pub const KNOWN_KEYS: [&str; 46] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -44,6 +44,7 @@ pub const KNOWN_KEYS: [&str; 45] = [
     "concurrency",
     "timeouts",
     "policy",
+    "podChecks",
     "confDir",
     "binDir",
     "kubeconfig",
@@ -104,6 +105,18 @@ pub enum ResultMode {
     Merged,
     /// The primary attachment's alone.
     Primary,
+}
+
+/// What CHECK makes of a plugin that refuses an attachment which a pod asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PodChecks {
+    /// It is said in the log.
+    #[default]
+    Warn,
+    /// It fails CHECK, as with any other attachment.
+    Fail,
+    /// The plugin is not asked.
+    Off,
 }
 
 /// How long things may take.
@@ -216,6 +229,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Who may use what.
     pub policy: Option<Policy>,
+    /// What a plugin's own CHECK of an attachment that a pod asked for comes to.
+    pub pod_checks: PodChecks,
     /// Where networks are looked up by name.
     pub conf_dir: PathBuf,
     /// Where plugins are looked up before `CNI_PATH`.
@@ -349,6 +364,12 @@ impl Config {
                 .get::<Vec<RawObject>>("policy", "a list of rules")?
                 .map(|rules| Policy::from_list(&rules))
                 .transpose()?,
+            pod_checks: match keys.string("podChecks")?.as_deref() {
+                None | Some("warn") => PodChecks::Warn,
+                Some("fail") => PodChecks::Fail,
+                Some("off") => PodChecks::Off,
+                Some(_) => return Err(keys.wrong("podChecks", "\"warn\", \"fail\" or \"off\"").into()),
+            },
             conf_dir: absolute(&keys, "confDir")?.unwrap_or_else(|| DEFAULT_CONF_DIR.into()),
             bin_dir: absolute(&keys, "binDir")?.map(|dir| dir.to_string_lossy().into_owned()),
             runtime_config,

@@ -23,12 +23,21 @@ const DEVICE_INFO: &str = "CNIDeviceInfoFile";
 const MAX_SIZE: usize = 64 << 20;
 
 /// Who asked for an attachment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Author {
     /// The node's operator, in the configuration.
+    #[default]
     Operator,
     /// The container's author, through the runtime or the Kubernetes API.
     Pod,
+}
+
+impl Author {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+    fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
 }
 
 /// An attachment to be made, with its network found and nothing else decided.
@@ -80,6 +89,9 @@ pub struct Attachment {
     pub network: NetworkConfig,
     /// The network as the status of a pod names it: `namespace/name`, or its plain name.
     pub reference: String,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Author::is_operator")]
+    pub author: Author,
     /// Where it was asked for.
     pub origin: String,
     /// Why it applies.
@@ -343,7 +355,7 @@ fn attachment(
     ifname: String,
     is_primary: bool,
 ) -> Attachment {
-    let Candidate { mut network, selection, optional, author: _, origin, reason, resource } = candidate;
+    let Candidate { mut network, selection, optional, author, origin, reason, resource } = candidate;
     // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
     let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
     capability_args.shift_remove("networks");
@@ -374,6 +386,7 @@ fn attachment(
         ifname,
         network,
         reference,
+        author,
         origin,
         reason,
         capability_args,

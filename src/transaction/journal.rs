@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::claim::Claim;
 use super::store::{Container, Content, MAX_JOURNAL, Store, StoreError};
 use crate::cni::CniError;
 use crate::cni::error::code;
@@ -87,6 +88,9 @@ pub enum Event {
         micros: u64,
         /// The answer.
         result: Box<RawValue>,
+        /// What the results say and the namespace did not have. `None` where that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        absent: Option<Vec<Claim>>,
     },
 }
 
@@ -120,6 +124,8 @@ pub struct State {
     pub routes: Vec<DefaultRouteChange>,
     /// The answer, if ADD ended well.
     pub complete: Option<Box<RawValue>>,
+    /// What the results say and the namespace did not have when ADD ended, if that is known.
+    pub absent: Option<Vec<Claim>>,
     /// How long ADD took, in microseconds.
     pub micros: Option<u64>,
     /// How many lines could not be read.
@@ -135,7 +141,7 @@ impl State {
             .iter()
             .map(|attachment| vec![StepState::default(); attachment.network.plugins.len()])
             .collect();
-        Self { header, steps, routes: Vec::new(), complete: None, micros: None, unreadable: 0 }
+        Self { header, steps, routes: Vec::new(), complete: None, absent: None, micros: None, unreadable: 0 }
     }
 
     /// Looks at a journal without its lock. What cannot be used is an error in words.
@@ -271,8 +277,9 @@ impl State {
         match (event, step) {
             (Event::Routes(change), _) => self.routes.push(change),
             (Event::RoutesUndone, _) => self.routes.clear(),
-            (Event::Complete { micros, result }, _) => {
+            (Event::Complete { micros, result, absent }, _) => {
                 self.complete = Some(result);
+                self.absent = absent;
                 self.micros = Some(micros);
             }
             (_, None) => self.unreadable += 1,

@@ -3,6 +3,7 @@
 //! [`Transaction::run`] is the one place where a failed ADD is rolled back, and [`undo`] the one way in which anything is
 //! undone: by the rollback, by DEL, by GC, and by an ADD that finds what another one left half done.
 
+mod claim;
 mod device_info;
 mod forward;
 pub mod journal;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
+pub use claim::{Claim, Seen};
 pub use device_info::read_device_info;
 pub use forward::attach;
 pub use journal::{Event, Journal, Opened, Step};
@@ -217,13 +219,14 @@ impl<'a> Transaction<'a> {
         Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source }
     }
 
-    /// Closes the journal: the attachments are made, and `answer` is what the runtime gets.
+    /// Closes the journal: the attachments are made, and `answer` is what the runtime gets. `absent` is what their results
+    /// say and the namespace does not have, if that is known.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn complete(&self, answer: &RawValue, took: Duration) -> Result<(), Failure> {
+    pub fn complete(&self, answer: &RawValue, absent: Option<Vec<Claim>>, took: Duration) -> Result<(), Failure> {
         self.tools.exec.rest();
-        self.record(Event::Complete { micros: micros(took), result: answer.to_owned() })
+        self.record(Event::Complete { micros: micros(took), result: answer.to_owned(), absent })
     }
 }
 

@@ -1,6 +1,7 @@
 //! ADD: attach, or leave nothing.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
@@ -10,15 +11,15 @@ use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, ResultMode};
 use crate::merge::merge;
-use crate::netns::OwnNetns;
+use crate::netns::{Netns, OwnNetns};
 use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::source::kubernetes::{self, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, SourceError};
 use crate::transaction::{
-    Container, Failure, Journal, Opened, Sharing, Store, Transaction, attach, read_device_info, set_default_routes,
-    undo,
+    Claim, Container, Failure, Journal, Opened, Seen, Sharing, Store, Transaction, attach, read_device_info,
+    set_default_routes, undo,
 };
 
 /// How long an ADD waits for the readiness file.
@@ -106,7 +107,8 @@ impl Call<'_> {
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 let answer = self.answer(incoming, &results).to_raw(plan.version);
-                tx.complete(&answer, context.began.elapsed())?;
+                let absent = absent(plan, self.own_netns.as_ref(), &results);
+                tx.complete(&answer, absent, context.began.elapsed())?;
                 answer::write(&answer).map_err(Failure::Answer)?;
                 Ok(kubernetes::notices(plan, &results))
             })
@@ -142,6 +144,20 @@ impl Call<'_> {
             }
         }
     }
+}
+
+/// What the results say and the namespace does not have. None where this process cannot tell.
+fn absent(plan: &Plan, own: Option<&OwnNetns>, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
+    let attached = plan.attachments.iter().zip(results);
+    let attached = attached.filter_map(|(attachment, result)| Some((attachment, result.as_ref()?)));
+    let mut claims: Vec<Claim> =
+        attached.flat_map(|(attachment, result)| Claim::of(&attachment.ifname, result)).collect();
+    let seen = Netns::open_from(own, Path::new(&plan.netns))
+        .and_then(|mut netns| Seen::look(&mut netns, &claims))
+        .inspect_err(|error| tracing::debug!("cannot look at what was attached: {error}"))
+        .ok()?;
+    claims.retain(|claim| !seen.has(claim));
+    Some(claims)
 }
 
 /// What an earlier ADD of this interface has left: an attachment is refused a second time, and one that did not end is

@@ -6,18 +6,20 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::error::{Error, Finding, What};
-use crate::cni::AddResult;
-use crate::cni::Verb;
-use crate::config::Config;
+use super::later::LaterChanges;
+use crate::cni::{AddResult, Verb};
+use crate::config::{Config, PodChecks};
 use crate::merge::follow_default_route;
-use crate::netns::{Family, Netns};
-use crate::plan::Attachment;
+use crate::netns::{Netns, NetnsError};
+use crate::plan::{Attachment, Author, Position};
 use crate::request::Request;
 use crate::transaction::journal::State;
-use crate::transaction::{Journal, Opened, Sharing, Store};
+use crate::transaction::{Claim, Container, Journal, Opened, Seen, Sharing, Store, Tools};
 
 /// Looks at every attachment: its interfaces, addresses and default routes, and what its plugins say. Reports all that
 /// is wrong at once.
+///
+/// What counts is how ADD left the container, and what the plugins after Braid have changed since.
 pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_check() {
         return Err(Error::NoSuchVerb { verb: Verb::Check, version: config.version });
@@ -33,110 +35,176 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let store = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?.ok_or_else(not_attached)?;
     let container = store.existing_container(&request.container_id, context.deadline)?.ok_or_else(not_attached)?;
-    let journal = match Journal::open(&container, &request.ifname)? {
-        Opened::Journal(journal) => journal,
-        Opened::None | Opened::Unborn => return Err(not_attached()),
-        Opened::Corrupt(reason) => {
-            let what = What::Changed(format!("it cannot be used ({reason})"));
-            return Err(Error::Check(vec![Finding { label: "journal".into(), what }]));
-        }
-    };
-    let locks = vec![store.lock_handle(), container.lock_handle()];
-    let launcher = context.launcher(locks);
-    let state = &journal.state;
+    let state = journal_state(&container, &request.ifname)?.ok_or_else(not_attached)?;
+    let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
     let finder = context.finder_for(&state.header.plan.path);
-    let tools = context.tools(&finder, &launcher);
-    let mut findings = Vec::new();
-    if state.complete.is_none() {
-        let what = What::Changed("ADD did not end well".into());
-        findings.push(Finding { label: "journal".into(), what });
-    }
-    for (index, attachment) in state.header.plan.attachments.iter().enumerate() {
-        let finding = |what| Finding { label: attachment.label(), what };
-        if !state.is_attached(index) {
-            if !attachment.optional {
-                findings.push(finding(What::Changed("it is not attached".into())));
-            }
-            continue;
-        }
-        let Some(result) = settled_result(state, index) else { continue };
-        let changed = look(attachment, &result, &request.netns);
-        findings.extend(changed.into_iter().map(|what| finding(What::Changed(what))));
-        let chain = tools.chain(attachment);
-        let parameters = attachment.parameters(&request.container_id, &request.netns);
-        let prev_result = prev_result(state, index, &result);
-        let failures = chain.check(&parameters, prev_result.as_deref());
-        findings.extend(failures.into_iter().map(|error| finding(What::Plugin(error))));
-    }
+    let call = Call { request, config, state: &state, tools: context.tools(&finder, &launcher) };
+    let findings = call.findings();
     if findings.is_empty() { Ok(()) } else { Err(Error::Check(findings)) }
 }
 
-/// The result of an attachment as it was once the default routes had been set.
-fn settled_result(state: &State, index: usize) -> Option<AddResult> {
-    let attachment = &state.header.plan.attachments[index];
-    let raw = state.result(index)?;
-    let mut result = AddResult::parse(raw.get().as_bytes(), attachment.network.version).ok()?;
-    for change in &state.routes {
-        follow_default_route([(Some(attachment.ifname.as_str()), &mut result)], change);
-    }
-    Some(result)
-}
-
-/// What the plugins get: their own result, word for word unless default routes have been changed since.
-fn prev_result(state: &State, index: usize, settled: &AddResult) -> Option<Box<RawValue>> {
-    if state.routes.is_empty() {
-        return state.result(index).map(ToOwned::to_owned);
-    }
-    Some(settled.to_raw(state.header.plan.attachments[index].network.version))
-}
-
-/// What is not in the namespace as the result says.
-fn look(attachment: &Attachment, result: &AddResult, netns: &str) -> Vec<String> {
-    let inside: Vec<_> = result.interfaces_in(netns).collect();
-    let has_default = result.routes.iter().any(crate::cni::result::Route::is_default);
-    if inside.is_empty() && !has_default {
-        return Vec::new();
-    }
-    match look_inside(attachment, result, netns, &inside) {
-        Ok(changed) => changed,
-        Err(error) => vec![error.to_string()],
+/// What the journal tells; nothing if there is none.
+fn journal_state(container: &Container, ifname: &str) -> Result<Option<State>, Error> {
+    match Journal::open(container, ifname)? {
+        Opened::Journal(journal) => Ok(Some(journal.state)),
+        Opened::None | Opened::Unborn => Ok(None),
+        Opened::Corrupt(reason) => {
+            let what = What::Changed(format!("it cannot be used ({reason})"));
+            Err(Error::Check(vec![Finding { label: "journal".into(), what }]))
+        }
     }
 }
 
-fn look_inside(
-    attachment: &Attachment,
-    result: &AddResult,
-    netns: &str,
-    inside: &[(usize, &crate::cni::result::Interface)],
-) -> Result<Vec<String>, crate::netns::NetnsError> {
-    let mut changed = Vec::new();
-    let mut namespace = Netns::open(Path::new(netns))?;
-    let links = namespace.links()?;
-    let addresses = namespace.addresses()?;
-    for (index, interface) in inside {
-        let Some(link) = links.iter().find(|link| link.name == interface.name) else {
-            changed.push(format!("interface {:?} is gone", interface.name));
-            continue;
-        };
-        for ip in result.ips.iter().filter(|ip| ip.interface == Some(*index)) {
-            let is_there =
-                addresses.iter().any(|address| address.link == link.index && address.net.addr() == ip.address.addr());
-            if !is_there {
-                changed.push(format!("address {} is gone from {:?}", ip.address, interface.name));
+/// A CHECK whose journal is read.
+struct Call<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    state: &'a State,
+    tools: Tools<'a>,
+}
+
+/// An attachment that was made, and how it should be.
+struct Attached<'a> {
+    attachment: &'a Attachment,
+    /// The result of its plugins, with all that has been changed since.
+    prev_result: Box<RawValue>,
+    /// What has to be in the namespace.
+    claims: Vec<Claim>,
+}
+
+impl Call<'_> {
+    fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if self.state.complete.is_none() {
+            let what = What::Changed("ADD did not end well".into());
+            findings.push(Finding { label: "journal".into(), what });
+        }
+        let plan = &self.state.header.plan;
+        for (index, attachment) in plan.attachments.iter().enumerate() {
+            if !self.state.is_attached(index) && !attachment.optional {
+                let what = What::Changed("it is not attached".into());
+                findings.push(Finding { label: attachment.label(), what });
+            }
+        }
+        let attached = self.attached();
+        findings.extend(self.look(&attached));
+        // A plugin that hangs takes time from those after it, so the ones that may fail CHECK come first.
+        let (by_pod, by_operator): (Vec<_>, Vec<_>) =
+            attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
+        findings.extend(by_operator.into_iter().flat_map(|attached| self.ask_plugins(attached)));
+        findings.extend(by_pod.into_iter().flat_map(|attached| self.ask_plugins_of_pod(attached)));
+        findings
+    }
+
+    /// The attachments that there are, each as it should be.
+    fn attached(&self) -> Vec<Attached<'_>> {
+        let later = self.later_changes();
+        let attachments = self.state.header.plan.attachments.iter().enumerate();
+        let attached = attachments.filter(|(index, _)| self.state.is_attached(*index));
+        attached
+            .filter_map(|(index, attachment)| {
+                let version = attachment.network.version;
+                let raw = self.state.result(index)?;
+                let answered = AddResult::parse(raw.get().as_bytes(), version).ok()?;
+                let mut result = answered.clone();
+                for change in &self.state.routes {
+                    follow_default_route([(Some(attachment.ifname.as_str()), &mut result)], change);
+                }
+                if let Some(later) = &later {
+                    later.apply(&attachment.ifname, &mut result);
+                }
+                // Word for word, unless something has been changed since.
+                let prev_result = if result == answered { raw.to_owned() } else { result.to_raw(version) };
+                let claims = self.expected_claims(index, &result);
+                Some(Attached { attachment, prev_result, claims })
+            })
+            .collect()
+    }
+
+    /// What the plugins after Braid have changed: the runtime's result of the whole list against Braid's answer.
+    fn later_changes(&self) -> Option<LaterChanges> {
+        let plan = &self.state.header.plan;
+        let answer = self.state.complete.as_ref()?;
+        let answered = AddResult::parse(answer.get().as_bytes(), plan.version).ok()?;
+        Some(LaterChanges::between(&answered, self.config.prev_result.as_ref()?, &plan.ifname))
+    }
+
+    /// What of a result has to be in the namespace: all that was there when ADD ended.
+    fn expected_claims(&self, index: usize, result: &AddResult) -> Vec<Claim> {
+        let ifname = &self.state.header.plan.attachments[index].ifname;
+        let mut claims = Claim::of(ifname, result);
+        match &self.state.absent {
+            Some(absent) => claims.retain(|claim| !absent.iter().any(|absent| absent.is_about_same(claim))),
+            None => claims.retain(|claim| self.is_certain(claim, index, result)),
+        }
+        claims
+    }
+
+    /// Whether a claim must be true although it is not known what was there when ADD ended: the result names the interface
+    /// outright, and no other attachment can have taken the default route.
+    fn is_certain(&self, claim: &Claim, index: usize, result: &AddResult) -> bool {
+        let plan = &self.state.header.plan;
+        if let Claim::DefaultRoute { .. } = claim {
+            let is_primary = index == 0 && plan.position == Position::Primary;
+            return is_primary || plan.attachments[index].default_route.is_some();
+        }
+        result.interfaces_in(&self.request.netns).any(|(_, interface)| interface.name == claim.interface())
+    }
+
+    /// What is not in the namespace.
+    fn look(&self, attached: &[Attached<'_>]) -> Vec<Finding> {
+        if attached.iter().all(|attached| attached.claims.is_empty()) {
+            return Vec::new();
+        }
+        let claims = attached.iter().flat_map(|attached| &attached.claims);
+        let seen = Netns::open(Path::new(&self.request.netns)).and_then(|mut netns| Seen::look(&mut netns, claims));
+        attached
+            .iter()
+            .flat_map(|attached| {
+                let changed = missing(&seen, &attached.claims);
+                changed.into_iter().map(|changed| (attached.attachment.label(), changed))
+            })
+            .map(|(label, changed)| Finding { label, what: What::Changed(changed) })
+            .collect()
+    }
+
+    fn ask_plugins(&self, attached: &Attached<'_>) -> Vec<Finding> {
+        let attachment = attached.attachment;
+        let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
+        let failures = self.tools.chain(attachment).check(&parameters, Some(&attached.prev_result));
+        let finding = |error| Finding { label: attachment.label(), what: What::Plugin(error) };
+        failures.into_iter().map(finding).collect()
+    }
+
+    /// The same for an attachment that a pod asked for: `podChecks` says what its plugins' findings come to.
+    fn ask_plugins_of_pod(&self, attached: &Attached<'_>) -> Vec<Finding> {
+        match self.config.pod_checks {
+            PodChecks::Off => Vec::new(),
+            PodChecks::Fail => self.ask_plugins(attached),
+            PodChecks::Warn => {
+                for finding in self.ask_plugins(attached) {
+                    tracing::warn!(
+                        network = attached.attachment.network.name,
+                        interface = attached.attachment.ifname,
+                        reference = attached.attachment.reference,
+                        "CHECK goes on, as a pod asked for this attachment: {finding}"
+                    );
+                }
+                Vec::new()
             }
         }
     }
-    for family in Family::ALL {
-        let told = |route: &&crate::cni::result::Route| route.is_default() && Family::of(route.dst.addr()) == family;
-        let Some(route) = result.routes.iter().find(told) else { continue };
-        let there = namespace.default_routes(family)?;
-        let goes_here = there.iter().any(|found| found.leads_through(&attachment.ifname, route.gw));
-        // Without `default-route`, the plugin that came first may have it, and this one's told route never was.
-        let is_decided = attachment.default_route.is_some();
-        if !goes_here && (is_decided || there.is_empty()) {
-            let via = route.gw.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-            changed.push(format!("the {family} default route{via} is gone from {:?}", attachment.ifname));
-        }
-    }
-    Ok(changed)
+}
+
+/// Which claims are not true any more. What an interface had is gone with it and not listed.
+fn missing(seen: &Result<Seen, NetnsError>, claims: &[Claim]) -> Vec<String> {
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(_) if claims.is_empty() => return Vec::new(),
+        Err(error) => return vec![error.to_string()],
+    };
+    let missing: Vec<&Claim> = claims.iter().filter(|claim| !seen.has(claim)).collect();
+    let is_gone = |name: &str| missing.contains(&&Claim::Interface(name.to_owned()));
+    let is_news = |claim: &&&Claim| matches!(claim, Claim::Interface(_)) || !is_gone(claim.interface());
+    missing.iter().filter(is_news).map(|claim| claim.gone()).collect()
 }

@@ -6,6 +6,7 @@ mod context;
 mod del;
 mod error;
 mod gc;
+mod later;
 mod preflight;
 mod status;
 mod takeover;

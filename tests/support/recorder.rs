@@ -14,6 +14,7 @@
 //! | `result` | the answer to ADD, as it stands |
 //! | `ip`, `gateway`, `routes`, `dns` | what goes into the answer to ADD where `result` is not given; `ip` is one or a list |
 //! | `link` | ADD makes the interface, with the addresses of `ip`, and DEL removes it |
+//! | `flush_gateway` | ADD takes the default routes out of the container, and out of the result before it |
 //! | `fail` | by command: `{"ADD": {"code", "msg", "details", "times": n, "only_nth": n}}` |
 //! | `raw_stdout`, `raw_stdout_base16` | printed in place of any answer |
 //! | `stderr`, `flood_mb`, `flood_stderr_mb` | printed before the answer; `flood_mb` is white space on standard output |
@@ -163,6 +164,9 @@ impl Call {
                 if self.wish["link"] == true {
                     self.make_link();
                 }
+                if self.wish["flush_gateway"] == true {
+                    assert!(self.ip(&["route", "flush", "default"]), "flush the default routes");
+                }
                 if raw.is_none() {
                     print(&self.result().to_string());
                 }
@@ -301,6 +305,11 @@ impl Call {
             if !wish[key].is_null() {
                 result[key] = wish[key].clone();
             }
+        }
+        if wish["flush_gateway"] == true {
+            let mut routes = result["routes"].as_array().cloned().unwrap_or_default();
+            routes.retain(|route| route["dst"] != "0.0.0.0/0" && route["dst"] != "::/0");
+            result["routes"] = routes.into();
         }
         result
     }

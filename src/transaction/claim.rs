@@ -1,0 +1,201 @@
+//! What results say of the container's network namespace, held against what is there.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::cni::AddResult;
+use crate::cni::result::Route;
+use crate::netns::{Address, DefaultRoute, Family, Link, Netns, NetnsError};
+
+/// Something that the result of an attachment says is in the container's network namespace.
+///
+/// Not all of it need be true. A device that a user-space driver has taken was never a network interface, and a default
+/// route may have been taken by the attachment before. So what is not there when ADD ends is written to the journal, and
+/// CHECK does not look for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Claim {
+    /// There is an interface of this name.
+    Interface(String),
+    /// An interface has an address.
+    Address {
+        /// The interface's name.
+        interface: String,
+        /// The address, with the prefix length of its subnet.
+        address: IpNet,
+    },
+    /// A default route leads through an interface.
+    DefaultRoute {
+        /// The interface's name.
+        interface: String,
+        /// The family of the route.
+        family: Family,
+        /// Its next hop, if the result names one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gateway: Option<IpAddr>,
+    },
+}
+
+impl Claim {
+    /// All that the result of an attachment on `ifname` says. An address that is on no interface of the container's is on
+    /// `ifname`.
+    pub fn of(ifname: &str, result: &AddResult) -> Vec<Self> {
+        let mut claims = vec![Self::Interface(ifname.to_owned())];
+        for interface in result.interfaces.iter().filter(|interface| interface.is_in_namespace()) {
+            let claim = Self::Interface(interface.name.clone());
+            if !claims.contains(&claim) {
+                claims.push(claim);
+            }
+        }
+        claims.extend(result.ips.iter().map(|ip| {
+            let interface = result.interface_of(ip, ifname).to_owned();
+            Self::Address { interface, address: ip.address }
+        }));
+        claims.extend(Family::ALL.into_iter().filter_map(|family| {
+            let is_default = |route: &&Route| route.is_default() && Family::of(route.dst.addr()) == family;
+            let route = result.routes.iter().find(is_default)?;
+            Some(Self::DefaultRoute { interface: ifname.to_owned(), family, gateway: route.gw })
+        }));
+        claims
+    }
+
+    /// The interface that it is about.
+    pub fn interface(&self) -> &str {
+        match self {
+            Self::Interface(interface) | Self::Address { interface, .. } | Self::DefaultRoute { interface, .. } => {
+                interface
+            }
+        }
+    }
+
+    /// Says that it is not true any more.
+    pub fn gone(&self) -> String {
+        match self {
+            Self::Interface(name) => format!("interface {name:?} is gone"),
+            Self::Address { interface, address } => format!("address {address} is gone from {interface:?}"),
+            Self::DefaultRoute { interface, family, gateway } => {
+                let via = gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+                format!("the {family} default route{via} is gone from {interface:?}")
+            }
+        }
+    }
+
+    /// Whether it is about the same thing as another: the same address with any prefix, a default route of the same family
+    /// through the same interface.
+    pub fn is_about_same(&self, other: &Self) -> bool {
+        self.interface() == other.interface()
+            && match (self, other) {
+                (Self::Interface(_), Self::Interface(_)) => true,
+                (Self::Address { address, .. }, Self::Address { address: other, .. }) => address.addr() == other.addr(),
+                (Self::DefaultRoute { family, .. }, Self::DefaultRoute { family: other, .. }) => family == other,
+                _ => false,
+            }
+    }
+}
+
+/// As much of a namespace as claims are about.
+#[derive(Debug)]
+pub struct Seen {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    routes: Vec<DefaultRoute>,
+}
+
+impl Seen {
+    /// Looks at what `claims` are about.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn look<'a>(netns: &mut Netns, claims: impl IntoIterator<Item = &'a Claim>) -> Result<Self, NetnsError> {
+        let mut has_addresses = false;
+        let mut families = BTreeSet::new();
+        for claim in claims {
+            match claim {
+                Claim::Interface(_) => {}
+                Claim::Address { .. } => has_addresses = true,
+                Claim::DefaultRoute { family, .. } => drop(families.insert(*family)),
+            }
+        }
+        let mut seen = Self { links: netns.links()?, addresses: Vec::new(), routes: Vec::new() };
+        if has_addresses {
+            seen.addresses = netns.addresses()?;
+        }
+        for family in families {
+            seen.routes.extend(netns.default_routes(family)?);
+        }
+        Ok(seen)
+    }
+
+    /// Whether a claim is true.
+    pub fn has(&self, claim: &Claim) -> bool {
+        match claim {
+            Claim::Interface(name) => self.link(name).is_some(),
+            Claim::Address { interface, address } => self.link(interface).is_some_and(|link| {
+                self.addresses.iter().any(|found| found.link == link.index && found.net.addr() == address.addr())
+            }),
+            Claim::DefaultRoute { interface, family, gateway } => {
+                self.routes.iter().any(|route| route.family == *family && route.leads_through(interface, *gateway))
+            }
+        }
+    }
+
+    fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::Version;
+
+    fn claims(result: &str) -> Vec<String> {
+        let result = AddResult::parse(result.as_bytes(), Version::V1_1_0).unwrap();
+        Claim::of("eth0", &result).iter().map(Claim::gone).collect()
+    }
+
+    #[test]
+    fn an_address_without_an_interface_in_the_container_is_on_the_one_that_was_asked_for() {
+        let result = r#"{"interfaces": [{"name": "cali1"}, {"name": "vlan5", "sandbox": "0"}, {"name": "eth0", "sandbox": "/n"},
+                {"name": "net1", "sandbox": "/n"}],
+            "ips": [{"address": "10.0.0.1/32"}, {"address": "10.0.0.2/32", "interface": 0},
+                {"address": "10.0.0.3/32", "interface": 1}, {"address": "10.0.0.4/32", "interface": 3}]}"#;
+        assert_eq!(
+            claims(result),
+            [
+                r#"interface "eth0" is gone"#,
+                r#"interface "net1" is gone"#,
+                r#"address 10.0.0.1/32 is gone from "eth0""#,
+                r#"address 10.0.0.2/32 is gone from "eth0""#,
+                r#"address 10.0.0.3/32 is gone from "eth0""#,
+                r#"address 10.0.0.4/32 is gone from "net1""#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_default_route_of_each_family_and_of_the_main_table() {
+        let result = r#"{"routes": [{"dst": "10.0.0.0/8"}, {"dst": "0.0.0.0/0", "table": 100}, {"dst": "0.0.0.0/0", "gw": "10.0.0.1"},
+            {"dst": "::/0"}]}"#;
+        let expected = [
+            r#"interface "eth0" is gone"#,
+            r#"the IPv4 default route via 10.0.0.1 is gone from "eth0""#,
+            r#"the IPv6 default route is gone from "eth0""#,
+        ];
+        assert_eq!(claims(result), expected);
+    }
+
+    #[test]
+    fn what_was_absent_is_known_by_what_it_is_about() {
+        let address = |text: &str| Claim::Address { interface: "eth0".into(), address: text.parse().unwrap() };
+        let route = |family, gateway| Claim::DefaultRoute { interface: "eth0".into(), family, gateway };
+        assert!(address("10.0.0.1/24").is_about_same(&address("10.0.0.1/32")));
+        assert!(!address("10.0.0.1/24").is_about_same(&address("10.0.0.2/24")));
+        assert!(route(Family::V4, None).is_about_same(&route(Family::V4, Some("10.0.0.1".parse().unwrap()))));
+        assert!(!route(Family::V4, None).is_about_same(&route(Family::V6, None)));
+        assert!(!Claim::Interface("eth0".into()).is_about_same(&route(Family::V4, None)));
+    }
+}

@@ -1,0 +1,218 @@
+//! What the plugins after Braid have changed of what it answered.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::cni::AddResult;
+use crate::cni::result::{Interface, Ip, Route};
+
+/// An interface: its name, whether it is in a namespace, and its hardware address.
+type InterfaceKey = (String, bool, String);
+/// An address: the interface in the container, empty where it is on none, and itself.
+type IpKey = (String, IpNet);
+/// A route: its destination, next hop and table.
+type RouteKey = (IpNet, Option<IpAddr>, Option<u32>);
+
+/// The difference between what Braid answered to ADD and what the runtime has got in the end.
+///
+/// A runtime gives the result of its whole list to CHECK (SPEC §3, "Checking an attachment"). Where that differs from
+/// Braid's answer, a plugin after it in the list has made it so on purpose: `tuning` gives an interface another hardware
+/// address, another plugin removes a default route.
+#[derive(Debug, Default)]
+pub(super) struct LaterChanges {
+    interfaces: HashMap<InterfaceKey, Interface>,
+    removed_ips: HashSet<IpKey>,
+    added_ips: Vec<(String, Ip)>,
+    removed_routes: HashSet<RouteKey>,
+    /// Each with the interface that it goes out of.
+    added_routes: Vec<(String, Route)>,
+}
+
+impl LaterChanges {
+    /// What differs in `now` from what was `answered`. What is on no interface in particular is on `requested`, the one that
+    /// the runtime asked for.
+    pub(super) fn between(answered: &AddResult, now: &AddResult, requested: &str) -> Self {
+        let (removed_ips, added_ips) = changed_ips(answered, now, requested);
+        let (removed_routes, added_routes) = changed_routes(answered, now, requested);
+        let interfaces = changed_interfaces(answered, now);
+        Self { interfaces, removed_ips, added_ips, removed_routes, added_routes }
+    }
+
+    /// Makes the result of the attachment on `ifname` agree with the changes.
+    pub(super) fn apply(&self, ifname: &str, result: &mut AddResult) {
+        for interface in &mut result.interfaces {
+            let Some(now) = self.interfaces.get(&interface_key(interface)) else { continue };
+            interface.mac.clone_from(&now.mac);
+            interface.mtu = now.mtu;
+        }
+        if !self.removed_ips.is_empty() {
+            let ips = std::mem::take(&mut result.ips);
+            result.ips = ips.into_iter().filter(|ip| !self.removed_ips.contains(&ip_key(result, ip))).collect();
+        }
+        for (name, ip) in &self.added_ips {
+            let of_name = |interface: &Interface| interface.is_in_namespace() && interface.name == *name;
+            let interface = result.interfaces.iter().position(of_name);
+            let is_there = result.ips.iter().any(|there| there.address == ip.address);
+            if (interface.is_some() || name == ifname) && !is_there {
+                result.ips.push(Ip { interface, ..ip.clone() });
+            }
+        }
+        result.routes.retain(|route| !self.removed_routes.contains(&route_key(route)));
+        let added = self.added_routes.iter().filter(|(interface, _)| interface == ifname);
+        for (_, route) in added {
+            if !result.routes.contains(route) {
+                result.routes.push(route.clone());
+            }
+        }
+    }
+}
+
+/// Interfaces with another hardware address or MTU. Those of one name on one side are paired in their order: bridges of one
+/// name can be in a result several times. What `now` leaves empty was lost on the way and not changed.
+fn changed_interfaces(answered: &AddResult, now: &AddResult) -> HashMap<InterfaceKey, Interface> {
+    let mut by_name: HashMap<(&str, bool), std::collections::VecDeque<&Interface>> = HashMap::new();
+    for interface in &now.interfaces {
+        by_name.entry((&interface.name, interface.is_in_namespace())).or_default().push_back(interface);
+    }
+    let mut changed = HashMap::new();
+    for before in &answered.interfaces {
+        let of_name = by_name.get_mut(&(before.name.as_str(), before.is_in_namespace()));
+        let Some(after) = of_name.and_then(std::collections::VecDeque::pop_front) else { continue };
+        let mut to = before.clone();
+        if !after.mac.is_empty() && !after.mac.eq_ignore_ascii_case(&before.mac) {
+            to.mac.clone_from(&after.mac);
+        }
+        if after.mtu != 0 {
+            to.mtu = after.mtu;
+        }
+        if to != *before {
+            changed.insert(interface_key(before), to);
+        }
+    }
+    changed
+}
+
+fn changed_ips(answered: &AddResult, now: &AddResult, requested: &str) -> (HashSet<IpKey>, Vec<(String, Ip)>) {
+    let before: HashSet<IpKey> = answered.ips.iter().map(|ip| ip_key(answered, ip)).collect();
+    let after: HashSet<IpKey> = now.ips.iter().map(|ip| ip_key(now, ip)).collect();
+    let is_new = |ip: &&Ip| !before.contains(&ip_key(now, ip));
+    let added = now.ips.iter().filter(is_new).map(|ip| (now.interface_of(ip, requested).to_owned(), ip.clone()));
+    (before.difference(&after).cloned().collect(), added.collect())
+}
+
+/// Routes are the same with the same destination, next hop and table; a plugin of an older version loses the table.
+fn changed_routes(answered: &AddResult, now: &AddResult, requested: &str) -> (HashSet<RouteKey>, Vec<(String, Route)>) {
+    let keys = |result: &AddResult| -> HashSet<RouteKey> { result.routes.iter().map(route_key).collect() };
+    let (before, after) = (keys(answered), keys(now));
+    let without_table = |(dst, gw, _): RouteKey| (dst, gw, None);
+    let before_without_tables: HashSet<RouteKey> = before.iter().copied().map(without_table).collect();
+    let is_gone = |key: &RouteKey| !after.contains(key) && !after.contains(&without_table(*key));
+    let is_new = |key: RouteKey| !before.contains(&key) && !before_without_tables.contains(&key);
+    let added = now.routes.iter().filter(|route| is_new(route_key(route)));
+    let added = added.map(|route| (interface_of_route(now, route, requested), route.clone()));
+    (before.iter().copied().filter(is_gone).collect(), added.collect())
+}
+
+/// The interface that a route goes out of: the one whose subnet has the next hop.
+fn interface_of_route(result: &AddResult, route: &Route, requested: &str) -> String {
+    let has_gateway = |ip: &&Ip| route.gw.is_some_and(|gateway| ip.address.contains(&gateway));
+    let ip = result.ips.iter().find(has_gateway);
+    ip.map_or(requested, |ip| result.interface_of(ip, requested)).to_owned()
+}
+
+fn interface_key(interface: &Interface) -> InterfaceKey {
+    (interface.name.clone(), interface.is_in_namespace(), interface.mac.clone())
+}
+
+fn ip_key(result: &AddResult, ip: &Ip) -> IpKey {
+    (result.interface_of(ip, "").to_owned(), ip.address)
+}
+
+fn route_key(route: &Route) -> RouteKey {
+    // The main table, which a route is in that names none.
+    let table = route.table.filter(|table| *table != 0 && *table != 254);
+    (route.dst, route.gw, table)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::cni::Version;
+
+    /// Two attachments' results, and the merged answer.
+    const FIRST: &str = r#"{"interfaces": [{"name": "br0", "mac": "aa"}, {"name": "eth0", "mac": "01", "mtu": 1500, "sandbox": "/n"}],
+        "ips": [{"address": "10.1.0.5/24", "interface": 1}], "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}]}"#;
+    const SECOND: &str = r#"{"interfaces": [{"name": "net1", "mac": "02", "sandbox": "/n"}],
+        "ips": [{"address": "10.2.0.5/24", "interface": 0}], "routes": [{"dst": "10.9.0.0/16", "gw": "10.2.0.1"}]}"#;
+    const ANSWER: &str = r#"{"interfaces": [{"name": "br0", "mac": "aa"}, {"name": "eth0", "mac": "01", "mtu": 1500, "sandbox": "/n"},
+            {"name": "net1", "mac": "02", "sandbox": "/n"}],
+        "ips": [{"address": "10.1.0.5/24", "interface": 1}, {"address": "10.2.0.5/24", "interface": 2}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}, {"dst": "10.9.0.0/16", "gw": "10.2.0.1"}]}"#;
+
+    fn result(json: &str) -> AddResult {
+        AddResult::parse(json.as_bytes(), Version::V1_1_0).unwrap()
+    }
+
+    #[rstest]
+    #[case::nothing("", "", (FIRST, ""), (SECOND, ""))]
+    #[case::a_hardware_address(r#""mac": "01""#, r#""mac": "0a""#, (r#""mac": "01""#, r#""mac": "0a""#), ("", ""))]
+    #[case::spelling(r#""mac": "aa""#, r#""mac": "AA""#, ("", ""), ("", ""))]
+    #[case::an_mtu(r#""mtu": 1500"#, r#""mtu": 9000"#, (r#""mtu": 1500"#, r#""mtu": 9000"#), ("", ""))]
+    #[case::fields_lost_on_the_way(r#", "mtu": 1500"#, "", ("", ""), ("", ""))]
+    #[case::a_routes_fields_lost_on_the_way(r#", "mtu": 1400"#, "", ("", ""), ("", ""))]
+    #[case::a_route_removed(
+        r#"{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}, "#, "",
+        (r#"{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}"#, ""), ("", "")
+    )]
+    #[case::a_route_added_out_of_another_interface(
+        r#"{"dst": "10.9.0.0/16", "gw": "10.2.0.1"}"#, r#"{"dst": "10.9.0.0/16", "gw": "10.2.0.9"}"#,
+        ("", ""), (r#""gw": "10.2.0.1""#, r#""gw": "10.2.0.9""#)
+    )]
+    #[case::a_route_into_another_table(
+        r#""gw": "10.2.0.1""#, r#""gw": "10.2.0.1", "table": 100"#,
+        ("", ""), (r#""gw": "10.2.0.1""#, r#""gw": "10.2.0.1", "table": 100"#)
+    )]
+    #[case::an_address(
+        r#""address": "10.1.0.5/24""#, r#""address": "10.1.0.6/24""#,
+        (r#""address": "10.1.0.5/24""#, r#""address": "10.1.0.6/24""#), ("", "")
+    )]
+    #[case::an_address_removed(
+        r#", {"address": "10.2.0.5/24", "interface": 2}"#, "",
+        ("", ""), (r#"{"address": "10.2.0.5/24", "interface": 0}"#, "")
+    )]
+    fn the_results_follow(
+        #[case] from: &str,
+        #[case] to: &str,
+        #[case] first: (&str, &str),
+        #[case] second: (&str, &str),
+    ) {
+        let now = if from.is_empty() { ANSWER.to_owned() } else { ANSWER.replacen(from, to, 1) };
+        assert!(from.is_empty() || now != ANSWER, "{from}");
+        let changes = LaterChanges::between(&result(ANSWER), &result(&now), "eth0");
+        for (ifname, before, (from, to)) in [("eth0", FIRST, first), ("net1", SECOND, second)] {
+            let mut followed = result(before);
+            changes.apply(ifname, &mut followed);
+            let expected = if from.is_empty() || to.is_empty() && from == before {
+                before.to_owned()
+            } else {
+                before.replace(from, to)
+            };
+            assert_eq!(followed, result(&expected), "{ifname}");
+        }
+    }
+
+    #[test]
+    fn bridges_of_one_name_are_told_apart_by_their_order() {
+        let answer = r#"{"interfaces": [{"name": "br0", "mac": "aa"}, {"name": "br0", "mac": "bb"}]}"#;
+        let changes = LaterChanges::between(&result(answer), &result(&answer.replace("bb", "cc")), "eth0");
+        let mut first = result(r#"{"interfaces": [{"name": "br0", "mac": "aa"}]}"#);
+        let mut second = result(r#"{"interfaces": [{"name": "br0", "mac": "bb"}]}"#);
+        changes.apply("eth0", &mut first);
+        changes.apply("net1", &mut second);
+        assert_eq!((first.interfaces[0].mac.as_str(), second.interfaces[0].mac.as_str()), ("aa", "cc"));
+    }
+}
