@@ -1,10 +1,13 @@
 //! A node that Braid is installed on.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 
+use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::support::{Machine, Network, braid, bridge, firewall};
@@ -34,12 +37,45 @@ impl Node {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(braid());
-        command.args(arguments).env_remove("CNI_COMMAND").env_remove("KUBERNETES_SERVICE_HOST");
+        self.command(arguments).output().unwrap()
+    }
+
+    /// A command that is ended after a while, with an exit status of its own.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(braid()).args(arguments);
+        command.env_remove("CNI_COMMAND").env_remove("KUBERNETES_SERVICE_HOST");
         for (option, directory) in [("--conf-dir", "net.d"), ("--bin-dir", "bin"), ("--state-dir", "state")] {
             command.arg(option).arg(self.path(directory));
         }
-        command.output().unwrap()
+        command
+    }
+
+    /// `install` as it runs in a pod of a cluster.
+    fn install_in_cluster(&self, more: &[&str]) -> Command {
+        let mut command = self.command(&[&["install"], more].concat());
+        command.arg("--service-account").arg(self.path("account"));
+        // Nobody listens there, and nobody is asked again.
+        command.args(["--with", r#"{"kubernetes": {"retries": 0}}"#]);
+        command.env("KUBERNETES_SERVICE_HOST", "::1").env("KUBERNETES_SERVICE_PORT", "1");
+        command
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        self.path(name).symlink_metadata().unwrap().permissions().mode() & 0o7777
+    }
+
+    fn token(&self) -> String {
+        let kubeconfig = fs::read(self.path("net.d/braid.d/kubeconfig")).unwrap();
+        let kubeconfig: Value = serde_json::from_slice(&kubeconfig).unwrap();
+        kubeconfig["users"][0]["user"]["token"].as_str().unwrap().to_owned()
+    }
+
+    fn files(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     fn install(&self, more: &[&str]) -> Output {
@@ -121,25 +157,226 @@ fn the_kubeconfig_is_kept_and_follows_the_token() {
     let node = Node::new();
     node.write("net.d/10-pods.conflist", PRIMARY);
     let path = node.path("net.d/braid.d/kubeconfig");
-    let mut command = Command::new(braid());
-    command.args(["install", "--service-account"]).arg(node.path("account")).env_remove("CNI_COMMAND");
-    command.env("KUBERNETES_SERVICE_HOST", "fd00::1").env("KUBERNETES_SERVICE_PORT", "443");
-    for (option, directory) in [("--conf-dir", "net.d"), ("--bin-dir", "bin"), ("--state-dir", "state")] {
-        command.arg(option).arg(node.path(directory));
-    }
-    let mut keeper = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut command = node.install_in_cluster(&[]);
+    let mut keeper = command.stderr(Stdio::null()).spawn().unwrap();
     wait_for(&path, "token-1");
     let kubeconfig: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    assert_eq!(kubeconfig["clusters"][0]["cluster"]["server"], "https://[fd00::1]:443");
+    assert_eq!(kubeconfig["clusters"][0]["cluster"]["server"], "https://[::1]:1");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     wait_for(&node.path("net.d/00-braid.conflist"), "kubeconfig");
     node.write("account/token", "token-2");
     wait_for(&path, "token-2");
     fs::rename(node.path("net.d/00-braid.conflist"), node.path("net.d/00-braid.conflist.bak")).unwrap();
     wait_for(&node.path("net.d/00-braid.conflist"), "kubeconfig");
-    keeper.kill().unwrap();
-    keeper.wait().unwrap();
+    let size = node.path("bin/braid").metadata().unwrap().len();
+    fs::remove_file(node.path("bin/braid")).unwrap();
+    wait_until("the executable is back", || node.path("bin/braid").metadata().is_ok_and(|file| file.len() == size));
+    end(&mut keeper);
     assert!(node.path("net.d/00-braid.conflist").exists());
+}
+
+#[test]
+fn a_first_file_that_is_being_written_keeps_what_was_written() {
+    let node = Node::new();
+    node.write("net.d/20-next.conflist", &PRIMARY.replace("\"pods\"", "\"next\""));
+    for end in [0, 1, PRIMARY.len() / 2, PRIMARY.len() - 1] {
+        node.write("net.d/10-pods.conflist", &PRIMARY[..end]);
+        let output = node.install(&[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("10-pods.conflist") && !said.contains("ready"), "{said}");
+        assert!(!node.path("net.d/00-braid.conflist").exists());
+    }
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    assert!(node.install(&[]).status.success());
+    let list = node.conflist();
+    node.write("net.d/10-pods.conflist", &PRIMARY[..20]);
+    let output = node.install(&[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("10-pods.conflist"), "{output:?}");
+    assert_eq!(node.conflist(), list);
+}
+
+#[test]
+fn keys_that_braid_cannot_use_change_nothing() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    for (with, part) in
+        [(r#"{"policy": 5}"#, "policy"), (r#"{"type": "evil"}"#, "type"), (r#"{"delegates": 1}"#, "delegates")]
+    {
+        let output = node.install(&["--with", with]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--with") && said.contains(part), "{with}: {said}");
+    }
+    assert_eq!((node.files("net.d").len(), node.files("bin").len()), (1, 1));
+}
+
+#[test]
+fn a_network_that_cannot_be_a_delegate_keeps_what_was_written() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    assert!(node.install(&[]).status.success());
+    let list = node.conflist();
+    node.write("net.d/10-pods.conflist", &PRIMARY.replace("\"alpha\"", "\"../alpha\""));
+    let output = node.install(&[]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("../alpha"), "{output:?}");
+    assert_eq!(node.conflist(), list);
+}
+
+#[rstest]
+#[case::empty("", "empty")]
+#[case::blank(" \n", "empty")]
+#[case::malformed("token 2", "malformed")]
+#[case::binary("token-2\0", "malformed")]
+#[case::cut("eyJhbGciOiJSUzI1NiJ9.eyJ", "malformed")]
+#[case::expired("eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjEwMDB9.c2ln", "expired")]
+fn a_token_that_cannot_be_used_takes_the_place_of_no_other(#[case] token: &str, #[case] said: &str) {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    node.write("account/token", token);
+    let refuses = || {
+        let output = node.install_in_cluster(&["--once"]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains("account/token") && stderr.contains(said), "{stderr}");
+    };
+    refuses();
+    assert_eq!(node.files("net.d"), ["10-pods.conflist"], "without a token pods would lose networks");
+    node.write("account/token", "token-1");
+    drop(node.install_in_cluster(&["--once"]).output().unwrap());
+    node.write("account/token", token);
+    refuses();
+    assert_eq!(node.token(), "token-1");
+}
+
+#[test]
+fn modes_and_owners_are_as_they_should_be_again() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    let install = || drop(node.install_in_cluster(&["--once"]).output().unwrap());
+    install();
+    let files = [
+        ("net.d/braid.d", 0o700),
+        ("net.d/braid.d/kubeconfig", 0o600),
+        ("net.d/00-braid.conflist", 0o600),
+        ("bin/braid", 0o755),
+    ];
+    for (name, mode) in files {
+        assert_eq!(node.mode(name), mode, "{name}");
+        fs::set_permissions(node.path(name), PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    install();
+    for (name, mode) in files {
+        assert_eq!(node.mode(name), mode, "{name}");
+    }
+}
+
+#[test]
+fn pipes_and_links_in_the_place_of_files_are_replaced() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    fs::create_dir(node.path("net.d/braid.d")).unwrap();
+    let names = ["net.d/braid.d/kubeconfig", "net.d/00-braid.conflist", "bin/braid"];
+    let is_installed = || {
+        let output = node.install_in_cluster(&["--once"]).output().unwrap();
+        assert_ne!(output.status.code(), Some(124), "it hangs");
+        names.iter().all(|name| node.path(name).symlink_metadata().unwrap().is_file())
+    };
+    for name in names {
+        nix::unistd::mkfifo(&node.path(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    assert!(is_installed());
+    node.write("elsewhere", "kept");
+    for name in names {
+        fs::remove_file(node.path(name)).unwrap();
+        symlink(node.path("elsewhere"), node.path(name)).unwrap();
+    }
+    assert!(is_installed());
+    assert_eq!(fs::read_to_string(node.path("elsewhere")).unwrap(), "kept");
+    for name in ["account/token", "net.d/05-pipe.conflist"] {
+        drop(fs::remove_file(node.path(name)));
+        nix::unistd::mkfifo(&node.path(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let output = node.install_in_cluster(&["--once"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(name), "{output:?}");
+        fs::remove_file(node.path(name)).unwrap();
+        node.write("account/token", "token-1");
+    }
+}
+
+#[test]
+fn what_killed_installers_left_is_removed_and_what_was_planted_is_not_followed() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    node.write("elsewhere", "kept");
+    // The names that an installer with this process ID once gave its temporaries.
+    for pid in 1..=3 {
+        node.write(&format!("bin/.braid.{pid}.tmp"), "half");
+        symlink(node.path("elsewhere"), node.path(&format!("net.d/.00-braid.conflist.{pid}.tmp"))).unwrap();
+    }
+    assert!(node.install(&[]).status.success());
+    assert_eq!(fs::read_to_string(node.path("elsewhere")).unwrap(), "kept");
+    assert_eq!(node.files("bin"), ["alpha", "braid"]);
+    assert_eq!(node.files("net.d"), ["00-braid.conflist", "10-pods.conflist"]);
+}
+
+#[test]
+fn no_call_finds_the_executable_busy_while_it_is_replaced() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    assert!(node.install(&[]).status.success());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let call = || {
+            while !is_over.load(Ordering::Relaxed) {
+                let status = Command::new(node.path("bin/braid")).arg("--version").stdout(Stdio::null()).status();
+                assert!(status.expect("the executable can be run").success());
+            }
+        };
+        let calls = [scope.spawn(call), scope.spawn(call)];
+        for round in 0..10 {
+            // Another version of the same size, and a good one.
+            let mut other = fs::read(braid()).unwrap();
+            other.push(round);
+            fs::write(node.path("other"), other).unwrap();
+            fs::set_permissions(node.path("other"), PermissionsExt::from_mode(0o755)).unwrap();
+            fs::rename(node.path("other"), node.path("bin/braid")).unwrap();
+            let output = node.install(&[]);
+            if !output.status.success() || calls.iter().any(ScopedJoinHandle::is_finished) {
+                is_over.store(true, Ordering::Relaxed);
+                panic!("{output:?}");
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_log_file_of_the_node_is_none_of_the_containers_business() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    let output = node.install(&["--with", r#"{"logFile": "/no/such/directory/braid.log", "logLevel": "debug"}"#]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("braid.log"), "{said}");
+    assert_eq!(node.conflist()["plugins"][0]["logFile"], "/no/such/directory/braid.log");
+}
+
+#[test]
+fn uninstall_says_which_journals_it_cannot_use() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    assert!(node.install(&[]).status.success());
+    for container in ["c1", "c2"] {
+        fs::create_dir_all(node.path(&format!("state/attachments/{container}"))).unwrap();
+    }
+    node.write("state/attachments/c1/eth0.jsonl", "no journal\n");
+    node.write("state/attachments/c2/eth0.jsonl.corrupt", "no journal\n");
+    for arguments in [&["uninstall"][..], &["uninstall", "--drain"]] {
+        let output = node.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in ["c1/eth0.jsonl", "c2/eth0.jsonl.corrupt", "by hand", "bin/braid stays"] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+    assert!(node.path("bin/braid").exists());
 }
 
 /// A machine with a primary network, as any runtime may have used it before.
@@ -188,6 +425,16 @@ fn containers_that_end_after_uninstall_are_detached_by_the_next() {
     machine.run("ip netns del db; /run/braid uninstall").succeeds().says("detached db");
     machine.run("ls /opt/cni/bin/braid").fails();
     machine.is_as_noted();
+}
+
+/// Ends `timeout`, and with it the program that it runs.
+fn end(program: &mut Child) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(program.id().cast_signed()), nix::sys::signal::SIGTERM).unwrap();
+    program.wait().unwrap();
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    crate::support::wait_for(what, || is_so().then_some(()));
 }
 
 /// Waits until a file holds a text.

@@ -1,0 +1,191 @@
+//! Files that are written whole or not at all, and read without trust in what stands in their place.
+//!
+//! A file is written beside its place under a random name, and then renamed over it. Its writer is closed before that:
+//! the kernel refuses to run a program that anybody has open for writing. While it is being written, its temporary is
+//! locked, so that another installer can tell it from one that a killed installer has left.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Cursor, Read, Seek, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::geteuid;
+
+/// The largest file that is read whole, in bytes.
+const MAX_SIZE: u64 = 1 << 20;
+/// In what pieces a file is written: a program that the page cache holds in small ones is slower to start.
+const PIECE: u64 = 1 << 20;
+/// How often a file is written again whose temporary has vanished before it could be renamed.
+const ATTEMPTS: u32 = 5;
+/// How the name of a temporary ends. Runtimes read no file with this ending.
+const TEMPORARY: &str = ".tmp";
+
+/// Whether a link is followed that stands in the place of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    /// It is: Kubernetes mounts the files of a service account as links.
+    Followed,
+    /// It counts as something else than a file.
+    Refused,
+}
+
+/// Opens a regular file for reading. Anything else is an error, and a named pipe without a writer no reason to wait.
+pub(super) fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
+    let no_follow = if links == Links::Refused { O_NOFOLLOW } else { 0 };
+    let file = OpenOptions::new().read(true).custom_flags(O_CLOEXEC | O_NONBLOCK | no_follow).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Reads a regular file of bounded size.
+pub(super) fn read(path: &Path, links: Links) -> io::Result<Vec<u8>> {
+    let (file, _) = open(path, links)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// Whether a file belongs to this user and has exactly these permissions.
+pub(super) fn has_mode(metadata: &Metadata, mode: u32) -> bool {
+    metadata.mode() & 0o7777 == mode && metadata.uid() == geteuid().as_raw()
+}
+
+/// Whether a file is there with this content and these permissions.
+pub(super) fn is_as(path: &Path, content: &[u8], mode: u32) -> bool {
+    let is_ours = open(path, Links::Refused).is_ok_and(|(_, metadata)| has_mode(&metadata, mode));
+    is_ours && read(path, Links::Refused).is_ok_and(|now| now == content)
+}
+
+/// Writes a file whole or not at all, in the place of whatever is there.
+pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write_from(path, &mut Cursor::new(content), mode)
+}
+
+/// Writes a file whole or not at all, with what another one holds.
+pub(super) fn write_from(path: &Path, content: &mut (impl Read + Seek), mode: u32) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    for attempt in 1.. {
+        match write_beside(path, directory, content, mode) {
+            // Another installer has taken it for one that was left behind: it was not locked yet, or not any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() && attempt < ATTEMPTS => {}
+            Err(error) => return Err(error),
+            Ok(()) => break,
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+fn write_beside(path: &Path, directory: &Path, content: &mut (impl Read + Seek), mode: u32) -> io::Result<()> {
+    content.rewind()?;
+    let create = |path: &Path| {
+        // For nobody else until it is whole.
+        let flags = O_CLOEXEC | O_NOFOLLOW;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
+    };
+    let temporary = tempfile::Builder::new().prefix(&prefix_of(path)).suffix(TEMPORARY).make_in(directory, create)?;
+    // A descriptor that cannot write keeps the lock when the writer is closed.
+    let (locked, _) = open(temporary.path(), Links::Refused)?;
+    locked.try_lock().map_err(io::Error::from)?;
+    let (mut file, temporary) = temporary.into_parts();
+    let mut piece = Vec::new();
+    while content.by_ref().take(PIECE).read_to_end(&mut piece)? > 0 {
+        file.write_all(&piece)?;
+        piece.clear();
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    drop(file);
+    Ok(temporary.persist(path)?)
+}
+
+/// How the names of a file's temporaries begin.
+fn prefix_of(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().display())
+}
+
+/// Removes what installers that were killed have left beside a file.
+pub(super) fn remove_temporaries(path: &Path) {
+    let prefix = prefix_of(path);
+    let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    let names = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(TEMPORARY))
+    });
+    for entry in names {
+        let path = entry.path();
+        let is_left = match open(&path, Links::Refused) {
+            Ok((file, _)) => file.try_lock().is_ok(),
+            // A link, which is nothing that an installer writes, and nothing that it follows.
+            Err(_) => entry.file_type().is_ok_and(|kind| kind.is_symlink()),
+        };
+        if is_left {
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_is_written_over_whatever_is_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("f"), dir.path().join("other"));
+        fs::write(&other, "kept").unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(!is_as(&path, b"kept", 0o644), "a link is no file");
+        write(&path, b"new", 0o600).unwrap();
+        assert!(is_as(&path, b"new", 0o600));
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!is_as(&path, b"", 0o700) && read(&path, Links::Followed).is_err(), "nobody waits for its writer");
+        write(&path, b"new", 0o755).unwrap();
+        assert!(is_as(&path, b"new", 0o755));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!is_as(&path, b"new", 0o755), "its mode is wrong");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary stays");
+    }
+
+    #[test]
+    fn only_temporaries_of_dead_installers_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let names = [".f.1.tmp", ".f.dead00.tmp", ".f.living.tmp", ".f.link.tmp", ".g.dead00.tmp", "f.tmp"];
+        let file = |index: usize| dir.path().join(names[index]);
+        for index in [0, 1, 2, 4, 5] {
+            fs::write(file(index), "").unwrap();
+        }
+        symlink(file(5), file(3)).unwrap();
+        let living = File::open(file(2)).unwrap();
+        living.lock().unwrap();
+        remove_temporaries(&path);
+        let stays = names.map(|name| dir.path().join(name).symlink_metadata().is_ok());
+        assert_eq!(stays, [false, false, true, false, true, true]);
+    }
+
+    #[test]
+    fn installers_at_once_write_whole_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = &dir.path().join("f");
+        std::thread::scope(|scope| {
+            for letter in *b"abcd" {
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        write(path, &vec![letter; 100_000], 0o600).unwrap();
+                        remove_temporaries(path);
+                        let found = read(path, Links::Refused).unwrap();
+                        assert!(found.len() == 100_000 && found.iter().all(|byte| *byte == found[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

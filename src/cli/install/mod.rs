@@ -1,0 +1,30 @@
+//! `install` and `uninstall`: Braid on a Kubernetes node, in front of the primary network's own configuration.
+//!
+//! The configuration that `install` writes holds a copy of the primary network's, so that pods can still be attached
+//! while the agent that wrote the primary's is being replaced. `install` keeps everything as it should be until the
+//! process ends: the executable, the credentials, the copy, and its place before all other configurations.
+//!
+//! - `places`: where things are on the node, and the arguments of both commands;
+//! - `files`: files that are written whole or not at all;
+//! - `executable`: the copy of Braid in the runtime's directory of plugins;
+//! - `token`, `kubeconfig`: the credentials that Braid uses at the API server;
+//! - `primary`, `conflist`: the primary network's configuration, and Braid's in front of it;
+//! - `call`: calls of the installed Braid, as a runtime makes them;
+//! - `keep`: the loop of `install`;
+//! - `uninstall`: the way back.
+
+mod call;
+mod conflist;
+mod executable;
+mod files;
+mod keep;
+mod kubeconfig;
+mod places;
+mod primary;
+mod report;
+mod token;
+mod uninstall;
+
+pub(super) use keep::install;
+pub(super) use places::{Install, Uninstall};
+pub(super) use uninstall::uninstall;

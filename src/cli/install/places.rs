@@ -1,0 +1,70 @@
+//! Where things are on the node, and the arguments that say so.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
+
+/// The file that the runtime is to find first.
+pub(super) const CONFLIST: &str = "00-braid.conflist";
+/// Where the credentials are, in the configurations' directory.
+const KUBECONFIG: &str = "braid.d/kubeconfig";
+
+/// The arguments of `install`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Install {
+    #[command(flatten)]
+    pub(super) places: Places,
+    /// Keys for Braid's configuration, a JSON object such as `{"namespaceIsolation": true}`
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(super) with: String,
+    /// Where the service account is mounted
+    #[arg(long, value_name = "DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
+    pub(super) service_account: PathBuf,
+    /// Do it once, in place of keeping it so
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+/// The arguments of `uninstall`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Uninstall {
+    #[command(flatten)]
+    pub(super) places: Places,
+    /// Wait until no container is attached by Braid any more, and detach each one that is gone
+    #[arg(long)]
+    pub(super) drain: bool,
+    /// Remove the executable even if pods are still attached by it, whose clean-up then fails
+    #[arg(long, conflicts_with = "drain")]
+    pub(super) force: bool,
+}
+
+/// Where things are on the node. In a container these directories have to be mounted at the same paths.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "they are the names of the options")]
+pub(super) struct Places {
+    /// Where the runtime looks for configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(super) conf_dir: PathBuf,
+    /// Where the runtime looks for plugins
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_BIN_DIR)]
+    pub(super) bin_dir: PathBuf,
+    /// Where journals are kept
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub(super) state_dir: PathBuf,
+}
+
+impl Places {
+    pub(super) fn conflist(&self) -> PathBuf {
+        self.conf_dir.join(CONFLIST)
+    }
+
+    pub(super) fn kubeconfig(&self) -> PathBuf {
+        self.conf_dir.join(KUBECONFIG)
+    }
+
+    pub(super) fn executable(&self) -> PathBuf {
+        self.bin_dir.join("braid")
+    }
+}

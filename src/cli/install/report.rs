@@ -1,0 +1,32 @@
+//! What `install` and `uninstall` say, on standard error.
+
+/// Says what was done.
+pub(super) fn say(message: &str) {
+    tell!("braid: {message}");
+}
+
+/// Says what an operator should look at.
+pub(super) fn warn(message: &str) {
+    tell!("braid: WARNING: {message}");
+}
+
+/// Problems of something that is looked at again and again: each is said once, until it changes.
+#[derive(Debug, Default)]
+pub(super) struct Problem {
+    last: String,
+}
+
+impl Problem {
+    /// Warns of a problem that was not there at the last look.
+    pub(super) fn is(&mut self, message: String) {
+        if message != self.last {
+            warn(&message);
+            self.last = message;
+        }
+    }
+
+    /// There is none any more.
+    pub(super) fn is_over(&mut self) {
+        self.last.clear();
+    }
+}
