@@ -64,7 +64,7 @@ fn the_manifests_are_valid() {
     "eth0 braid bridge", "eth0 braid portmap", "eth0 braid firewall", "eth0 braid loopback"])]
 #[case::nomad_with_storage("nomad", "NOMAD_NAMESPACE=default;NOMAD_JOB_ID=db-1", &[
     "eth0 braid bridge", "eth0 braid portmap", "storage nomad-storage bridge", "eth0 braid firewall", "eth0 braid loopback"])]
-#[case::podman("podman", "", &["eth0 braid bridge", "eth0 braid portmap", "net1 braid-storage bridge", "eth0 braid firewall"])]
+#[case::podman("podman", "", &["eth0 braid bridge", "eth0 braid portmap", "eth0 braid firewall", "net1 braid-storage bridge", "net1 braid-storage firewall"])]
 #[case::selectors("selectors-per-namespace", "K8S_POD_NAMESPACE=dev", &["eth0 selected bridge"])]
 #[case::selectors_prod("selectors-per-namespace", "K8S_POD_NAMESPACE=prod-eu", &["eth0 selected bridge", "storage prod-storage bridge"])]
 #[case::selectors_test("selectors-per-namespace", "K8S_POD_NAMESPACE=prod-test", &["eth0 selected bridge"])]

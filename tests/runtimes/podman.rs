@@ -112,6 +112,12 @@ fn a_container_on_two_networks_of_braids() {
     machine.is_as_noted();
 }
 
+/// A network of Braid's with one attachment.
+fn other() -> String {
+    let first = bridge("br-other", "").without("ipMasq").key("ipam", ipam(9));
+    outer("other", &format!("[{}]", first.into_json()))
+}
+
 #[test]
 fn two_networks_whose_further_interfaces_have_the_same_names_are_told_what_to_do() {
     let Some(machine) = machine() else { return };
@@ -131,6 +137,49 @@ fn the_configuration_to_copy_works() {
     let options = "--rm --network braid --ip 10.106.0.77 --mac-address 02:00:5e:00:53:01 -p 8080:80";
     let ran = machine.run(&format!("{} ip addr", run(&machine, options))).succeeds();
     ran.prints("inet 10.106.0.77/24").prints("link/ether 02:00:5e:00:53:01").prints("inet 10.106.1.3/24");
+    machine.is_as_noted();
+}
+
+/// What users do to a container that lives. `podman network reload` asks for the interface and the addresses of whichever interface
+/// it finds first in the result, in no order, so the answer must hold the primary network's alone.
+#[test]
+fn the_configuration_to_copy_bears_reload_disconnect_connect_and_restart() {
+    let Some(machine) = machine() else { return };
+    let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/podman.conflist");
+    let machine = machine.conf("other.conflist", &*other());
+    machine.run(&format!("cp {} /etc/cni/net.d", conf.display())).succeeds();
+    note_after_a_first_container(&machine, "braid --network other:interface_name=eth9");
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --name long --network braid -p 8080:80"))).succeeds();
+    let is_whole = |what: &str| {
+        let ran = machine.run("podman exec long /bin/busybox ip -4 -o addr").succeeds();
+        ran.require(ran.stdout.contains(" eth0    inet 10.106.0."), what);
+        ran.require(ran.stdout.contains(" net1    inet 10.106.1."), what);
+        let inspect = "podman inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' long";
+        machine.run(inspect).succeeds().prints("10.106.0.");
+        let results = machine.run("cat /var/lib/cni/results/braid-*-eth0").succeeds().json();
+        let interfaces = results["result"]["interfaces"].as_array().expect("a list").iter();
+        let inside: Vec<_> = interfaces.filter(|one| one["sandbox"].is_string()).map(|one| &one["name"]).collect();
+        assert_eq!(inside, ["eth0"], "{what}");
+    };
+    is_whole("started");
+    for _ in 0..6 {
+        machine.run("podman network reload long").succeeds();
+        is_whole("reloaded");
+    }
+    machine.run("podman network connect other long").succeeds();
+    machine.run("podman exec long /bin/busybox ip -4 -o addr").succeeds().prints(" eth1    inet 10.10.9.");
+    machine.run("podman network reload long").succeeds();
+    is_whole("reloaded on two networks");
+    machine.run("podman network disconnect other long").succeeds();
+    is_whole("disconnected from the other network");
+    machine.run("podman network connect other long").succeeds();
+    machine.run("podman network disconnect braid long").succeeds();
+    let ran = machine.run("podman exec long /bin/busybox ip -o addr").succeeds().prints(" eth1 ");
+    ran.require(!ran.stdout.contains("eth0") && !ran.stdout.contains("net1"), "both networks of braid were to be gone");
+    machine.run("podman network connect braid long").succeeds();
+    machine.run("podman network disconnect other long").succeeds();
+    machine.run("podman restart -t 0 long").succeeds();
+    machine.run("podman rm -f -t 0 long").succeeds();
     machine.is_as_noted();
 }
 
