@@ -85,7 +85,8 @@ struct Lines {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level
+        // Debug is about Braid's own work; what the HTTP client does with each frame is for who asks for all there is.
+        *metadata.level() <= self.level && (self.level == LevelFilter::TRACE || is_own(metadata.target()))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -134,6 +135,11 @@ impl Subscriber for Lines {
             drop(file.write_all((escaped(&Value::from(line).to_string()) + "\n").as_bytes()));
         }
     }
+}
+
+/// Whether a module is Braid's, and not a library's.
+fn is_own(target: &str) -> bool {
+    target.split("::").next() == Some(env!("CARGO_CRATE_NAME"))
 }
 
 /// What an event says.
@@ -207,6 +213,7 @@ fn level(name: Option<&str>) -> LevelFilter {
         Some("error") => LevelFilter::ERROR,
         Some("verbose" | "info") => LevelFilter::INFO,
         Some("debug") => LevelFilter::DEBUG,
+        Some("trace") => LevelFilter::TRACE,
         _ => LevelFilter::WARN,
     }
 }

@@ -551,7 +551,7 @@ fn multus_keys(keys: &Keys<'_>) -> Result<MultusKeys, KeyError> {
 }
 
 fn log(keys: &Keys<'_>) -> Result<LogConfig, KeyError> {
-    const LEVELS: &str = "panic, error, warning, info, verbose or debug";
+    const LEVELS: &str = "panic, error, warning, info, verbose, debug or trace";
     let level = keys.string("logLevel")?.filter(|level| !level.is_empty());
     if level.as_deref().is_some_and(|level| !LEVELS.split([',', ' ']).any(|known| known == level.to_lowercase())) {
         return Err(keys.wrong("logLevel", LEVELS));

@@ -9,6 +9,7 @@
 //! [`AddResult`] is the newest shape, and holds whatever the others can say. Going to an older shape loses what that
 //! shape has no place for: 0.2.0 keeps the first address of each family.
 
+mod container;
 mod v0_2;
 mod v0_3;
 mod v1;
@@ -22,6 +23,8 @@ use serde_json::value::RawValue;
 
 use super::config::{raw, without_values};
 use super::version::Version;
+
+pub use container::ContainerInterface;
 
 /// The result of ADD: what was attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cni::AddResult;
-use crate::cni::result::{Dns, Route};
-use crate::plan::{Attachment, Plan, Position};
+use crate::cni::result::{ContainerInterface, Dns, Route};
+use crate::plan::{Attachment, Plan};
 
 /// One entry of the annotation: an interface in the pod (NPWG specification, §5.2).
 #[derive(Debug, Serialize)]
@@ -31,9 +31,9 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, of which exactly
-/// one, the primary network's, is the default. `incoming` is the result of the plugin before Braid, and `device_info`
-/// looks up what is known of an attachment's device.
+/// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, at least one for each
+/// attachment, and exactly one, the primary network's, is the default. `incoming` is the result of the plugin before Braid,
+/// and `device_info` looks up what is known of an attachment's device.
 ///
 /// # Panics
 /// Never: what is written is plain data.
@@ -45,56 +45,40 @@ pub fn network_status(
 ) -> String {
     let mut entries = Vec::new();
     if let Some(result) = incoming {
-        entries.extend(entries_of(&plan.network, &plan.ifname, result));
+        entries.extend(entries_of(&plan.network, &plan.netns, &plan.ifname, result));
     }
     for (attachment, result) in plan.attachments.iter().zip(results) {
         let Some(result) = result else { continue };
-        let own = entries_of(&attachment.reference, &attachment.ifname, result);
+        let own = entries_of(&attachment.reference, &plan.netns, &attachment.ifname, result);
         let info = device_info(attachment);
         entries.extend(own.into_iter().map(|entry| Entry { device_info: info.clone(), ..entry }));
     }
-    let primary = match plan.position {
-        Position::Primary => plan.attachments.first().map(|attachment| attachment.reference.as_str()),
-        Position::Chained => Some(plan.network.as_str()),
-    };
-    let is_primary = |entry: &Entry<'_>| Some(entry.name) == primary;
-    let default = entries
-        .iter()
-        .position(|entry| is_primary(entry) && entry.interface == plan.ifname)
-        .or_else(|| entries.iter().position(is_primary));
-    if let Some(default) = default {
-        entries[default].default = true;
+    // The primary network's entries come first, and the first may be of another interface than the one that was asked for.
+    let primary = entries.first().map(|entry| entry.name);
+    let is_primary = |entry: &Entry<'_>| Some(entry.name) == primary && entry.interface == plan.ifname;
+    let default = entries.iter().position(is_primary).unwrap_or(0);
+    if let Some(entry) = entries.get_mut(default) {
+        entry.default = true;
     }
     serde_json::to_string_pretty(&entries).expect("plain data serialises")
 }
 
-fn entries_of<'a>(name: &'a str, ifname: &'a str, result: &'a AddResult) -> Vec<Entry<'a>> {
-    let entry = |interface: &'a str, mac: &'a str, mtu: u32, index: Option<usize>| {
-        let is_main = interface == ifname;
-        // An address that is on no interface in particular is on the one that was asked for.
-        let ips = result
-            .ips
-            .iter()
-            .filter(|ip| ip.interface == index && index.is_some() || ip.interface.is_none() && is_main);
-        Entry {
-            name,
-            interface,
-            ips: ips.map(|ip| ip.address.addr().to_string()).collect(),
-            mac,
-            mtu,
-            default: false,
-            dns: &result.dns,
-            gateway: if is_main { gateways(result) } else { Vec::new() },
-            device_info: None,
-        }
+/// The entries of one attachment; the first of them that has the name that was asked for, or else the first, has the gateways.
+fn entries_of<'a>(network: &'a str, netns: &str, ifname: &'a str, result: &'a AddResult) -> Vec<Entry<'a>> {
+    let interfaces = result.in_container(netns, ifname);
+    let main = interfaces.iter().position(|interface| interface.name == ifname).unwrap_or(0);
+    let entry = |(index, interface): (usize, ContainerInterface<'a>)| Entry {
+        name: network,
+        interface: interface.name,
+        ips: interface.ips.iter().map(|ip| ip.address.addr().to_string()).collect(),
+        mac: interface.listed.map_or("", |listed| &listed.mac),
+        mtu: interface.listed.map_or(0, |listed| listed.mtu),
+        default: false,
+        dns: &result.dns,
+        gateway: if index == main { gateways(result) } else { Vec::new() },
+        device_info: None,
     };
-    if result.interfaces.is_empty() && !result.ips.is_empty() {
-        // Results before 0.3.0 list no interfaces.
-        return vec![entry(ifname, "", 0, None)];
-    }
-    // Some plugins write the namespace's path in their own way; what is on the host has none.
-    let interfaces = result.interfaces.iter().enumerate().filter(|(_, interface)| !interface.sandbox.is_empty());
-    interfaces.map(|(index, found)| entry(&found.name, &found.mac, found.mtu, Some(index))).collect()
+    interfaces.into_iter().enumerate().map(entry).collect()
 }
 
 /// The gateways of the default routes. A route without one goes through its subnet's.
@@ -173,8 +157,37 @@ mod tests {
             {"name": "first", "interface": "extra", "default": false, "dns": dns},
             {"name": "first", "interface": "eth0", "ips": ["10.0.0.5", "fd00::5"], "mac": "02:00:00:00:00:01",
                 "mtu": 1450, "default": true, "dns": dns, "gateway": ["10.0.0.1"]},
+            {"name": "ns/second", "interface": "net1", "default": false, "dns": {}},
         ]);
         assert_eq!(status, expected);
+    }
+
+    /// As Calico, older AWS VPC plugins and others answer.
+    #[test]
+    fn an_attachment_has_an_entry_whatever_its_plugin_says_of_interfaces() {
+        let address = |index: &str| format!(r#""ips": [{{"address": "10.0.0.5/32"{index}}}]"#);
+        let at = r#", "interface": 0"#;
+        for (interfaces, index) in [
+            ("", ""),
+            (r#"{"name": "cali1"}"#, ""),
+            (r#"{"name": "cali1"}"#, at),
+            (r#"{"name": "eni1"}, {"name": "eni2"}"#, at),
+            (r#"{"name": "eni1"}, {"name": "dummy1", "sandbox": "0", "mac": "7"}"#, r#", "interface": 1"#),
+        ] {
+            let host_only = result(&format!(r#"{{"interfaces": [{interfaces}], {}}}"#, address(index)));
+            let status = status(&plan("primary"), None, &[Some(host_only.clone()), Some(host_only)]);
+            let expected = serde_json::json!([
+                {"name": "first", "interface": "eth0", "ips": ["10.0.0.5"], "default": true, "dns": {}},
+                {"name": "ns/second", "interface": "net1", "ips": ["10.0.0.5"], "default": false, "dns": {}},
+            ]);
+            assert_eq!(status, expected, "{interfaces} {index}");
+        }
+        let incoming = result(r#"{"interfaces": [{"name": "cali1"}], "ips": [{"address": "10.0.0.5/32"}]}"#);
+        let status = status(&plan("chained"), Some(&incoming), &[Some(result("{}")), None]);
+        let shown: Vec<_> = status.as_array().unwrap().iter().map(|e| (&e["interface"], &e["default"])).collect();
+        assert_eq!(shown.len(), 2);
+        assert_eq!(status[0]["default"], true);
+        assert_eq!(status[1]["default"], false);
     }
 
     #[test]
