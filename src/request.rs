@@ -1,6 +1,7 @@
 //! What the runtime asks for: the only reader of the environment and of standard input.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use crate::cni::args::ArgsError;
 use crate::cni::config::{parse_object, spoken_version};
@@ -118,6 +119,15 @@ pub fn variable(name: &'static str) -> Result<Option<String>, RequestError> {
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(_)) => Err(RequestError::NotText { name }),
     }
+}
+
+/// The path of this executable.
+///
+/// # Errors
+/// When the kernel does not tell it.
+#[expect(clippy::disallowed_methods, reason = "this module is the one reader of what this process was started with")]
+pub fn own_executable() -> io::Result<PathBuf> {
+    std::env::current_exe()
 }
 
 impl Request {

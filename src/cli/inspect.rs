@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::table::{cell, table};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::AddResult;
+use crate::runtime::deadline;
 use crate::transaction::journal::State;
 use crate::transaction::{Sharing, Store, StoreError};
 
@@ -195,7 +196,7 @@ fn ago(since: u64) -> String {
 /// What is known of the containers whose ID begins with `prefix`, by ID.
 fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
     let mut known = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = deadline::after(PATIENCE);
     let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline)? else { return Ok(known) };
     let mut ids = store.container_ids()?;
     ids.retain(|id| id.starts_with(prefix));
@@ -296,7 +297,7 @@ fn describe_state(state: &State) -> Known {
 
 /// The journals that were set aside below a state directory.
 pub(crate) fn set_aside(state_dir: &Path) -> Vec<PathBuf> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = deadline::after(PATIENCE);
     let Ok(Some(store)) = Store::open_existing(state_dir, Sharing::Shared, deadline) else { return Vec::new() };
     let containers = store.container_ids().unwrap_or_default();
     let entries = containers.iter().filter_map(|id| store.unlocked_container(id).ok()??.entries().ok());

@@ -224,13 +224,9 @@ impl Judge<'_> {
             }
         }
         let annotation = |key: &str| annotations.get(key).map(|text| text.value.as_str());
-        let (pod, errors) = Pod::survey(namespace(object, self.given), &object.name, "", annotation);
-        for error in errors {
-            let reason = match error {
-                SourceError::Annotation { reason, .. } => reason,
-                error => error.to_string(),
-            };
-            self.error(with_line(reason, annotations));
+        let (pod, problems) = Pod::read(namespace(object, self.given), &object.name, "", annotation);
+        for problem in problems {
+            self.error(with_line(problem.reason, annotations));
         }
         if pod.networks.is_empty() && pod.default_network.is_none() {
             return;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +12,7 @@ use super::validate::{braid_config, is_braid, request_for};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
 use crate::plan;
-use crate::runtime::Finder;
+use crate::runtime::{Finder, deadline};
 use crate::source;
 use crate::verb::is_own_executable;
 
@@ -102,7 +101,7 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
         let (request, surveyed) = if let Some((namespace, name)) = &args.pod {
-            let deadline = Instant::now() + config.timeouts.total;
+            let deadline = deadline::after(config.timeouts.total);
             source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
         } else {
             let surveyed = source::survey(&config, &request, None);

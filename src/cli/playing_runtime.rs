@@ -14,7 +14,7 @@ use crate::cni::config::RawObject;
 use crate::cni::error::code;
 use crate::cni::validate;
 use crate::cni::{Args, CniError, NetworkConfig, Version};
-use crate::request::variable;
+use crate::request::{own_executable, variable};
 use crate::runtime::exec::Stdout;
 use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
 
@@ -94,7 +94,7 @@ pub(super) fn networks() -> Result<Networks, CliError> {
 pub(super) fn finder() -> Result<Finder, CliError> {
     let path = variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into());
     let finder = Finder::new(&path);
-    Ok(match std::env::current_exe() {
+    Ok(match own_executable() {
         Ok(own) => finder.with_fallback("braid", own),
         Err(_) => finder,
     })

@@ -4,6 +4,7 @@
 mod braid;
 pub mod key;
 pub mod policy;
+pub mod problems;
 pub mod selection;
 pub mod selector;
 

@@ -254,7 +254,7 @@ fn entering_a_namespace_without_the_right_is_forbidden() {
     // Once more, as root that has lost the right.
     let output = Command::new("setpriv")
         .args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--ambient-caps=-all"])
-        .arg(std::env::current_exe().unwrap())
+        .arg(crate::request::own_executable().unwrap())
         .args(["--exact", "netns::tests::entering_a_namespace_without_the_right_is_forbidden"])
         .output()
         .expect("setpriv (util-linux) is needed for this test");

@@ -47,6 +47,9 @@ pub struct Candidate {
     pub network: NetworkConfig,
     /// What was asked for.
     pub selection: Selection,
+    /// The name by which the network was found on disk, where a NetworkAttachmentDefinition without a configuration stands
+    /// for it. A policy judges this name beside the definition's own.
+    pub on_disk_name: Option<String>,
     /// Whether the container may do without it.
     pub optional: bool,
     /// Who asked.
@@ -355,7 +358,7 @@ fn attachment(
     ifname: String,
     is_primary: bool,
 ) -> Attachment {
-    let Candidate { mut network, selection, optional, author, origin, reason, resource } = candidate;
+    let Candidate { mut network, selection, optional, author, origin, reason, resource, .. } = candidate;
     // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
     let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
     capability_args.shift_remove("networks");
@@ -485,16 +488,16 @@ fn refuse_self_delegation(config: &Config, candidate: &Candidate) -> Result<(), 
 fn refuse_forbidden(config: &Config, request: &Request, candidate: &Candidate) -> Result<(), PlanError> {
     let (Some(policy), Author::Pod) = (&config.policy, candidate.author) else { return Ok(()) };
     let namespace = request.arg("K8S_POD_NAMESPACE");
-    let reference = candidate.selection.reference();
-    if policy.allows(namespace, &reference, &candidate.network) {
-        return Ok(());
+    let names = std::iter::once(candidate.selection.reference()).chain(candidate.on_disk_name.clone());
+    match names.into_iter().find(|name| !policy.allows(namespace, name, &candidate.network)) {
+        None => Ok(()),
+        Some(reference) => Err(PlanError::Forbidden {
+            origin: candidate.origin.clone(),
+            namespace: namespace.unwrap_or_default().into(),
+            reference,
+            plugins: plugins_of(&candidate.network),
+        }),
     }
-    Err(PlanError::Forbidden {
-        origin: candidate.origin.clone(),
-        namespace: namespace.unwrap_or_default().into(),
-        reference,
-        plugins: plugins_of(&candidate.network),
-    })
 }
 
 /// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1).

@@ -80,7 +80,7 @@ pub struct Limits {
 
 impl Limits {
     fn deadline(self) -> Option<Instant> {
-        let plugin = self.plugin.map(|plugin| Instant::now() + plugin);
+        let plugin = self.plugin.map(super::deadline::after);
         match (plugin, self.deadline) {
             (Some(one), Some(all)) => Some(one.min(all)),
             (one, all) => one.or(all),

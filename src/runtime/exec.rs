@@ -344,6 +344,7 @@ impl Launcher {
     }
 
     /// What every plugin's environment has beside its call's: ours without the protocol's variables, and the guard.
+    #[expect(clippy::disallowed_methods, reason = "plugins inherit the environment, and the library has no request")]
     fn inherited(&self) -> &[CString] {
         self.inherited.get_or_init(|| {
             let guard = self.guard.iter().map(|(name, value)| (name.into(), value.into()));

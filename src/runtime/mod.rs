@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod chain;
+pub(crate) mod deadline;
 pub mod exec;
 pub mod find;
 mod leash;

@@ -1,11 +1,20 @@
 //! Where networks come from: the configuration itself, directories of configurations, and a Kubernetes API server.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `wanted` | lists what is asked for, by the operator, the runtime and the pod |
+//! | `lookup` | finds the network of each, in a definition or on disk |
+//! | [`conf_dir`] | the networks on disk |
+//! | [`pod`] | what an API server and the kubelet say of a pod, as data |
+//! | [`kubernetes`] | asks them |
 
 pub mod conf_dir;
-mod gather;
+mod error;
 pub mod kubernetes;
+mod lookup;
 pub mod pod;
+mod wanted;
 
-pub use gather::{
-    Gathered, SourceError, Surveyed, Wanted, every_network, every_network_with, gather, gather_for_pod,
-    operators_definitions, survey,
-};
+pub use error::{ClusterError, SourceError};
+pub use lookup::{Gathered, Surveyed, every_network, every_network_with, gather, look_up, survey};
+pub use wanted::{Wanted, operators_definitions};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::gather::SourceError;
+use crate::config::problems::Problems;
 use crate::config::selection::Selection;
 
 /// The annotation in which a pod asks for networks (NPWG specification, §4.1).
@@ -31,38 +31,24 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Reads a pod's annotations, which `annotation` looks up.
-    ///
-    /// # Errors
-    /// When one of them cannot be read.
+    /// Reads a pod's annotations, which `annotation` looks up, and goes on after what is wrong.
     pub fn read<'a>(
         namespace: &str,
         name: &str,
         uid: &str,
         annotation: impl Fn(&str) -> Option<&'a str>,
-    ) -> Result<Self, SourceError> {
-        let (pod, errors) = Self::survey(namespace, name, uid, annotation);
-        errors.into_iter().next().map_or(Ok(pod), Err)
-    }
-
-    /// Reads a pod's annotations as [`Self::read`] does, and goes on after what is wrong.
-    pub fn survey<'a>(
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        annotation: impl Fn(&str) -> Option<&'a str>,
-    ) -> (Self, Vec<SourceError>) {
-        let wrong = |reason: String| SourceError::Annotation { namespace: namespace.into(), name: name.into(), reason };
-        let mut errors = Vec::new();
+    ) -> (Self, Problems<AnnotationError>) {
+        let wrong = |reason: String| AnnotationError { namespace: namespace.into(), name: name.into(), reason };
+        let mut problems = Problems::new();
         let mut parse = |key: &str| {
-            let (parsed, wrongs) = Selection::survey(annotation(key).unwrap_or_default(), key);
-            errors.extend(wrongs.into_iter().map(|error| wrong(error.to_string())));
+            let (parsed, errors) = Selection::survey(annotation(key).unwrap_or_default(), key);
+            problems.extend(errors.into_iter().map(|error| wrong(error.to_string())));
             parsed
         };
         let networks = parse(NETWORKS);
         let mut default_network = parse(DEFAULT_NETWORK);
         if default_network.selections.len() > 1 {
-            errors.push(wrong(format!("{DEFAULT_NETWORK} names more than one network")));
+            problems.push(wrong(format!("{DEFAULT_NETWORK} names more than one network")));
         }
         let warnings = networks.warnings.iter().chain(&default_network.warnings);
         let pod = Self {
@@ -73,8 +59,20 @@ impl Pod {
             networks: networks.selections,
             default_network: default_network.selections.pop(),
         };
-        (pod, errors)
+        (pod, problems)
     }
+}
+
+/// A pod's annotation that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("pod {namespace}/{name}: {reason}")]
+pub struct AnnotationError {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// What is wrong, and where.
+    pub reason: String,
 }
 
 /// The name of a NetworkAttachmentDefinition.
@@ -248,13 +246,15 @@ mod tests {
     #[test]
     fn a_pod_asks_for_networks_in_its_annotations() {
         let read = |networks: &'static str, default: &'static str| {
-            Pod::read("ns", "p", "u", |key| Some(if key == NETWORKS { networks } else { default }))
+            let (pod, problems) =
+                Pod::read("ns", "p", "u", |key| Some(if key == NETWORKS { networks } else { default }));
+            problems.or_first(pod)
         };
         let pod = read("a, x/b@if0", r#"[{"name": "d", "mac": "02:00:00:00:00:01"}]"#).unwrap();
         assert_eq!(pod.networks.len(), 2);
         assert_eq!(pod.default_network.unwrap().name, "d");
         assert!(read("a,,b", "").unwrap_err().to_string().contains(NETWORKS));
         assert!(read("", "a,b").unwrap_err().to_string().contains("more than one"));
-        assert!(Pod::read("ns", "p", "u", |_| None).unwrap().networks.is_empty());
+        assert!(Pod::read("ns", "p", "u", |_| None).0.networks.is_empty());
     }
 }

@@ -14,6 +14,7 @@ use crate::merge::merge;
 use crate::netns::{Netns, OwnNetns};
 use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
+use crate::runtime::deadline;
 use crate::source::kubernetes::{self, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, SourceError};
@@ -61,7 +62,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
 /// Waits for the file that is there when the primary network is ready.
 fn wait_until_ready(context: &Context, config: &Config) -> Result<(), Error> {
     let Some(file) = &config.readiness_file else { return Ok(()) };
-    let until = context.deadline.min(context.began + READINESS);
+    let until = context.deadline.min(deadline::from(context.began, READINESS));
     while !file.exists() {
         if Instant::now() >= until {
             return Err(Error::NotReadyYet { file: file.clone(), waited: context.began.elapsed() });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::request::{GUARD, Request};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Finder, Launcher};
+use crate::runtime::{Finder, Launcher, deadline};
 use crate::transaction::Tools;
 
 /// The means of one call.
@@ -27,7 +27,7 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(request: &Request, config: &Config) -> Self {
         let began = Instant::now();
-        let deadline = began + config.timeouts.total;
+        let deadline = deadline::from(began, config.timeouts.total);
         Self {
             began,
             deadline,

@@ -298,16 +298,7 @@ fn code_of(error: &Error) -> u32 {
             InvalidConfig::Key(_) => code::INVALID_CONFIG,
             InvalidConfig::PrevResult(_) => code::DECODE,
         },
-        Error::Source(error) => match error {
-            SourceError::Cluster(error) => CniError::from(error).code,
-            SourceError::Withheld { .. } => code::KUBERNETES,
-            SourceError::Unknown { .. }
-            | SourceError::NoDefinition { .. }
-            | SourceError::Isolated { .. }
-            | SourceError::Annotation { .. }
-            | SourceError::Device { .. }
-            | SourceError::Load { .. } => code::INVALID_CONFIG,
-        },
+        Error::Source(error) => CniError::from(error).code,
         Error::NotReadyYet { .. } => code::TRY_AGAIN,
         Error::Plugin { .. } | Error::OwnExecutable { .. } | Error::InterfaceExists { .. } => code::INVALID_CONFIG,
         Error::Plan(error) => match error {

@@ -12,7 +12,7 @@ use crate::cni::Verb;
 use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::Chain;
-use crate::source::{self, kubernetes::Session};
+use crate::source::{self, kubernetes};
 
 /// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
 /// if there is to be one, and every network that a container could get.
@@ -35,7 +35,7 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
             path.display()
         );
     }
-    let definitions = Session::probe(config, request, context.deadline).unwrap_or_else(|error| {
+    let definitions = kubernetes::probe(config, request, context.deadline).unwrap_or_else(|error| {
         missing.push(NotReady::Missing(error.to_string()));
         None
     });

@@ -64,6 +64,24 @@ fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::Ku
     case.del().succeeds().called(&backwards).leaves_nothing();
 }
 
+/// As Calico and older AWS VPC plugins answer: an interface on the host alone, and addresses on none or on that one.
+#[rstest]
+#[case::no_index(json!({"address": "10.0.0.5/32"}))]
+#[case::the_hosts_end(json!({"address": "10.0.0.5/32", "interface": 0}))]
+fn a_plugin_that_names_no_interface_in_the_pod_has_an_entry_in_the_status(#[case] ip: Value) {
+    let host_only = |kind: &str| {
+        let interfaces = json!([{"name": "host0"}, {"name": "vlan0", "sandbox": "0"}]);
+        recorder(kind).told("result", json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": [ip]}))
+    };
+    let (case, api) = in_cluster(Case::new().delegate(host_only("alpha")));
+    api.definition("web", "one", &host_only("beta").into_json());
+    api.pod("web", "shop", &json!({NETWORKS: "one"}));
+    case.add().succeeds();
+    let entry = |name: &str, interface: &str, is_default: bool| json!({"name": name, "interface": interface, "ips": ["10.0.0.5"], "default": is_default, "dns": {}});
+    let expected = json!([entry("net-alpha", "eth0", true), entry("web/one", "net1", false)]);
+    assert_eq!(api.status("web", "shop"), Some(expected));
+}
+
 #[rstest]
 fn every_field_of_a_selection_reaches_its_plugin(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha"))) else { return };

@@ -76,13 +76,18 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         self.write_kubeconfig(&format!("tokenFile: {}/token", self.dir.display()));
     }
 
-    fn write_kubeconfig(&self, user: &str) {
+    /// Writes a kubeconfig with this user.
+    pub(super) fn write_kubeconfig(&self, user: &str) {
+        self.write_kubeconfig_of(&self.server.address(), "", user);
+    }
+
+    /// Writes a kubeconfig for a server at this address, with another key of its cluster and with this user.
+    pub(super) fn write_kubeconfig_of(&self, address: &str, cluster: &str, user: &str) {
         fs::write(self.dir.join("ca.crt"), self.server.authority()).expect("write the certificate");
         let text = format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://{}\n    \
-             certificate-authority: {}/ca.crt\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: x\n  \
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster:\n    server: https://{address}\n    \
+             certificate-authority: {}/ca.crt\n    {cluster}\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: x\n  \
              context:\n    cluster: c\n    user: u\ncurrent-context: x\n",
-            self.server.address(),
             self.dir.display(),
         );
         fs::write(self.dir.join("kubeconfig"), text).expect("write the kubeconfig");

@@ -32,6 +32,12 @@ pub(super) enum Fault {
     Slow(Duration),
     /// Close the connection.
     Reset,
+    /// Answer with an object of this many MiB.
+    Large(usize),
+    /// Refuse, and repeat what came as `Authorization`.
+    Echo,
+    /// Answer with the object at this path.
+    Other(&'static str),
 }
 
 /// A request that came in.
@@ -183,6 +189,20 @@ fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io:
                 continue;
             }
             Some(Fault::Slow(time)) => thread::sleep(time),
+            Some(Fault::Large(size)) => {
+                write(&mut connection, &(200, json!({"padding": "x".repeat(size << 20)})), None)?;
+                continue;
+            }
+            Some(Fault::Echo) => {
+                let sent = request.headers.get("authorization").cloned().unwrap_or_default();
+                write(&mut connection, &refusal(403, &format!("no right for {sent}")), None)?;
+                continue;
+            }
+            Some(Fault::Other(path)) => {
+                let other = state.lock().unwrap_or_else(PoisonError::into_inner).objects[path].clone();
+                write(&mut connection, &(200, other), None)?;
+                continue;
+            }
             None => {}
         }
         let answer = state.lock().unwrap_or_else(PoisonError::into_inner).answer(&request);

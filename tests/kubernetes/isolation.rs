@@ -22,6 +22,7 @@ fn with_networks<S: ApiServer + ?Sized>((case, api): (Case, Cluster<S>)) -> (Cas
         api.definition(namespace, "net", &recorder("beta").into_json());
     }
     api.definition_with("web", "stub", &json!({}), &json!({}));
+    api.definition_with("default", "stub", &json!({}), &json!({}));
     api.definition_with("other", "stub", &json!({}), &json!({}));
     (case, api)
 }
@@ -39,9 +40,12 @@ fn isolation_holds_on_every_way_to_choose(#[values(Server::Double, Server::KubeA
         (NETWORKS, r#"[{"name": "net", "namespace": "other"}]"#),
         (NETWORKS, "other/stub"),
         (NETWORKS, "on-disk"),
+        (NETWORKS, "stub"),
+        (NETWORKS, "default/stub"),
         (DEFAULT_NETWORK, "other/net"),
         (DEFAULT_NETWORK, "net"),
         (DEFAULT_NETWORK, "on-disk"),
+        (DEFAULT_NETWORK, "web/stub"),
     ] {
         asks(&api, annotation, network);
         case.add().fails(7).called_nothing().leaves_nothing();
@@ -49,7 +53,6 @@ fn isolation_holds_on_every_way_to_choose(#[values(Server::Double, Server::KubeA
     for (annotation, network, calls) in [
         (NETWORKS, "net", ["ADD alpha eth0", "ADD beta net1"]),
         (NETWORKS, "default/net", ["ADD alpha eth0", "ADD beta net1"]),
-        (NETWORKS, "stub", ["ADD alpha eth0", "ADD epsilon net1"]),
     ] {
         asks(&api, annotation, network);
         case.add().succeeds().called(&calls);
@@ -118,4 +121,34 @@ fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk(
     case.del().succeeds().leaves_nothing();
     asks(&api, NETWORKS, "other/on-disk");
     case.add().fails(7).says("other/on-disk").called_nothing().leaves_nothing();
+}
+
+/// A definition without a configuration stands for what is on disk under its name, and whoever makes one chooses that name.
+#[rstest]
+#[case::only_the_definitions(json!(["web/*", "default/*", "kube-system/*"]), false)]
+#[case::only_the_disks(json!(["stub"]), false)]
+#[case::both(json!(["web/*", "default/*", "kube-system/*", "stub"]), true)]
+fn a_definition_and_what_it_stands_for_are_both_judged(
+    #[case] networks: Value,
+    #[case] is_allowed: bool,
+    #[values(false, true)] is_isolated: bool,
+    #[values((NETWORKS, "stub"), (NETWORKS, "default/stub"), (DEFAULT_NETWORK, "web/stub"))] asked: (&str, &str),
+) {
+    let node = node("policy", json!([{"networks": networks, "plugins": ["epsilon"]}]));
+    let (case, api) = with_networks(in_cluster(node.key("namespaceIsolation", is_isolated)));
+    asks(&api, asked.0, asked.1);
+    let outcome = case.add();
+    if is_allowed {
+        outcome.succeeds();
+    } else {
+        outcome.fails(7).says("policy").called_nothing().leaves_nothing();
+    }
+}
+
+/// The operator's own choice is not judged.
+#[test]
+fn the_operators_definition_may_stand_for_what_is_on_disk() {
+    let case = node("namespaceIsolation", true).clear().key("clusterNetwork", "web/stub");
+    let (case, _api) = with_networks(in_cluster(case));
+    case.add().succeeds().called(&["ADD epsilon eth0"]);
 }

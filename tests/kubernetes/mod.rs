@@ -6,6 +6,7 @@
 mod attach;
 mod certificates;
 mod cluster;
+mod connection;
 mod devices;
 mod double;
 mod isolation;

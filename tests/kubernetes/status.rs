@@ -1,6 +1,7 @@
 //! STATUS: what a node lacks to serve pods.
 
 use std::fs;
+use std::time::Duration;
 
 use rstest::rstest;
 use serde_json::json;
@@ -35,7 +36,6 @@ fn what_is_missing_is_said(#[values(Server::Double, Server::KubeApiserver)] serv
     api.definition("kube-system", "cluster", &recorder("nowhere").into_json());
     case.status().fails(50).says("nowhere");
     drop(api);
-    case.status().fails(50).says("API server");
     fs::remove_file(case.dir().join("kubeconfig")).unwrap();
     case.status().fails(50).says("kubeconfig");
 }
@@ -51,4 +51,33 @@ fn a_cluster_without_the_type_of_definitions_is_said() {
 fn a_primary_network_that_is_not_there_is_said(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let Some((case, _api)) = server.with(node()).map(with_cluster_network) else { return };
     case.key("clusterNetwork", "missing").status().fails(50).says("clusterNetwork").says("missing");
+}
+
+/// Nothing is scheduled without an API server, and nodes that are not ready when it comes back hold everything up.
+#[test]
+fn an_api_server_that_is_away_is_a_warning_and_soon_told() {
+    let (case, api) = with_cluster_network(in_cluster(node()));
+    for fault in [Fault::Status(503, None), Fault::Status(429, Some(1 << 63)), Fault::Reset] {
+        api.server.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", fault, 1);
+        case.status().succeeds().stderr_contains("API server");
+    }
+    assert_eq!(api.server.requests().len(), 3, "asked once each");
+    api.server.misbehave("GET", "/network-attachment-definitions/cluster", Fault::Status(500, None), 1);
+    case.status().succeeds().stderr_contains("API server");
+    api.server.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", Fault::Slow(Duration::from_secs(10)), 1);
+    let slow = case.key("kubernetes", json!({"timeout": 60, "retries": 5}));
+    let outcome = slow.status().succeeds().stderr_contains("API server");
+    assert!(outcome.took() < Duration::from_secs(6), "{:?}", outcome.took());
+    drop(api);
+    slow.status().succeeds().stderr_contains("API server");
+}
+
+/// What else a node lacks is said all the same, the primary network on its disk included.
+#[test]
+fn what_is_missing_is_said_while_the_api_server_is_away() {
+    let (case, api) = in_cluster(node());
+    let stuck = recorder("alpha").version("1.1.0").failing("STATUS", 50).key("name", "cluster");
+    let case = case.configuration("10-cluster.conf", stuck);
+    drop(api);
+    case.status().fails(50).says("alpha");
 }

@@ -74,10 +74,7 @@ mod tests {
             (r#"{"name": "cali1"}, {"name": "eth0", "sandbox": "/run/netns/cni-1"}"#, "eth0 10.0.0.1 10.0.0.2"),
             (r#"{"name": "cali1"}, {"name": "eth0", "sandbox": "cni-1"}"#, "eth0 10.0.0.1 10.0.0.2"),
             (r#"{"name": "data", "sandbox": "/proc/1/ns/net"}"#, "data 10.0.0.1 10.0.0.2"),
-            (
-                r#"{"name": "data", "sandbox": "/n"}, {"name": "eth0", "sandbox": "/n"}"#,
-                "data 10.0.0.2, eth0 10.0.0.1",
-            ),
+            (r#"{"name": "data", "sandbox": "/n"}, {"name": "eth0", "sandbox": "/n"}"#, "data 10.0.0.2, eth0 10.0.0.1"),
         ] {
             let ips = if interfaces.is_empty() { ips.replace(r#", "interface": 0"#, "") } else { ips.to_owned() };
             let result = format!(r#"{{"interfaces": [{interfaces}], {ips}}}"#);

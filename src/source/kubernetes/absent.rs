@@ -4,18 +4,19 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{ClusterError, Notice, is_configured, pod_of};
+use super::scope::{is_configured, pod_of};
+use super::status::Notice;
 use crate::config::Config;
 use crate::request::Request;
 use crate::source::pod::{Definitions, Pod};
-use crate::source::{Gathered, SourceError, Surveyed};
+use crate::source::{ClusterError, Gathered, SourceError, Surveyed};
 
-/// One call's conversation with the API server, of which there is none.
+/// One call's dialogue with the API server, of which there is none.
 #[derive(Debug)]
 pub struct Session(Infallible);
 
 impl Session {
-    /// Refuses to start a conversation that is asked for.
+    /// Refuses to start a dialogue that is asked for.
     ///
     /// # Errors
     /// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
@@ -24,14 +25,6 @@ impl Session {
             Some(_) if is_configured(config, request) => Err(ClusterError::NotBuiltIn),
             _ => Ok(None),
         }
-    }
-
-    /// Refuses to look at an API server.
-    ///
-    /// # Errors
-    /// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
-    pub fn probe(config: &Config, request: &Request, _deadline: Instant) -> Result<Option<Definitions>, ClusterError> {
-        if is_configured(config, request) { Err(ClusterError::NotBuiltIn) } else { Ok(None) }
     }
 
     /// Never called.
@@ -53,6 +46,14 @@ impl Session {
     pub fn announce(&self, _: &Pod, _: &[Notice]) {
         match self.0 {}
     }
+}
+
+/// Refuses to look at an API server.
+///
+/// # Errors
+/// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
+pub fn probe(config: &Config, request: &Request, _deadline: Instant) -> Result<Option<Definitions>, ClusterError> {
+    if is_configured(config, request) { Err(ClusterError::NotBuiltIn) } else { Ok(None) }
 }
 
 /// Refuses to ask for a token.

@@ -1,23 +1,26 @@
-//! Requests to the API server: one deadline, bounded retries, credentials read anew when they are refused.
+//! Requests to the API server: one deadline, bounded retries, bounded answers, credentials read anew when they are refused.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error as StdError;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::header::RETRY_AFTER;
 use http::{StatusCode, Version};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::Client;
-use kube::client::{AuthError, Body, ConfigExt as _};
-use kube::config::{Config as ClientConfig, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::client::Body;
+use rustls::AlertDescription;
+use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
-use tower::{BoxError, ServiceBuilder};
 
-use super::ClusterError;
+use super::access::{Access, Secrets};
+use super::client::connect;
 use crate::config::KubernetesConfig;
+use crate::runtime::deadline;
+use crate::source::ClusterError;
 
 /// The pause before the first retry; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -27,11 +30,14 @@ const AT_ONCE: usize = 8;
 const SLOW: Duration = Duration::from_millis(20);
 /// How much of what the API server says goes into an error message, in characters.
 const REASON: usize = 512;
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
 
 /// An API server, and how patient to be with it.
 pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
+    secrets: RefCell<Secrets>,
     /// How many requests are best made at once, by what the last answer tells.
     at_once: Cell<usize>,
     timeout: Duration,
@@ -46,8 +52,8 @@ impl std::fmt::Debug for Api {
     }
 }
 
-/// How one request ended, if not well.
-enum Setback {
+/// Why one try failed.
+enum Failure {
     /// Worth another try, after a pause if the server names one.
     Passing { reason: String, pause: Option<Duration> },
     /// The credentials are not accepted.
@@ -61,6 +67,7 @@ impl Api {
         Self {
             kubeconfig,
             client: RefCell::default(),
+            secrets: RefCell::default(),
             at_once: Cell::new(1),
             timeout: config.timeout,
             retries: config.retries,
@@ -73,10 +80,24 @@ impl Api {
         self.at_once.get()
     }
 
+    /// Sends a request as [`Self::send`] does, and reads the answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        action: &str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<T, ClusterError> {
+        let body = self.send(action, request).await?;
+        serde_json::from_slice(&body).map_err(|error| ClusterError::Refused {
+            action: action.into(),
+            status: 200,
+            reason: self.hide(&format!("with an answer that cannot be read: {error}")),
+        })
+    }
+
     /// Sends a request as often as it takes and may, and returns the body of the answer. `action` says what for.
-    pub(super) async fn call(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, ClusterError> {
+    pub(super) async fn send(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, ClusterError> {
         let began = Instant::now();
-        let until = (began + self.timeout).min(self.deadline);
+        let until = deadline::from(began, self.timeout).min(self.deadline);
         let mut attempts = 0;
         let mut has_new_credentials = false;
         loop {
@@ -86,92 +107,92 @@ impl Api {
             let patience = if is_last { left } else { left / 2 };
             let outcome = timeout(patience, self.once(action, request.clone())).await.unwrap_or_else(|_| {
                 let reason = format!("no answer within {:.1} s", patience.as_secs_f64());
-                Err(Setback::Passing { reason, pause: None })
+                Err(Failure::Passing { reason, pause: None })
             });
             let (reason, pause) = match outcome {
                 Ok(body) => return Ok(body),
-                Err(Setback::Unauthorized(_)) if !has_new_credentials => {
+                Err(Failure::Unauthorized(_)) if !has_new_credentials => {
                     // A token may have been replaced since it was read.
                     has_new_credentials = true;
                     attempts -= 1;
                     self.client.take();
                     continue;
                 }
-                Err(Setback::Unauthorized(reason)) => {
+                Err(Failure::Unauthorized(reason)) => {
                     let status = StatusCode::UNAUTHORIZED.as_u16();
                     let reason = format!("{reason}, with the credentials of {} read twice", self.origin());
                     return Err(ClusterError::Refused { action: action.into(), status, reason });
                 }
-                Err(Setback::Final(error)) => return Err(error),
-                Err(Setback::Passing { reason, pause }) => (reason, pause.unwrap_or_else(|| backoff(attempts))),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing { reason, pause }) => (reason, pause.unwrap_or_else(|| backoff(attempts))),
             };
-            if is_last || Instant::now() + pause >= until {
-                return Err(ClusterError::Unavailable {
-                    action: action.into(),
-                    reason,
-                    attempts,
-                    after: began.elapsed(),
-                });
+            if is_last || pause >= until.saturating_duration_since(Instant::now()) {
+                let after = began.elapsed();
+                return Err(ClusterError::Unavailable { action: action.into(), reason, attempts, after });
             }
             tracing::debug!(attempts, "the Kubernetes API server could not {action}: {reason}; trying again");
             sleep(pause).await;
         }
     }
 
-    async fn once(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, Setback> {
-        let client = self.client().await.map_err(Setback::Final)?;
+    async fn once(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, Failure> {
+        let client = self.client().map_err(Failure::Final)?;
         let began = Instant::now();
-        let passing = |reason: String| Setback::Passing { reason, pause: None };
-        let response = client.send(request.map(Body::from)).await.map_err(|error| match error {
-            error @ kube::Error::Auth(_) => {
-                Setback::Final(ClusterError::Credentials { origin: self.origin(), reason: client_reason(&error) })
-            }
-            error => {
-                // What goes on inside a connection that failed is not known: the next try gets a new one.
-                self.client.take();
-                passing(chain_of(&error))
-            }
-        })?;
+        let response = client.send(request.map(Body::from)).await.map_err(|error| self.broken(action, &error))?;
         self.at_once.set(at_once(response.version(), began.elapsed()));
         let status = response.status();
         let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = response.into_body().collect_bytes().await.map_err(|error| passing(chain_of(&error)))?;
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.cut_off(action, status, &*error))?.to_bytes();
         if status.is_success() {
             return Ok(body.to_vec());
         }
-        let reason = reason_in(&body);
+        let reason = self.reason_in(&body);
         match status {
-            StatusCode::UNAUTHORIZED => Err(Setback::Unauthorized(reason)),
+            StatusCode::UNAUTHORIZED => Err(Failure::Unauthorized(reason)),
             _ if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                 let reason = format!("it answered {} {reason}", status.as_u16());
-                Err(Setback::Passing { reason, pause: pause.map(Duration::from_secs) })
+                Err(Failure::Passing { reason, pause: pause.map(Duration::from_secs) })
             }
             _ => {
                 let status = status.as_u16();
-                Err(Setback::Final(ClusterError::Refused { action: action.into(), status, reason }))
+                Err(Failure::Final(ClusterError::Refused { action: action.into(), status, reason }))
             }
         }
     }
 
+    /// What a request that got no answer comes to.
+    fn broken(&self, action: &str, error: &kube::Error) -> Failure {
+        // What goes on inside a connection that failed is not known: the next try gets a new one.
+        self.client.take();
+        let reason = self.hide(&chain_of(error));
+        if !is_about_trust(error) {
+            return Failure::Passing { reason, pause: None };
+        }
+        Failure::Final(ClusterError::Untrusted { action: action.into(), origin: self.origin(), reason })
+    }
+
+    /// What an answer that did not come to its end comes to.
+    fn cut_off(&self, action: &str, status: StatusCode, error: &(dyn StdError + 'static)) -> Failure {
+        // The rest of it would come before the next answer.
+        self.client.take();
+        if !error.is::<LengthLimitError>() {
+            return Failure::Passing { reason: self.hide(&chain_of(error)), pause: None };
+        }
+        let reason = format!("with an answer of more than {} MiB", MAX_ANSWER >> 20);
+        Failure::Final(ClusterError::Refused { action: action.into(), status: status.as_u16(), reason })
+    }
+
     /// A client with the credentials as they are now, or as they were when they last worked.
-    async fn client(&self) -> Result<Client, ClusterError> {
+    fn client(&self) -> Result<Client, ClusterError> {
         if let Some(client) = &*self.client.borrow() {
             return Ok(client.clone());
         }
         let wrong = |reason: String| ClusterError::Credentials { origin: self.origin(), reason };
-        let mut config = match &self.kubeconfig {
-            Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(kubeconfig_reason(&error)))?;
-                let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-                config.map_err(|error| wrong(kubeconfig_reason(&error)))?
-            }
-            None => ClientConfig::incluster().map_err(|error| wrong(chain_of(&error)))?,
-        };
-        // Retries are counted here, and each request has its own time.
-        config.default_retry = false;
-        config.connect_timeout = Some(self.timeout);
-        config.read_timeout = None;
-        let client = connect(config).map_err(wrong)?;
+        let access = Access::read(self.kubeconfig.as_deref()).map_err(wrong)?;
+        let secrets = access.secrets.clone();
+        let client = connect(access, self.timeout).map_err(|reason| wrong(secrets.hide(&reason)))?;
+        self.secrets.replace(secrets);
         self.client.replace(Some(client.clone()));
         Ok(client)
     }
@@ -182,51 +203,29 @@ impl Api {
             None => "this pod's service account".into(),
         }
     }
-}
 
-/// A client that does what kube's own does, and two things more. It sends what it has at once, where Nagle's algorithm would hold
-/// the second of two small writes back for 40 ms. And it offers HTTP/2, by which all requests share one connection.
-fn connect(config: ClientConfig) -> Result<Client, String> {
-    if let Some(proxy) = &config.proxy_url {
-        // Not the whole of it, which may hold a password.
-        let host = proxy.host().unwrap_or_default();
-        return Err(format!("it names a proxy ({host}), and braid asks the API server directly only"));
+    fn hide(&self, text: &str) -> String {
+        self.secrets.borrow().hide(text)
     }
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(config.connect_timeout);
-    let tls = config.rustls_client_config().map_err(|error| client_reason(&error))?;
-    let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-    if let Some(name) = &config.tls_server_name {
-        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name:?} is no name of a server"))?;
-        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
-    }
-    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .build(https.enable_all_versions().wrap_connector(tcp));
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(|error| client_reason(&error))?)
-        .layer(config.extra_headers_layer().map_err(|error| client_reason(&error))?)
-        .map_err(BoxError::from)
-        .service(transport);
-    Ok(Client::new(service, config.default_namespace))
-}
 
-/// What is wrong with a kubeconfig, without what stands in it: that may be a token.
-fn kubeconfig_reason(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::Parse(_) => "it is not a kubeconfig in YAML".into(),
-        other => chain_of(other),
+    /// What a `Status` object says, or the text itself, without secrets that the server repeats.
+    fn reason_in(&self, body: &[u8]) -> String {
+        #[derive(serde::Deserialize)]
+        struct Status {
+            message: String,
+        }
+        let reason = match serde_json::from_slice::<Status>(body) {
+            Ok(status) => status.message,
+            Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
+        };
+        let reason: String = reason.chars().filter(|c| !c.is_control()).collect();
+        self.hide(&reason).chars().take(REASON).collect()
     }
 }
 
-/// Why there is no client, without what a credential plugin has printed.
-fn client_reason(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Auth(AuthError::AuthExecParse(_)) => "what its credential plugin printed cannot be read".into(),
-        other => chain_of(other),
-    }
+/// A request that cannot even be written down.
+pub(super) fn not_a_request(error: impl StdError + 'static) -> ClusterError {
+    ClusterError::Start(io::Error::other(error.to_string()))
 }
 
 /// How many requests are best made at once to a server that has answered so. With HTTP/2 they share a connection. Otherwise
@@ -242,21 +241,39 @@ fn backoff(attempts: u32) -> Duration {
     full.saturating_sub(full * random / 1000)
 }
 
-/// What a `Status` object says, or the text itself.
-fn reason_in(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Status {
-        message: String,
+/// Whether a connection failed because one side does not accept the other's certificate, which no retry changes.
+fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let is_final = match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => true,
+            Some(rustls::Error::AlertReceived(alert)) => REFUSALS.contains(alert),
+            _ => false,
+        };
+        if is_final {
+            return true;
+        }
+        // An I/O error does not name the one inside it among its sources.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inside.map(|inside| inside as &(dyn StdError + 'static)).or_else(|| error.source());
     }
-    let reason = match serde_json::from_slice::<Status>(body) {
-        Ok(status) => status.message,
-        Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
-    };
-    reason.chars().filter(|c| !c.is_control()).take(REASON).collect()
+    false
 }
 
+/// By which a server says that it does not accept this side's certificate.
+const REFUSALS: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::CertificateRequired,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+];
+
 /// An error with its causes: the first alone seldom says what happened.
-pub(super) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain_of(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -272,14 +289,6 @@ pub(super) fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_is_refused_and_not_passed_by() {
-        let mut config = ClientConfig::new("https://192.0.2.1:6443".parse().unwrap());
-        config.proxy_url = Some("http://user:secret@proxy.example:3128".parse().unwrap());
-        let refusal = connect(config).err().unwrap();
-        assert!(refusal.contains("proxy.example") && !refusal.contains("secret"), "{refusal}");
-    }
 
     #[test]
     fn connections_are_shared_or_few_or_worth_it() {
@@ -299,8 +308,11 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_status_message() {
-        assert_eq!(reason_in(br#"{"kind":"Status","message":"pods \"a\" is forbidden"}"#), "pods \"a\" is forbidden");
-        assert_eq!(reason_in(b"<html>\nno\n"), "<html>no");
+    fn the_reason_is_the_status_message_without_secrets() {
+        let api = Api::new(None, &KubernetesConfig::default(), Instant::now());
+        assert_eq!(api.reason_in(br#"{"message":"pods \"a\" is forbidden"}"#), "pods \"a\" is forbidden");
+        assert_eq!(api.reason_in(b"<html>\nno\n"), "<html>no");
+        api.secrets.borrow_mut().add("token-1");
+        assert_eq!(api.reason_in(br#"{"message":"bad token token-\u00001"}"#), "bad token [secret]");
     }
 }

@@ -10,8 +10,8 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::ClusterError;
 use super::api::chain_of;
+use crate::source::ClusterError;
 use crate::source::pod::{Devices, Pod};
 
 /// How long the kubelet may take.
@@ -99,12 +99,16 @@ pub(super) async fn devices(socket: &Path, pod: &Pod, deadline: Instant) -> Resu
 async fn get(kubelet: &mut Grpc<Channel>, pod: &Pod) -> Result<Option<PodResources>, tonic::Status> {
     let request = GetRequest { pod_name: pod.name.clone(), pod_namespace: pod.namespace.clone() };
     let response: GetResponse = unary(kubelet, "/v1.PodResourcesLister/Get", request).await?;
-    Ok(response.pod_resources)
+    Ok(response.pod_resources.filter(|found| is_of(found, pod)))
 }
 
 async fn list(kubelet: &mut Grpc<Channel>, pod: &Pod) -> Result<Option<PodResources>, tonic::Status> {
     let response: ListResponse = unary(kubelet, "/v1.PodResourcesLister/List", ListRequest {}).await?;
-    Ok(response.pod_resources.into_iter().find(|found| (&found.namespace, &found.name) == (&pod.namespace, &pod.name)))
+    Ok(response.pod_resources.into_iter().find(|found| is_of(found, pod)))
+}
+
+fn is_of(found: &PodResources, pod: &Pod) -> bool {
+    (&found.namespace, &found.name) == (&pod.namespace, &pod.name)
 }
 
 async fn unary<Q, A>(kubelet: &mut Grpc<Channel>, method: &'static str, request: Q) -> Result<A, tonic::Status>

@@ -1,17 +1,18 @@
 //! A service account's token that does not end with the pod it is asked for from.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
-use super::ClusterError;
-use super::api::Api;
-use super::session::{decode, not_a_request, start};
+use super::api::{Api, not_a_request};
+use super::executor::Executor;
 use crate::config::KubernetesConfig;
+use crate::runtime::deadline;
+use crate::source::ClusterError;
 
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,14 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// a kubeconfig. Returns it, and how long it lives.
 ///
 /// # Errors
-/// When there is none to be had.
+/// When the API server grants none.
 pub fn lasting_token(
     kubeconfig: &Path,
     (namespace, account): (&str, &str),
     lifetime: Duration,
 ) -> Result<(String, Duration), ClusterError> {
     let config = KubernetesConfig { timeout: PATIENCE, ..KubernetesConfig::default() };
-    let api = Api::new(Some(kubeconfig.to_owned()), &config, Instant::now() + PATIENCE);
+    let api = Api::new(Some(kubeconfig.to_owned()), &config, deadline::after(PATIENCE));
     let action = format!("make a token of service account {namespace}/{account}");
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     let wish = json!({
@@ -37,8 +38,7 @@ pub fn lasting_token(
     });
     let request = http::Request::post(path).header(CONTENT_TYPE, "application/json");
     let request = request.body(serde_json::to_vec(&wish).unwrap_or_default()).map_err(not_a_request)?;
-    let body = start()?.block_on(api.call(&action, request))?;
-    let answer: TokenRequest = decode(&action, &body)?;
+    let answer: TokenRequest = Executor::start()?.block_on(api.ask(&action, request))?;
     let reason = "with no token in its answer".into();
     let status = answer.status.ok_or(ClusterError::Refused { action, status: 200, reason })?;
     let granted = status.expiration_timestamp.0.duration_since(Timestamp::now());

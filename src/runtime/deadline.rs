@@ -1,0 +1,30 @@
+//! Deadlines.
+
+use std::time::{Duration, Instant};
+
+/// A hundred years: the end of a wait that has none.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The moment that is `duration` from now. A duration beyond what a clock can tell, which a caller or a server may name, is a
+/// moment that never comes.
+pub(crate) fn after(duration: Duration) -> Instant {
+    from(Instant::now(), duration)
+}
+
+/// The moment that is `duration` from `start`, with [`after`]'s bound.
+pub(crate) fn from(start: Instant, duration: Duration) -> Instant {
+    start.checked_add(duration.min(FOR_EVER)).unwrap_or(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_duration_is_too_long() {
+        let now = Instant::now();
+        assert_eq!(from(now, Duration::from_secs(5)) - now, Duration::from_secs(5));
+        assert_eq!(from(now, Duration::MAX) - now, FOR_EVER);
+        assert_eq!(from(now, Duration::from_secs(1 << 63)) - now, FOR_EVER);
+    }
+}

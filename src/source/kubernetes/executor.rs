@@ -1,0 +1,29 @@
+//! The asynchronous runtime of one call.
+
+use crate::source::ClusterError;
+
+/// A runtime on this thread. When it is dropped nothing is waited for: the C library looks host names up for as long as it
+/// likes, on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Executor(Option<tokio::runtime::Runtime>);
+
+impl Executor {
+    /// Starts one.
+    pub(super) fn start() -> Result<Self, ClusterError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map(|runtime| Self(Some(runtime))).map_err(ClusterError::Start)
+    }
+
+    /// Runs a future to its end.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("the runtime is there until this is dropped").block_on(future)
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

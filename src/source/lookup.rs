@@ -1,0 +1,250 @@
+//! Where it is: the network of each attachment that is asked for, from a definition or from disk, and its device.
+
+use super::conf_dir;
+use super::error::SourceError;
+use super::pod::{Allocation, Definition, DefinitionKey, Definitions, PodView};
+use super::wanted::{Target, Want, Wanted, auxiliary_chain, operators_networks};
+use crate::cni::config::{Defaults, NetworkConfig, parse_object};
+use crate::config::Config;
+use crate::config::problems::Problems;
+use crate::plan::build::{Author, Candidate};
+use crate::request::Request;
+use crate::runtime::load::LoadError;
+
+/// The attachments of a call, with their networks.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The attachments, primary first.
+    pub candidates: Vec<Candidate>,
+    /// What does not apply to this call, and why.
+    pub dropped: Vec<String>,
+    /// What is odd and not wrong.
+    pub warnings: Vec<String>,
+}
+
+/// The attachments of a call, and all that is wrong with them.
+#[derive(Debug, Default)]
+pub struct Surveyed {
+    /// The attachments, primary first. None stands where one cannot be had, and keeps its place: the others have their names
+    /// by theirs.
+    pub candidates: Vec<Option<Candidate>>,
+    /// What does not apply to this call, and why.
+    pub dropped: Vec<String>,
+    /// What is odd and not wrong.
+    pub warnings: Vec<String>,
+    /// What is wrong.
+    pub errors: Problems<SourceError>,
+}
+
+impl Surveyed {
+    /// The attachments, if nothing is wrong with them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn or_first(self) -> Result<Gathered, SourceError> {
+        let Self { candidates, dropped, warnings, errors } = self;
+        errors.or_first(Gathered { candidates: candidates.into_iter().flatten().collect(), dropped, warnings })
+    }
+}
+
+/// Collects the attachments for a call that no Kubernetes API server has a say in: from the configuration and from disk.
+///
+/// # Errors
+/// When a network that is asked for cannot be found or read.
+pub fn gather(config: &Config, request: &Request) -> Result<Gathered, SourceError> {
+    look_up(Wanted::list(config, request, None).or_first()?, config, None).or_first()
+}
+
+/// Collects the attachments, and goes on after what is wrong. `view` is there if an API server has been asked.
+pub fn survey(config: &Config, request: &Request, view: Option<&PodView>) -> Surveyed {
+    look_up(Wanted::list(config, request, view.map(|view| &view.pod)), config, view)
+}
+
+/// Looks every network up, and goes on after what is wrong: a network that cannot be found, read or used by this pod, or a
+/// device that is not there.
+pub fn look_up(wanted: Wanted, config: &Config, view: Option<&PodView>) -> Surveyed {
+    let Wanted { wants, dropped, mut warnings, problems: mut errors } = wanted;
+    let asked = wants.iter().flatten().filter_map(|want| want.selection.device_id.clone());
+    let mut devices = Allocation::new(asked.collect());
+    let mut lookup = Lookup { config, definitions: view.map(|view| &view.definitions), warnings: &mut warnings };
+    let mut candidate = |want| errors.keep(lookup.candidate(want, view, &mut devices));
+    let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
+    Surveyed { candidates, dropped, warnings, errors }
+}
+
+/// Every network that some container could get, as far as the configuration and the disk tell: all delegates, whatever
+/// their `when` says, each once. What cannot be found is returned beside them.
+pub fn every_network(config: &Config) -> (Vec<NetworkConfig>, Vec<SourceError>) {
+    every_network_with(config, None)
+}
+
+/// The same as [`every_network`] where there is an API server: `definitions` are those of
+/// [`operators_definitions`](super::operators_definitions). Where it is not known whether one of them is there, the network
+/// on disk that has its name is taken, or none.
+pub fn every_network_with(
+    config: &Config,
+    definitions: Option<&Definitions>,
+) -> (Vec<NetworkConfig>, Vec<SourceError>) {
+    let mut networks: Vec<NetworkConfig> = Vec::new();
+    let mut errors = Vec::new();
+    let mut lookup = Lookup { config, definitions, warnings: &mut Vec::new() };
+    for network in operators_networks(config).into_iter().chain(auxiliary_chain(config)) {
+        let origin = network.origin.clone();
+        let found = network.target(config, definitions.is_some()).and_then(|target| match target {
+            Target::Network(network) => Ok(Some(network)),
+            Target::Named { definition: Some(key), on_disk } if lookup.withheld(&key).is_some() => {
+                lookup.on_disk_if_there(on_disk.as_deref(), &origin)
+            }
+            Target::Named { definition, on_disk } => match lookup.definition(definition.as_ref()) {
+                Some((key, definition)) => lookup.of_definition(&key, &definition, &origin).map(Some),
+                None => lookup.by_name(definition, on_disk.as_deref(), &origin).map(Some),
+            },
+        });
+        match found {
+            Ok(Some(network)) if !networks.iter().any(|known| known.name == network.name) => networks.push(network),
+            Ok(_) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    (networks, errors)
+}
+
+/// Where networks are looked up.
+struct Lookup<'a> {
+    config: &'a Config,
+    definitions: Option<&'a Definitions>,
+    warnings: &'a mut Vec<String>,
+}
+
+impl Lookup<'_> {
+    /// What is asked for, with its network and its device.
+    fn candidate(
+        &mut self,
+        want: Want,
+        view: Option<&PodView>,
+        devices: &mut Allocation,
+    ) -> Result<Candidate, SourceError> {
+        let Want { target, mut selection, optional, author, origin, reason } = want;
+        let mut resource = None;
+        let mut on_disk_name = None;
+        let network = match target {
+            Target::Network(network) => network,
+            Target::Named { definition, on_disk } => {
+                if let Some(reason) = definition.as_ref().and_then(|key| self.withheld(key)) {
+                    return Err(SourceError::Withheld { origin, reason: reason.into() });
+                }
+                if let Some((key, definition)) = self.definition(definition.as_ref()) {
+                    if definition.config.is_none() {
+                        self.refuse_isolated_on_disk(author, &key, &origin)?;
+                        on_disk_name = Some(key.name.clone());
+                    }
+                    let network = self.of_definition(&key, &definition, &origin)?;
+                    selection.name = key.name;
+                    selection.namespace = Some(key.namespace);
+                    resource = definition.resource;
+                    network
+                } else {
+                    if author == Author::Pod {
+                        // What is on disk is in no namespace. One that the pod wrote is not what the policy judges by.
+                        selection.namespace = None;
+                    }
+                    self.by_name(definition, on_disk.as_deref(), &origin)?
+                }
+            }
+        };
+        if let (Some(resource), Some(view)) = (&resource, view) {
+            let device = devices.take(&view.devices, resource, selection.device_id.as_deref());
+            let device = device.map_err(|source| SourceError::Device { origin: origin.clone(), source })?;
+            selection.device_id = Some(device);
+        }
+        Ok(Candidate { network, selection, on_disk_name, optional, author, origin, reason, resource })
+    }
+
+    /// Why it is not known whether a definition is there.
+    fn withheld(&self, key: &DefinitionKey) -> Option<&str> {
+        self.definitions?.withheld(key)
+    }
+
+    fn definition(&self, key: Option<&DefinitionKey>) -> Option<(DefinitionKey, Definition)> {
+        let key = key?;
+        Some((key.clone(), self.definitions?.get(key)?.clone()))
+    }
+
+    /// Under `namespaceIsolation` a pod does not get what is on disk by its name, and so not through a definition that says
+    /// nothing else either: whoever may create one would have every network on the node. A policy judges that name itself.
+    fn refuse_isolated_on_disk(&self, author: Author, key: &DefinitionKey, origin: &str) -> Result<(), SourceError> {
+        let is_judged = self.config.policy.is_some();
+        if author == Author::Operator || !self.config.multus.namespace_isolation || is_judged {
+            return Ok(());
+        }
+        Err(SourceError::IsolatedOnDisk { origin: origin.into(), key: key.clone() })
+    }
+
+    /// The network that a definition stands for: its configuration, or the one on disk that has its name.
+    fn of_definition(
+        &mut self,
+        key: &DefinitionKey,
+        definition: &Definition,
+        origin: &str,
+    ) -> Result<NetworkConfig, SourceError> {
+        let Some(text) = &definition.config else { return self.on_disk(&key.name, origin) };
+        let defaults = Defaults { name: Some(&key.name), version: Some(self.config.version) };
+        parse_object(text.as_bytes()).and_then(|object| NetworkConfig::complete_from_object(object, defaults)).map_err(
+            |source| {
+                let path = format!("network-attachment-definition {key}").into();
+                SourceError::Load { origin: origin.into(), source: LoadError::Config { path, source } }
+            },
+        )
+    }
+
+    /// A network whose definition is not there: what is on disk, if that may be.
+    fn by_name(
+        &mut self,
+        definition: Option<DefinitionKey>,
+        on_disk: Option<&str>,
+        origin: &str,
+    ) -> Result<NetworkConfig, SourceError> {
+        let missing = |key, on_disk| SourceError::NoDefinition { origin: origin.into(), key, on_disk };
+        match (definition, on_disk) {
+            (None, reference) => self.on_disk(reference.unwrap_or_default(), origin),
+            (Some(key), None) => Err(missing(key, None)),
+            (Some(key), Some(reference)) => match self.on_disk(reference, origin) {
+                Err(SourceError::Unknown { conf_dir, skipped, .. }) => {
+                    let passed_over = skipped.iter().fold(String::new(), |text, error| text + "; passed over " + error);
+                    let reason = format!("no network is called {reference:?} in {}{passed_over}", conf_dir.display());
+                    Err(missing(key, Some(reason)))
+                }
+                found => found,
+            },
+        }
+    }
+
+    fn on_disk_if_there(
+        &mut self,
+        reference: Option<&str>,
+        origin: &str,
+    ) -> Result<Option<NetworkConfig>, SourceError> {
+        match reference.map(|reference| self.on_disk(reference, origin)) {
+            None | Some(Err(SourceError::Unknown { .. })) => Ok(None),
+            Some(found) => found.map(Some),
+        }
+    }
+
+    fn on_disk(&mut self, reference: &str, origin: &str) -> Result<NetworkConfig, SourceError> {
+        let found = conf_dir::look_up(&self.config.conf_dir, reference)
+            .map_err(|source| SourceError::Load { origin: origin.into(), source })?;
+        let skipped: Vec<String> = found.skipped.iter().map(ToString::to_string).collect();
+        match found.loaded {
+            Some(loaded) => {
+                self.warnings.extend(skipped.iter().map(|error| format!("passed over {error}")));
+                Ok(loaded.network)
+            }
+            None => Err(SourceError::Unknown {
+                origin: origin.into(),
+                reference: reference.into(),
+                conf_dir: self.config.conf_dir.clone(),
+                skipped,
+            }),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What is asked for: every attachment of a call, before its network is looked up.
+//!
+//! Whoever talks to a Kubernetes API server fetches the definitions that the list names before [`super::lookup`] goes on.
+
+use std::path::Path;
+
+use super::error::SourceError;
+use super::pod::{self, DefinitionKey, Pod};
+use crate::cni::config::{Defaults, NetworkConfig};
+use crate::config::problems::Problems;
+use crate::config::selection::{OperatorSelection, Selection};
+use crate::config::{Config, Delegate};
+use crate::plan::build::Author;
+use crate::request::Request;
+use crate::runtime::load::{self, LoadError};
+
+/// The key that names the auxiliary chain.
+const AUXILIARY: &str = "auxiliaryCNIChainName";
+
+/// Everything that is asked for, its networks not looked up yet.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// The attachments, primary first. None stands where one cannot be had.
+    pub(super) wants: Vec<Option<Want>>,
+    /// What does not apply to this call, and why.
+    pub(super) dropped: Vec<String>,
+    /// What is odd and not wrong.
+    pub(super) warnings: Vec<String>,
+    /// What is wrong.
+    pub(super) problems: Problems<SourceError>,
+}
+
+/// One attachment that is asked for.
+#[derive(Debug)]
+pub(super) struct Want {
+    pub(super) target: Target,
+    pub(super) selection: Selection,
+    pub(super) optional: bool,
+    pub(super) author: Author,
+    /// Where it is asked for, such as `delegates[1]`.
+    pub(super) origin: String,
+    /// Why it applies.
+    pub(super) reason: String,
+}
+
+/// Where a network is found.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// It was given in place.
+    Network(NetworkConfig),
+    /// By name: a NetworkAttachmentDefinition, then what is on disk. None is not looked at.
+    Named { definition: Option<DefinitionKey>, on_disk: Option<String> },
+}
+
+impl Wanted {
+    /// Lists what is asked for, and goes on after what is wrong. `pod` is there if an API server is asked.
+    pub fn list(config: &Config, request: &Request, pod: Option<&Pod>) -> Self {
+        let mut wanted = Self::default();
+        for network in operators_networks(config) {
+            wanted.by_operator(config, request, pod.is_some(), network);
+        }
+        if let Some(pod) = pod {
+            wanted.default_network(config, pod);
+        }
+        let namespace = pod.map(|pod| pod.namespace.as_str()).or_else(|| request.arg("K8S_POD_NAMESPACE"));
+        let place = Place { pod_namespace: namespace, default_namespace: namespace, has_api: pod.is_some() };
+        wanted.by_pod(config, place, &config.runtime_selections, "runtimeConfig.networks", "the runtime asks for it");
+        if let Some(pod) = pod {
+            wanted.warnings.extend(pod.warnings.iter().cloned());
+            wanted.by_pod(config, place, &pod.networks, pod::NETWORKS, "the pod asks for it");
+        }
+        if let Some(chain) = auxiliary_chain(config) {
+            wanted.by_operator(config, request, pod.is_some(), chain);
+        }
+        wanted
+    }
+
+    /// What is asked for, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn or_first(mut self) -> Result<Self, SourceError> {
+        let problems = std::mem::take(&mut self.problems);
+        problems.or_first(self)
+    }
+
+    /// The NetworkAttachmentDefinitions that are named, each once.
+    pub fn definitions(&self) -> Vec<DefinitionKey> {
+        let mut keys = Vec::new();
+        for want in self.wants.iter().flatten() {
+            if let Target::Named { definition: Some(key), .. } = &want.target
+                && !keys.contains(key)
+            {
+                keys.push(key.clone());
+            }
+        }
+        keys
+    }
+
+    fn want(&mut self, want: Result<Want, SourceError>) {
+        let want = self.problems.keep(want);
+        self.wants.push(want);
+    }
+
+    fn by_operator(&mut self, config: &Config, request: &Request, has_api: bool, network: OperatorsNetwork<'_>) {
+        let (origin, selection, optional) = (network.origin.clone(), network.selection(), network.is_optional());
+        match network.applies(config, request) {
+            Ok(reason) => {
+                let target = network.target(config, has_api);
+                let author = Author::Operator;
+                self.want(target.map(|target| Want { target, selection, optional, author, origin, reason }));
+            }
+            Err(reason) => self.dropped.push(reason),
+        }
+    }
+
+    fn by_pod(&mut self, config: &Config, place: Place<'_>, selections: &[Selection], key: &str, reason: &str) {
+        for (index, selection) in selections.iter().enumerate() {
+            self.want(place.want(config, selection, &format!("{key}[{index}]"), reason));
+        }
+    }
+
+    /// The pod may replace the primary network, and is held to the same rules as with any other it asks for.
+    fn default_network(&mut self, config: &Config, pod: &Pod) {
+        let Some(selection) = &pod.default_network else { return };
+        let origin = pod::DEFAULT_NETWORK;
+        if config.prev_result.is_some() {
+            self.dropped.push(format!("{origin}: the primary network is another plugin's"));
+            return;
+        }
+        let default_namespace = Some(config.multus.multus_namespace.as_str());
+        let place = Place { pod_namespace: Some(&pod.namespace), default_namespace, has_api: true };
+        let reason = "the pod asks for it in place of the primary network";
+        self.want(place.want(config, selection, origin, reason));
+        if self.wants.len() > 1 {
+            let replaced = self.wants.swap_remove(0);
+            let replaced = replaced.map_or_else(|| "the first delegate".into(), |want| want.origin);
+            self.dropped.push(format!("{replaced}: {origin} takes its place"));
+        }
+    }
+}
+
+/// A network that the operator's configuration names, for some container or other.
+pub(super) struct OperatorsNetwork<'a> {
+    /// Where it is named.
+    pub(super) origin: String,
+    entry: Entry<'a>,
+}
+
+/// How the operator names a network.
+enum Entry<'a> {
+    Delegate(&'a Delegate),
+    ClusterNetwork(&'a str),
+    /// One of `defaultNetworks`, which the pods of `systemNamespaces` do not get.
+    DefaultNetwork(&'a str),
+    AuxiliaryChain(NetworkConfig),
+    /// A chain that cannot be read.
+    Unreadable(LoadError),
+}
+
+/// The networks that the operator names, primary first, without the auxiliary chain.
+pub(super) fn operators_networks(config: &Config) -> Vec<OperatorsNetwork<'_>> {
+    let numbered = |key: &str, index: usize| format!("{key}[{index}]");
+    let Some(reference) = &config.multus.cluster_network else {
+        let delegates = config.delegates.iter().enumerate();
+        return delegates
+            .map(|(index, delegate)| OperatorsNetwork {
+                origin: numbered("delegates", index),
+                entry: Entry::Delegate(delegate),
+            })
+            .collect();
+    };
+    let cluster_network = OperatorsNetwork { origin: "clusterNetwork".into(), entry: Entry::ClusterNetwork(reference) };
+    let default_networks = config.multus.default_networks.iter().enumerate().map(|(index, reference)| {
+        OperatorsNetwork { origin: numbered("defaultNetworks", index), entry: Entry::DefaultNetwork(reference) }
+    });
+    std::iter::once(cluster_network).chain(default_networks).collect()
+}
+
+/// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file. It comes after all that
+/// is asked for.
+pub(super) fn auxiliary_chain(config: &Config) -> Option<OperatorsNetwork<'static>> {
+    let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network) else {
+        return None;
+    };
+    let path = Path::new(cluster_network);
+    let directory = match path.parent() {
+        Some(parent) if path.is_absolute() && !path.is_dir() => parent.to_owned(),
+        _ if path.is_absolute() => path.to_owned(),
+        _ => config.conf_dir.clone(),
+    };
+    let entry = match load::plugins_of(&directory.join(name)) {
+        Ok(plugins) if plugins.is_empty() => return None,
+        Ok(plugins) => Entry::AuxiliaryChain(NetworkConfig {
+            name: name.clone(),
+            version: config.version,
+            disable_check: false,
+            disable_gc: false,
+            load_only_inlined_plugins: true,
+            plugins,
+        }),
+        Err(error) => Entry::Unreadable(error),
+    };
+    Some(OperatorsNetwork { origin: AUXILIARY.into(), entry })
+}
+
+/// The NetworkAttachmentDefinitions that the operator's own networks may be.
+pub fn operators_definitions(config: &Config) -> Vec<DefinitionKey> {
+    let definition = |network: OperatorsNetwork<'_>| match network.target(config, true) {
+        Ok(Target::Named { definition, .. }) => definition,
+        _ => None,
+    };
+    operators_networks(config).into_iter().filter_map(definition).collect()
+}
+
+impl OperatorsNetwork<'_> {
+    /// Where the network is found.
+    pub(super) fn target(self, config: &Config, has_api: bool) -> Result<Target, SourceError> {
+        let selection = self.selection();
+        let Self { origin, entry } = self;
+        match entry {
+            Entry::Delegate(Delegate::Network(network)) => Ok(Target::Network(network.clone())),
+            Entry::AuxiliaryChain(network) => Ok(Target::Network(network)),
+            Entry::Delegate(Delegate::Selection(operator)) if operator.config.is_some() => {
+                let object = operator.config.clone().unwrap_or_default();
+                let defaults = Defaults { name: None, version: Some(config.version) };
+                let network = NetworkConfig::complete_from_object(object, defaults);
+                network.map(Target::Network).map_err(|source| {
+                    let path = format!("{origin}.config").into();
+                    SourceError::Load { origin, source: LoadError::Config { path, source } }
+                })
+            }
+            Entry::Delegate(Delegate::Selection(_)) | Entry::ClusterNetwork(_) | Entry::DefaultNetwork(_) => {
+                Ok(operators_target(config, has_api, &selection))
+            }
+            Entry::Unreadable(source) => Err(SourceError::Load { origin, source }),
+        }
+    }
+
+    /// What is asked of it.
+    fn selection(&self) -> Selection {
+        match &self.entry {
+            Entry::Delegate(Delegate::Selection(operator)) => operator.selection.clone(),
+            Entry::ClusterNetwork(reference) | Entry::DefaultNetwork(reference) => {
+                let (namespace, name) = match reference.split_once('/') {
+                    Some((namespace, name)) if !namespace.is_empty() => (Some(namespace.to_owned()), name),
+                    _ => (None, *reference),
+                };
+                Selection { name: name.into(), namespace, ..Selection::default() }
+            }
+            Entry::Delegate(Delegate::Network(_)) | Entry::AuxiliaryChain(_) | Entry::Unreadable(_) => {
+                Selection::default()
+            }
+        }
+    }
+
+    fn is_optional(&self) -> bool {
+        matches!(&self.entry, Entry::Delegate(Delegate::Selection(operator)) if operator.optional)
+    }
+
+    /// Why the container gets it, or why not.
+    fn applies(&self, config: &Config, request: &Request) -> Result<String, String> {
+        match &self.entry {
+            Entry::Delegate(Delegate::Selection(operator)) => operator
+                .when
+                .judge(&request.args)
+                .map_err(|reason| format!("{} ({}): {reason}", self.origin, name_of(operator))),
+            Entry::DefaultNetwork(_) => {
+                let namespace = request.arg("K8S_POD_NAMESPACE").unwrap_or_default();
+                if config.multus.system_namespaces.iter().any(|name| name == namespace) {
+                    return Err(format!("{}: {namespace} is one of systemNamespaces", self.origin));
+                }
+                Ok("always".into())
+            }
+            _ => Ok("always".into()),
+        }
+    }
+}
+
+fn name_of(operator: &OperatorSelection) -> String {
+    if operator.selection.name.is_empty() { "inline".into() } else { operator.selection.reference() }
+}
+
+/// A network that the operator names: a definition in the operator's namespace, or something on disk.
+fn operators_target(config: &Config, has_api: bool, selection: &Selection) -> Target {
+    let Selection { name, namespace, .. } = selection;
+    if name.starts_with('/') || !has_api {
+        return Target::Named { definition: None, on_disk: Some(name.clone()) };
+    }
+    let key = DefinitionKey {
+        namespace: namespace.clone().unwrap_or_else(|| config.multus.multus_namespace.clone()),
+        name: name.clone(),
+    };
+    Target::Named { definition: Some(key), on_disk: namespace.is_none().then(|| name.clone()) }
+}
+
+/// From where a pod asks for networks.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    pod_namespace: Option<&'a str>,
+    /// Where a name without a namespace leads.
+    default_namespace: Option<&'a str>,
+    has_api: bool,
+}
+
+impl Place<'_> {
+    fn want(&self, config: &Config, selection: &Selection, origin: &str, reason: &str) -> Result<Want, SourceError> {
+        Ok(Want {
+            target: self.target(config, selection, origin)?,
+            selection: selection.clone(),
+            optional: false,
+            author: Author::Pod,
+            origin: origin.into(),
+            reason: reason.into(),
+        })
+    }
+
+    /// Where a network that a pod names is found. `namespaceIsolation` is judged here, before anything is looked up.
+    fn target(&self, config: &Config, selection: &Selection, origin: &str) -> Result<Target, SourceError> {
+        let multus = &config.multus;
+        let namespace = selection.namespace.as_deref().or(self.default_namespace).unwrap_or_default();
+        let own = self.pod_namespace.unwrap_or_default();
+        let is_open = namespace == own || multus.global_namespaces.iter().any(|name| name == namespace);
+        if multus.namespace_isolation && !is_open {
+            return Err(SourceError::Isolated {
+                origin: origin.into(),
+                reference: format!("{namespace}/{}", selection.name),
+                pod_namespace: own.into(),
+                global: multus.global_namespaces.clone(),
+            });
+        }
+        let name = selection.name.clone();
+        if !self.has_api {
+            return Ok(Target::Named { definition: None, on_disk: Some(name) });
+        }
+        // What is on disk is in no namespace, so a pod that is kept to some namespaces does not get it by its name.
+        let on_disk = (selection.namespace.is_none() && !multus.namespace_isolation).then(|| name.clone());
+        Ok(Target::Named { definition: Some(DefinitionKey { namespace: namespace.into(), name }), on_disk })
+    }
+}
