@@ -286,6 +286,7 @@ fn describe_state(state: &State) -> Known {
         since: state.header.time,
         state: match (&state.complete, state.is_being_undone()) {
             (_, true) => "clean-up owed",
+            _ if state.is_container_gone() => "left behind",
             (Some(_), false) => "attached",
             (None, false) => "unfinished",
         },

@@ -90,7 +90,7 @@ const AFTER_LIST: &str = "\
 A configuration with a `stateDir` of its own needs --state-dir.
 
 States: attached; unfinished, where ADD is running or has crashed; clean-up owed, where a plugin failed to undo its part and
-the next DEL tries again; unusable, where a journal is damaged and was set aside.
+the next DEL tries again; left behind, where the container is gone and nobody has called DEL; unusable, where a journal is damaged and was set aside.
 
 Examples:
   braid list

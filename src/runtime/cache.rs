@@ -177,12 +177,13 @@ impl Cache {
         Ok(found)
     }
 
-    /// Every cached attachment of a container.
+    /// Every cached attachment of a container. The files of others are not read.
     ///
     /// # Errors
     /// As [`Self::all`].
     pub fn of_container(&self, container_id: &str) -> io::Result<Vec<Cached>> {
-        let mut found = self.all()?;
+        let part = format!("-{container_id}-");
+        let mut found = self.read_those(|name| name.contains(&part))?;
         found.retain(|cached| cached.container_id == container_id);
         Ok(found)
     }
@@ -192,12 +193,22 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be read. Files of another format are passed over, as libcni does.
     pub fn all(&self) -> io::Result<Vec<Cached>> {
+        self.read_those(|_| true)
+    }
+
+    fn read_those(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Cached>> {
         let entries = match fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if is_wanted(&entry.file_name().to_string_lossy()) {
+                files.push(entry.path());
+            }
+        }
         files.sort();
         let read = |file: &PathBuf| fs::read(file).and_then(|bytes| parse(&bytes)).ok();
         let is_whole = |cached: &Cached| !cached.if_name.is_empty() && !cached.network_name.is_empty();

@@ -174,7 +174,10 @@ impl<'a> Sweep<'a> {
             let is_known = self.valid.as_ref().is_none_or(|valid| valid.iter().any(|(known, _)| *known == id));
             if !is_known {
                 match takeover::undo(context, &state, &id, launcher) {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        takeover::forget_result(&self.config.name, &id);
+                        continue;
+                    }
                     Err(error) => self.fail(code::CLEANUP_INCOMPLETE, &format!("container {id:?}: {error}")),
                 }
             }

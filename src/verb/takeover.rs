@@ -1,10 +1,13 @@
 //! Attachments that Multus made before Braid took its place on the node: DEL and GC undo them from what it left.
 
+use std::path::Path;
+
 use super::context::Context;
 use super::error::Error;
 use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::Launcher;
+use crate::runtime::cache::{self, Cache, Cached};
 use crate::transaction::multus::{Asking, MultusState};
 
 /// Undoes what Multus did for the container of this call, which is locked. False if it did nothing.
@@ -15,9 +18,31 @@ pub(super) fn del(context: &Context, request: &Request, config: &Config, launche
         netns: &request.netns,
         args: &request.args_text,
     };
-    match read(config, asking)? {
-        Some(state) => undo(context, &state, asking.container_id, launcher).map(|()| true),
-        None => Ok(false),
+    let is_undone = match read(config, asking)? {
+        Some(state) => undo(context, &state, asking.container_id, launcher).map(|()| true)?,
+        None => false,
+    };
+    forget_result(&config.name, asking.container_id);
+    Ok(is_undone)
+}
+
+/// The types of Multus's plugin.
+const MULTUS: [&str; 2] = ["multus", "multus-shim"];
+
+/// Removes the result of Multus's own network that the runtime's libcni keeps. The runtime calls DEL of the network
+/// `now`, and would keep what it knows of the other one for ever.
+pub(super) fn forget_result(now: &str, container_id: &str) {
+    let cache = Cache::new(Path::new(cache::DEFAULT_DIR));
+    let is_multus = |cached: &Cached| {
+        let network = cached.network();
+        network.is_ok_and(|network| network.plugins.iter().any(|plugin| MULTUS.contains(&plugin.plugin_type())))
+    };
+    let results = cache.of_container(container_id).unwrap_or_default();
+    for cached in results.iter().filter(|cached| cached.network_name != now && is_multus(cached)) {
+        let network = &cached.network_name;
+        if let Err(error) = cache.remove(network, container_id, &cached.if_name) {
+            tracing::warn!(container = container_id, network, "its cached result stays: {error}");
+        }
     }
 }
 

@@ -7,10 +7,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Machine, Network, braid, bridge, firewall};
+use crate::support::{Machine, Network, bandwidth, braid, bridge, firewall};
 
 /// A node's directories, and a service account.
 struct Node(tempfile::TempDir);
@@ -383,9 +385,10 @@ fn uninstall_says_which_journals_it_cannot_use() {
 fn machine() -> Machine {
     let ipam = |subnet: &str| json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]});
     let pods = bridge("br-pods", "").without("ipMasq").key("ipam", ipam("10.10.1.0/24"));
-    let side = bridge("br-side", "").without("ipMasq").key("ipam", ipam("10.10.2.0/24")).key("name", "side");
+    let side = bridge("br-side", "").without("ipMasq").key("ipam", ipam("10.10.2.0/24"));
+    let side = Network::new("side").plugin(side).plugin(bandwidth());
     let machine = Machine::new().conf("10-pods.conflist", Network::new("pods").plugin(pods).plugin(firewall()));
-    let machine = machine.conf("20-side.conf", side);
+    let machine = machine.conf("20-side.conflist", side);
     // What the networks themselves keep is there from now on.
     machine.run("ip netns add first; for n in pods side; do braid add $n first; braid del $n first; done").succeeds();
     machine.run("ip netns del first; mkdir -p /var/lib/cni/braid/attachments").succeeds();
@@ -425,6 +428,65 @@ fn containers_that_end_after_uninstall_are_detached_by_the_next() {
     machine.run("ip netns del db; /run/braid uninstall").succeeds().says("detached db");
     machine.run("ls /opt/cni/bin/braid").fails();
     machine.is_as_noted();
+}
+
+#[test]
+fn a_drain_ends_when_the_last_container_has_gone() {
+    let machine = machine();
+    install(&machine);
+    for container in ["web", "db"] {
+        machine
+            .run(&format!("ip netns add {container}; braid add braid {container} --container-id {container}"))
+            .succeeds();
+    }
+    machine.run("cp /opt/cni/bin/braid /run/braid").succeeds();
+    machine.run("{ braid uninstall --drain; echo $? >/run/drained; } >/run/drain 2>&1 &").succeeds();
+    machine.until("grep '2 containers are still attached' /run/drain");
+    machine.run("ls /etc/cni/net.d/00-braid.conflist").fails();
+    // Another plugin is the first now. The runtime calls that one, which knows nothing of the other networks.
+    machine.run("/run/braid del pods web --container-id web; ip netns del web").succeeds();
+    machine.until("grep 'detached web' /run/drain; grep '1 container is' /run/drain");
+    machine.run("nsenter --net=/run/netns/db ip addr").succeeds().prints("10.10.1.4/24").prints("10.10.2.4/24");
+    machine.run("ip netns del db").succeeds();
+    machine.until("grep -x 0 /run/drained");
+    machine.run("ls /opt/cni/bin/braid").fails();
+    machine.is_as_noted();
+}
+
+#[test]
+fn what_is_left_of_containers_that_nobody_detached_is_listed() {
+    let machine = machine();
+    install(&machine);
+    machine.run("ip netns add web; braid add braid web --container-id web").succeeds();
+    machine.run("braid list").succeeds().prints("attached");
+    machine.run("mv /etc/cni/net.d/00-braid.conflist /run/; ip netns del web").succeeds();
+    machine.run("braid list").succeeds().prints("left behind");
+    machine.run("braid uninstall").succeeds().says("detached web");
+    machine.is_as_noted();
+}
+
+#[test]
+fn the_result_that_the_runtime_keeps_of_multus_goes_with_the_pod() {
+    let machine = machine();
+    install(&machine);
+    let keep = |container: &str, network: &str, kind: &str| {
+        let config = format!(r#"{{"cniVersion":"0.4.0","name":"{network}","type":"{kind}","delegates":[]}}"#);
+        let cached = json!({"kind": "cniCacheV1", "containerId": container, "config": STANDARD.encode(config),
+            "ifName": "eth0", "networkName": network, "result": {"cniVersion": "0.4.0", "dns": {}}});
+        machine.write(&format!("var-lib/cni/results/{network}-{container}-eth0"), &cached.to_string());
+    };
+    keep("web", "multus-cni-network", "multus");
+    keep("web", "other", "bridge");
+    keep("db", "multus-cni-network", "multus");
+    keep("cache", "multus-cni-network", "multus-shim");
+    machine.write("var-lib/cni/multus/web", "[]");
+    machine
+        .run("ip netns add web; braid del braid web --container-id web; braid del braid web --container-id cache")
+        .succeeds();
+    let left = machine.run("ls /var/lib/cni/results").succeeds();
+    left.prints("multus-cni-network-db-eth0\nother-web-eth0\n");
+    machine.run("ls /var/lib/cni/results/*-{web,cache}-eth0").fails().prints("other-web-eth0");
+    machine.run("rm -r /var/lib/cni/results; ls /var/lib/cni/multus/web").fails();
 }
 
 /// Ends `timeout`, and with it the program that it runs.

@@ -58,11 +58,13 @@ struct Left {
     attached: Vec<String>,
     /// What tells of attachments and cannot be read, with the reason: only a person can clean up after it.
     unreadable: Vec<String>,
+    /// How many plugins have failed to undo their part until that was given up for the container's sake.
+    debts: usize,
 }
 
 impl Left {
     fn is_empty(&self) -> bool {
-        self.attached.is_empty() && self.unreadable.is_empty()
+        self.attached.is_empty() && self.unreadable.is_empty() && self.debts == 0
     }
 }
 
@@ -77,7 +79,8 @@ impl fmt::Display for Left {
             let journals = self.unreadable.join(", ");
             format!("what is attached by these journals must be cleaned up by hand, as they cannot be used: {journals}")
         });
-        let parts: Vec<String> = attached.into_iter().chain(unreadable).collect();
+        let debts = (self.debts > 0).then(|| format!("{} debts are parked, which `braid list` shows", self.debts));
+        let parts: Vec<String> = attached.into_iter().chain(unreadable).chain(debts).collect();
         f.write_str(&parts.join("; "))
     }
 }
@@ -107,7 +110,8 @@ fn drain(places: &Places) -> Result<Left, CliError> {
 /// Detaches what belongs to containers that are gone, and returns what is left. Not every runtime calls DEL with the
 /// configuration that ADD had: containerd calls the plugins of the one that comes first by then.
 fn detach_gone(places: &Places, failing: &mut Problem) -> Result<Left, CliError> {
-    let mut left = Left::default();
+    let debts = fs::read_dir(places.state_dir.join("debts")).map_or(0, Iterator::count);
+    let mut left = Left { debts, ..Left::default() };
     let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, Instant::now() + PATIENCE)? else {
         return Ok(left);
     };
