@@ -147,17 +147,27 @@ impl Request {
             _ => return Err(RequestError::Command { found: command.chars().take(64).collect() }),
         };
         let text = |name| variable(name).map(Option::unwrap_or_default);
-        let args_text = text("CNI_ARGS")?;
+        // Other operations have no such parameters (SPEC §2), so it does not matter if their variables cannot be read.
+        let is_of_attachment = verb.is_of_attachment();
+        let of_attachment = |name| if is_of_attachment { text(name) } else { Ok(text(name).unwrap_or_default()) };
+        let of_network = |name| if verb == Verb::Version { Ok(String::new()) } else { text(name) };
+        let args_text = of_attachment("CNI_ARGS")?;
+        let args = match args_text.parse::<Args>() {
+            Err(error) if is_of_attachment => return Err(error.into()),
+            args => args.unwrap_or_default(),
+        };
+        let netns_override = of_attachment("CNI_NETNS_OVERRIDE")?.to_ascii_uppercase();
         let mut request = Self {
             verb,
-            container_id: text("CNI_CONTAINERID")?,
-            netns: text("CNI_NETNS")?,
-            own_netns_allowed: matches!(text("CNI_NETNS_OVERRIDE")?.to_ascii_uppercase().as_str(), "TRUE" | "1"),
-            ifname: text("CNI_IFNAME")?,
-            args: args_text.parse()?,
+            container_id: of_attachment("CNI_CONTAINERID")?,
+            netns: of_attachment("CNI_NETNS")?,
+            own_netns_allowed: matches!(netns_override.as_str(), "TRUE" | "1"),
+            ifname: of_attachment("CNI_IFNAME")?,
+            args,
             args_text,
-            cni_path: text("CNI_PATH")?,
-            in_cluster: !text("KUBERNETES_SERVICE_HOST")?.is_empty() && !text("KUBERNETES_SERVICE_PORT")?.is_empty(),
+            cni_path: of_network("CNI_PATH")?,
+            in_cluster: !of_network("KUBERNETES_SERVICE_HOST")?.is_empty()
+                && !of_network("KUBERNETES_SERVICE_PORT")?.is_empty(),
             stdin: Vec::new(),
         };
         request.check_names()?;

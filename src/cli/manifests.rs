@@ -6,10 +6,11 @@ use super::validate::{Given, Report, request_for};
 use crate::cni::config::{Defaults, NetworkConfig, RawObject, get, parse_object};
 use crate::cni::{Args, validate};
 use crate::config::Config;
-use crate::config::key::{Keys, nearest};
+use crate::config::Problems;
+use crate::config::meta::is_meta_plugin;
+use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
 use crate::plan;
-use crate::plan::build::META_PLUGINS;
 use crate::runtime::Finder;
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
 use crate::source::pod::{
@@ -179,7 +180,7 @@ impl Judge<'_> {
                 self.warning(error);
             }
         }
-        let is_meta = |name: &&String| META_PLUGINS.contains(&name.as_str());
+        let is_meta = |name: &&String| is_meta_plugin(name);
         if let Some(plugin) = plugins_of(network).iter().find(is_meta) {
             self.error(format!(
                 "{place}: a plugin of type {plugin:?} would lead back to braid; expected another plugin"
@@ -296,7 +297,8 @@ fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
     args.set("K8S_POD_NAME", &view.pod.name);
     let request = request_for(args);
     let surveyed = source::survey(config, &request, Some(view));
-    let (planned, refusals) = plan::survey(config, &request, surveyed.candidates, &surveyed.dropped);
+    let mut refusals = Problems::new();
+    let planned = plan::build(config, &request, surveyed.candidates, &surveyed.dropped, &mut refusals);
     let of_errors = surveyed.errors.into_iter().map(|error| match error {
         SourceError::NoDefinition { origin, key, .. } => match given.missing(&origin, &key) {
             Ok(error) => Finding::Error(error),

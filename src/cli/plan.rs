@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::playing_runtime::{finder, loaded};
 use super::table::{cell, table};
-use super::validate::{braid_config, is_braid, request_for};
+use super::validate::{braid_config, request_for};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
+use crate::config::Problems;
+use crate::config::meta::is_braid;
 use crate::plan;
 use crate::runtime::{Finder, deadline};
 use crate::source;
@@ -96,7 +98,10 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             });
             continue;
         }
-        let config = braid_config(network, index)?;
+        let mut problems = Problems::new();
+        let config = braid_config(network, index, &mut problems);
+        report.errors.extend(problems.iter().map(|error| format!("plugins[{index}]: {error}")));
+        let Some(config) = config else { continue };
         let mut request = request_for(args.args.parse()?);
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
@@ -107,11 +112,19 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             let surveyed = source::survey(&config, &request, None);
             (request, surveyed)
         };
-        let (planned, wrong) = plan::survey(&config, &request, surveyed.candidates, &surveyed.dropped);
+        let mut wrong = Problems::new();
+        let planned = plan::build(&config, &request, surveyed.candidates, &surveyed.dropped, &mut wrong);
         report.dropped.extend(surveyed.dropped);
         report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
         report.errors.extend(wrong.iter().map(ToString::to_string));
-        report.warnings.extend(config.warnings.into_iter().chain(surveyed.warnings).chain(planned.warnings));
+        report.warnings.extend(
+            config
+                .operator_warnings
+                .into_iter()
+                .chain(config.call_warnings)
+                .chain(surveyed.warnings)
+                .chain(planned.warnings),
+        );
         if let Some(file) = config.readiness_file.filter(|file| !file.exists()) {
             report.errors.push(format!("the readiness file {} is not there yet; ADD waits for it", file.display()));
         }

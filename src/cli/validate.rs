@@ -12,8 +12,10 @@ use super::{CliError, Outcome, print};
 use crate::cni::Verb;
 use crate::cni::config::{Insert, RawObject};
 use crate::cni::{Args, NetworkConfig, PluginConfig};
-use crate::config::Config;
-use crate::config::key::nearest;
+use crate::config::Problems;
+use crate::config::meta::is_braid;
+use crate::config::object::nearest;
+use crate::config::{Config, InvalidConfig};
 use crate::plan;
 use crate::request::Request;
 use crate::runtime::{Finder, load};
@@ -131,7 +133,8 @@ impl Given {
             let Content::Network(network) = &file.content else { continue };
             for (index, plugin) in network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin)) {
                 let place = format!("{} plugins[{index}] ({})", file.path.display(), plugin.plugin_type());
-                given.configs.extend(braid_config(network, index).ok().map(|config| (place, config)));
+                let config = braid_config(network, index, &mut Problems::new());
+                given.configs.extend(config.map(|config| (place, config)));
             }
         }
         #[cfg(feature = "kubernetes")]
@@ -260,14 +263,12 @@ impl Report {
 
     fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given, finder: &Finder) {
         let place = format!("plugins[{index}] ({})", network.plugins[index].plugin_type());
-        let config = match braid_config(network, index) {
-            Ok(config) => config,
-            Err(error) => {
-                self.errors.push(format!("{place}: {error}"));
-                return;
-            }
-        };
-        self.warnings.extend(config.warnings.iter().map(|warning| format!("{place}: {warning}")));
+        let mut problems = Problems::new();
+        let config = braid_config(network, index, &mut problems);
+        self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
+        let Some(config) = config else { return };
+        let warnings = config.operator_warnings.iter().chain(&config.call_warnings);
+        self.warnings.extend(warnings.map(|warning| format!("{place}: {warning}")));
         let definitions = config.kubeconfig.is_some().then_some(&given.definitions);
         let (networks, errors) = source::every_network_with(&config, definitions);
         for error in errors {
@@ -289,8 +290,9 @@ impl Report {
         let view = definitions.map(|definitions| PodView { definitions: definitions.clone(), ..PodView::default() });
         let surveyed = source::survey(&config, &request, view.as_ref());
         if !surveyed.candidates.is_empty() {
-            let (_, errors) = plan::survey(&config, &request, surveyed.candidates, &surveyed.dropped);
-            self.errors.extend(errors.into_iter().map(|error| format!("{place}: {error}")));
+            let mut problems = Problems::new();
+            plan::build(&config, &request, surveyed.candidates, &surveyed.dropped, &mut problems);
+            self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
         }
     }
 
@@ -301,14 +303,12 @@ impl Report {
     }
 }
 
-/// Whether a plugin is Braid, or a Multus whose place it can take.
-pub(super) fn is_braid(plugin: &PluginConfig) -> bool {
-    ["braid", "multus"].contains(&plugin.plugin_type())
-        || ["delegates", "clusterNetwork"].iter().any(|key| plugin.keys().contains_key(*key))
-}
-
-/// The configuration that Braid would get, as the plugin at `index` of a network.
-pub(super) fn braid_config(network: &NetworkConfig, index: usize) -> Result<Config, crate::config::InvalidConfig> {
+/// The configuration that Braid would get, as the plugin at `index` of a network. None if there is a problem.
+pub(super) fn braid_config(
+    network: &NetworkConfig,
+    index: usize,
+    problems: &mut Problems<InvalidConfig>,
+) -> Option<Config> {
     let none = RawObject::new();
     let json = network.plugins[index].request(&Insert {
         name: &network.name,
@@ -318,10 +318,10 @@ pub(super) fn braid_config(network: &NetworkConfig, index: usize) -> Result<Conf
         prev_result: None,
         valid_attachments: None,
     });
-    let mut config = Config::parse(&json)?;
+    let mut config = Config::check(&json, problems)?;
     // Behind another plugin there is a result to add to.
     config.prev_result = (index > 0).then(crate::cni::AddResult::default);
-    Ok(config)
+    Some(config)
 }
 
 /// An ADD of no container in particular.

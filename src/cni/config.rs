@@ -131,6 +131,27 @@ pub fn get<T: DeserializeOwned>(
     }
 }
 
+/// Reads `key` as a list of `T`. `item` says what each element should be.
+///
+/// # Errors
+/// [`ConfigError::Wrong`] when it is no list, or for the first element that is not a `T`. A missing key and `null` are
+/// `None`.
+pub fn get_list<T: DeserializeOwned>(
+    object: &RawObject,
+    key: &str,
+    expected: &'static str,
+    item: &'static str,
+) -> Result<Option<Vec<T>>, ConfigError> {
+    let Some(list) = get::<Vec<Box<RawValue>>>(object, key, expected)? else { return Ok(None) };
+    let element = |(index, raw): (usize, Box<RawValue>)| {
+        serde_json::from_str(raw.get()).map_err(|_| wrong(&format!("{key}[{index}]"), &raw, item))
+    };
+    list.into_iter().enumerate().map(element).collect::<Result<_, _>>().map(Some)
+}
+
+/// What is expected of a boolean.
+pub const BOOLEAN: &str = "true or false, as a boolean or a string";
+
 /// Reads `key` as a boolean, which may be written `true` or `"true"`, in any case, as libcni allows.
 ///
 /// # Errors
@@ -144,7 +165,7 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
     match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(wrong(key, raw, "true or false")),
+        _ => Err(wrong(key, raw, BOOLEAN)),
     }
 }
 
@@ -438,7 +459,8 @@ impl NetworkConfig {
         if single {
             config.plugins.push(PluginConfig::from_object(object)?);
         } else {
-            let plugins: Option<Vec<RawObject>> = get(&object, "plugins", "a list of plugin configurations")?;
+            let plugins: Option<Vec<RawObject>> =
+                get_list(&object, "plugins", "a list of plugin configurations", "a plugin configuration, an object")?;
             if plugins.is_none() && config.load_only_inlined_plugins {
                 return Err(ConfigError::Missing {
                     key: "plugins".into(),
@@ -485,7 +507,8 @@ impl FromStr for NetworkConfig {
 /// When one of them is of the wrong type, or nothing that is declared is known.
 pub fn select_version(object: &RawObject) -> Result<Option<Version>, ConfigError> {
     let one: Option<String> = get(object, "cniVersion", "a CNI version, a string")?;
-    let many: Option<Vec<String>> = get(object, "cniVersions", "a list of CNI versions")?;
+    let many: Option<Vec<String>> =
+        get_list(object, "cniVersions", "a list of CNI versions", "a CNI version, a string")?;
     let declared = one.iter().chain(many.iter().flatten()).map(String::as_str);
     Version::select(declared).map_err(|source| ConfigError::Version { source })
 }

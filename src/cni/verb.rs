@@ -20,6 +20,11 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Whether it is about one attachment of one container, and so has `CNI_CONTAINERID` and the like.
+    pub fn is_of_attachment(self) -> bool {
+        matches!(self, Self::Add | Self::Del | Self::Check)
+    }
+
     /// The word in `CNI_COMMAND`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -6,9 +6,12 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::key::{KeyError, Keys};
+use super::object::{KeyError, Keys};
 use super::selector::Globs;
 use crate::cni::config::{NetworkConfig, RawObject, fold, folds_to};
+
+/// The keys of a rule.
+pub(super) const KEYS: [&str; 3] = ["namespaces", "networks", "plugins"];
 
 /// One rule: all that it says must match. What it does not say matches anything.
 #[derive(Debug, Clone)]
@@ -33,7 +36,7 @@ impl Policy {
         let rules = list.iter().enumerate().map(|(index, object)| {
             let place = format!("policy[{index}]");
             let keys = Keys::new(object, &place);
-            keys.only(&["namespaces", "networks", "plugins"])?;
+            keys.only(&KEYS)?;
             Ok(Rule {
                 namespaces: keys.globs("namespaces")?,
                 networks: keys.globs("networks")?,

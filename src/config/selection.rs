@@ -8,17 +8,19 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::key::{KeyError, Keys};
+use super::object::{KeyError, Keys};
+use super::problems::Problems;
 use super::selector::Selector;
-use crate::cni::config::{RawObject, parse_object, raw, without_values};
+use crate::cni::config::{RawObject, kind, parse_object, raw, without_values};
 use crate::cni::validate;
 
 /// The most attachments of one container.
 pub const MAX_ATTACHMENTS: usize = 256;
 
 /// The keys of the specification.
-const KEYS: [&str; 13] = [
+pub(super) const KEYS: [&str; 13] = [
     "name",
     "namespace",
     "interface",
@@ -34,7 +36,7 @@ const KEYS: [&str; 13] = [
     "ipam-claim-reference",
 ];
 /// The keys that only an operator's selection can have.
-const OPERATOR_KEYS: [&str; 3] = ["config", "when", "optional"];
+pub(super) const OPERATOR_KEYS: [&str; 3] = ["config", "when", "optional"];
 
 /// A request for an attachment to a network that is known by name.
 #[derive(Debug, Clone, Default)]
@@ -148,6 +150,30 @@ fn refuse_many(number: usize, place: &str) -> Result<(), KeyError> {
     Err(KeyError::Wrong { path: place.into(), found, expected: format!("at most {MAX_ATTACHMENTS} selections") })
 }
 
+/// The elements of a JSON list of selections, still text.
+fn elements<'a>(text: &'a str, place: &str) -> Result<Vec<&'a RawValue>, KeyError> {
+    let wrong = |found: String| KeyError::Wrong {
+        path: place.into(),
+        found,
+        expected: "a JSON list of network selection elements".into(),
+    };
+    let value: &RawValue =
+        serde_json::from_str(text).map_err(|error| wrong(format!("not readable ({})", without_values(&error))))?;
+    let elements: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(|_| wrong(kind(value)))?;
+    refuse_many(elements.len(), place)?;
+    Ok(elements)
+}
+
+/// Text as messages show it.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 64;
+    let mut short: String = text.chars().take(MOST).collect();
+    if text.chars().nth(MOST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
 fn config_is_wrong(keys: &Keys<'_>) -> KeyError {
     keys.wrong_kind("config", "a network configuration, an object")
 }
@@ -172,52 +198,45 @@ pub struct Parsed {
 
 impl Selection {
     /// Reads selections in either of their forms: `[namespace/]name[@interface]`, comma separated, or JSON, which is
-    /// what a text that holds any of `[{"` is taken for. Blank text is no selection.
-    ///
-    /// # Errors
-    /// When it is neither, or a selection is wrong.
-    pub fn parse(text: &str, place: &str) -> Result<Parsed, KeyError> {
-        let (parsed, errors) = Self::survey(text, place);
-        errors.into_iter().next().map_or(Ok(parsed), Err)
-    }
-
-    /// Reads selections as [`Self::parse`] does, and goes on after one that is wrong.
-    pub fn survey(text: &str, place: &str) -> (Parsed, Vec<KeyError>) {
-        let mut errors = Vec::new();
-        let parsed = Self::parse_list(text.trim(), place, &mut errors).unwrap_or_else(|error| {
-            errors.push(error);
-            Parsed::default()
-        });
-        (parsed, errors)
-    }
-
-    fn parse_list(text: &str, place: &str, errors: &mut Vec<KeyError>) -> Result<Parsed, KeyError> {
-        let mut parsed = Parsed::default();
-        let mut keep = |parsed: &mut Parsed, selection| match selection {
-            Ok(selection) => parsed.selections.push(selection),
-            Err(error) => errors.push(error),
-        };
+    /// what a text that holds any of `[{"` is taken for. Blank text is no selection. Goes on after a selection that is
+    /// wrong.
+    pub fn parse_all(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
+        let text = text.trim();
         if text.is_empty() {
-            return Ok(parsed);
+            return Parsed::default();
         }
-        if !text.contains(['[', '{', '"']) {
-            refuse_many(text.split(',').count(), place)?;
-            text.split(',').for_each(|item| keep(&mut parsed, Self::from_text(item, place)));
-            return Ok(parsed);
+        if text.contains(['[', '{', '"']) {
+            Self::parse_json(text, place, problems)
+        } else {
+            Self::parse_text(text, place, problems)
         }
-        let objects: Vec<RawObject> = serde_json::from_str(text).map_err(|error| KeyError::Wrong {
-            path: place.into(),
-            found: format!("not readable ({})", without_values(&error)),
-            expected: "a JSON list of network selection elements".into(),
-        })?;
-        refuse_many(objects.len(), place)?;
-        for (index, object) in objects.iter().enumerate() {
+    }
+
+    fn parse_text(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
+        if problems.keep(refuse_many(text.split(',').count(), place)).is_none() {
+            return Parsed::default();
+        }
+        let is_list = text.contains(',');
+        let of_list = |number: usize| if is_list { Some((number + 1, text)) } else { None };
+        let selections = text.split(',').enumerate().map(|(index, item)| Self::read_text(item, place, of_list(index)));
+        Parsed { selections: selections.filter_map(|read| problems.keep(read)).collect(), warnings: Vec::new() }
+    }
+
+    fn parse_json(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
+        let mut parsed = Parsed::default();
+        for (index, element) in problems.keep(elements(text, place)).unwrap_or_default().into_iter().enumerate() {
             let place = format!("{place}[{index}]");
-            let keys = Keys::new(object, &place);
+            let object = serde_json::from_str::<RawObject>(element.get()).map_err(|_| KeyError::Wrong {
+                path: place.clone(),
+                found: kind(element),
+                expected: "a network selection element, an object".into(),
+            });
+            let Some(object) = problems.keep(object) else { continue };
+            let keys = Keys::new(&object, &place);
             parsed.warnings.extend(keys.unknown(&KEYS));
-            keep(&mut parsed, Self::read(&keys, &place, Author::Pod));
+            parsed.selections.extend(problems.keep(Self::read(&keys, &place, Author::Pod)));
         }
-        Ok(parsed)
+        parsed
     }
 
     /// Reads one `[namespace/]name[@interface]`.
@@ -225,10 +244,18 @@ impl Selection {
     /// # Errors
     /// When a part is empty or not a name.
     pub fn from_text(text: &str, place: &str) -> Result<Self, KeyError> {
-        let wrong = || KeyError::Wrong {
-            path: place.into(),
-            found: format!("{:?}", text.chars().take(64).collect::<String>()),
-            expected: "[namespace/]name[@interface]".into(),
+        Self::read_text(text, place, None)
+    }
+
+    /// Reads one `[namespace/]name[@interface]`, which may be an element of a list: its number, and the whole text.
+    fn read_text(text: &str, place: &str, of_list: Option<(usize, &str)>) -> Result<Self, KeyError> {
+        let wrong = |expected: &str| {
+            let list = of_list.map(|(number, list)| format!(" (element {number} of {:?})", shortened(list)));
+            KeyError::Wrong {
+                path: place.into(),
+                found: format!("{:?}{}", shortened(text.trim()), list.unwrap_or_default()),
+                expected: expected.into(),
+            }
         };
         let (reference, interface) = match text.trim().split_once('@') {
             Some((reference, interface)) => (reference, Some(interface.to_owned())),
@@ -238,11 +265,14 @@ impl Selection {
             Some((namespace, name)) => (Some(namespace.to_owned()), name),
             None => (None, reference),
         };
-        let selection = Self { name: name.to_owned(), namespace, interface, ..Self::default() };
-        let names_are_good = validate::network_name(&selection.name).is_ok()
-            && selection.namespace.as_deref().is_none_or(|name| validate::network_name(name).is_ok())
-            && selection.interface.as_deref().is_none_or(|name| validate::interface_name(name).is_ok());
-        if names_are_good { Ok(selection) } else { Err(wrong()) }
+        let is_name = |name: &str| validate::network_name(name).is_ok();
+        if !is_name(name) || !namespace.as_deref().is_none_or(is_name) || interface.as_deref() == Some("") {
+            return Err(wrong("[namespace/]name[@interface]"));
+        }
+        if let Some(Err(error)) = interface.as_deref().map(validate::interface_name) {
+            return Err(wrong(&format!("an interface name after '@': {}", error.expected)));
+        }
+        Ok(Self { name: name.to_owned(), namespace, interface, ..Self::default() })
     }
 
     /// The network as `namespace/name`, or its plain name.
@@ -327,7 +357,7 @@ impl Selection {
 
 fn read_ips(keys: &Keys<'_>) -> Result<Vec<String>, KeyError> {
     const EXPECTED: &str = "a list of IP addresses, with or without a prefix length";
-    let ips: Vec<String> = keys.get("ips", EXPECTED)?.unwrap_or_default();
+    let ips: Vec<String> = keys.list_of("ips", EXPECTED, "an IP address, a string")?.unwrap_or_default();
     for ip in &ips {
         if ip.parse::<IpAddr>().is_err() && ip.parse::<IpNet>().is_err() {
             let found = format!("a list with {:?} in it", ip.chars().take(64).collect::<String>());
@@ -389,18 +419,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn error(json: &str) -> String {
-        Selection::parse(json, "networks").unwrap_err().to_string()
+    fn parse(text: &str) -> Result<Parsed, KeyError> {
+        let mut problems = Problems::new();
+        let parsed = Selection::parse_all(text, "networks", &mut problems);
+        problems.or_first(parsed)
+    }
+
+    fn error(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
     }
 
     #[test]
     fn the_text_form() {
-        let parsed = Selection::parse(" a, ns/b ,ns/c@net7", "networks").unwrap();
+        let parsed = parse(" a, ns/b ,ns/c@net7").unwrap();
         let shown: Vec<_> = parsed.selections.iter().map(|s| (s.reference(), s.interface.clone())).collect();
         assert_eq!(shown, [("a".into(), None), ("ns/b".into(), None), ("ns/c".into(), Some("net7".into()))]);
-        assert!(Selection::parse("  ", "networks").unwrap().selections.is_empty());
+        assert!(parse("  ").unwrap().selections.is_empty());
         for bad in ["a,,b", "a,", "/a", "a/", "a@", "a/b/c", "../a", "a b", "a@0123456789abcdef"] {
-            assert!(Selection::parse(bad, "networks").is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 
@@ -409,7 +445,7 @@ mod tests {
         let json = r#"[{"name":"a","interfaceRequest":"if0","ips":["10.0.0.1","fd00::1/64"],"mac":"02:00:00:00:00:01",
             "portMappings":[{"hostPort":80,"containerPort":8080}],"bandwidth":{"ingressRate":1000,"ingressBurst":10},
             "default-route":["10.0.0.254"],"deviceID":"0000:00:1f.6","extra":1}]"#;
-        let parsed = Selection::parse(json, "networks").unwrap();
+        let parsed = parse(json).unwrap();
         assert_eq!(parsed.warnings.len(), 1);
         let selection = &parsed.selections[0];
         assert_eq!(selection.interface.as_deref(), Some("if0"));
@@ -430,8 +466,13 @@ mod tests {
             (r#"[{"name":"a","portMappings":[{"hostPort":0,"containerPort":1}]}]"#, "portMappings"),
             (r#"[{"name":"a","default-route":["10.0.0.1","10.0.0.2"]}]"#, "at most one of each family"),
             (r#"[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]"#, "together"),
-            (r#"{"name":"a"}"#, "a JSON list"),
+            (r#"{"name":"a"}"#, "networks is an object, expected a JSON list"),
+            (r#"["a", {"name":"b"}]"#, "networks[0] is a string, expected a network selection element, an object"),
+            (r#"[{"name":"a","ips":["10.0.0.1",5]}]"#, "networks[0].ips[1] is 5"),
             ("[", "a JSON list"),
+            ("br1,,@@", "networks is \"\" (element 2 of \"br1,,@@\"), expected [namespace/]name[@interface]"),
+            ("br1,@@", "networks is \"@@\" (element 2 of \"br1,@@\")"),
+            ("br1@0123456789abcdef", "an interface name after '@': 1 to 15 bytes"),
         ] {
             assert!(error(json).contains(message), "{json}: {}", error(json));
         }
@@ -447,12 +488,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,100}") {
-            drop(Selection::parse(&text, "networks"));
+            drop(parse(&text));
         }
 
         #[test]
         fn names_that_pass_are_no_paths(text in "[-a-zA-Z0-9./@,_ ]{0,40}") {
-            for selection in Selection::parse(&text, "networks").map(|p| p.selections).unwrap_or_default() {
+            for selection in parse(&text).map(|p| p.selections).unwrap_or_default() {
                 prop_assert!(!selection.name.contains('/') && selection.name != "..");
             }
         }

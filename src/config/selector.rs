@@ -4,9 +4,12 @@ use globset::Glob;
 use indexmap::IndexMap;
 use regex_lite::{Regex, RegexBuilder};
 
-use super::key::{KeyError, Keys};
+use super::object::{KeyError, Keys};
 use crate::cni::Args;
 use crate::cni::config::RawObject;
+
+/// The keys of a selector.
+pub(super) const KEYS: [&str; 3] = ["namespace", "pod", "args"];
 
 /// Globs of which one must match, unless one that starts with `!` does. With nothing but `!` globs, everything else
 /// matches.
@@ -91,7 +94,7 @@ impl Selector {
     /// When a key is unknown, or not a glob or a list of globs.
     pub fn from_object(object: &RawObject, place: &str) -> Result<Self, KeyError> {
         let keys = Keys::new(object, place);
-        keys.only(&["namespace", "pod", "args"])?;
+        keys.only(&KEYS)?;
         let mut selector = Self { namespace: keys.globs("namespace")?, pod: keys.globs("pod")?, args: IndexMap::new() };
         if let Some(args) = keys.object("args")? {
             let place = keys.path("args");

@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, overlay_objects, raw};
 use crate::cni::validate;
 use crate::cni::{Args, Version};
+use crate::config::Problems;
+use crate::config::meta::is_meta_plugin;
 use crate::config::policy::plugins_of;
 use crate::config::selection::MAX_ATTACHMENTS;
 use crate::config::{Config, Selection};
 use crate::request::Request;
 use crate::runtime;
-
-/// Types that lead back to a meta-plugin, whatever the binary is called.
-pub(crate) const META_PLUGINS: [&str; 3] = ["braid", "multus", "multus-shim"];
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
 const DEVICE_INFO: &str = "CNIDeviceInfoFile";
@@ -260,51 +259,32 @@ pub(crate) fn appended(lead: &str, items: &[String]) -> String {
     items.iter().flat_map(|item| [lead, item]).collect()
 }
 
-/// Makes the plan for a call.
-///
-/// # Errors
-/// When what is asked for cannot be.
+/// Makes the plan for a call, and goes on after what is wrong. None among the candidates is one that cannot be had, and
+/// keeps its place. `dropped` says why others do not apply.
 pub fn build(
-    config: &Config,
-    request: &Request,
-    candidates: Vec<Candidate>,
-    dropped: &[String],
-) -> Result<Planned, PlanError> {
-    let (planned, mut errors) = survey(config, request, candidates.into_iter().map(Some).collect(), dropped);
-    if errors.is_empty() { Ok(planned) } else { Err(errors.swap_remove(0)) }
-}
-
-/// Makes the plan for a call as [`build`] does, and goes on after what is wrong. None among the candidates is one that
-/// cannot be had, and keeps its place.
-pub fn survey(
     config: &Config,
     request: &Request,
     candidates: Vec<Option<Candidate>>,
     dropped: &[String],
-) -> (Planned, Vec<PlanError>) {
+    problems: &mut Problems<PlanError>,
+) -> Planned {
     let position = if config.prev_result.is_some() { Position::Chained } else { Position::Primary };
-    let mut errors = Vec::new();
     let mut warnings = Vec::new();
     let mut attachments: Vec<Attachment> = Vec::with_capacity(candidates.len());
     if candidates.is_empty() && position == Position::Primary {
-        errors.push(PlanError::NoPrimary { reasons: dropped.to_vec() });
+        problems.push(PlanError::NoPrimary { reasons: dropped.to_vec() });
     }
-    let candidates = match refuse_too_much(config, &candidates) {
-        Ok(()) => candidates,
-        Err(error) => {
-            errors.push(error);
-            Vec::new()
-        }
-    };
+    let is_too_much = problems.keep(refuse_too_much(config, &candidates)).is_none();
+    let candidates = if is_too_much { Vec::new() } else { candidates };
     for (index, candidate) in candidates.into_iter().enumerate() {
         let Some(candidate) = candidate else { continue };
         let is_primary = position == Position::Primary && index == 0;
         if is_primary && candidate.optional {
-            errors.push(PlanError::OptionalPrimary { origin: candidate.origin.clone() });
+            problems.push(PlanError::OptionalPrimary { origin: candidate.origin.clone() });
         }
-        let refusals = [refuse_self_delegation(config, &candidate), refuse_forbidden(config, request, &candidate)];
-        errors.extend(refusals.into_iter().filter_map(Result::err));
-        check_capabilities(&candidate, &mut warnings, &mut errors);
+        problems.keep(refuse_self_delegation(config, &candidate));
+        problems.keep(refuse_forbidden(config, request, &candidate));
+        check_capabilities(&candidate, &mut warnings, problems);
         let ifname = match position {
             _ if is_primary => request.ifname.clone(),
             Position::Primary => extra_name(&candidate.selection, index),
@@ -312,8 +292,8 @@ pub fn survey(
         };
         attachments.push(attachment(config, request, candidate, ifname, is_primary));
     }
-    refuse_duplicates(request, position, &attachments, &mut errors);
-    errors.extend(refuse_two_default_routes(&attachments).err());
+    refuse_duplicates(request, position, &attachments, problems);
+    problems.keep(refuse_two_default_routes(&attachments));
     let plan = Plan {
         network: config.name.clone(),
         version: config.version,
@@ -325,7 +305,7 @@ pub fn survey(
         position,
         attachments,
     };
-    (Planned { plan, warnings }, errors)
+    Planned { plan, warnings }
 }
 
 /// What a plan may hold: it is kept in memory, in the journal and in the configuration of each plugin.
@@ -474,7 +454,7 @@ fn forget_addresses(args: &mut RawObject) {
 }
 
 fn refuse_self_delegation(config: &Config, candidate: &Candidate) -> Result<(), PlanError> {
-    let own = |name: &str| META_PLUGINS.contains(&name) || name == config.plugin_type;
+    let own = |name: &str| is_meta_plugin(name) || name == config.plugin_type;
     match plugins_of(&candidate.network).into_iter().find(|name| own(name)) {
         Some(plugin_type) => Err(PlanError::SelfDelegation {
             origin: candidate.origin.clone(),
@@ -502,7 +482,7 @@ fn refuse_forbidden(config: &Config, request: &Request, candidate: &Candidate) -
 
 /// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1).
 /// Addresses and hardware addresses also go out in `CNI_ARGS`, so that those two get a warning.
-fn check_capabilities(candidate: &Candidate, warnings: &mut Vec<String>, errors: &mut Vec<PlanError>) {
+fn check_capabilities(candidate: &Candidate, warnings: &mut Vec<String>, problems: &mut Problems<PlanError>) {
     for capability in candidate.selection.capability_args().keys() {
         if candidate.network.plugins.iter().any(|plugin| plugin.declares(capability)) {
             continue;
@@ -516,19 +496,24 @@ fn check_capabilities(candidate: &Candidate, warnings: &mut Vec<String>, errors:
             "ips" | "mac" => warnings.push(format!("{error}; it is passed in CNI_ARGS only")),
             // A device goes to a delegate that can use it and is of no harm to another.
             "deviceID" => {}
-            _ => errors.push(error),
+            _ => problems.push(error),
         }
     }
 }
 
-fn refuse_duplicates(request: &Request, position: Position, attachments: &[Attachment], errors: &mut Vec<PlanError>) {
+fn refuse_duplicates(
+    request: &Request,
+    position: Position,
+    attachments: &[Attachment],
+    problems: &mut Problems<PlanError>,
+) {
     let incoming = (position == Position::Chained)
         .then_some((request.ifname.as_str(), "the interface that braid is chained after"));
     for (index, attachment) in attachments.iter().enumerate() {
         debug_assert!(validate::interface_name(&attachment.ifname).is_ok());
         let before = attachments[..index].iter().map(|other| (other.ifname.as_str(), other.origin.as_str()));
         if let Some((_, first)) = incoming.into_iter().chain(before).find(|(name, _)| *name == attachment.ifname) {
-            errors.push(PlanError::DuplicateInterface {
+            problems.push(PlanError::DuplicateInterface {
                 ifname: attachment.ifname.clone(),
                 first: first.into(),
                 second: attachment.origin.clone(),

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::config::problems::Problems;
-use crate::config::selection::Selection;
+use crate::config::{KeyError, Problems, Selection};
 
 /// The annotation in which a pod asks for networks (NPWG specification, §4.1).
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -41,8 +40,9 @@ impl Pod {
         let wrong = |reason: String| AnnotationError { namespace: namespace.into(), name: name.into(), reason };
         let mut problems = Problems::new();
         let mut parse = |key: &str| {
-            let (parsed, errors) = Selection::survey(annotation(key).unwrap_or_default(), key);
-            problems.extend(errors.into_iter().map(|error| wrong(error.to_string())));
+            let mut errors = Problems::new();
+            let parsed = Selection::parse_all(annotation(key).unwrap_or_default(), key, &mut errors);
+            problems.extend(errors.into_iter().map(|error: KeyError| wrong(error.to_string())));
             parsed
         };
         let networks = parse(NETWORKS);

@@ -9,7 +9,7 @@ use super::error::Error;
 use super::preflight::{open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace};
 use crate::answer;
 use crate::cni::AddResult;
-use crate::config::{Config, ResultMode};
+use crate::config::{Config, Problems, ResultMode};
 use crate::merge::merge;
 use crate::netns::{Netns, OwnNetns};
 use crate::plan::{self, Attachment, Plan, Position};
@@ -40,7 +40,10 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
         None => (Cow::Borrowed(request), source::gather(config, request)?, None),
     };
     let request: &Request = &request;
-    let planned = plan::build(config, request, gathered.candidates, &gathered.dropped)?;
+    let candidates = gathered.candidates.into_iter().map(Some).collect();
+    let mut problems = Problems::new();
+    let planned = plan::build(config, request, candidates, &gathered.dropped, &mut problems);
+    let planned = problems.or_first(planned)?;
     for warning in gathered.warnings.iter().chain(&planned.warnings) {
         tracing::warn!("{warning}");
     }
@@ -104,7 +107,7 @@ impl Call<'_> {
         transaction
             .run(|tx| {
                 let mut incoming = self.config.prev_result.clone();
-                let mut results = attach(tx, self.config.concurrency)?;
+                let mut results = attach(tx, self.config.concurrency.number())?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 let answer = self.answer(incoming, &results).to_raw(plan.version);

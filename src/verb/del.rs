@@ -8,8 +8,8 @@ use super::context::Context;
 use super::error::Error;
 use super::takeover;
 use crate::cni::NetworkConfig;
-use crate::config::{Config, InvalidConfig};
-use crate::plan::build::{Candidate, Planned};
+use crate::config::{Config, InvalidConfig, Problems};
+use crate::plan::build::Candidate;
 use crate::plan::{self, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
@@ -210,8 +210,8 @@ fn held_by_others(container: &Container, own: &str) -> Result<Vec<String>, Store
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {
     let gathered = source::gather(config, request)?;
     // Whether the container may do without an attachment is of no matter when it goes.
-    let candidates =
-        gathered.candidates.into_iter().map(|candidate| Candidate { optional: false, ..candidate }).collect();
-    let Planned { plan, .. } = plan::build(config, request, candidates, &gathered.dropped)?;
-    Ok(plan)
+    let candidates = gathered.candidates.into_iter().map(|candidate| Some(Candidate { optional: false, ..candidate }));
+    let mut problems = Problems::new();
+    let planned = plan::build(config, request, candidates.collect(), &gathered.dropped, &mut problems);
+    Ok(problems.or_first(planned)?.plan)
 }

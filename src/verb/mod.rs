@@ -47,8 +47,12 @@ pub fn run(request: &Request) -> Result<(), Error> {
     };
     let began = Instant::now();
     crate::log::start(&config.log, &about(request, &config));
-    for warning in &config.warnings {
+    for warning in &config.call_warnings {
         tracing::warn!("{warning}");
+    }
+    // The same in every call: `validate` and `plan` are who warns of them.
+    for warning in &config.operator_warnings {
+        tracing::debug!("{warning}");
     }
     let outcome = match request.verb {
         Verb::Add => add::add(request, &config),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use braid_cni::cni::Verb;
 use braid_cni::cni::{AddResult, Args, Version};
-use braid_cni::config::Config;
+use braid_cni::config::{Config, Problems};
 use braid_cni::merge::merge;
 use braid_cni::plan;
 use braid_cni::request::Request;
@@ -59,7 +59,10 @@ fn request(configuration: &str) -> Request {
 
 fn planned(config: &Config, request: &Request) -> plan::Plan {
     let gathered = source::gather(config, request).expect("everything is in place");
-    plan::build(config, request, gathered.candidates, &gathered.dropped).expect("a good plan").plan
+    let candidates = gathered.candidates.into_iter().map(Some).collect();
+    let mut problems = Problems::new();
+    let planned = plan::build(config, request, candidates, &gathered.dropped, &mut problems);
+    problems.or_first(planned).expect("a good plan").plan
 }
 
 fn parts(criterion: &mut Criterion) {

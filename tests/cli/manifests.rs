@@ -166,7 +166,10 @@ fn a_definition_without_a_configuration_stands_for_one_on_disk() {
 
 /// Each problem of what a pod asks for, as ADD would tell it, with the annotation's line.
 #[rstest]
-#[case::text("one,,one", "networks is \"\", expected [namespace/]name[@interface] (line 7)")]
+#[case::text(
+    "one,,one",
+    "networks is \"\" (element 2 of \"one,,one\"), expected [namespace/]name[@interface] (line 7)"
+)]
 #[case::json("[{\"name\": 1}]", "networks[0].name is 1, expected a string (line 7)")]
 #[case::no_json("[{", "networks is not readable (EOF while parsing an object at line 1 column 2)")]
 #[case::interface(

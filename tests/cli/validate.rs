@@ -150,6 +150,17 @@ fn of_two_files_with_one_name_the_one_that_is_not_used_is_told() {
 }
 
 #[test]
+fn all_keys_that_are_wrong_are_told_at_once() {
+    let conf = braid(r#""delegates":[{"type":"bridge","when":{"namespace":"a"}},7],"result":"all","logLevel":"or""#);
+    let machine = Machine::new().conf("pods.conflist", &*conf);
+    let ran = machine.run("braid validate /etc/cni/net.d").exits(1);
+    ran.prints("delegates[0]: \"when\" beside \"type\" would decide nothing")
+        .prints("delegates[1] is 7")
+        .prints("\"result\" is the string \"all\"")
+        .prints("\"logLevel\" is the string \"or\"");
+}
+
+#[test]
 fn all_networks_that_cannot_be_found_are_told_at_once() {
     let conf = braid(r#""delegates":[{"type":"bridge"},{"name":"one"},{"name":"two","when":{"namespace":"never"}}]"#);
     let machine = Machine::new().conf("pods.conflist", &*conf);
@@ -165,6 +176,10 @@ fn all_networks_that_cannot_be_found_are_told_at_once() {
 #[case::plugin(
     r#""delegates":[{"type":"absent"}]"#,
     "network \"pods\": no executable called \"absent\" is in /opt/cni/bin"
+)]
+#[case::interface(
+    r#""delegates":[{"type":"absent"},{"type":"absent","interface":"st0"}]"#,
+    "plugins[0] (braid): delegates[1]: \"interface\" beside \"type\" has no effect"
 )]
 fn what_may_be_meant_so_is_a_warning(#[case] members: &str, #[case] warning: &str) {
     let machine = Machine::new().conf("pods.conflist", &*braid(members));

@@ -5,9 +5,8 @@
 
 use braid_cni::cni::config::{Defaults, Insert, NetworkConfig, RawObject, parse_object};
 use braid_cni::cni::{AddResult, Args, CniError, Version, validate};
-use braid_cni::config::Config;
 use braid_cni::config::policy::plugins_of;
-use braid_cni::config::selection::Selection;
+use braid_cni::config::{Config, Problems, Selection};
 use braid_cni::merge::merge;
 use braid_cni::transaction::journal::State;
 
@@ -39,7 +38,7 @@ pub(crate) fn config(data: &[u8]) -> bool {
     match Config::parse(data) {
         Ok(config) => {
             assert!(validate::network_name(&config.name).is_ok());
-            assert!(config.state_dir.is_absolute() && config.concurrency > 0);
+            assert!(config.state_dir.is_absolute() && config.concurrency.number() > 0);
             for delegate in &config.delegates {
                 if let braid_cni::config::Delegate::Network(network) = delegate {
                     requests(network);
@@ -74,7 +73,9 @@ fn requests(network: &NetworkConfig) {
 /// A request for attachments, in either form.
 pub(crate) fn selection(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    match Selection::parse(text, "networks") {
+    let mut problems = Problems::new();
+    let parsed = Selection::parse_all(text, "networks", &mut problems);
+    match problems.or_first(parsed) {
         Ok(parsed) => {
             for selection in parsed.selections {
                 assert!(validate::network_name(&selection.name).is_ok());

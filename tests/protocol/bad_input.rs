@@ -1,5 +1,8 @@
 //! Input that must be refused, and how.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -42,6 +45,8 @@ fn standard_input_that_is_no_utf8() {
 #[case::type_is_empty(case().delegate(Plugin::new("x", "")), "type")]
 #[case::itself(case().delegate(Plugin::new("x", "braid")), "braid")]
 #[case::multus(case().delegate(Plugin::new("x", "multus")), "multus")]
+#[case::when_beside_type(case().delegate(recorder("gamma").key("when", json!({"namespace": "never"}))), "{\"config\": {\"type\": \"gamma\", …}, \"when\": …}")]
+#[case::optional_beside_type(case().delegate(recorder("gamma").key("optional", true)), "\"optional\": …}")]
 fn a_configuration_that_cannot_be(#[case] case: Case, #[case] told: &str) {
     case.add().fails(7).says(told).called_nothing().leaves_nothing();
 }
@@ -87,7 +92,23 @@ fn a_misspelt_key_of_an_own_object(#[case] key: &str, #[case] value: Value, #[ca
 
 #[test]
 fn an_unknown_key_at_the_top_is_somebody_elses() {
-    case().key("io.example/note", "hello").add().succeeds().called(&["ADD alpha eth0", "ADD beta net1"]);
+    let case = case().key("metadata", "hello");
+    for command in ["ADD", "DEL"] {
+        case.call(command).run().succeeds().stderr_lacks("metadata");
+    }
+    case.key("logLevel", "debug").add().succeeds().stderr_contains("metadata");
+}
+
+/// VERSION, STATUS and GC have no container, and so no variables of one (SPEC §2).
+#[test]
+fn what_variables_of_a_container_hold_does_not_matter_to_an_operation_without_one() {
+    let case = case().cni_version("1.1.0");
+    for command in ["VERSION", "STATUS", "GC"] {
+        for (name, value) in [("CNI_ARGS", "foo"), ("CNI_IFNAME", "a/b"), ("CNI_CONTAINERID", "..")] {
+            case.call(command).env(name, value).run().succeeds();
+        }
+        case.call(command).env("CNI_ARGS", OsStr::from_bytes(b"A=\xff")).run().succeeds();
+    }
 }
 
 #[rstest]

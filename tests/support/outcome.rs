@@ -119,6 +119,12 @@ impl<'a> Outcome<'a> {
         self
     }
 
+    #[track_caller]
+    pub(crate) fn stderr_lacks(self, text: &str) -> Self {
+        self.require(!self.stderr.contains(text), &format!("standard error was not to contain {text:?}"));
+        self
+    }
+
     /// Recording plugins were called in this order, such as `ADD alpha eth0`.
     #[track_caller]
     pub(crate) fn called<S: AsRef<str>>(self, expected: &[S]) -> Self {

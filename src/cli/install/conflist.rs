@@ -56,7 +56,7 @@ impl ExtraKeys {
         let example: NetworkConfig = example.parse().map_err(|error| format!("{error}"))?;
         let config =
             extra.in_front_of(&example, Path::new("/"), None).check().map_err(|error| format!("--with: {error}"))?;
-        for warning in config.warnings {
+        for warning in config.operator_warnings {
             warn(&format!("--with: {warning}"));
         }
         Ok(extra)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::places::CONFLIST;
 use crate::cni::NetworkConfig;
-use crate::plan::build::META_PLUGINS;
+use crate::config::meta::is_meta_plugin;
 use crate::runtime::load;
 
 /// How long another network than before must be the first, until it counts as the primary one: an agent that replaces
@@ -43,7 +43,7 @@ fn first(conf_dir: &Path) -> Result<Option<NetworkConfig>, String> {
             continue;
         }
         let loaded = load::from_file(&file).map_err(|error| format!("the primary network is not known: {error}"))?;
-        let is_meta = |kind: &str| META_PLUGINS.contains(&kind);
+        let is_meta = |kind: &str| is_meta_plugin(kind);
         if !loaded.network.plugins.iter().any(|plugin| is_meta(plugin.plugin_type())) {
             return Ok(Some(loaded.network));
         }

@@ -1,10 +1,14 @@
 //! Reading the keys of Braid's own objects, with errors that say where and what.
 
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::selector::Globs;
-use crate::cni::config::{ConfigError, RawObject, describe, get_bool, kind};
+use crate::cni::config::{BOOLEAN, ConfigError, RawObject, describe, get_bool, kind};
 
 /// A key of Braid's own that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +74,11 @@ impl<'a> Keys<'a> {
         Self { object, place }
     }
 
+    /// The object itself.
+    pub fn as_object(&self) -> &'a RawObject {
+        self.object
+    }
+
     /// Where a key stands.
     pub fn path(&self, key: &str) -> String {
         if self.place.is_empty() { format!("{key:?}") } else { format!("{}.{key}", self.place) }
@@ -128,9 +137,69 @@ impl<'a> Keys<'a> {
         self.get(key, "an object")
     }
 
+    /// A key as a list, whose elements are still text.
+    pub fn list(&self, key: &str, expected: &str) -> Result<Option<Vec<&'a RawValue>>, KeyError> {
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map(Some).map_err(|_| self.wrong_kind(key, expected))
+    }
+
+    /// A key as a list of `T`. The error names the element that is none: `item` says what was expected there.
+    pub fn list_of<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        expected: &str,
+        item: &str,
+    ) -> Result<Option<Vec<T>>, KeyError> {
+        let Some(list) = self.list(key, expected)? else { return Ok(None) };
+        let element = |(index, raw): (usize, &RawValue)| {
+            serde_json::from_str(raw.get()).map_err(|_| KeyError::Wrong {
+                path: self.element(key, index),
+                found: kind(raw),
+                expected: item.into(),
+            })
+        };
+        list.into_iter().enumerate().map(element).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Where an element of the list under a key stands.
+    fn element(&self, key: &str, index: usize) -> String {
+        if self.place.is_empty() { format!("{key}[{index}]") } else { format!("{}.{key}[{index}]", self.place) }
+    }
+
+    /// A key as a whole number within a range.
+    pub fn number<T>(&self, key: &str, range: RangeInclusive<T>) -> Result<Option<T>, KeyError>
+    where
+        T: DeserializeOwned + PartialOrd + fmt::Display,
+    {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        match self.get(key, &expected)? {
+            Some(number) if !range.contains(&number) => Err(self.wrong(key, expected)),
+            number => Ok(number),
+        }
+    }
+
+    /// A key as an absolute path; an empty one counts as not there.
+    pub fn absolute(&self, key: &str) -> Result<Option<PathBuf>, KeyError> {
+        match self.string(key)?.filter(|path| !path.is_empty()).map(PathBuf::from) {
+            Some(path) if !path.is_absolute() => Err(self.wrong(key, "an absolute path")),
+            path => Ok(path),
+        }
+    }
+
+    /// A key as one of a few words.
+    pub fn one_of<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, KeyError> {
+        let Some(word) = self.string(key)? else { return Ok(None) };
+        let value = words.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+        value.map(Some).ok_or_else(|| {
+            let names: Vec<String> = words.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let [others @ .., last] = names.as_slice() else { return self.wrong(key, "nothing") };
+            self.wrong(key, format!("{} or {last}", others.join(", ")))
+        })
+    }
+
     /// A key as a boolean, in the spellings libcni allows; false if it is not there.
     pub fn boolean(&self, key: &str) -> Result<bool, KeyError> {
-        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong_kind(key, "true or false"))
+        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong_kind(key, BOOLEAN))
     }
 
     /// A key as a glob or a list of globs.
