@@ -186,7 +186,7 @@ pub enum ClusterError {
 impl From<&ClusterError> for CniError {
     fn from(error: &ClusterError) -> Self {
         let code = match error {
-            // A passing condition, for all that can be told from here: the runtime is to try again.
+            // It may pass, so the runtime tries again.
             ClusterError::PodGone { .. } | ClusterError::Unavailable { .. } | ClusterError::Kubelet { .. } => {
                 code::TRY_AGAIN
             }

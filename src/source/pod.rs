@@ -1,4 +1,4 @@
-//! What a Kubernetes API server and the kubelet say about a pod, as far as its networks go. Nothing here asks them.
+//! What a Kubernetes API server and the kubelet say about a pod's networks, as data. Nothing here asks them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,7 +25,7 @@ pub struct Pod {
     pub networks: Vec<Selection>,
     /// What it wants in place of the primary network.
     pub default_network: Option<Selection>,
-    /// What is worth a word about its annotations.
+    /// What is odd and not wrong with its annotations.
     pub warnings: Vec<String>,
 }
 
@@ -99,7 +99,7 @@ pub struct Definition {
     pub resource: Option<String>,
 }
 
-/// The definitions that were asked for and are there, and those of which that is not known.
+/// Definitions: those that are there, and those of which it is not known whether they are.
 #[derive(Debug, Clone, Default)]
 pub struct Definitions {
     known: BTreeMap<DefinitionKey, Definition>,
@@ -112,7 +112,7 @@ impl Definitions {
         self.known.get(key)
     }
 
-    /// Takes note that it is not known whether a definition is there, and why.
+    /// Notes that it is not known whether a definition is there, and why.
     pub fn withhold(&mut self, key: DefinitionKey, reason: String) {
         self.withheld.insert(key, reason);
     }
@@ -122,7 +122,7 @@ impl Definitions {
         self.withheld.get(key).map(String::as_str)
     }
 
-    /// Takes from all of them what they say of devices.
+    /// Forgets which of them take devices.
     pub fn without_devices(&mut self) {
         self.known.values_mut().for_each(|definition| definition.resource = None);
     }
@@ -150,7 +150,7 @@ impl FromIterator<(DefinitionKey, Definition)> for Definitions {
 /// The devices that the kubelet has given a pod: the IDs of each resource.
 pub type Devices = BTreeMap<String, Vec<String>>;
 
-/// All that is known of a pod.
+/// A pod with the definitions and the devices that its attachments need.
 #[derive(Debug, Clone, Default)]
 pub struct PodView {
     /// The pod.
@@ -161,10 +161,10 @@ pub struct PodView {
     pub devices: Devices,
 }
 
-/// A device that cannot be had.
+/// A device that an attachment cannot get.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// The kubelet has given the pod none of the resource, or too few.
+    /// The pod has too few devices of the resource.
     #[error("the pod has {had} devices of resource {resource:?}, and all of them are taken by its other networks")]
     Taken {
         /// The resource.

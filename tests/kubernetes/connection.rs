@@ -169,10 +169,12 @@ fn an_event_that_is_to_be_posted_later_fails_no_pod() {
     case.del().succeeds().leaves_nothing();
 }
 
-#[test]
-fn an_answer_has_a_size() {
-    let (case, api) = node();
-    api.server.misbehave("GET", "/pods/shop", Fault::Large(17), 1);
+#[rstest]
+#[case::announced(true)]
+#[case::not_announced(false)]
+fn an_answer_has_a_size(#[case] is_announced: bool) {
+    let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"timeout": 60})));
+    api.server.misbehave("GET", "/pods/shop", Fault::Large { size: 17, is_announced }, 1);
     case.add().fails(106).says("more than 16 MiB").called_nothing().leaves_nothing();
     assert_eq!(api.server.requests().len(), 1);
 }

@@ -32,8 +32,8 @@ pub(super) enum Fault {
     Slow(Duration),
     /// Close the connection.
     Reset,
-    /// Answer with an object of this many MiB.
-    Large(usize),
+    /// Answer with an object of this many MiB, and perhaps say so before.
+    Large { size: usize, is_announced: bool },
     /// Refuse, and repeat what came as `Authorization`.
     Echo,
     /// Answer with the object at this path.
@@ -189,9 +189,12 @@ fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io:
                 continue;
             }
             Some(Fault::Slow(time)) => thread::sleep(time),
-            Some(Fault::Large(size)) => {
-                write(&mut connection, &(200, json!({"padding": "x".repeat(size << 20)})), None)?;
-                continue;
+            Some(Fault::Large { size, is_announced }) => {
+                let length = if is_announced { format!("Content-Length: {}\r\n", size << 20) } else { String::new() };
+                let stream = connection.get_mut();
+                stream.write_all(format!("HTTP/1.1 200 X\r\n{length}Connection: close\r\n\r\n").as_bytes())?;
+                stream.write_all(&vec![b' '; size << 20])?;
+                return stream.flush();
             }
             Some(Fault::Echo) => {
                 let sent = request.headers.get("authorization").cloned().unwrap_or_default();

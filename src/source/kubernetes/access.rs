@@ -101,7 +101,7 @@ impl Access {
         Ok(access)
     }
 
-    /// Puts into each request, or into the connection, what tells who we are.
+    /// Puts the credentials into each request, or into the connection.
     fn show(&mut self, user: AuthInfo, userinfo: Option<(String, String)>, directory: &Path) -> Result<(), String> {
         if user.exec.is_some() {
             return Err(
@@ -224,15 +224,7 @@ pub(super) fn without_userinfo(url: &str) -> (String, Option<(String, String)>) 
 }
 
 fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, others @ ..] = rest {
-        let hex = others.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let decoded = hex.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(decoded.unwrap_or(*first));
-        rest = if decoded.is_some() { &others[2..] } else { others };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// The proxy that the kubeconfig names, which is taken as it stands, or the environment's.

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use http::{StatusCode, Version};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::Client;
@@ -38,7 +38,7 @@ pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
     secrets: RefCell<Secrets>,
-    /// How many requests are best made at once, by what the last answer tells.
+    /// How many requests are best made at once, judged by the last answer.
     at_once: Cell<usize>,
     timeout: Duration,
     retries: u32,
@@ -87,10 +87,8 @@ impl Api {
         request: http::Request<Vec<u8>>,
     ) -> Result<T, ClusterError> {
         let body = self.send(action, request).await?;
-        serde_json::from_slice(&body).map_err(|error| ClusterError::Refused {
-            action: action.into(),
-            status: 200,
-            reason: self.hide(&format!("with an answer that cannot be read: {error}")),
+        serde_json::from_slice(&body).map_err(|error| {
+            refused(action, StatusCode::OK, self.hide(&format!("with an answer that cannot be read: {error}")))
         })
     }
 
@@ -105,11 +103,7 @@ impl Api {
             let left = until.saturating_duration_since(Instant::now());
             let is_last = attempts > self.retries;
             let patience = if is_last { left } else { left / 2 };
-            let outcome = timeout(patience, self.once(action, request.clone())).await.unwrap_or_else(|_| {
-                let reason = format!("no answer within {:.1} s", patience.as_secs_f64());
-                Err(Failure::Passing { reason, pause: None })
-            });
-            let (reason, pause) = match outcome {
+            let (reason, pause) = match self.within(patience, action, request.clone()).await {
                 Ok(body) => return Ok(body),
                 Err(Failure::Unauthorized(_)) if !has_new_credentials => {
                     // A token may have been replaced since it was read.
@@ -119,9 +113,8 @@ impl Api {
                     continue;
                 }
                 Err(Failure::Unauthorized(reason)) => {
-                    let status = StatusCode::UNAUTHORIZED.as_u16();
                     let reason = format!("{reason}, with the credentials of {} read twice", self.origin());
-                    return Err(ClusterError::Refused { action: action.into(), status, reason });
+                    return Err(refused(action, StatusCode::UNAUTHORIZED, reason));
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing { reason, pause }) => (reason, pause.unwrap_or_else(|| backoff(attempts))),
@@ -135,6 +128,19 @@ impl Api {
         }
     }
 
+    /// One try, for so long at most.
+    async fn within(
+        &self,
+        patience: Duration,
+        action: &str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<Vec<u8>, Failure> {
+        timeout(patience, self.once(action, request)).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {:.1} s", patience.as_secs_f64());
+            Err(Failure::Passing { reason, pause: None })
+        })
+    }
+
     async fn once(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, Failure> {
         let client = self.client().map_err(Failure::Final)?;
         let began = Instant::now();
@@ -142,8 +148,16 @@ impl Api {
         self.at_once.set(at_once(response.version(), began.elapsed()));
         let status = response.status();
         let pause = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let length =
+            response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MAX_ANSWER) {
+            return Err(self.too_large(action, status));
+        }
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| self.cut_off(action, status, &*error))?.to_bytes();
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() { self.too_large(action, status) } else { self.broken(action, &*error) }
+        })?;
+        let body = body.to_bytes();
         if status.is_success() {
             return Ok(body.to_vec());
         }
@@ -154,33 +168,26 @@ impl Api {
                 let reason = format!("it answered {} {reason}", status.as_u16());
                 Err(Failure::Passing { reason, pause: pause.map(Duration::from_secs) })
             }
-            _ => {
-                let status = status.as_u16();
-                Err(Failure::Final(ClusterError::Refused { action: action.into(), status, reason }))
-            }
+            _ => Err(Failure::Final(refused(action, status, reason))),
         }
     }
 
-    /// What a request that got no answer comes to.
-    fn broken(&self, action: &str, error: &kube::Error) -> Failure {
+    /// What a request comes to that got no answer, or not all of it.
+    fn broken(&self, action: &str, error: &(dyn StdError + 'static)) -> Failure {
         // What goes on inside a connection that failed is not known: the next try gets a new one.
         self.client.take();
-        let reason = self.hide(&chain_of(error));
+        let reason = self.hide(&with_causes(error));
         if !is_about_trust(error) {
             return Failure::Passing { reason, pause: None };
         }
         Failure::Final(ClusterError::Untrusted { action: action.into(), origin: self.origin(), reason })
     }
 
-    /// What an answer that did not come to its end comes to.
-    fn cut_off(&self, action: &str, status: StatusCode, error: &(dyn StdError + 'static)) -> Failure {
+    /// What an answer comes to that is larger than any should be.
+    fn too_large(&self, action: &str, status: StatusCode) -> Failure {
         // The rest of it would come before the next answer.
         self.client.take();
-        if !error.is::<LengthLimitError>() {
-            return Failure::Passing { reason: self.hide(&chain_of(error)), pause: None };
-        }
-        let reason = format!("with an answer of more than {} MiB", MAX_ANSWER >> 20);
-        Failure::Final(ClusterError::Refused { action: action.into(), status: status.as_u16(), reason })
+        Failure::Final(refused(action, status, format!("with an answer of more than {} MiB", MAX_ANSWER >> 20)))
     }
 
     /// A client with the credentials as they are now, or as they were when they last worked.
@@ -221,6 +228,10 @@ impl Api {
         let reason: String = reason.chars().filter(|c| !c.is_control()).collect();
         self.hide(&reason).chars().take(REASON).collect()
     }
+}
+
+fn refused(action: &str, status: StatusCode, reason: String) -> ClusterError {
+    ClusterError::Refused { action: action.into(), status: status.as_u16(), reason }
 }
 
 /// A request that cannot even be written down.
@@ -273,7 +284,7 @@ const REFUSALS: [AlertDescription; 8] = [
 ];
 
 /// An error with its causes: the first alone seldom says what happened.
-pub(super) fn chain_of(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

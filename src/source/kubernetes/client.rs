@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tower::{BoxError, Service, ServiceBuilder};
 
 use super::access::Access;
-use super::api::chain_of;
+use super::api::with_causes;
 use super::proxy::{Kind, Proxy};
 
 /// A client that does what kube's own does, and a few things more. It sends what it has at once, where Nagle's algorithm would
@@ -33,7 +33,7 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(patience));
-    let tls = config.rustls_client_config().map_err(|error| chain_of(&error))?;
+    let tls = config.rustls_client_config().map_err(|error| with_causes(&error))?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
         let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name:?} is no name of a server"))?;
@@ -43,7 +43,7 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .layer(config.extra_headers_layer().map_err(|error| chain_of(&error))?)
+        .layer(config.extra_headers_layer().map_err(|error| with_causes(&error))?)
         .map_err(BoxError::from)
         .service(transport);
     Ok(Client::new(service, config.default_namespace))

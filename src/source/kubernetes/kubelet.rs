@@ -1,6 +1,6 @@
 //! The kubelet's pod-resources service: which devices its device manager has given to a pod.
 //!
-//! The messages are those of `k8s.io/kubelet/pkg/apis/podresources/v1/api.proto`, as far as they are read here.
+//! The messages are a part of `k8s.io/kubelet/pkg/apis/podresources/v1/api.proto`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::api::chain_of;
+use super::api::with_causes;
 use crate::source::ClusterError;
 use crate::source::pod::{Devices, Pod};
 
@@ -71,8 +71,8 @@ pub(super) async fn devices(socket: &Path, pod: &Pod, deadline: Instant) -> Resu
     let failed = |reason: String| ClusterError::Kubelet { socket: socket.to_owned(), reason };
     let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
     let asking = async {
-        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(|e| chain_of(&e))?;
-        let channel = endpoint.connect().await.map_err(|error| chain_of(&error))?;
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(|e| with_causes(&e))?;
+        let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
         let mut kubelet = Grpc::new(channel);
         match get(&mut kubelet, pod).await {
             Ok(found) => Ok(found),
@@ -116,7 +116,7 @@ where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
-    kubelet.ready().await.map_err(|error| tonic::Status::unavailable(chain_of(&error)))?;
+    kubelet.ready().await.map_err(|error| tonic::Status::unavailable(with_causes(&error)))?;
     let codec: ProstCodec<Q, A> = ProstCodec::default();
     let path = PathAndQuery::from_static(method);
     kubelet.unary(tonic::Request::new(request), path, codec).await.map(tonic::Response::into_inner)

@@ -26,7 +26,7 @@ pub struct Manifest {
     pub namespace: Option<Text>,
     /// Its own annotations.
     pub annotations: Annotations,
-    /// What it is, as far as networks go.
+    /// What it says of networks.
     pub content: Content,
     /// What is not as an API server would take it.
     pub errors: Vec<String>,

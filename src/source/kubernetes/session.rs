@@ -59,7 +59,7 @@ impl Session {
     /// and the pod.
     ///
     /// # Errors
-    /// When the pod is gone, or a network it would get is not there, not for it, or not to be read.
+    /// When the pod is gone, or a network cannot be found, read or used by this pod.
     pub fn gather(&self, config: &Config, request: &Request) -> Result<(Request, Gathered, Pod), SourceError> {
         let (wanted, view) = self.executor.block_on(async {
             let (pod, problems) = self.pod(request).await?;
@@ -135,7 +135,7 @@ impl Session {
     /// Writes the status of the pod's networks. A pod that is gone has none, and that is no error.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the API server does not take it.
     pub fn write_status(&self, pod: &Pod, status: &str) -> Result<(), ClusterError> {
         self.executor.block_on(async {
             let mut attempts = 1;
@@ -172,7 +172,7 @@ impl Session {
         );
     }
 
-    /// Posts events about the pod, as far as that goes in a short time. They are for people: nothing depends on them.
+    /// Posts events about the pod, for a short time at most. They are for people: nothing depends on them.
     pub fn announce(&self, pod: &Pod, notices: &[Notice]) {
         let posting = async {
             let post = |notice| objects::post_event(&self.api, &self.namespace, pod, notice);

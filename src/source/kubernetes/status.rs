@@ -1,4 +1,4 @@
-//! What is written about a pod's networks once they are there: the `network-status` annotation and events.
+//! What is written about a pod once it is attached: the `network-status` annotation and events.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -100,15 +100,15 @@ fn gateways(result: &AddResult) -> Vec<String> {
 /// Something to tell about a pod in an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// A word for machines.
+    /// What happened, as one word for programs.
     pub reason: &'static str,
-    /// A line for people.
+    /// The same in a line for people.
     pub message: String,
     /// Whether it is about something that went wrong.
     pub is_warning: bool,
 }
 
-/// What there is to tell once a pod is attached: each of its new interfaces.
+/// The events of a pod that is attached: one for each attachment.
 pub fn notices(plan: &Plan, results: &[Option<AddResult>]) -> Vec<Notice> {
     let attached = plan.attachments.iter().zip(results).filter_map(|(a, result)| Some((a, result.as_ref()?)));
     attached
