@@ -1,22 +1,26 @@
 //! The answer: the only writer of standard output.
 
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::text::escaped_lines;
 use crate::cni::{CniError, Version};
+use crate::output::Output;
+
+/// How long the reader of standard output may take nothing before it counts as gone.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes one JSON object to standard output.
 ///
 /// # Errors
 /// When standard output cannot be written.
-#[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
 pub fn write(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(value)?;
     bytes.push(b'\n');
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&bytes)?;
-    stdout.flush()
+    write_bytes(&bytes)
 }
 
 /// Writes text for a person to standard output.
@@ -25,9 +29,17 @@ pub fn write(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
 /// When standard output cannot be written.
 #[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
 pub fn write_text(text: &str) -> io::Result<()> {
+    use std::io::Write;
+    // A person may have it in a pager, and take all the time in the world.
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Writes bytes for a runtime, which does not wait for ever for one that does not read.
+#[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
+fn write_bytes(bytes: &[u8]) -> io::Result<()> {
+    Output::new(io::stdout().as_fd()).write_all(bytes, PATIENCE)
 }
 
 /// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.
@@ -51,7 +63,8 @@ pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
     write(&Versions { cni_version, supported_versions: spoken })
 }
 
-/// Writes an error object.
+/// Writes an error object. Runtimes print its texts as they are, so that what plugins and pods' authors have put into them is
+/// [escaped](crate::cni::text::escaped_lines).
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -63,5 +76,6 @@ pub fn write_cni_error(error: &CniError, version: Version) -> io::Result<()> {
         #[serde(flatten)]
         error: &'a CniError,
     }
-    write(&Wire { cni_version: version, error })
+    let error = CniError { msg: escaped_lines(&error.msg), details: escaped_lines(&error.details), ..*error };
+    write(&Wire { cni_version: version, error: &error })
 }

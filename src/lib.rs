@@ -117,43 +117,46 @@ pub mod runtime;
 
 pub mod plugin;
 
+pub mod output;
+
+pub mod panic;
+
 mod cli;
 mod log;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cni::{Verb, Version};
+use cni::{CniError, Version};
 use request::Request;
 
-/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line with these arguments otherwise. Returns the
-/// exit status.
+/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line with these arguments otherwise.
 ///
-/// This is for a `main` that the C library calls itself. Rust's runtime does not come first, and what it does that is of use
-/// here is done here.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
-    runtime::prepare_process();
-    let code = serve(arguments);
-    // It does not tell its number otherwise.
-    (0..=u8::MAX).find(|status| ExitCode::from(*status) == code).map_or(1, i32::from)
-}
-
-fn serve(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    runtime::take_signals_in_hand();
+/// A defect that makes it panic is answered like any other error.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    runtime::reset_signals();
+    panic::log_panics();
     let request = match Request::read() {
         Ok(Some(request)) => request,
         Ok(None) => return cli::run(arguments),
-        Err(error) => return fail(&error.into(), None, Version::LATEST),
+        Err(error) => return fail(&(&verb::Error::from(error)).into(), Version::LATEST),
     };
     runtime::keep_descriptors_from_plugins();
-    match verb::run(&request) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, Some(request.verb), request.version()),
+    let verb = request.verb;
+    match panic::caught(|| verb::run(&request)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error.answer(Some(verb)), request.version()),
+        Err(panicked) => fail(&CniError::from(&panicked), request.version()),
     }
 }
 
-fn fail(error: &verb::Error, verb: Option<Verb>, version: Version) -> ExitCode {
-    // Where nobody reads standard output there is nobody to tell; the exit status still says it.
-    drop(answer::write_cni_error(&error.answer(verb), version));
+/// Puts something that cannot be written in the place of a standard output that is closed.
+pub extern "C" fn refuse_closed_stdout() {
+    runtime::refuse_closed_stdout();
+}
+
+fn fail(error: &CniError, version: Version) -> ExitCode {
+    // Where nobody reads standard output there is nobody to answer; the exit status still says it.
+    drop(answer::write_cni_error(error, version));
     ExitCode::FAILURE
 }

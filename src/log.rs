@@ -6,8 +6,9 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
@@ -20,7 +21,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Now};
 
 use crate::cni::CniError;
+use crate::cni::text::escaped;
 use crate::config::LogConfig;
+use crate::output;
 
 /// Starts logging as the configuration says: warnings and errors to standard error if it says nothing. `call` is what every
 /// event is about; what is empty is left out.
@@ -41,7 +44,7 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     });
     let call =
         call.iter().filter(|(_, value)| !value.is_empty()).map(|&(key, value)| (key, value.to_owned())).collect();
-    let lines = Lines { level, call, to_stderr: config.to_stderr, file };
+    let lines = Lines { level, call, to_stderr: config.to_stderr, file, lost: AtomicU64::new(0) };
     // Only the first call of a process starts a log; the command line may have started one of its own.
     drop(tracing::subscriber::set_global_default(lines));
     if let Some(error) = complaint {
@@ -50,8 +53,12 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     }
 }
 
-/// Tells the log how a call ended.
+/// Logs how a call ended, and what was dropped meanwhile because nobody read it.
 pub(crate) fn ended(error: Option<&CniError>, took: Duration) {
+    let dropped = output::abandon_stderr();
+    if dropped > 0 {
+        tracing::warn!(bytes = dropped, "standard error was not read, and the end of it was dropped");
+    }
     let duration = milliseconds(took);
     match error {
         None => tracing::info!({ DURATION } = duration, "done"),
@@ -66,6 +73,8 @@ pub(crate) fn ended(error: Option<&CniError>, took: Duration) {
 
 /// The key of how long something took, in milliseconds.
 const DURATION: &str = "durationMs";
+/// The key of how many lines before this one could not be written to the log file.
+const LOST: &str = "linesLost";
 /// The key of an error's code.
 const CODE: &str = "code";
 
@@ -81,6 +90,8 @@ struct Lines {
     call: Vec<(&'static str, String)>,
     to_stderr: Option<bool>,
     file: Option<File>,
+    /// How many lines could not be written to the file since the last that could.
+    lost: AtomicU64,
 }
 
 impl Subscriber for Lines {
@@ -122,17 +133,25 @@ impl Subscriber for Lines {
             for (key, value) in &members {
                 let _ = write!(line, " {key}={}", escaped(&value.to_string()));
             }
-            drop(io::stderr().write_all((line + "\n").as_bytes()));
+            output::write_stderr((line + "\n").as_bytes());
+            output::flush_stderr();
         }
         if let Some(mut file) = self.file.as_ref() {
             let mut line = Map::new();
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                members.insert(LOST.to_owned(), lost.into());
+            }
             line.extend(
                 [("timestamp", time), ("level", level.to_string()), ("message", message)]
                     .map(|(key, value)| (key.to_owned(), Value::from(value))),
             );
             line.append(&mut members);
-            // One write, so that the lines of calls at the same time do not mix.
-            drop(file.write_all((escaped(&Value::from(line).to_string()) + "\n").as_bytes()));
+            // One write, so that the lines of calls at the same time do not mix. It does not wait, should the file be a pipe.
+            let line = escaped(&Value::from(line).to_string()) + "\n";
+            if file.write_all(line.as_bytes()).is_err() {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -186,26 +205,6 @@ impl Visit for Fields {
     }
 }
 
-/// Text in which what could change how a terminal shows the rest is written as in JSON.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if deceives(c) {
-            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
-}
-
-/// Whether a character could change how a terminal shows the rest: control characters, and those that are invisible or turn
-/// the direction of writing.
-pub(crate) fn deceives(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
 /// Multus's names of levels, and the usual ones.
 fn level(name: Option<&str>) -> LevelFilter {
     match name.map(str::to_ascii_lowercase).as_deref() {
@@ -219,23 +218,42 @@ fn level(name: Option<&str>) -> LevelFilter {
 }
 
 fn open(path: &Path, config: &LogConfig) -> io::Result<File> {
-    rotate(path, config)?;
     // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its reader.
     let flags = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
+    let file = open()?;
+    if rotate(&file, path, config)? { open() } else { Ok(file) }
 }
 
-/// Sets a file aside that has grown too large, and forgets those set aside that are too many or too old. Several calls
-/// may do this at once: each step is fine when another has already made it.
-fn rotate(path: &Path, config: &LogConfig) -> io::Result<()> {
-    let size = match path.metadata() {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if size < config.max_size.saturating_mul(1_000_000) {
-        return Ok(());
+/// Sets a file aside that has grown too large, and forgets those set aside that are too many or too old. Says whether the path
+/// leads to another file now.
+///
+/// Of several calls at once, the one that locks the large file does it. Another finds the file locked, or no longer at its
+/// path.
+fn rotate(file: &File, path: &Path, config: &LogConfig) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() < config.max_size.saturating_mul(1_000_000) {
+        return Ok(false);
     }
+    if file.try_lock().is_err() {
+        return Ok(false);
+    }
+    if !is_at(&metadata, path) {
+        return Ok(true);
+    }
+    let rotated = set_aside(path, config);
+    // Lest the lock go on for as long as a process that has the file open.
+    drop(file.unlock());
+    rotated.map(|()| true)
+}
+
+/// Whether a path leads to the file that has this metadata.
+fn is_at(metadata: &std::fs::Metadata, path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+/// Makes a file the first of those set aside, and moves each of these on by one.
+fn set_aside(path: &Path, config: &LogConfig) -> io::Result<()> {
     let backup = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
     let max_age = Duration::from_secs(config.max_age.saturating_mul(24 * 60 * 60));
     let is_old = |path: &Path| {
@@ -277,6 +295,29 @@ mod tests {
         assert_eq!(read("log.1").as_deref(), Some("3"));
         assert_eq!(read("log.2").as_deref(), Some("2"));
         assert_eq!(read("log.3"), None);
+    }
+
+    /// Each of many calls at once finds the file too large: a line that was written is in the file or in one set aside.
+    #[test]
+    fn calls_that_rotate_at_once_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let config = LogConfig { max_size: 0, max_backups: 1000, max_age: 0, ..LogConfig::default() };
+        let threads = 8;
+        let rounds = 25;
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let (path, config) = (&path, &config);
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        let mut file = open(path, config).unwrap();
+                        writeln!(file, "{thread} {round}").unwrap();
+                    }
+                });
+            }
+        });
+        let files = dir.path().read_dir().unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+        assert_eq!(files.map(|text| text.lines().count()).sum::<usize>(), threads * rounds);
     }
 
     #[test]

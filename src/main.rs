@@ -1,23 +1,21 @@
 //! The `braid` executable: hands over to the library.
-#![no_main]
 
-use std::ffi::{CStr, OsStr, c_char, c_int};
-use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
 
-/// In place of musl's, which gives memory back to the kernel all the time. Each time, every processor is interrupted that has
-/// run a process with this memory, and the holder of the plugins is one.
+/// In place of musl's, which gives memory back to the kernel all the time. Each time, every processor that has run a thread of
+/// this process is interrupted.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// What the C library calls. Rust's own start would come first, and be a twentieth of a small ADD.
-#[expect(unsafe_code, reason = "the C library looks for this name, and gives pointers")]
-#[unsafe(no_mangle)]
-extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
-    let words = (0..usize::try_from(count).unwrap_or(0)).map(|at| {
-        // SAFETY: `at` is less than `count`; there are so many strings, for as long as the process is there.
-        let word = unsafe { CStr::from_ptr(*words.add(at)) };
-        OsStr::from_bytes(word.to_bytes()).to_owned()
-    });
-    braid_cni::run(words)
+/// Runs before Rust's own start, which puts `/dev/null` in the place of a standard output that is closed: an answer that nobody
+/// gets is a failure, so that what stands there must refuse to be written.
+#[expect(unsafe_code, reason = "what is in this section is run before anything else")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_START: extern "C" fn() = braid_cni::refuse_closed_stdout;
+
+#[expect(clippy::disallowed_methods, reason = "arguments come in here")]
+fn main() -> ExitCode {
+    braid_cni::run(std::env::args_os())
 }

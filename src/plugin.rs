@@ -2,7 +2,7 @@
 //!
 //! [`run`] does what every plugin has to (SPEC §2): it reads the call from the environment and standard input, refuses
 //! what is not one, checks the version, calls the operation, and writes one JSON object and the exit status that
-//! agrees with it. VERSION is answered here.
+//! agrees with it. VERSION is answered here, and a panic is answered as an error.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -50,6 +50,7 @@ use crate::cni::Verb;
 use crate::cni::config::{ConfigError, RawObject, get, parse_object, spoken_version};
 use crate::cni::error::code;
 use crate::cni::{AddResult, Args, CniError, Version, validate};
+use crate::panic::caught;
 use crate::request::Request;
 use crate::runtime::{self, Exec, Finder, Launcher};
 
@@ -208,8 +209,14 @@ impl Call {
             .map(|(name, value)| (name, value.as_str()))
             .collect();
             let stdin = &self.request.stdin;
-            let call =
-                runtime::Call { executable: &executable, verb, environment: &environment, stdin, deadline: None };
+            let call = runtime::Call {
+                executable: &executable,
+                verb,
+                environment: &environment,
+                stdin,
+                deadline: None,
+                after: None,
+            };
             let stdout = Launcher::new().run(&call)?;
             match CniError::parse(&stdout) {
                 Some(error) => Err(runtime::PluginError::Reported(error)),
@@ -249,7 +256,7 @@ pub fn run(plugin: &impl Plugin) -> ExitCode {
         return exit_code(&answer::write_versions(&request.stdin, plugin.versions()));
     }
     let version = request.version();
-    match act(plugin, &request) {
+    match caught(|| act(plugin, &request)).unwrap_or_else(|panicked| Err(CniError::from(&panicked))) {
         Ok(Answer::Result(result)) => exit_code(&answer::write(&result.to_raw(version))),
         Ok(Answer::Nothing) => ExitCode::SUCCESS,
         Err(error) => fail(&error, version),

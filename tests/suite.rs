@@ -61,6 +61,8 @@ mod faults {
     mod plugins;
     /// The state directory full, read-only, gone, torn and replaced.
     mod state;
+    /// Readers that do not read, signals that are refused, answers without end: every wait has an end.
+    mod waits;
     /// Namespaces, interfaces, addresses and configurations that change between calls.
     mod world;
 }

@@ -27,8 +27,7 @@ use super::{CliError, Outcome};
 use crate::cni::NetworkConfig;
 use crate::cni::config::{Defaults, parse_object};
 use crate::netns::Identity;
-use crate::runtime::exec::pidfd;
-use crate::runtime::{Attachment, Networks};
+use crate::runtime::{Attachment, Networks, pidfd};
 
 /// Where namespaces are mounted, as `ip netns` does.
 const NAMESPACES: &str = "/run/netns";

@@ -1,6 +1,6 @@
 //! Plain tables.
 
-use crate::log::deceives;
+use crate::cni::text::is_deceptive;
 
 /// Lays rows out under headings, columns as wide as what is in them.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
@@ -27,12 +27,12 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Text that can stand in one cell: without what could change how a terminal shows the rest.
 pub(super) fn cell(text: &str) -> String {
-    text.chars().map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_deceptive(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The same for a message, which may have several lines.
 pub(super) fn message(text: &str) -> String {
-    text.chars().map(|c| if deceives(c) && c != '\n' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_deceptive(c) && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

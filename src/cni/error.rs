@@ -6,6 +6,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::text::shortened;
+
 /// The codes an error can carry. 1 to 51 are the specification's; those from 100 on are Braid's own.
 pub mod code {
     /// Incompatible CNI version.
@@ -43,7 +45,14 @@ pub mod code {
     pub const NAMESPACE: u32 = 105;
     /// The Kubernetes API server refused, or its credentials cannot be used.
     pub const KUBERNETES: u32 = 106;
+    /// A defect of the plugin itself: it panicked.
+    pub const PANICKED: u32 = 107;
 }
+
+/// The most that is kept of the message of a plugin's error, in bytes.
+pub const MAX_MESSAGE: usize = 4 << 10;
+/// The most that is kept of its details, in bytes.
+pub const MAX_DETAILS: usize = 16 << 10;
 
 /// What a plugin prints on standard output when it fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -74,7 +83,8 @@ impl CniError {
     }
 
     /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`. What is not
-    /// as the specification says makes it no less of an error.
+    /// as the specification says makes it no less of an error. Of long texts only the beginning is kept: they go into
+    /// the journal, the log and the answer.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
         let Members { code, msg, details } = serde_json::from_slice(stdout).ok()?;
         let code = code.map_or("null", RawValue::get);
@@ -87,7 +97,11 @@ impl CniError {
         if code == 0 && msg.is_empty() {
             return None;
         }
-        Some(Self { code: if code == 0 { code::PLUGIN_FAILED } else { code }, msg, details: text(details) })
+        Some(Self {
+            code: if code == 0 { code::PLUGIN_FAILED } else { code },
+            msg: shortened(msg, MAX_MESSAGE),
+            details: shortened(text(details), MAX_DETAILS),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod capability;
 pub mod config;
 pub mod error;
 pub mod result;
+pub mod text;
 mod valid_attachment;
 pub mod validate;
 mod verb;

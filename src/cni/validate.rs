@@ -1,5 +1,7 @@
 //! What names may look like (SPEC §1 and §2).
 
+use super::text::is_deceptive;
+
 /// The longest container ID accepted, in bytes: it names a directory, and `.jsonl.corrupt` must fit beside it.
 pub const MAX_ID: usize = 200;
 
@@ -43,16 +45,17 @@ pub fn network_name(value: &str) -> Result<(), InvalidName> {
     check("network name", value, expected, is_plain(value) && value.len() <= MAX_ID)
 }
 
-/// An interface name as Linux takes it: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`.
+/// An interface name as Linux takes it: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`; and without characters that
+/// would deceive whoever reads it.
 ///
 /// # Errors
 /// When it is anything else.
 pub fn interface_name(value: &str) -> Result<(), InvalidName> {
-    let expected = "1 to 15 bytes without '/', ':', white space or control characters, and not '.' or '..'";
+    let expected = "1 to 15 bytes without '/', ':', white space, control or invisible characters, and not '.' or '..'";
     let ok = (1..=15).contains(&value.len())
         && value != "."
         && value != ".."
-        && !value.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+        && !value.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || is_deceptive(c));
     check("interface name", value, expected, ok)
 }
 

@@ -37,7 +37,8 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace at `path` (`CNI_NETNS`), such as `/var/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
-    /// The calling thread enters the namespace to create the socket, and is back in its own when this returns.
+    /// A short-lived thread enters the namespace to create the socket: one that entered it and could not come back would do
+    /// to the container whatever it did next.
     ///
     /// # Errors
     ///
@@ -45,15 +46,6 @@ impl Netns {
     /// [`NotANamespace`](NetnsError::NotANamespace) if it is something else,
     /// [`Forbidden`](NetnsError::Forbidden) without the right to enter it.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
-        Self::open_from(OwnNetns::of_this_thread().ok().as_ref(), path)
-    }
-
-    /// [`open`](Self::open) where the namespace of the calling thread is open already.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub fn open_from(own: Option<&OwnNetns>, path: &Path) -> Result<Self, NetnsError> {
         // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its writer.
         let file = OpenOptions::new()
             .read(true)
@@ -64,15 +56,8 @@ impl Netns {
         if filesystem.filesystem_type() != NSFS_MAGIC {
             return Err(NetnsError::NotANamespace { path: path.into() });
         }
-        let socket = match own.filter(|own| own.can_be_entered()) {
-            Some(own) => {
-                let socket = socket_inside(&file, path);
-                own.come_back();
-                socket
-            }
-            None => socket_by_thread(&file, path),
-        };
-        Ok(Self { name: path.display().to_string(), file, socket: socket? })
+        let socket = socket_by_thread(&file, path)?;
+        Ok(Self { name: path.display().to_string(), file, socket })
     }
 
     /// Opens the namespace the calling thread itself is in.
@@ -117,22 +102,9 @@ impl OwnNetns {
         let own = self.0.metadata().map(|metadata| Identity::new(&metadata, None));
         matches!((own, Identity::of_file(path)), (Ok(own), Ok(other)) if own.is_same_file(&other))
     }
-
-    /// To be in one is not always the right to come back, as in a user namespace whose network is still the host's.
-    fn can_be_entered(&self) -> bool {
-        setns(&self.0, CloneFlags::CLONE_NEWNET).is_ok()
-    }
-
-    fn come_back(&self) {
-        if let Err(error) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
-            // Whatever this thread did next, it would do to the container instead of the host.
-            tracing::error!("cannot come back from the container's network namespace: {error}");
-            std::process::abort();
-        }
-    }
 }
 
-/// Has a short-lived thread, which need not come back, enter the namespace and create the socket.
+/// Has a thread, which need not come back, enter the namespace and create the socket.
 fn socket_by_thread(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
     thread::scope(|scope| {
         thread::Builder::new()

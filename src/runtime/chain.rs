@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::exec::{Call, Exec, PluginError, Stdout};
 use super::find::Finder;
+use super::launcher::Durable;
 use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, raw};
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
@@ -99,6 +100,8 @@ pub struct Chain<'a> {
     pub exec: &'a dyn Exec,
     /// Their time.
     pub limits: Limits,
+    /// What has to be on disk before the ADD of one of them gets its input.
+    pub after: Option<&'a Durable>,
 }
 
 impl fmt::Debug for Chain<'_> {
@@ -220,10 +223,10 @@ impl Chain<'_> {
                 environment: &[("CNI_PATH", self.finder.path())],
                 stdin: stdin.as_bytes(),
                 deadline: self.limits.deadline(),
+                after: None,
             };
             let stdout = self.exec.run(&call)?;
-            let answer: Answer = serde_json::from_slice(&stdout)
-                .map_err(|error| PluginError::Output(format!("its answer cannot be used: {error}")))?;
+            let answer: Answer = serde_json::from_slice(&stdout).map_err(|error| PluginError::unusable(&error))?;
             Ok(answer.supported_versions.iter().filter_map(|version| version.parse().ok()).collect())
         };
         run().map_err(|source| self.error(step, Verb::Version, source))
@@ -231,11 +234,11 @@ impl Chain<'_> {
 
     fn read_result(&self, stdout: &[u8]) -> Result<StepResult, PluginError> {
         let spoken = self.network.version;
-        let wrong = |error: &dyn fmt::Display| PluginError::Output(format!("its answer cannot be used: {error}"));
-        let (parsed, version) = AddResult::parse_versioned(stdout, spoken).map_err(|error| wrong(&error))?;
+        let (parsed, version) =
+            AddResult::parse_versioned(stdout, spoken).map_err(|error| PluginError::unusable(&error))?;
         let raw = if version == spoken {
-            let text = std::str::from_utf8(stdout).map_err(|error| wrong(&error))?;
-            RawValue::from_string(text.trim().to_owned()).map_err(|error| wrong(&error))?
+            let text = std::str::from_utf8(stdout).map_err(|error| PluginError::unusable(&error))?;
+            RawValue::from_string(text.trim().to_owned()).map_err(|error| PluginError::unusable(&error))?
         } else {
             parsed.to_raw(spoken)
         };
@@ -282,6 +285,7 @@ impl Chain<'_> {
                 environment: &environment,
                 stdin: &stdin,
                 deadline: self.limits.deadline(),
+                after: self.after.filter(|_| verb == Verb::Add),
             };
             let stdout = self.exec.run(&call)?;
             // An error object is an error, whatever the exit status says.
@@ -292,12 +296,12 @@ impl Chain<'_> {
         };
         let began = Instant::now();
         let outcome = run();
-        self.tell(step, verb, attachment, began.elapsed(), outcome.as_ref().err());
+        self.log(step, verb, attachment, began.elapsed(), outcome.as_ref().err());
         outcome.map_err(|source| self.error(step, verb, source))
     }
 
-    /// Tells the log of a plugin's call: in passing, as what comes of a failure is not known here.
-    fn tell(
+    /// Logs a plugin's call. A failure is no error yet, as what comes of it is not known here.
+    fn log(
         &self,
         step: usize,
         verb: Verb,

@@ -2,20 +2,23 @@
 //!
 //! [`Networks`] is where a runtime begins: add, check and delete a container, with the results kept where libcni keeps
 //! them. Below it, [`load`] reads configurations from directories, [`find`] looks up executables, [`exec`] runs one
-//! plugin once, and [`chain`] runs the plugins of a network in order. It depends on [`crate::cni`] only.
+//! plugin once as [`launcher`] does, and [`chain`] runs the plugins of a network in order. It depends on [`crate::cni`] and
+//! [`crate::output`] only.
 
 pub mod cache;
 pub mod chain;
 pub(crate) mod deadline;
 pub mod exec;
 pub mod find;
-mod leash;
+pub mod launcher;
 pub mod load;
 mod networks;
 mod process;
 
 pub use chain::{Attachment, Chain, StepError, StepResult};
-pub use exec::{Call, Exec, Launcher, PluginError};
+pub use exec::{Call, Exec, PluginError};
 pub use find::Finder;
+pub use launcher::{Durable, Launcher};
 pub use networks::{NetworkError, Networks};
-pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, prepare_process, take_signals_in_hand};
+pub use process::pidfd;
+pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 use super::cache::{Cache, DEFAULT_DIR};
 use super::chain::{Attachment, Chain, Limits, StepError, StepResult};
-use super::exec::{Exec, Launcher};
+use super::exec::Exec;
 use super::find::Finder;
+use super::launcher::Launcher;
 use crate::cni::config::raw;
 use crate::cni::result::version_of;
 use crate::cni::validate::{self, InvalidName};
@@ -219,7 +220,7 @@ impl Networks {
     }
 
     fn chain<'a>(&'a self, network: &'a NetworkConfig) -> Chain<'a> {
-        Chain { network, finder: &self.finder, exec: &*self.exec, limits: self.limits }
+        Chain { network, finder: &self.finder, exec: &*self.exec, limits: self.limits, after: None }
     }
 
     /// Attaches a container to a network. If a plugin fails, the plugins that ran, the failing one included, are called

@@ -9,7 +9,7 @@ use super::undo::undo_attachment;
 use super::{Failure, Transaction, device_info, micros};
 use crate::cni::{AddResult, CniError};
 use crate::plan::Position;
-use crate::runtime::{PluginError, StepError, StepResult};
+use crate::runtime::{Chain, PluginError, StepError, StepResult};
 
 /// How one attachment ended. An optional one that failed has no result.
 type Outcome = Result<Option<AddResult>, Failure>;
@@ -102,7 +102,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
 
 fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
-    let chain = tx.tools.chain(attachment);
+    let chain = Chain { after: Some(&tx.durable), ..tx.tools.chain(attachment) };
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
     if let Some(info) = &attachment.device_info {
         device_info::put(info).map_err(|source| Failure::DeviceInfo {
@@ -129,7 +129,7 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
                 }
                 last = Some(result);
             }
-            Err(StepError { source: PluginError::Withheld(source), .. }) => return Err(tx.journal_failure(source)),
+            Err(StepError { source: PluginError::NotDurable(source), .. }) => return Err(tx.journal_failure(source)),
             Err(source) => {
                 let failed = Event::Failed { step: Step(index, step), error: CniError::from(&source.source) };
                 // What failed is the plugin; that the journal cannot say so changes nothing.

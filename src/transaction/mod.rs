@@ -14,7 +14,7 @@ mod undo;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
@@ -29,9 +29,10 @@ pub use undo::{CleanupFailure, UndoError, undo};
 
 use crate::cni::CniError;
 use crate::netns::{self, NetnsError};
+use crate::panic::{Panicked, caught};
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Chain, Exec, Finder, StepError};
+use crate::runtime::{Chain, Durable, Exec, Finder, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -67,7 +68,7 @@ impl<'a> Tools<'a> {
     where
         'a: 'b,
     {
-        Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits }
+        Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits, after: None }
     }
 }
 
@@ -114,6 +115,9 @@ pub enum Failure {
     /// The answer could not be written.
     #[error("cannot write the answer to standard output: {0}")]
     Answer(#[source] io::Error),
+    /// A defect of Braid's own.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// An ADD that failed and was rolled back.
@@ -133,6 +137,8 @@ pub struct Transaction<'a> {
     pub plan: &'a Plan,
     tools: Tools<'a>,
     container: &'a Container,
+    /// The journal's first line on disk.
+    durable: Durable,
     journal: Mutex<Journal>,
 }
 
@@ -151,13 +157,16 @@ impl<'a> Transaction<'a> {
         let journal = Journal::begin(container, plan, netns)?;
         let sync = |files| {
             let path = container.journal_path(&plan.ifname);
-            tools.exec.sync_first(files).map_err(|source| StoreError::Io { action: "sync", path, source })
+            tools.exec.sync(files).map_err(|source| StoreError::Io { action: "sync", path, source })
         };
-        if let Err(error) = sync(journal.to_sync(store, container)) {
-            journal.unmake(container);
-            return Err(error);
-        }
-        Ok(Self { plan, tools, container, journal: Mutex::new(journal) })
+        let durable = match sync(journal.to_sync(store, container)) {
+            Ok(durable) => durable,
+            Err(error) => {
+                journal.unmake(container);
+                return Err(error);
+            }
+        };
+        Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal) })
     }
 
     /// Ends it before anything was done.
@@ -168,20 +177,18 @@ impl<'a> Transaction<'a> {
         self.journal.into_inner().expect("no holder panics").unmake(self.container);
     }
 
-    /// Runs `work`. If it fails, every step that was attempted is undone, in reverse, however many of them fail to be.
+    /// Runs `work`. If it fails or panics, every step that was attempted is undone, in reverse, however many of them fail to be.
     ///
     /// # Errors
     /// The failure, and what could not be undone.
-    ///
-    /// # Panics
-    /// If `work` panicked while it wrote to the journal.
     pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, RolledBack> {
-        let cause = match work(&self) {
-            Ok(done) => return Ok(done),
-            Err(cause) => cause,
+        let cause = match caught(|| work(&self)) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(cause)) => cause,
+            Err(panicked) => panicked.into(),
         };
         let tools = self.tools.for_rollback();
-        let mut journal = self.journal.into_inner().expect("no holder panics");
+        let mut journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
         if cleanup.is_empty()
             && let Err(source) = Journal::remove(self.container, &self.plan.ifname)
@@ -225,11 +232,60 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// When the journal cannot be written.
     pub fn complete(&self, answer: &RawValue, absent: Option<Vec<Claim>>, took: Duration) -> Result<(), Failure> {
-        self.tools.exec.rest();
         self.record(Event::Complete { micros: micros(took), result: answer.to_owned(), absent })
     }
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::cni::Verb;
+    use crate::runtime::exec::Stdout;
+    use crate::runtime::{Call, PluginError};
+
+    /// Plugins that do nothing, and whose calls are written down.
+    #[derive(Default)]
+    struct Calls(Mutex<Vec<Verb>>);
+
+    impl Exec for Calls {
+        fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
+            self.0.lock().unwrap().push(call.verb);
+            Ok(br#"{"cniVersion":"1.0.0"}"#.to_vec())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_rolled_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let store = Store::open(dir.path(), Sharing::Shared, deadline).unwrap();
+        let container = store.container("c1", deadline).unwrap();
+        let plan: Plan = serde_json::from_value(serde_json::json!({
+            "network": "outer", "cniVersion": "1.0.0", "containerID": "c1", "netns": "", "ifname": "eth0", "path": "/bin",
+            "position": "primary",
+            "attachments": [{"ifname": "eth0", "reference": "n", "origin": "delegates[0]", "reason": "always", "args": "",
+                "network": {"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "true"}]}}],
+        }))
+        .unwrap();
+        let (calls, finder) = (Calls::default(), Finder::new("/bin"));
+        let tools =
+            Tools { finder: &finder, exec: &calls, limits: Limits::default(), rollback: Duration::from_secs(60) };
+        let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
+        let outcome = transaction.run(|tx| -> Result<(), Failure> {
+            attach(tx, 1)?;
+            let _journal = tx.journal.lock();
+            panic!("a defect");
+        });
+        let rolled_back = outcome.unwrap_err();
+        assert!(matches!(rolled_back.cause, Failure::Panicked(_)), "{rolled_back}");
+        assert!(rolled_back.cleanup.is_empty());
+        assert_eq!(*calls.0.lock().unwrap(), [Verb::Add, Verb::Del]);
+        assert!(matches!(Journal::open(&container, "eth0").unwrap(), Opened::None));
+    }
 }

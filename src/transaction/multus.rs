@@ -138,7 +138,13 @@ impl MultusState {
     pub fn undo(&self, tools: Tools<'_>) -> Vec<(String, StepError)> {
         let mut failures = Vec::new();
         for left in self.attachments.iter().rev() {
-            let chain = Chain { network: &left.network, finder: tools.finder, exec: tools.exec, limits: tools.limits };
+            let chain = Chain {
+                network: &left.network,
+                finder: tools.finder,
+                exec: tools.exec,
+                limits: tools.limits,
+                after: None,
+            };
             let label = format!("multus's delegate {:?} on {}", left.network.name, left.parameters.ifname);
             let failed = chain.del(&left.parameters, left.result.as_deref());
             failures.extend(failed.into_iter().map(|error| (label.clone(), error)));

@@ -429,6 +429,8 @@ fn lock(file: &File, path: &Path, sharing: Sharing, deadline: Instant, holds: &'
         };
         match attempt {
             Ok(()) => return Ok(()),
+            // A signal came meanwhile.
+            Err(std::fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(10));

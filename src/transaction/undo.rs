@@ -133,10 +133,11 @@ fn is_refusal(error: &PluginError) -> bool {
     match error {
         PluginError::Reported(_) | PluginError::Start { .. } | PluginError::NotFound { .. } => true,
         PluginError::Ended { status, .. } => status.code().is_some(),
-        PluginError::Withheld(_)
+        PluginError::NotDurable(_)
+        | PluginError::OutOfTime
         | PluginError::Io(_)
         | PluginError::TimedOut { .. }
-        | PluginError::Flood
+        | PluginError::TooMuchOutput { .. }
         | PluginError::Output(_) => false,
     }
 }

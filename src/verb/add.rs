@@ -11,7 +11,7 @@ use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, Problems, ResultMode};
 use crate::merge::merge;
-use crate::netns::{Netns, OwnNetns};
+use crate::netns::Netns;
 use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::deadline;
@@ -28,7 +28,7 @@ const READINESS: Duration = Duration::from_secs(45);
 
 /// Attaches the container to its networks and answers with the result.
 pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
-    let own_netns = refuse_unfit_namespace(request)?;
+    refuse_unfit_namespace(request)?;
     let context = Context::new(request, config);
     wait_until_ready(&context, config)?;
     let cluster = Session::open(config, request, context.deadline).map_err(SourceError::from)?;
@@ -53,7 +53,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     let notices = {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
-        let call = Call { context: &context, request, config, plan: &plan, own_netns, cluster: cluster.as_ref() };
+        let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
         call.add_locked(&store, &container).inspect_err(|_| container.tidy())?
     };
     if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
@@ -81,7 +81,6 @@ struct Call<'a> {
     request: &'a Request,
     config: &'a Config,
     plan: &'a Plan,
-    own_netns: Option<OwnNetns>,
     cluster: Option<&'a (Session, Pod)>,
 }
 
@@ -94,7 +93,7 @@ impl Call<'_> {
         let tools = context.tools(&context.finder, &launcher);
         settle_earlier(context, plan, container, &launcher)?;
 
-        let mut netns = open_namespace(plan, self.own_netns.as_ref())?;
+        let mut netns = open_namespace(plan)?;
         let identity = netns.as_ref().and_then(|netns| netns.identity().ok());
         let transaction = Transaction::begin(store, container, plan, identity, tools)?;
         // The plan is being synced meanwhile.
@@ -110,8 +109,9 @@ impl Call<'_> {
                 let mut results = attach(tx, self.config.concurrency.number())?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
+                launcher.let_go();
                 let answer = self.answer(incoming, &results).to_raw(plan.version);
-                let absent = absent(plan, self.own_netns.as_ref(), &results);
+                let absent = absent(plan, &results);
                 tx.complete(&answer, absent, context.began.elapsed())?;
                 answer::write(&answer).map_err(Failure::Answer)?;
                 Ok(kubernetes::notices(plan, &results))
@@ -151,12 +151,12 @@ impl Call<'_> {
 }
 
 /// What the results say and the namespace does not have. None where this process cannot tell.
-fn absent(plan: &Plan, own: Option<&OwnNetns>, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
+fn absent(plan: &Plan, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
     let attached = plan.attachments.iter().zip(results);
     let attached = attached.filter_map(|(attachment, result)| Some((attachment, result.as_ref()?)));
     let mut claims: Vec<Claim> =
         attached.flat_map(|(attachment, result)| Claim::of(&attachment.ifname, result)).collect();
-    let seen = Netns::open_from(own, Path::new(&plan.netns))
+    let seen = Netns::open(Path::new(&plan.netns))
         .and_then(|mut netns| Seen::look(&mut netns, &claims))
         .inspect_err(|error| tracing::debug!("cannot look at what was attached: {error}"))
         .ok()?;

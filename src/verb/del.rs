@@ -13,7 +13,7 @@ use crate::plan::build::Candidate;
 use crate::plan::{self, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Exec, Launcher, StepError, chain};
+use crate::runtime::{Chain, Launcher, StepError, chain};
 use crate::source;
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
@@ -94,7 +94,7 @@ impl Call<'_> {
         if !failures.is_empty() {
             return Err(Error::Incomplete(failures));
         }
-        launcher.rest();
+        launcher.let_go();
         Ok(Journal::remove(container, &request.ifname)?)
     }
 

@@ -223,13 +223,24 @@ impl Error {
 /// containerd takes a DEL whose error says that something was "not found" for a success, and what is still to be undone
 /// would be forgotten.
 fn retryable(text: &str) -> String {
-    let mut text = text.to_owned();
-    for phrase in ["not found", "no such file or directory"] {
-        while let Some(at) = text.to_ascii_lowercase().find(phrase) {
-            text.replace_range(at..at + phrase.len(), "missing");
-        }
+    const PHRASES: [&str; 2] = ["not found", "no such file or directory"];
+    let lower = text.to_ascii_lowercase();
+    let mut retryable = String::with_capacity(text.len());
+    let mut at = 0;
+    // Once over the text: a plugin may say it as often as it likes.
+    while let Some((found, phrase)) = next_of(&PHRASES, &lower[at..]) {
+        retryable.push_str(&text[at..at + found]);
+        retryable.push_str("missing");
+        at += found + phrase.len();
     }
-    text
+    retryable + &text[at..]
+}
+
+/// Where the first of some phrases begins in a text, and which it is.
+fn next_of<'a>(phrases: &[&'a str], text: &str) -> Option<(usize, &'a str)> {
+    let begins = |at: usize| phrases.iter().find(|phrase| text.as_bytes()[at..].starts_with(phrase.as_bytes()));
+    let candidates = text.bytes().enumerate().filter(|(_, byte)| *byte == b'n');
+    candidates.map(|(at, _)| at).find_map(|at| begins(at).map(|phrase| (at, *phrase)))
 }
 
 impl From<&Error> for CniError {
@@ -324,6 +335,7 @@ fn code_of(error: &Error) -> u32 {
             Failure::Routes { .. } => code::NAMESPACE,
             Failure::Status(error) => error.code,
             Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+            Failure::Panicked(_) => code::PANICKED,
         },
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
         Error::Check(findings) => match findings.as_slice() {
@@ -354,5 +366,23 @@ fn store_code(error: &StoreError) -> u32 {
         StoreError::Io { .. } => code::IO,
         StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,
         StoreError::Busy { .. } => code::TRY_AGAIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_containerd_takes_for_a_success_is_replaced() {
+        assert_eq!(retryable("Not Found: ü not found"), "missing: ü missing");
+        assert_eq!(retryable("open x: no such file or directory"), "open x: missing");
+        assert_eq!(retryable("nnot foundnot fount"), "nmissingnot fount");
+    }
+
+    /// It used to take time by the square of the length.
+    #[test]
+    fn a_long_text_is_gone_through_once() {
+        assert_eq!(retryable(&"not found".repeat(400_000)).len(), 7 * 400_000);
     }
 }

@@ -232,7 +232,13 @@ impl<'a> Sweep<'a> {
         }
         for network in std::mem::take(&mut self.networks) {
             let valid = self.valid_on(&network.name);
-            let chain = Chain { network: &network, finder: &context.finder, exec: launcher, limits: context.limits() };
+            let chain = Chain {
+                network: &network,
+                finder: &context.finder,
+                exec: launcher,
+                limits: context.limits(),
+                after: None,
+            };
             for error in chain.gc(&valid) {
                 let own = CniError::from(&error.source);
                 let message = format!("network {:?}: {error}", network.name);

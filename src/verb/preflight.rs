@@ -16,24 +16,22 @@ const OWN: &str = "/proc/self/exe";
 /// The path leads to the same place at DEL, and not to the namespace that this process runs in, unless the runtime says that it
 /// may: the container would be given interfaces and routes of the host. Plugins of a later make refuse that too, some of
 /// them when they have done it.
-/// Returns the namespace that this process runs in.
-pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<Option<OwnNetns>, Error> {
+pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<(), Error> {
     let unfit = |why| Err(Error::Unfit { path: request.netns.chars().take(64).collect(), why });
     if !request.netns.starts_with('/') {
         return unfit("is a relative path, expected an absolute one");
     }
-    let own = OwnNetns::of_this_thread().ok();
-    let is_own = own.as_ref().is_some_and(|own| own.is_at(Path::new(&request.netns)));
+    let is_own = OwnNetns::of_this_thread().is_ok_and(|own| own.is_at(Path::new(&request.netns)));
     if is_own && !request.own_netns_allowed {
         return unfit("is the network namespace that braid itself runs in, expected a container's");
     }
-    Ok(own)
+    Ok(())
 }
 
 /// Opens the container's namespace. None where this process may not: plugins may have rights that it has not, and then say
 /// what is wrong.
-pub(super) fn open_namespace(plan: &Plan, own: Option<&OwnNetns>) -> Result<Option<Netns>, Error> {
-    match Netns::open_from(own, Path::new(&plan.netns)) {
+pub(super) fn open_namespace(plan: &Plan) -> Result<Option<Netns>, Error> {
+    match Netns::open(Path::new(&plan.netns)) {
         Ok(netns) => Ok(Some(netns)),
         Err(error @ (NetnsError::Gone { .. } | NetnsError::NotANamespace { .. })) => Err(Error::Namespace(error)),
         Err(error) => {

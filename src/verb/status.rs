@@ -42,7 +42,7 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
     let (networks, errors) = source::every_network_with(config, definitions.as_ref());
     missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
     for network in &networks {
-        let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits() };
+        let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits(), after: None };
         if let Err(source) = chain.status() {
             missing.push(NotReady::Plugin { network: network.name.clone(), source });
         }

@@ -388,19 +388,30 @@ impl<'a> Invocation<'a> {
 
     /// Makes the call and holds what came of it to what CNI asks of every plugin.
     pub(crate) fn run(self) -> Outcome<'a> {
+        self.run_changed(|_| {})
+    }
+
+    /// [`run`](Self::run), started in another way than usual.
+    pub(crate) fn run_changed(self, change: impl FnOnce(&mut Command)) -> Outcome<'a> {
         let case = self.case;
         let command = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
         let stdin = self.standard_input();
         let (first_call, started) = (case.calls().len(), Instant::now());
-        let output = self.output();
+        let output = self.output_changed(change);
         Outcome::new(case, command, stdin, output, first_call, started.elapsed())
     }
 
     /// Makes the call, whatever comes of it.
     pub(crate) fn output(&self) -> Output {
+        self.output_changed(|_| {})
+    }
+
+    /// [`output`](Self::output), started in another way than usual.
+    pub(crate) fn output_changed(&self, change: impl FnOnce(&mut Command)) -> Output {
         self.case.before.get_or_init(|| self.case.snapshot());
         let stdin = self.standard_input();
         let mut command = self.command();
+        change(&mut command);
         self.case.host.inside(|| run_with_patience(&mut command, &stdin))
     }
 

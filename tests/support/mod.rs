@@ -17,6 +17,7 @@ mod namespace;
 mod networks;
 mod outcome;
 mod running;
+pub(crate) mod seccomp;
 mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};

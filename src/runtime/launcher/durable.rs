@@ -1,0 +1,59 @@
+//! What has to be on disk before a plugin may do anything.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::holder::{Holder, SyncOutcome};
+
+/// Files that are on disk already, or are being synced: what stands for "not before this is durable" in a
+/// [`Call`](crate::runtime::Call).
+///
+/// One is made by [`Exec::sync`](crate::runtime::Exec::sync), and given to each call that depends on it.
+#[derive(Debug)]
+pub struct Durable {
+    state: Mutex<State>,
+    /// The process that syncs them, until the first plugin makes it its group's holder.
+    holder: Mutex<Option<Holder>>,
+}
+
+#[derive(Debug)]
+enum State {
+    UnderWay(SyncOutcome),
+    Reached,
+    Failed,
+}
+
+impl Durable {
+    /// What is on disk already.
+    pub fn reached() -> Self {
+        Self { state: Mutex::new(State::Reached), holder: Mutex::new(None) }
+    }
+
+    pub(super) fn under_way(holder: Holder, outcome: SyncOutcome) -> Self {
+        Self { state: Mutex::new(State::UnderWay(outcome)), holder: Mutex::new(Some(holder)) }
+    }
+
+    /// The process that syncs, for the first plugin's group.
+    pub(super) fn take_holder(&self) -> Option<Holder> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Waits until everything is on disk.
+    ///
+    /// # Errors
+    /// When something could not be synced, or was not by `deadline`; and ever after.
+    pub fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
+        // Whoever comes meanwhile waits here.
+        let mut state: MutexGuard<'_, State> = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *state {
+            State::Reached => Ok(()),
+            State::Failed => Err(io::Error::other("an attempt at it has failed before")),
+            State::UnderWay(outcome) => {
+                let waited = outcome.wait(deadline);
+                *state = if waited.is_ok() { State::Reached } else { State::Failed };
+                waited
+            }
+        }
+    }
+}

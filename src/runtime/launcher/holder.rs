@@ -1,0 +1,421 @@
+//! The holder: no plugin runs on after the process that called it is dead.
+//!
+//! A [`Holder`] is a small child process in the process group of the plugins. When its parent dies, however it dies, the
+//! kernel closes the parent's end of a pipe, the holder's *lifeline*; the holder then kills the whole group, the plugins' own
+//! children included. It also keeps the caller's lock files open until nothing of the group is left, so that whoever waits for
+//! those locks starts only after the last plugin is dead. Some are given a moment to end by themselves ([`Grace`]).
+//!
+//! A group begins with a plugin, and the holder joins it before that plugin gets its input. Should this process be killed
+//! between the two, the kernel kills the plugin; one that is to undo something finds its input empty. The holder also syncs
+//! the files that have to be durable by then, so that the disk and the plugin's start need not wait for each other.
+//!
+//! A holder that is not needed any more is told so through its lifeline, and killed: either is enough, where a sandbox forbids
+//! signals or the holder is stopped. One that does not end because the disk does not answer is left behind, and no call waits
+//! for it.
+
+#![expect(unsafe_code, reason = "to fork has no safe wrapper; each use says why it is sound")]
+
+use std::ffi::c_int;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
+use nix::unistd::{ForkResult, Pid, fork, getpgrp, setpgid};
+use rustix::fs::fsync;
+use rustix::process as raw;
+
+use super::group::wait_until_empty;
+use crate::runtime::process::{poll_timeout, wait_at_most};
+
+/// How long the holder waits for what it has killed to be gone: longer only where a process hangs in the kernel.
+const DYING: Duration = Duration::from_secs(10);
+/// How long a holder that is not needed any more is waited for.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Who may go on for a while when the process that called a plugin dies, before the group is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grace {
+    /// What the plugin has started: the plugin itself the kernel kills at once. One that hands out addresses, and is killed
+    /// when it has made the file that stands for one and not yet written down whose it is, has lost that address for good.
+    Children,
+    /// The plugin too. This is for DEL: a plugin that has removed an interface, and is killed before it removes the packet
+    /// filter's rules for that interface's addresses, can never find these rules again.
+    Everyone,
+}
+
+impl Grace {
+    /// For how long.
+    fn period(self) -> Duration {
+        match self {
+            Self::Children => Duration::from_millis(250),
+            Self::Everyone => Duration::from_secs(5),
+        }
+    }
+}
+
+/// What makes a process group die with this process: a process of its own, in the group.
+#[derive(Debug)]
+pub(in crate::runtime) struct Holder {
+    pid: Pid,
+    group: Option<Pid>,
+    grace: Grace,
+    /// Closed by the kernel when this process dies. A byte in it says that the holder is not needed any more.
+    lifeline: PipeWriter,
+    state: State,
+    /// Set when a holder is let go and does not end: its copies of the locks do not close.
+    hangs: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It watches over its group.
+    Holding,
+    /// It has been told to end.
+    LetGo,
+    /// It is left behind, to kill what is in its group and to keep the locks until that is gone.
+    LeftBehind,
+}
+
+/// What the holder says of how syncing went.
+#[derive(Debug)]
+pub(in crate::runtime) struct SyncOutcome(PipeReader);
+
+/// What a holder has to know.
+struct Arguments<'a> {
+    /// The files to be synced, in order, and where to say how that went.
+    sync: &'a [RawFd],
+    outcome: RawFd,
+    lifeline: RawFd,
+    /// The descriptors that stay open until the files are synced, and those that stay open for good; both sorted.
+    open_at_first: Vec<RawFd>,
+    open: Vec<RawFd>,
+    /// The process group of its parent. Where the parent is in a PID namespace, it may have no number there.
+    caller: Pid,
+    grace: Grace,
+}
+
+impl Holder {
+    /// Makes a holder that is in no plugin's group yet. Of this process's descriptors it keeps `keep` open and no other.
+    pub(super) fn new(keep: &[BorrowedFd<'_>], grace: Grace) -> io::Result<Self> {
+        Self::syncing(keep, grace, &[]).map(|(holder, _)| holder)
+    }
+
+    /// The same, and it syncs `files` first.
+    pub(super) fn syncing(
+        keep: &[BorrowedFd<'_>],
+        grace: Grace,
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<(Self, SyncOutcome)> {
+        let (holders_end, lifeline) = io::pipe()?;
+        let (outcome, tell) = io::pipe()?;
+        let sync: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut open: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
+        let mut open_at_first: Vec<RawFd> = open.iter().chain(&sync).copied().chain([tell.as_raw_fd()]).collect();
+        open.sort_unstable();
+        open_at_first.sort_unstable();
+        let arguments = Arguments {
+            sync: &sync,
+            outcome: tell.as_raw_fd(),
+            lifeline: holders_end.as_raw_fd(),
+            open_at_first,
+            open,
+            caller: getpgrp(),
+            grace,
+        };
+        // What asks everything here to end, such as a service manager, asks the plugins too, and one of them may not heed it.
+        // Nor is a handler of ours to run in the holder.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: the child runs `hold`, which takes no lock, allocates nothing and never returns.
+        let forked = match unsafe { fork() } {
+            Ok(ForkResult::Child) => hold(&arguments),
+            Ok(ForkResult::Parent { child }) => Ok(child),
+            Err(error) => Err(error),
+        };
+        mask.thread_set_mask()?;
+        let holder = Self { pid: forked?, group: None, grace, lifeline, state: State::Holding, hangs: Arc::default() };
+        Ok((holder, SyncOutcome(outcome)))
+    }
+
+    /// Has `hangs` set, should it not end when it is let go.
+    pub(super) fn reporting_to(mut self, hangs: &Arc<AtomicBool>) -> Self {
+        self.hangs = Arc::clone(hangs);
+        self
+    }
+
+    /// Puts it into the process group `group`.
+    pub(super) fn join(&mut self, group: Pid) {
+        // A plugin that has left its group as soon as it ran has left nothing behind to join, and is on its own.
+        self.group = setpgid(self.pid, group).is_ok().then_some(group);
+    }
+
+    /// The group it is in, for plugins to join.
+    pub(super) fn group(&self) -> Option<Pid> {
+        self.group
+    }
+
+    /// What becomes of its plugins when this process dies.
+    pub(super) fn grace(&self) -> Grace {
+        self.grace
+    }
+
+    /// Tells it that it is not needed any more, and does not wait for its end as `drop` does. What a plugin has left running on
+    /// purpose stays.
+    pub(super) fn let_go(&mut self) {
+        if self.state == State::Holding {
+            self.state = State::LetGo;
+            let _ = self.lifeline.write(&[LET_GO]);
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Kills everything in the group, itself included.
+    pub(super) fn kill_group(mut self) {
+        if let Some(group) = self.group {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        self.let_go();
+    }
+
+    /// Leaves it to see to the end of its group, as if this process had died, since something in there has not ended.
+    pub(super) fn leave_behind(mut self) {
+        self.state = State::LeftBehind;
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if self.state == State::LeftBehind {
+            return;
+        }
+        self.let_go();
+        if matches!(wait_at_most(self.pid, LETTING_GO), Ok(None)) {
+            // It ends when the kernel lets it.
+            self.hangs.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl SyncOutcome {
+    /// Waits until the files are synced.
+    ///
+    /// # Errors
+    /// When one could not be, or `deadline` is over.
+    pub(in crate::runtime) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], poll_timeout(left)) {
+                Ok(0) if left.is_some_and(|left| left.is_zero()) => {
+                    let message = format!("the disk has not answered for {:.1} s", began.elapsed().as_secs_f64());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                Ok(0) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut error = [0; size_of::<c_int>()];
+        self.0.read_exact(&mut error)?;
+        match c_int::from_ne_bytes(error) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// What is written to a lifeline to let the holder go.
+const LET_GO: u8 = 1;
+
+/// All that a holder does: sync what is to be synced, wait for the parent to end or to let it go, and where the parent has ended
+/// see to it that the group does. Which group that is the parent has settled by then; it is the parent's own where no plugin was
+/// started.
+fn hold(arguments: &Arguments<'_>) -> ! {
+    let Arguments { sync, outcome, lifeline, open_at_first, open, caller, grace } = arguments;
+    close_all_but(open_at_first);
+    if !sync.is_empty() {
+        // SAFETY: they are among those that are open at first.
+        let synced = sync.iter().try_for_each(|file| fsync(unsafe { BorrowedFd::borrow_raw(*file) }));
+        let error = synced.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+        // SAFETY: as above.
+        let _ = rustix::io::write(unsafe { BorrowedFd::borrow_raw(*outcome) }, &error.to_ne_bytes());
+    }
+    close_all_but(open);
+    // SAFETY: it is among those that stay open.
+    let lifeline = unsafe { BorrowedFd::borrow_raw(*lifeline) };
+    let mut byte = [0];
+    let read = loop {
+        match rustix::io::read(lifeline, &mut byte) {
+            Err(rustix::io::Errno::INTR) => {}
+            read => break read,
+        }
+    };
+    if read != Ok(1) {
+        end_group(*caller, *grace);
+    }
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(0) }
+}
+
+/// Has everything in the holder's group end.
+fn end_group(caller: Pid, grace: Grace) {
+    let group = getpgrp();
+    let group = raw::Pid::from_raw(group.as_raw()).filter(|_| group != caller);
+    // Out of the group, to kill it and outlive that.
+    if let Some(group) = group.filter(|_| raw::setpgid(None, None).is_ok()) {
+        wait_until_empty(group, grace.period(), None);
+        wait_until_empty(group, DYING, Some(raw::Signal::KILL));
+    }
+}
+
+/// Closes this process's descriptors but those of a sorted list.
+fn close_all_but(keep: &[RawFd]) {
+    let mut from: libc::c_uint = 0;
+    for fd in keep {
+        let fd = fd.cast_unsigned();
+        if fd > from {
+            close_each(from, fd - 1);
+        }
+        from = fd + 1;
+    }
+    close_each(from, libc::c_uint::MAX);
+}
+
+fn close_each(first: libc::c_uint, last: libc::c_uint) {
+    if close_range(first, last) {
+        return;
+    }
+    // A kernel of before 5.9, or one that is told not to do this.
+    // SAFETY: the call takes an integer.
+    let most = libc::c_uint::try_from(unsafe { libc::sysconf(libc::_SC_OPEN_MAX) }).unwrap_or(1 << 20);
+    for fd in first..=last.min(most) {
+        // SAFETY: closes descriptors of this process, which uses none of them any more.
+        unsafe { libc::close(fd.cast_signed()) };
+    }
+}
+
+/// Whether the kernel could do it.
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> bool {
+    // SAFETY: closes descriptors of this process, which uses none of them any more.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    /// A shell with a child, in a group of their own.
+    fn family() -> (Child, Pid) {
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", "sleep 1000 & wait"]).process_group(0).stdout(Stdio::null()).spawn().unwrap();
+        let group = Pid::from_raw(shell.id().cast_signed());
+        (shell, group)
+    }
+
+    fn holder_of(group: Pid) -> Holder {
+        let mut holder = Holder::new(&[], Grace::Children).unwrap();
+        holder.join(group);
+        holder
+    }
+
+    fn is_empty_soon(group: Pid) -> bool {
+        // What is dead is init's to reap.
+        (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            killpg(group, None).is_err()
+        })
+    }
+
+    #[test]
+    fn killing_the_group_kills_grandchildren() {
+        let (mut shell, group) = family();
+        holder_of(group).kill_group();
+        assert!(!shell.wait().unwrap().success());
+        assert!(is_empty_soon(group));
+    }
+
+    #[test]
+    fn the_group_dies_with_the_process_that_made_the_holder() {
+        let (mut shell, group) = family();
+        // What is left behind has its lifeline closed, as the kernel does for the dead.
+        holder_of(group).leave_behind();
+        assert!(!shell.wait().unwrap().success());
+        assert!(is_empty_soon(group));
+    }
+
+    #[test]
+    fn letting_go_leaves_the_group_alone() {
+        let (mut shell, group) = family();
+        drop(holder_of(group));
+        assert!(shell.try_wait().unwrap().is_none());
+        killpg(group, Signal::SIGKILL).unwrap();
+        shell.wait().unwrap();
+    }
+
+    /// A sandbox may forbid signals.
+    #[test]
+    fn a_holder_ends_when_it_is_told_to_without_a_signal() {
+        let (mut shell, group) = family();
+        let mut holder = holder_of(group);
+        holder.lifeline.write_all(&[LET_GO]).unwrap();
+        assert!(wait_at_most(holder.pid, Duration::from_secs(20)).unwrap().is_some_and(|status| status.success()));
+        assert!(shell.try_wait().unwrap().is_none());
+        holder.state = State::LeftBehind;
+        killpg(group, Signal::SIGKILL).unwrap();
+        shell.wait().unwrap();
+    }
+
+    #[test]
+    fn only_what_is_to_be_kept_stays_open() {
+        let (kept, writer_of_kept) = io::pipe().unwrap();
+        let (other, writer_of_other) = io::pipe().unwrap();
+        let holder = Holder::new(&[writer_of_kept.as_fd()], Grace::Children).unwrap();
+        drop((writer_of_kept, writer_of_other));
+        let is_open = |reader: &PipeReader, patience: u16| {
+            poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], patience).unwrap() == 0
+        };
+        assert!(!is_open(&other, 20_000));
+        assert!(is_open(&kept, 10));
+        drop(holder);
+        assert!(!is_open(&kept, 20_000));
+    }
+
+    #[test]
+    fn the_holder_says_how_syncing_went() {
+        let (first, second) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let files = [first.as_fd(), second.as_fd()];
+        let (_holder, mut outcome) = Holder::syncing(&[], Grace::Children, &files).unwrap();
+        outcome.wait(None).unwrap();
+        // A pipe cannot be synced.
+        let (reader, _writer) = io::pipe().unwrap();
+        let (_holder, mut outcome) = Holder::syncing(&[], Grace::Children, &[first.as_fd(), reader.as_fd()]).unwrap();
+        assert_eq!(outcome.wait(None).unwrap_err().raw_os_error(), Some(Errno::EINVAL as i32));
+    }
+
+    /// A holder that is stopped stands for one whose disk does not answer.
+    #[test]
+    fn syncing_is_not_waited_for_for_ever() {
+        let (holder, _) = Holder::syncing(&[], Grace::Children, &[]).unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let deadline = Some(Instant::now() + Duration::from_millis(20));
+        assert_eq!(SyncOutcome(reader).wait(deadline).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(writer);
+        kill(holder.pid, Signal::SIGSTOP).unwrap();
+        drop(holder);
+    }
+
+    #[test]
+    fn a_group_that_is_gone_is_not_joined() {
+        let mut child = Command::new("true").process_group(0).spawn().unwrap();
+        let group = Pid::from_raw(child.id().cast_signed());
+        child.wait().unwrap();
+        assert_eq!(holder_of(group).group(), None);
+    }
+}

@@ -1,0 +1,364 @@
+//! The launcher: starts plugins, gives them their input, and ends them.
+
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::Pid;
+
+use super::durable::Durable;
+use super::holder::{Grace, Holder};
+use super::running::{Killed, Outcome, RunningPlugin};
+use super::spawn::{Program, spawn};
+use crate::cni::{CniError, Verb};
+use crate::runtime::exec::{Call, Exec, PluginError, Stdout};
+
+/// The protocol's variables (SPEC §2, "Parameters").
+const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
+/// How long "text file busy" is retried: as long as copying a plugin over a running one may take.
+const BUSY_FOR: Duration = Duration::from_secs(2);
+
+/// Runs plugins as processes: the environment inherited with the `CNI_*` variables replaced, standard error passed
+/// on, and every plugin in a process group that is killed when its time is over or this process dies. A DEL that is under
+/// way when this process dies is given a few seconds to end, and what another call's plugin has started a quarter of one.
+#[derive(Debug, Default)]
+pub struct Launcher {
+    /// Set in every plugin's environment, beside the protocol's variables.
+    guard: Option<(String, String)>,
+    /// What every plugin's environment has in common.
+    inherited: OnceLock<Vec<CString>>,
+    /// Held open until the last plugin is dead, should this process be killed.
+    locks: Vec<Arc<File>>,
+    holders: Mutex<Holders>,
+    /// A holder that was let go has not ended.
+    holder_hangs: Arc<AtomicBool>,
+}
+
+/// The holders of process groups in which nothing runs now, and what became of others.
+#[derive(Debug, Default)]
+struct Holders {
+    idle: Vec<Holder>,
+    let_go: Vec<Holder>,
+    /// One is left behind, with something in its group that has not ended.
+    is_one_left_behind: bool,
+}
+
+/// What becomes of a plugin when this process dies.
+fn grace_of(verb: Verb) -> Grace {
+    if verb == Verb::Del { Grace::Everyone } else { Grace::Children }
+}
+
+impl Launcher {
+    /// A launcher that sets nothing but the protocol's variables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets one more variable in every plugin's environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.guard = Some((name.into(), value.into()));
+        self
+    }
+
+    /// Keeps `locks` open until the last plugin is dead, should this process be killed.
+    #[must_use]
+    pub fn holding(mut self, locks: Vec<Arc<File>>) -> Self {
+        self.locks = locks;
+        self
+    }
+
+    /// Starts a plugin. It is alive, and waits for its input: [`Started::run`] gives it that, and sees to it that what it
+    /// depends on is on disk by then. Of the call, neither `stdin` nor `deadline` matters yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start<'a>(&'a self, call: &Call<'a>) -> Result<Started<'a>, PluginError> {
+        let grace = grace_of(call.verb);
+        let start = |group| {
+            let plugin = self.spawn(call, group);
+            plugin.map_err(|source| PluginError::Start { path: call.executable.to_owned(), source })
+        };
+        let started = |plugin, holder| Started { launcher: self, parts: Some((plugin, holder)), after: call.after };
+        if let Some(holder) = self.idle_holder(grace) {
+            return match start(holder.group()) {
+                Ok(plugin) => Ok(started(plugin, holder)),
+                Err(error) => {
+                    self.holders().idle.push(holder);
+                    Err(error)
+                }
+            };
+        }
+        // The plugin starts while the holder is made, or while that syncs.
+        let mut plugin = start(None)?;
+        match call.after.and_then(Durable::take_holder).map_or_else(|| self.new_holder(grace), Ok) {
+            Ok(mut holder) => {
+                holder.join(plugin.pid());
+                Ok(started(plugin, holder))
+            }
+            Err(error) => {
+                plugin.kill();
+                Err(PluginError::Io(error))
+            }
+        }
+    }
+
+    /// Has the holders of groups in which nothing runs end, and does not wait for that: nothing is likely to be run any more.
+    /// Should something be all the same, it works as ever.
+    pub fn let_go(&self) {
+        let mut holders = self.holders();
+        let mut idle = std::mem::take(&mut holders.idle);
+        idle.iter_mut().for_each(Holder::let_go);
+        holders.let_go.append(&mut idle);
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The holder of a process group in which nothing runs now.
+    fn idle_holder(&self, grace: Grace) -> Option<Holder> {
+        let mut holders = self.holders();
+        let at = holders.idle.iter().position(|holder| holder.grace() == grace)?;
+        Some(holders.idle.swap_remove(at))
+    }
+
+    fn new_holder(&self, grace: Grace) -> io::Result<Holder> {
+        Ok(Holder::new(&self.open_locks(), grace)?.reporting_to(&self.holder_hangs))
+    }
+
+    fn open_locks(&self) -> Vec<BorrowedFd<'_>> {
+        self.locks.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Keeps the holder of a group whose plugin has ended.
+    fn keep(&self, holder: Holder) {
+        if holder.group().is_some() {
+            self.holders().idle.push(holder);
+        }
+    }
+
+    /// Ends a plugin, and whatever is in its group. What cannot be ended is left to the holder, which keeps the locks.
+    fn end(&self, plugin: &mut RunningPlugin, holder: Holder) -> Killed {
+        let killed = plugin.kill();
+        if killed == Killed::Gone {
+            holder.kill_group();
+        } else {
+            self.holders().is_one_left_behind = true;
+            holder.leave_behind();
+        }
+        killed
+    }
+
+    /// Starts a plugin. It is alive, and waits for its standard input.
+    fn spawn(&self, call: &Call<'_>, group: Option<Pid>) -> io::Result<RunningPlugin> {
+        let (stdin, to_plugin) = io::pipe()?;
+        let (from_plugin, stdout) = io::pipe()?;
+        let (errors_of_plugin, stderr) = io::pipe()?;
+        for ours in [to_plugin.as_fd(), from_plugin.as_fd(), errors_of_plugin.as_fd()] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let path = CString::new(call.executable.as_os_str().as_bytes())?;
+        let command = [("CNI_COMMAND", call.verb.as_str())];
+        let own = command.iter().chain(call.environment).map(|(name, value)| CString::new(format!("{name}={value}")));
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let environment: Vec<&CStr> = self.inherited().iter().chain(&own).map(CString::as_c_str).collect();
+        let program = Program {
+            path: &path,
+            environment: &environment,
+            stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            group,
+            dies_with_us: grace_of(call.verb) == Grace::Children,
+        };
+        let started = Instant::now();
+        loop {
+            match spawn(&program) {
+                Ok(pid) => {
+                    return Ok(RunningPlugin::new(pid, call.verb, to_plugin, from_plugin, errors_of_plugin));
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && started.elapsed() < BUSY_FOR => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What every plugin's environment has beside its call's: ours without the protocol's variables, and the guard.
+    #[expect(clippy::disallowed_methods, reason = "plugins inherit the environment, and the library has no request")]
+    fn inherited(&self) -> &[CString] {
+        self.inherited.get_or_init(|| {
+            let guard = self.guard.iter().map(|(name, value)| (name.into(), value.into()));
+            let is_guard = |name: &OsStr| self.guard.as_ref().is_some_and(|(guard, _)| name == guard.as_str());
+            std::env::vars_os()
+                .filter(|(name, _)| !PROTOCOL.iter().any(|of| name == of) && !is_guard(name))
+                .chain(guard)
+                .map(|(mut variable, value): (OsString, OsString)| {
+                    variable.push("=");
+                    variable.push(value);
+                    CString::new(variable.into_vec()).expect("what the kernel gave as a C string is one")
+                })
+                .collect()
+        })
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let holders = std::mem::take(&mut *self.holders());
+        let is_one_left_behind = holders.is_one_left_behind;
+        drop(holders);
+        if self.holder_hangs.load(Ordering::Relaxed) && !is_one_left_behind {
+            // Nothing runs any more, and yet the locks are open in a process that hangs.
+            self.locks.iter().for_each(|lock| drop(lock.unlock()));
+        }
+    }
+}
+
+impl Exec for Launcher {
+    fn sync(&self, files: Vec<Arc<File>>) -> io::Result<Durable> {
+        if files.is_empty() {
+            return Ok(Durable::reached());
+        }
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let (holder, outcome) = Holder::syncing(&self.open_locks(), grace_of(Verb::Add), &files)?;
+        Ok(Durable::under_way(holder.reporting_to(&self.holder_hangs), outcome))
+    }
+
+    fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
+        if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(PluginError::OutOfTime);
+        }
+        self.start(call)?.run(call.stdin, call.deadline)
+    }
+}
+
+/// A plugin that was started and waits for its input. One that is dropped is killed, having done nothing.
+#[derive(Debug)]
+pub struct Started<'a> {
+    launcher: &'a Launcher,
+    /// Taken when it runs or is dropped.
+    parts: Option<(RunningPlugin, Holder)>,
+    after: Option<&'a Durable>,
+}
+
+impl Started<'_> {
+    /// Gives it its input, and waits for its end, until `deadline` at most.
+    ///
+    /// # Errors
+    /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
+    pub fn run(mut self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
+        if let Some(after) = self.after {
+            // Dropping `self` ends the plugin.
+            after.wait(deadline).map_err(PluginError::NotDurable)?;
+        }
+        let Some((mut plugin, holder)) = self.parts.take() else { unreachable!("they are taken once") };
+        let began = Instant::now();
+        let outcome = plugin.run(stdin, deadline);
+        if let Ok(Outcome::Exited(status)) = outcome {
+            self.launcher.keep(holder);
+            if status.success() {
+                return Ok(plugin.printed);
+            }
+            return Err(match CniError::parse(&plugin.printed) {
+                Some(error) => PluginError::Reported(error),
+                None => PluginError::Ended { status, stderr: plugin.stderr_text() },
+            });
+        }
+        let killed = self.launcher.end(&mut plugin, holder);
+        Err(match outcome {
+            Ok(Outcome::TooMuchOutput) => PluginError::TooMuchOutput { killed },
+            Ok(_) => PluginError::TimedOut { after: began.elapsed(), killed, stderr: plugin.stderr_text() },
+            Err(error) => PluginError::Io(error),
+        })
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if let Some((mut plugin, holder)) = self.parts.take() {
+            self.launcher.end(&mut plugin, holder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    /// A plugin that writes down its input.
+    fn plugin(dir: &Path) -> PathBuf {
+        let path = dir.join("plugin");
+        std::fs::write(&path, format!("#!/bin/sh\ncat >>{}\n", dir.join("input").display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    fn call(executable: &Path, verb: Verb) -> Call<'_> {
+        Call { executable, verb, environment: &[], stdin: b"input", deadline: None, after: None }
+    }
+
+    #[test]
+    fn a_plugin_gets_its_input_once_the_files_are_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = plugin(dir.path());
+        let launcher = Launcher::new();
+        let durable = launcher.sync(vec![Arc::new(tempfile::tempfile().unwrap())]).unwrap();
+        let call = Call { after: Some(&durable), ..call(&path, Verb::Add) };
+        launcher.run(&call).unwrap();
+        launcher.run(&call).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("input")).unwrap(), "inputinput");
+    }
+
+    #[test]
+    fn a_plugin_gets_no_input_when_a_file_cannot_be_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = plugin(dir.path());
+        let input = || std::fs::read_to_string(dir.path().join("input")).unwrap_or_default();
+        let launcher = Launcher::new();
+        // A pipe cannot be synced.
+        let (reader, _writer) = io::pipe().unwrap();
+        let durable = launcher.sync(vec![Arc::new(OwnedFd::from(reader).into())]).unwrap();
+        for _ in 0..2 {
+            let call = Call { after: Some(&durable), ..call(&path, Verb::Add) };
+            assert!(matches!(launcher.run(&call), Err(PluginError::NotDurable(_))));
+        }
+        assert_eq!(input(), "");
+        launcher.run(&call(&path, Verb::Del)).unwrap();
+        assert_eq!(input(), "input");
+    }
+
+    #[test]
+    fn a_plugin_that_is_started_and_not_run_does_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plugin");
+        std::fs::write(&path, format!("#!/bin/sh\nread line && touch {}\n", dir.path().join("ran").display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let launcher = Launcher::new();
+        let first = launcher.start(&call(&path, Verb::Add)).unwrap();
+        let second = launcher.start(&call(&path, Verb::Add)).unwrap();
+        drop(first);
+        second.run(b"input\n", None).unwrap();
+        assert!(dir.path().join("ran").exists());
+        std::fs::remove_file(dir.path().join("ran")).unwrap();
+        drop(launcher.start(&call(&path, Verb::Add)).unwrap());
+        assert!(!dir.path().join("ran").exists());
+    }
+
+    #[test]
+    fn without_time_nothing_is_started() {
+        let deadline = Some(Instant::now());
+        let call = Call { deadline, ..call(Path::new("/nonexistent"), Verb::Add) };
+        assert!(matches!(Launcher::new().run(&call), Err(PluginError::OutOfTime)));
+    }
+}

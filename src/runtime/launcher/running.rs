@@ -1,0 +1,218 @@
+//! A plugin that runs: its input is written and its outputs are read, all at once and at any size, until its process ends.
+
+use std::fmt;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::cni::Verb;
+use crate::output;
+use crate::runtime::process::{FIRST_INTERVAL, LAST_INTERVAL, has_ended, pidfd, poll_timeout, wait_at_most};
+
+/// The most that is kept of what a plugin prints on standard output, in bytes.
+pub const MAX_STDOUT: usize = 16 << 20;
+/// How much of the end of a plugin's standard error is kept for an error message, in bytes.
+const STDERR_TAIL: usize = 2048;
+/// How often it is looked whether the reader of our standard error is still there, while a plugin waits for it.
+const NOTICE: Duration = Duration::from_millis(200);
+/// How long a plugin that has been killed is waited for.
+const DYING: Duration = Duration::from_secs(2);
+
+/// What came of killing a plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Killed {
+    /// It is gone.
+    Gone,
+    /// The kernel refused to kill it: a sandbox forbids it.
+    Refused(Errno),
+    /// It will end when the kernel lets it, as with a disk or a device that does not answer.
+    Lingers,
+}
+
+impl fmt::Display for Killed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("was killed"),
+            Self::Refused(errno) => write!(f, "could not be killed ({errno})"),
+            Self::Lingers => f.write_str("was killed, but hangs in the kernel and is not gone yet"),
+        }
+    }
+}
+
+/// How a plugin's run ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Exited(ExitStatus),
+    TimedOut,
+    TooMuchOutput,
+}
+
+/// A plugin that runs. A grandchild that holds an output open is not waited for.
+#[derive(Debug)]
+pub(super) struct RunningPlugin {
+    pid: Pid,
+    /// Becomes readable when the process ends, where the kernel has such descriptors (Linux 5.3).
+    exit: Option<OwnedFd>,
+    stdin: Option<PipeWriter>,
+    stdout: Option<PipeReader>,
+    stderr: Option<PipeReader>,
+    /// What it has printed on standard output, up to [`MAX_STDOUT`].
+    pub(super) printed: Vec<u8>,
+    /// The end of what it has printed on standard error, and a little more.
+    stderr_tail: Vec<u8>,
+    /// Whether what it prints beyond [`MAX_STDOUT`] is ignored, rather than an error: the output of these operations means
+    /// nothing where they succeed.
+    ignores_excess: bool,
+}
+
+impl RunningPlugin {
+    pub(super) fn new(pid: Pid, verb: Verb, stdin: PipeWriter, stdout: PipeReader, stderr: PipeReader) -> Self {
+        Self {
+            pid,
+            exit: pidfd(pid).ok(),
+            stdin: Some(stdin),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            // Room for most results: a buffer without any would be read into nearly byte by byte.
+            printed: Vec::with_capacity(4 << 10),
+            stderr_tail: Vec::new(),
+            ignores_excess: !matches!(verb, Verb::Add | Verb::Version),
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Kills the plugin, and what is in the group that it leads or has led. It may have gone into another since.
+    pub(super) fn kill(&mut self) -> Killed {
+        // Where it cannot be killed, it may end by itself when nobody listens.
+        (self.stdin, self.stdout, self.stderr) = (None, None, None);
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        let killed = kill(self.pid, Signal::SIGKILL);
+        match (wait_at_most(self.pid, DYING), killed) {
+            (Ok(Some(_)) | Err(_), _) => Killed::Gone,
+            (Ok(None), Err(errno)) => Killed::Refused(errno),
+            (Ok(None), Ok(())) => Killed::Lingers,
+        }
+    }
+
+    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`.
+    pub(super) fn run(&mut self, input: &[u8], deadline: Option<Instant>) -> io::Result<Outcome> {
+        let mut input = input;
+        let mut interval = FIRST_INTERVAL;
+        self.write(&mut input)?;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Outcome::TimedOut);
+            }
+            let patience =
+                if self.exit.is_some() { left } else { Some(left.map_or(interval, |left| left.min(interval))) };
+            let happened = self.wait_for_event(patience)?;
+            interval = if happened { FIRST_INTERVAL } else { (interval * 2).min(LAST_INTERVAL) };
+            // Asked before the outputs are read: what it has printed by then is all there is.
+            let ended = has_ended(self.pid);
+            if !ended {
+                self.write(&mut input)?;
+            }
+            self.read_stdout()?;
+            if self.printed.len() > MAX_STDOUT {
+                return Ok(Outcome::TooMuchOutput);
+            }
+            // A plugin that prints faster than our reader reads is kept waiting, but not by a reader that has gone.
+            output::write_stderr(&[]);
+            if ended || !output::is_stderr_behind() {
+                self.read_stderr()?;
+            }
+            if ended {
+                output::flush_stderr();
+                let status = wait_at_most(self.pid, DYING)?;
+                return Ok(status.map_or(Outcome::TimedOut, Outcome::Exited));
+            }
+        }
+    }
+
+    /// Waits until there is something to read, room to write, or the plugin ends. Says whether there was before time.
+    fn wait_for_event(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let ours = io::stderr();
+        let mut fds: Vec<_> = self.exit.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        fds.extend(self.stdout.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        let is_behind = output::is_stderr_behind();
+        fds.extend(self.stderr.as_ref().filter(|_| !is_behind).map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(output::has_backlog().then(|| PollFd::new(ours.as_fd(), PollFlags::POLLOUT)));
+        // Whether our reader has gone is to be noticed.
+        let patience =
+            if is_behind { Some(patience.map_or(NOTICE, |patience| patience.min(NOTICE))) } else { patience };
+        match poll(&mut fds, poll_timeout(patience)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR | Errno::EAGAIN) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes what the pipe takes; closes it at the end, and when the plugin has closed its side.
+    fn write(&mut self, input: &mut &[u8]) -> io::Result<()> {
+        while let Some(stdin) = &mut self.stdin {
+            if input.is_empty() {
+                self.stdin = None;
+                break;
+            }
+            match stdin.write(input) {
+                Ok(written) => *input = &input[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.stdin = None,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_stdout(&mut self) -> io::Result<()> {
+        read_available(&mut self.stdout, &mut self.printed)?;
+        if self.ignores_excess {
+            self.printed.truncate(MAX_STDOUT);
+        }
+        Ok(())
+    }
+
+    /// Passes standard error on to ours and keeps its end.
+    fn read_stderr(&mut self) -> io::Result<()> {
+        let before = self.stderr_tail.len();
+        read_available(&mut self.stderr, &mut self.stderr_tail)?;
+        output::write_stderr(&self.stderr_tail[before..]);
+        if self.stderr_tail.len() > 2 * STDERR_TAIL {
+            self.stderr_tail.drain(..self.stderr_tail.len() - STDERR_TAIL);
+        }
+        Ok(())
+    }
+
+    /// The end of what it has printed on standard error.
+    pub(super) fn stderr_text(&self) -> String {
+        let from = self.stderr_tail.len().saturating_sub(STDERR_TAIL);
+        String::from_utf8_lossy(&self.stderr_tail[from..]).into_owned()
+    }
+}
+
+/// Reads what is there, but not more than a pipe can hold at the most: one that is written to without end is not to keep us
+/// here.
+fn read_available(from: &mut Option<PipeReader>, into: &mut Vec<u8>) -> io::Result<()> {
+    const MOST: u64 = 1 << 20;
+    let Some(reader) = from else { return Ok(()) };
+    match reader.take(MOST).read_to_end(into) {
+        Ok(read) if (read as u64) < MOST => *from = None,
+        Ok(_) => {}
+        // What had been read before is kept.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}

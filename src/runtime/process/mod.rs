@@ -1,0 +1,11 @@
+//! Processes, where neither the standard library nor nix wraps the call into the kernel safely: waiting for them, and what this
+//! one may have been started with. Only here and in two modules of [`launcher`](super::launcher) is there `unsafe`, and in the
+//! executable's `main.rs`.
+
+mod startup;
+mod wait;
+
+pub(crate) use startup::{keep_descriptors_from_plugins, refuse_closed_stdout, reset_signals};
+pub(crate) use wait::own_network_namespace;
+pub use wait::pidfd;
+pub(in crate::runtime) use wait::{FIRST_INTERVAL, LAST_INTERVAL, has_ended, poll_timeout, wait, wait_at_most};

@@ -1,0 +1,44 @@
+//! A sandbox that forbids system calls, as seccomp profiles and `AppArmor` do.
+
+#![expect(unsafe_code, reason = "a filter is set between fork and exec, which std leaves to its caller")]
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_long, sock_filter, sock_fprog};
+
+/// The calls that send signals.
+pub(crate) const SIGNALS: [c_long; 4] =
+    [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_pidfd_send_signal];
+
+/// Has these system calls refused with `EPERM`, in the program and in all it starts.
+pub(crate) fn refuse(command: &mut Command, calls: &[c_long]) {
+    let statement =
+        |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code.try_into().expect("a code"), jt, jf, k };
+    // The number of the call is at the beginning of what a filter sees.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    let refusal = libc::SECCOMP_RET_ERRNO | Errno::EPERM as u32;
+    for call in calls {
+        filter.push(statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            (*call).try_into().expect("a number"),
+        ));
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, refusal));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let set = move || {
+        let program =
+            sock_fprog { len: filter.len().try_into().map_err(io::Error::other)?, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: the filter outlives the calls, which copy it.
+        Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+        // SAFETY: as above.
+        Errno::result(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing, but for an error that ends it.
+    unsafe { command.pre_exec(set) };
+}
