@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests need, where it can, and runs everything that CI runs. Usage: tests/run.sh [CARGO-TEST-ARGUMENT]...
+# Installs what the tests need, where it can, and runs everything that CI runs.
+# Usage: tests/run.sh [--quick | CARGO-TEST-ARGUMENT...]
 #
-# With arguments, only `cargo test` runs, with these. The tests make network namespaces of their own and leave the
-# machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
+# With --quick, formatting, unit tests, and the scenarios that need nothing but the recording plugin run: half a minute once
+# everything is compiled. With other arguments, only `cargo test` runs, with these. Without any, the script says at the end how
+# long each part took, and which ten tests were the slowest.
+#
+# The tests make network namespaces of their own and leave the machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
 #
 #   BRAID_TEST_CNI_PATH      the reference plugins, if not in /usr/lib/cni or /opt/cni/bin
 #   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; where there are none, they
@@ -149,10 +153,43 @@ run_tests() {
     cargo test --no-run --quiet "$@" || return
     # Built already: a namespace without a network must not make cargo look for one. The tests send signals that a job in
     # the background ignores, and so would all it starts.
-    CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM cargo test --no-fail-fast "$@" 2>&1 | awk '
+    CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM cargo test --no-fail-fast "$@" 2>&1 | totals
+}
+
+# Passes the output of tests on, and adds up their results.
+totals() {
+    awk '
         { print }
         /^test result:/ { passed += $4; failed += $6; ignored += $8 }
         END { printf "\n%d passed, %d failed, %d ignored in all\n", passed, failed, ignored }'
+}
+
+# Runs all tests, measures each, and shows the slowest. Documentation's tests are not measured.
+run_all_tests() {
+    local host log status=0
+    # The plugin that records is an example, and naming other targets does not build it.
+    cargo build --examples --quiet || return
+    run_tests --doc || status=$?
+    # Measuring is unstable. What runs the tests says that it is allowed; said to cargo, it would build everything anew.
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    log=$(mktemp)
+    (
+        export "CARGO_TARGET_${host}_RUNNER=env RUSTC_BOOTSTRAP=1"
+        run_tests --lib --tests -- -Z unstable-options --report-time
+    ) | tee "$log" || status=$?
+    say "the slowest tests"
+    awk '/^test .* <[0-9.]+s>$/ { gsub(/[<>]/, "", $NF); print $NF, $2 }' "$log" | sort -rn | head -n 10
+    rm -f "$log"
+    return "$status"
+}
+
+# Runs what needs nothing but the recording plugin: no real plugin, no runtime, no API server.
+quick() {
+    cargo fmt --check || return
+    cargo build --examples --quiet || return
+    run_tests --lib || return
+    run_tests --test suite -- plan:: protocol:: takeover:: transaction::order \
+        --skip reference --skip check_reports_everything_that_is_wrong_at_once
 }
 
 # Builds for musl, without Kubernetes, and tries what depends on the C library, and real plugins.
@@ -183,7 +220,18 @@ fuzz() {
     done
 }
 
+# Runs the crates' licences, sources and bans past cargo-deny, where that is installed.
+check_crates() {
+    command -v cargo-deny >/dev/null || { echo "cargo-deny is not installed: cargo install --locked cargo-deny"; return; }
+    cargo deny --config .cargo/deny.toml --log-level error check --hide-inclusion-graph bans licenses sources
+}
+
 check_rights
+if [[ ${1:-} == --quick ]]; then
+    quick
+    printf '\nin %d s\n' $SECONDS
+    exit
+fi
 install_missing
 fetch_new_plugins
 if (($#)); then
@@ -192,19 +240,24 @@ if (($#)); then
 fi
 add_musl
 
-# One failure does not hide another: everything runs, and what failed is told again at the end.
+# One failure does not hide another: everything runs, and what failed is said again at the end.
 failed=()
+took=()
 step() {
-    say "$1"
+    local began=$SECONDS name=$1
+    say "$name"
     shift
     "$@" || failed+=("$*")
+    took+=("$(printf '%4d s  %s' $((SECONDS - began)) "$name")")
 }
 step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+step "licences, sources and bans of crates" check_crates
 step "instructions of an ADD" tests/bench/instructions.sh
 step "tests of a build for musl" test_musl
-step "tests" run_tests
+step "tests" run_all_tests
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
-printf '\nin %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
+printf '\nIt took %d min %d s:\n' $((SECONDS / 60)) $((SECONDS % 60))
+printf '%s\n' "${took[@]}"
 ((${#failed[@]} == 0)) || die "failed: $(IFS=,; echo "${failed[*]}")"
