@@ -40,20 +40,22 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// All that the result of an attachment on `ifname` says. An address that is on no interface of the container's is on
-    /// `ifname`.
-    pub fn of(ifname: &str, result: &AddResult) -> Vec<Self> {
+    /// All that the result of an attachment on `ifname` says of the container whose namespace was at `netns` then.
+    pub fn of(ifname: &str, netns: &str, result: &AddResult) -> Vec<Self> {
+        let inside = result.in_container(netns, ifname);
         let mut claims = vec![Self::Interface(ifname.to_owned())];
-        for interface in result.interfaces.iter().filter(|interface| interface.is_in_namespace()) {
-            let claim = Self::Interface(interface.name.clone());
+        for interface in &inside {
+            let claim = Self::Interface(interface.name.to_owned());
             if !claims.contains(&claim) {
                 claims.push(claim);
             }
         }
-        claims.extend(result.ips.iter().map(|ip| {
-            let interface = result.interface_of(ip, ifname).to_owned();
-            Self::Address { interface, address: ip.address }
-        }));
+        for interface in &inside {
+            claims.extend(interface.ips.iter().map(|ip| {
+                let interface = interface.name.to_owned();
+                Self::Address { interface, address: ip.address }
+            }));
+        }
         claims.extend(Family::ALL.into_iter().filter_map(|family| {
             let is_default = |route: &&Route| route.is_default() && Family::of(route.dst.addr()) == family;
             let route = result.routes.iter().find(is_default)?;
@@ -154,26 +156,22 @@ mod tests {
 
     fn claims(result: &str) -> Vec<String> {
         let result = AddResult::parse(result.as_bytes(), Version::V1_1_0).unwrap();
-        Claim::of("eth0", &result).iter().map(Claim::gone).collect()
+        Claim::of("eth0", "/n", &result).iter().map(Claim::gone).collect()
     }
 
     #[test]
-    fn an_address_without_an_interface_in_the_container_is_on_the_one_that_was_asked_for() {
-        let result = r#"{"interfaces": [{"name": "cali1"}, {"name": "vlan5", "sandbox": "0"}, {"name": "eth0", "sandbox": "/n"},
-                {"name": "net1", "sandbox": "/n"}],
+    fn addresses_are_claimed_for_the_interface_in_the_container() {
+        let result = r#"{"interfaces": [{"name": "cali1"}, {"name": "eth0", "sandbox": "/n"}, {"name": "net1", "sandbox": "/n"}],
             "ips": [{"address": "10.0.0.1/32"}, {"address": "10.0.0.2/32", "interface": 0},
-                {"address": "10.0.0.3/32", "interface": 1}, {"address": "10.0.0.4/32", "interface": 3}]}"#;
-        assert_eq!(
-            claims(result),
-            [
-                r#"interface "eth0" is gone"#,
-                r#"interface "net1" is gone"#,
-                r#"address 10.0.0.1/32 is gone from "eth0""#,
-                r#"address 10.0.0.2/32 is gone from "eth0""#,
-                r#"address 10.0.0.3/32 is gone from "eth0""#,
-                r#"address 10.0.0.4/32 is gone from "net1""#,
-            ]
-        );
+                {"address": "10.0.0.3/32", "interface": 2}]}"#;
+        let expected = [
+            r#"interface "eth0" is gone"#,
+            r#"interface "net1" is gone"#,
+            r#"address 10.0.0.1/32 is gone from "eth0""#,
+            r#"address 10.0.0.2/32 is gone from "eth0""#,
+            r#"address 10.0.0.3/32 is gone from "net1""#,
+        ];
+        assert_eq!(claims(result), expected);
     }
 
     #[test]

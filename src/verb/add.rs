@@ -155,7 +155,7 @@ fn absent(plan: &Plan, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
     let attached = plan.attachments.iter().zip(results);
     let attached = attached.filter_map(|(attachment, result)| Some((attachment, result.as_ref()?)));
     let mut claims: Vec<Claim> =
-        attached.flat_map(|(attachment, result)| Claim::of(&attachment.ifname, result)).collect();
+        attached.flat_map(|(attachment, result)| Claim::of(&attachment.ifname, &plan.netns, result)).collect();
     let seen = Netns::open(Path::new(&plan.netns))
         .and_then(|mut netns| Seen::look(&mut netns, &claims))
         .inspect_err(|error| tracing::debug!("cannot look at what was attached: {error}"))

@@ -126,13 +126,13 @@ impl Call<'_> {
         let plan = &self.state.header.plan;
         let answer = self.state.complete.as_ref()?;
         let answered = AddResult::parse(answer.get().as_bytes(), plan.version).ok()?;
-        Some(LaterChanges::between(&answered, self.config.prev_result.as_ref()?, &plan.ifname))
+        Some(LaterChanges::between(&answered, self.config.prev_result.as_ref()?, plan))
     }
 
     /// What of a result has to be in the namespace: all that was there when ADD ended.
     fn expected_claims(&self, index: usize, result: &AddResult) -> Vec<Claim> {
-        let ifname = &self.state.header.plan.attachments[index].ifname;
-        let mut claims = Claim::of(ifname, result);
+        let plan = &self.state.header.plan;
+        let mut claims = Claim::of(&plan.attachments[index].ifname, &plan.netns, result);
         match &self.state.absent {
             Some(absent) => claims.retain(|claim| !absent.iter().any(|absent| absent.is_about_same(claim))),
             None => claims.retain(|claim| self.is_certain(claim, index, result)),

@@ -1,14 +1,15 @@
 //! What the plugins after Braid have changed of what it answered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::cni::AddResult;
 use crate::cni::result::{Interface, Ip, Route};
+use crate::plan::Plan;
 
-/// An interface: its name, whether it is in a namespace, and its hardware address.
+/// An interface: its name, whether it is in the container, and its hardware address.
 type InterfaceKey = (String, bool, String);
 /// An address: the interface in the container, empty where it is on none, and itself.
 type IpKey = (String, IpNet);
@@ -20,8 +21,9 @@ type RouteKey = (IpNet, Option<IpAddr>, Option<u32>);
 /// A runtime gives the result of its whole list to CHECK (SPEC §3, "Checking an attachment"). Where that differs from
 /// Braid's answer, a plugin after it in the list has made it so on purpose: `tuning` gives an interface another hardware
 /// address, another plugin removes a default route.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LaterChanges {
+    container: Container,
     interfaces: HashMap<InterfaceKey, Interface>,
     removed_ips: HashSet<IpKey>,
     added_ips: Vec<(String, Ip)>,
@@ -31,28 +33,30 @@ pub(super) struct LaterChanges {
 }
 
 impl LaterChanges {
-    /// What differs in `now` from what was `answered`. What is on no interface in particular is on `requested`, the one that
-    /// the runtime asked for.
-    pub(super) fn between(answered: &AddResult, now: &AddResult, requested: &str) -> Self {
-        let (removed_ips, added_ips) = changed_ips(answered, now, requested);
-        let (removed_routes, added_routes) = changed_routes(answered, now, requested);
-        let interfaces = changed_interfaces(answered, now);
-        Self { interfaces, removed_ips, added_ips, removed_routes, added_routes }
+    /// What differs in `now` from what was `answered` to an ADD with this plan.
+    pub(super) fn between(answered: &AddResult, now: &AddResult, plan: &Plan) -> Self {
+        let container = Container { netns: plan.netns.clone(), ifname: plan.ifname.clone() };
+        let (removed_ips, added_ips) = container.changed_ips(answered, now);
+        let (removed_routes, added_routes) = container.changed_routes(answered, now);
+        let interfaces = container.changed_interfaces(answered, now);
+        Self { container, interfaces, removed_ips, added_ips, removed_routes, added_routes }
     }
 
     /// Makes the result of the attachment on `ifname` agree with the changes.
     pub(super) fn apply(&self, ifname: &str, result: &mut AddResult) {
         for interface in &mut result.interfaces {
-            let Some(now) = self.interfaces.get(&interface_key(interface)) else { continue };
+            let Some(now) = self.interfaces.get(&self.container.interface_key(interface)) else { continue };
             interface.mac.clone_from(&now.mac);
             interface.mtu = now.mtu;
         }
         if !self.removed_ips.is_empty() {
             let ips = std::mem::take(&mut result.ips);
-            result.ips = ips.into_iter().filter(|ip| !self.removed_ips.contains(&ip_key(result, ip))).collect();
+            let is_left = |ip: &Ip| !self.removed_ips.contains(&self.container.ip_key(result, ip));
+            result.ips = ips.into_iter().filter(is_left).collect();
         }
         for (name, ip) in &self.added_ips {
-            let of_name = |interface: &Interface| interface.is_in_namespace() && interface.name == *name;
+            let of_name =
+                |interface: &Interface| interface.is_in_container(&self.container.netns) && interface.name == *name;
             let interface = result.interfaces.iter().position(of_name);
             let is_there = result.ips.iter().any(|there| there.address == ip.address);
             if (interface.is_some() || name == ifname) && !is_there {
@@ -69,65 +73,88 @@ impl LaterChanges {
     }
 }
 
-/// Interfaces with another hardware address or MTU. Those of one name on one side are paired in their order: bridges of one
-/// name can be in a result several times. What `now` leaves empty was lost on the way and not changed.
-fn changed_interfaces(answered: &AddResult, now: &AddResult) -> HashMap<InterfaceKey, Interface> {
-    let mut by_name: HashMap<(&str, bool), std::collections::VecDeque<&Interface>> = HashMap::new();
-    for interface in &now.interfaces {
-        by_name.entry((&interface.name, interface.is_in_namespace())).or_default().push_back(interface);
+/// Where what results say is told from what they say of the host.
+#[derive(Debug)]
+struct Container {
+    /// The path of its namespace.
+    netns: String,
+    /// The interface that the runtime asked for. What is on no interface in particular is on this one.
+    ifname: String,
+}
+
+impl Container {
+    /// Interfaces with another hardware address or MTU. Those of one name on one side are paired in their order: bridges of
+    /// one name can be in a result several times. What `now` leaves empty was lost on the way and not changed.
+    fn changed_interfaces(&self, answered: &AddResult, now: &AddResult) -> HashMap<InterfaceKey, Interface> {
+        let side = |interface: &Interface| interface.is_in_container(&self.netns);
+        let mut by_name: HashMap<(&str, bool), VecDeque<&Interface>> = HashMap::new();
+        for interface in &now.interfaces {
+            by_name.entry((&interface.name, side(interface))).or_default().push_back(interface);
+        }
+        let mut changed = HashMap::new();
+        for before in &answered.interfaces {
+            let of_name = by_name.get_mut(&(before.name.as_str(), side(before)));
+            let Some(after) = of_name.and_then(VecDeque::pop_front) else { continue };
+            let mut to = before.clone();
+            if !after.mac.is_empty() && !after.mac.eq_ignore_ascii_case(&before.mac) {
+                to.mac.clone_from(&after.mac);
+            }
+            if after.mtu != 0 {
+                to.mtu = after.mtu;
+            }
+            if to != *before {
+                changed.insert(self.interface_key(before), to);
+            }
+        }
+        changed
     }
-    let mut changed = HashMap::new();
-    for before in &answered.interfaces {
-        let of_name = by_name.get_mut(&(before.name.as_str(), before.is_in_namespace()));
-        let Some(after) = of_name.and_then(std::collections::VecDeque::pop_front) else { continue };
-        let mut to = before.clone();
-        if !after.mac.is_empty() && !after.mac.eq_ignore_ascii_case(&before.mac) {
-            to.mac.clone_from(&after.mac);
-        }
-        if after.mtu != 0 {
-            to.mtu = after.mtu;
-        }
-        if to != *before {
-            changed.insert(interface_key(before), to);
-        }
+
+    fn changed_ips(&self, answered: &AddResult, now: &AddResult) -> (HashSet<IpKey>, Vec<(String, Ip)>) {
+        let keys =
+            |result: &AddResult| -> HashSet<IpKey> { result.ips.iter().map(|ip| self.ip_key(result, ip)).collect() };
+        let (before, after) = (keys(answered), keys(now));
+        let is_new = |ip: &&Ip| !before.contains(&self.ip_key(now, ip));
+        let added = now.ips.iter().filter(is_new).map(|ip| (self.interface_of(now, ip), ip.clone()));
+        (before.difference(&after).cloned().collect(), added.collect())
     }
-    changed
-}
 
-fn changed_ips(answered: &AddResult, now: &AddResult, requested: &str) -> (HashSet<IpKey>, Vec<(String, Ip)>) {
-    let before: HashSet<IpKey> = answered.ips.iter().map(|ip| ip_key(answered, ip)).collect();
-    let after: HashSet<IpKey> = now.ips.iter().map(|ip| ip_key(now, ip)).collect();
-    let is_new = |ip: &&Ip| !before.contains(&ip_key(now, ip));
-    let added = now.ips.iter().filter(is_new).map(|ip| (now.interface_of(ip, requested).to_owned(), ip.clone()));
-    (before.difference(&after).cloned().collect(), added.collect())
-}
+    /// Routes are the same with the same destination, next hop and table; a plugin of an older version loses the table.
+    fn changed_routes(&self, answered: &AddResult, now: &AddResult) -> (HashSet<RouteKey>, Vec<(String, Route)>) {
+        let keys = |result: &AddResult| -> HashSet<RouteKey> { result.routes.iter().map(route_key).collect() };
+        let (before, after) = (keys(answered), keys(now));
+        let without_table = |(dst, gw, _): RouteKey| (dst, gw, None);
+        let before_without_tables: HashSet<RouteKey> = before.iter().copied().map(without_table).collect();
+        let is_gone = |key: &RouteKey| !after.contains(key) && !after.contains(&without_table(*key));
+        let is_new = |key: RouteKey| !before.contains(&key) && !before_without_tables.contains(&key);
+        let added = now.routes.iter().filter(|route| is_new(route_key(route)));
+        let added = added.map(|route| (self.interface_of_route(now, route), route.clone()));
+        (before.iter().copied().filter(is_gone).collect(), added.collect())
+    }
 
-/// Routes are the same with the same destination, next hop and table; a plugin of an older version loses the table.
-fn changed_routes(answered: &AddResult, now: &AddResult, requested: &str) -> (HashSet<RouteKey>, Vec<(String, Route)>) {
-    let keys = |result: &AddResult| -> HashSet<RouteKey> { result.routes.iter().map(route_key).collect() };
-    let (before, after) = (keys(answered), keys(now));
-    let without_table = |(dst, gw, _): RouteKey| (dst, gw, None);
-    let before_without_tables: HashSet<RouteKey> = before.iter().copied().map(without_table).collect();
-    let is_gone = |key: &RouteKey| !after.contains(key) && !after.contains(&without_table(*key));
-    let is_new = |key: RouteKey| !before.contains(&key) && !before_without_tables.contains(&key);
-    let added = now.routes.iter().filter(|route| is_new(route_key(route)));
-    let added = added.map(|route| (interface_of_route(now, route, requested), route.clone()));
-    (before.iter().copied().filter(is_gone).collect(), added.collect())
-}
+    /// The interface that a route goes out of: the one whose subnet has the next hop.
+    fn interface_of_route(&self, result: &AddResult, route: &Route) -> String {
+        let has_gateway = |ip: &&Ip| route.gw.is_some_and(|gateway| ip.address.contains(&gateway));
+        let ip = result.ips.iter().find(has_gateway);
+        ip.map_or_else(|| self.ifname.clone(), |ip| self.interface_of(result, ip))
+    }
 
-/// The interface that a route goes out of: the one whose subnet has the next hop.
-fn interface_of_route(result: &AddResult, route: &Route, requested: &str) -> String {
-    let has_gateway = |ip: &&Ip| route.gw.is_some_and(|gateway| ip.address.contains(&gateway));
-    let ip = result.ips.iter().find(has_gateway);
-    ip.map_or(requested, |ip| result.interface_of(ip, requested)).to_owned()
-}
+    fn interface_of(&self, result: &AddResult, ip: &Ip) -> String {
+        self.listed_interface(result, ip).unwrap_or(&self.ifname).to_owned()
+    }
 
-fn interface_key(interface: &Interface) -> InterfaceKey {
-    (interface.name.clone(), interface.is_in_namespace(), interface.mac.clone())
-}
+    /// The interface in the container that an address points at.
+    fn listed_interface<'a>(&self, result: &'a AddResult, ip: &Ip) -> Option<&'a str> {
+        let interface = result.interfaces.get(ip.interface?)?;
+        interface.is_in_container(&self.netns).then_some(&*interface.name)
+    }
 
-fn ip_key(result: &AddResult, ip: &Ip) -> IpKey {
-    (result.interface_of(ip, "").to_owned(), ip.address)
+    fn interface_key(&self, interface: &Interface) -> InterfaceKey {
+        (interface.name.clone(), interface.is_in_container(&self.netns), interface.mac.clone())
+    }
+
+    fn ip_key(&self, result: &AddResult, ip: &Ip) -> IpKey {
+        (self.listed_interface(result, ip).unwrap_or_default().to_owned(), ip.address)
+    }
 }
 
 fn route_key(route: &Route) -> RouteKey {
@@ -152,6 +179,12 @@ mod tests {
             {"name": "net1", "mac": "02", "sandbox": "/n"}],
         "ips": [{"address": "10.1.0.5/24", "interface": 1}, {"address": "10.2.0.5/24", "interface": 2}],
         "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1", "mtu": 1400}, {"dst": "10.9.0.0/16", "gw": "10.2.0.1"}]}"#;
+
+    fn changes(answered: &str, now: &str) -> LaterChanges {
+        let plan = serde_json::json!({"network": "outer", "cniVersion": "1.1.0", "containerID": "c", "netns": "/n",
+            "ifname": "eth0", "path": "", "position": "primary", "attachments": []});
+        LaterChanges::between(&result(answered), &result(now), &serde_json::from_value(plan).unwrap())
+    }
 
     fn result(json: &str) -> AddResult {
         AddResult::parse(json.as_bytes(), Version::V1_1_0).unwrap()
@@ -192,7 +225,7 @@ mod tests {
     ) {
         let now = if from.is_empty() { ANSWER.to_owned() } else { ANSWER.replacen(from, to, 1) };
         assert!(from.is_empty() || now != ANSWER, "{from}");
-        let changes = LaterChanges::between(&result(ANSWER), &result(&now), "eth0");
+        let changes = changes(ANSWER, &now);
         for (ifname, before, (from, to)) in [("eth0", FIRST, first), ("net1", SECOND, second)] {
             let mut followed = result(before);
             changes.apply(ifname, &mut followed);
@@ -208,7 +241,7 @@ mod tests {
     #[test]
     fn bridges_of_one_name_are_told_apart_by_their_order() {
         let answer = r#"{"interfaces": [{"name": "br0", "mac": "aa"}, {"name": "br0", "mac": "bb"}]}"#;
-        let changes = LaterChanges::between(&result(answer), &result(&answer.replace("bb", "cc")), "eth0");
+        let changes = changes(answer, &answer.replace("bb", "cc"));
         let mut first = result(r#"{"interfaces": [{"name": "br0", "mac": "aa"}]}"#);
         let mut second = result(r#"{"interfaces": [{"name": "br0", "mac": "bb"}]}"#);
         changes.apply("eth0", &mut first);

@@ -23,7 +23,7 @@ impl AddResult {
     /// An address that is on no interface of the container (it has no index, or that of the host's end) is on `ifname`, or on
     /// the container's first interface if the result lists interfaces there and `ifname` is not among them.
     pub fn in_container<'a>(&'a self, netns: &str, ifname: &'a str) -> Vec<ContainerInterface<'a>> {
-        let inside = |interface: &Interface| is_namespace(&interface.sandbox, netns);
+        let inside = |interface: &Interface| interface.is_in_container(netns);
         let listed = self.interfaces.iter().enumerate().filter(|(_, interface)| inside(interface));
         let (indexes, mut found): (Vec<_>, Vec<_>) = listed
             .map(|(index, interface)| {
@@ -42,11 +42,14 @@ impl AddResult {
     }
 }
 
-/// Whether an interface's `sandbox` names a network namespace. Some plugins write another path than they were given, or the
-/// last part of it. Others put a word there that names none, such as `0`, for what is on the host.
-fn is_namespace(sandbox: &str, netns: &str) -> bool {
-    let is_last_part = || Path::new(netns).file_name().is_some_and(|name| name == sandbox);
-    !sandbox.is_empty() && (sandbox == netns || sandbox.starts_with('/') || is_last_part())
+impl Interface {
+    /// Whether it is in the container whose namespace is at `netns`, by its `sandbox`. Some plugins write another path than
+    /// they were given, or the last part of it. Others put a word there that names none, such as `0`, for what is on the
+    /// host.
+    pub fn is_in_container(&self, netns: &str) -> bool {
+        let is_last_part = || Path::new(netns).file_name().is_some_and(|name| name == self.sandbox.as_str());
+        !self.sandbox.is_empty() && (self.sandbox == netns || self.sandbox.starts_with('/') || is_last_part())
+    }
 }
 
 #[cfg(test)]

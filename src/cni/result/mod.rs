@@ -62,14 +62,6 @@ pub struct Interface {
     pub pci_id: String,
 }
 
-impl Interface {
-    /// Whether it is in a network namespace, which the path in `sandbox` names: on the host it has none. Some plugins put
-    /// something else there for an interface that is no container's, such as `"0"`.
-    pub fn is_in_namespace(&self) -> bool {
-        self.sandbox.starts_with('/')
-    }
-}
-
 /// An address that was assigned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ip {
@@ -223,13 +215,6 @@ impl AddResult {
     /// The interfaces in the namespace at `sandbox`, with their indexes.
     pub fn interfaces_in<'a>(&'a self, sandbox: &'a str) -> impl Iterator<Item = (usize, &'a Interface)> {
         self.interfaces.iter().enumerate().filter(move |(_, interface)| interface.sandbox == sandbox)
-    }
-
-    /// The interface in the container that an address is on: the one that the address points at, or `requested`, which is
-    /// the attachment's, where it points at none or at one on the host.
-    pub fn interface_of<'a>(&'a self, ip: &Ip, requested: &'a str) -> &'a str {
-        let found = ip.interface.and_then(|index| self.interfaces.get(index));
-        found.filter(|interface| interface.is_in_namespace()).map_or(requested, |interface| &interface.name)
     }
 }
 
