@@ -31,7 +31,7 @@ pub use logging::LogConfig;
 pub use multus::MultusKeys;
 pub use object::KeyError;
 pub use problems::Problems;
-pub use selection::{OperatorSelection, Selection};
+pub use selection::{Author, OperatorSelection, Selection};
 pub use timeouts::{Debts, Timeouts};
 pub use validated::{
     Concurrency, Config, DEFAULT_BIN_DIR, DEFAULT_CONF_DIR, DEFAULT_MULTUS_DIR, DEFAULT_STATE_DIR, InvalidConfig,

@@ -136,7 +136,7 @@ impl OperatorSelection {
             Some(when) => Selector::from_object(&when, &keys.path("when"))?,
             None => Selector::default(),
         };
-        let selection = Selection::read(&keys, place, Author::Operator { has_config: config.is_some() })?;
+        let selection = Selection::read(&keys, place, Author::Operator, config.is_some())?;
         Ok(Self { selection, config, when, optional: keys.boolean("optional")? })
     }
 }
@@ -178,13 +178,22 @@ fn config_is_wrong(keys: &Keys<'_>) -> KeyError {
     keys.wrong_kind("config", "a network configuration, an object")
 }
 
-/// Who wrote a selection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Author {
-    /// The node's operator, perhaps with the network's configuration.
-    Operator { has_config: bool },
-    /// Anyone who may create a pod.
+/// Who asks for an attachment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Author {
+    /// The node's operator, in the configuration.
+    #[default]
+    Operator,
+    /// The container's author, through the runtime or the Kubernetes API: anyone who may create a pod.
     Pod,
+}
+
+impl Author {
+    /// Whether it is the operator.
+    pub fn is_operator(&self) -> bool {
+        *self == Self::Operator
+    }
 }
 
 /// What a list of selections held.
@@ -234,7 +243,7 @@ impl Selection {
             let Some(object) = problems.keep(object) else { continue };
             let keys = Keys::new(&object, &place);
             parsed.warnings.extend(keys.unknown(&KEYS));
-            parsed.selections.extend(problems.keep(Self::read(&keys, &place, Author::Pod)));
+            parsed.selections.extend(problems.keep(Self::read(&keys, &place, Author::Pod, false)));
         }
         parsed
     }
@@ -283,10 +292,10 @@ impl Selection {
         }
     }
 
-    /// Reads one selection element, all of whose keys are checked.
-    fn read(keys: &Keys<'_>, place: &str, author: Author) -> Result<Self, KeyError> {
+    /// Reads one selection element, all of whose keys are checked. With a configuration beside it, it needs no name.
+    fn read(keys: &Keys<'_>, place: &str, author: Author, has_config: bool) -> Result<Self, KeyError> {
         let name = keys.string("name")?.unwrap_or_default();
-        if name.is_empty() && author != (Author::Operator { has_config: true }) {
+        if name.is_empty() && !has_config {
             return Err(KeyError::Missing { place: place.into(), expected: "\"name\", the network's name,".into() });
         }
         // An operator may also name a file or a directory.

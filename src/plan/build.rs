@@ -12,54 +12,15 @@ use crate::config::Problems;
 use crate::config::meta::is_meta_plugin;
 use crate::config::policy::plugins_of;
 use crate::config::selection::MAX_ATTACHMENTS;
-use crate::config::{Config, Selection};
+use crate::config::{Author, Config, Selection};
 use crate::request::Request;
 use crate::runtime;
+use crate::source::{Candidate, appended};
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
 const DEVICE_INFO: &str = "CNIDeviceInfoFile";
 /// The most that the configurations of one container's attachments may take together, in bytes.
 const MAX_SIZE: usize = 64 << 20;
-
-/// Who asked for an attachment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Author {
-    /// The node's operator, in the configuration.
-    #[default]
-    Operator,
-    /// The container's author, through the runtime or the Kubernetes API.
-    Pod,
-}
-
-impl Author {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
-    fn is_operator(&self) -> bool {
-        *self == Self::Operator
-    }
-}
-
-/// An attachment to be made, with its network found and nothing else decided.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// The network.
-    pub network: NetworkConfig,
-    /// What was asked for.
-    pub selection: Selection,
-    /// The name by which the network was found on disk, where a NetworkAttachmentDefinition without a configuration stands
-    /// for it. A policy judges this name beside the definition's own.
-    pub on_disk_name: Option<String>,
-    /// Whether the container may do without it.
-    pub optional: bool,
-    /// Who asked.
-    pub author: Author,
-    /// Where it was asked for, such as `delegates[1]`.
-    pub origin: String,
-    /// Why it applies.
-    pub reason: String,
-    /// The device resource that the selection's device is one of, if a NetworkAttachmentDefinition says so.
-    pub resource: Option<String>,
-}
 
 /// A file in which a device is described to the attachment's plugins and to whoever reads the pod's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,11 +213,6 @@ pub struct Planned {
     pub plan: Plan,
     /// Things that are odd and not wrong.
     pub warnings: Vec<String>,
-}
-
-/// Each of `items` with `lead` before it, to be put behind a message.
-pub(crate) fn appended(lead: &str, items: &[String]) -> String {
-    items.iter().flat_map(|item| [lead, item]).collect()
 }
 
 /// Makes the plan for a call, and goes on after what is wrong. None among the candidates is one that cannot be had, and

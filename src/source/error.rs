@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::pod::{AnnotationError, DefinitionKey, DeviceError};
 use crate::cni::CniError;
 use crate::cni::error::code;
-use crate::plan::build::appended;
 use crate::runtime::load::LoadError;
 
 /// A network that cannot be had.
@@ -84,6 +83,11 @@ pub enum SourceError {
         /// Why.
         source: LoadError,
     },
+}
+
+/// Each of `items` with `lead` before it, to be put behind a message.
+pub(crate) fn appended(lead: &str, items: &[String]) -> String {
+    items.iter().flat_map(|item| [lead, item]).collect()
 }
 
 impl From<&SourceError> for CniError {

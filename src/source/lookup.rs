@@ -1,13 +1,13 @@
 //! Where it is: the network of each attachment that is asked for, from a definition or from disk, and its device.
 
+use super::candidate::Candidate;
 use super::conf_dir;
 use super::error::SourceError;
 use super::pod::{Allocation, Definition, DefinitionKey, Definitions, PodView};
 use super::wanted::{Target, Want, Wanted, auxiliary_chain, operators_networks};
 use crate::cni::config::{Defaults, NetworkConfig, parse_object};
-use crate::config::Config;
 use crate::config::problems::Problems;
-use crate::plan::build::{Author, Candidate};
+use crate::config::{Author, Config};
 use crate::request::Request;
 use crate::runtime::load::LoadError;
 

@@ -8,6 +8,7 @@
 //! | [`pod`] | what an API server and the kubelet say of a pod, as data |
 //! | [`kubernetes`] | asks them |
 
+mod candidate;
 pub mod conf_dir;
 mod error;
 pub mod kubernetes;
@@ -15,6 +16,8 @@ mod lookup;
 pub mod pod;
 mod wanted;
 
+pub use candidate::Candidate;
+pub(crate) use error::appended;
 pub use error::{ClusterError, SourceError};
 pub use lookup::{Gathered, Surveyed, every_network, every_network_with, gather, look_up, survey};
 pub use wanted::{Wanted, operators_definitions};

@@ -9,8 +9,7 @@ use super::pod::{self, DefinitionKey, Pod};
 use crate::cni::config::{Defaults, NetworkConfig};
 use crate::config::problems::Problems;
 use crate::config::selection::{OperatorSelection, Selection};
-use crate::config::{Config, Delegate};
-use crate::plan::build::Author;
+use crate::config::{Author, Config, Delegate};
 use crate::request::Request;
 use crate::runtime::load::{self, LoadError};
 

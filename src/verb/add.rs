@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::plan::{self, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::deadline;
-use crate::source::kubernetes::{self, Notice, Session};
+use crate::source::kubernetes::{self, Attached, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, SourceError};
 use crate::transaction::{
@@ -114,7 +114,11 @@ impl Call<'_> {
                 let absent = absent(plan, &results);
                 tx.complete(&answer, absent, context.began.elapsed())?;
                 answer::write(&answer).map_err(Failure::Answer)?;
-                Ok(kubernetes::notices(plan, &results))
+                let attached = plan.attachments.iter().zip(&results);
+                let notice = |(one, result): (&Attachment, &Option<AddResult>)| {
+                    Some(Notice::attached(&one.reference, &one.ifname, result.as_ref()?))
+                };
+                Ok(attached.filter_map(notice).collect())
             })
             .map_err(Error::from)
     }
@@ -128,8 +132,15 @@ impl Call<'_> {
     ) -> Result<(), Failure> {
         let Some((session, pod)) = self.cluster else { return Ok(()) };
         tx.write_queued()?;
-        let device_info = |attachment: &Attachment| attachment.device_info.as_ref().and_then(read_device_info);
-        let status = kubernetes::network_status(self.plan, incoming, results, device_info);
+        let plan = self.plan;
+        let before =
+            incoming.map(|result| Attached { network: &plan.network, ifname: &plan.ifname, result, device_info: None });
+        let own = plan.attachments.iter().zip(results).filter_map(|(one, result)| {
+            let device_info = one.device_info.as_ref().and_then(read_device_info);
+            Some(Attached { network: &one.reference, ifname: &one.ifname, result: result.as_ref()?, device_info })
+        });
+        let attached: Vec<_> = before.into_iter().chain(own).collect();
+        let status = kubernetes::network_status(&plan.netns, &attached);
         session.write_status(pod, &status).map_err(|error| Failure::Status((&error).into()))
     }
 

@@ -9,12 +9,11 @@ use super::error::Error;
 use super::takeover;
 use crate::cni::NetworkConfig;
 use crate::config::{Config, InvalidConfig, Problems};
-use crate::plan::build::Candidate;
 use crate::plan::{self, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
 use crate::runtime::{Chain, Launcher, StepError, chain};
-use crate::source;
+use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 

@@ -57,6 +57,6 @@ pub use scope::{is_configured, pod_of};
 pub use session::Session;
 #[cfg(not(feature = "kubernetes"))]
 pub use session::{lasting_token, probe};
-pub use status::{Notice, network_status, notices};
+pub use status::{Attached, Notice, network_status};
 #[cfg(feature = "kubernetes")]
 pub use token::lasting_token;

@@ -5,7 +5,6 @@ use serde_json::value::RawValue;
 
 use crate::cni::AddResult;
 use crate::cni::result::{ContainerInterface, Dns, Route};
-use crate::plan::{Attachment, Plan};
 
 /// One entry of the annotation: an interface in the pod (NPWG specification, §5.2).
 #[derive(Debug, Serialize)]
@@ -31,32 +30,29 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// What a pod is attached to: one network on one interface.
+#[derive(Debug)]
+pub struct Attached<'a> {
+    /// The network, as `namespace/name` or by its plain name.
+    pub network: &'a str,
+    /// The interface that was asked for.
+    pub ifname: &'a str,
+    /// What the network's plugins answered.
+    pub result: &'a AddResult,
+    /// What is known of its device (NPWG device information specification).
+    pub device_info: Option<Box<RawValue>>,
+}
+
 /// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, at least one for each
-/// attachment, and exactly one, the primary network's, is the default. `incoming` is the result of the plugin before Braid,
-/// and `device_info` looks up what is known of an attachment's device.
+/// attachment, and exactly one, of the first attachment, is the default. The pod's namespace is at `netns`.
 ///
 /// # Panics
 /// Never: what is written is plain data.
-pub fn network_status(
-    plan: &Plan,
-    incoming: Option<&AddResult>,
-    results: &[Option<AddResult>],
-    device_info: impl Fn(&Attachment) -> Option<Box<RawValue>>,
-) -> String {
-    let mut entries = Vec::new();
-    if let Some(result) = incoming {
-        entries.extend(entries_of(&plan.network, &plan.netns, &plan.ifname, result));
-    }
-    for (attachment, result) in plan.attachments.iter().zip(results) {
-        let Some(result) = result else { continue };
-        let own = entries_of(&attachment.reference, &plan.netns, &attachment.ifname, result);
-        let info = device_info(attachment);
-        entries.extend(own.into_iter().map(|entry| Entry { device_info: info.clone(), ..entry }));
-    }
-    // The primary network's entries come first, and the first may be of another interface than the one that was asked for.
-    let primary = entries.first().map(|entry| entry.name);
-    let is_primary = |entry: &Entry<'_>| Some(entry.name) == primary && entry.interface == plan.ifname;
-    let default = entries.iter().position(is_primary).unwrap_or(0);
+pub fn network_status(netns: &str, attached: &[Attached<'_>]) -> String {
+    let mut entries: Vec<Entry<'_>> = attached.iter().flat_map(|one| entries_of(one, netns)).collect();
+    // A plugin may list other interfaces in the pod before the one that was asked for.
+    let primary = attached.first().map(|one| (one.network, one.ifname));
+    let default = entries.iter().position(|entry| Some((entry.name, entry.interface)) == primary).unwrap_or(0);
     if let Some(entry) = entries.get_mut(default) {
         entry.default = true;
     }
@@ -64,7 +60,8 @@ pub fn network_status(
 }
 
 /// The entries of one attachment; the first of them that has the name that was asked for, or else the first, has the gateways.
-fn entries_of<'a>(network: &'a str, netns: &str, ifname: &'a str, result: &'a AddResult) -> Vec<Entry<'a>> {
+fn entries_of<'a>(attached: &Attached<'a>, netns: &str) -> Vec<Entry<'a>> {
+    let Attached { network, ifname, result, ref device_info } = *attached;
     let interfaces = result.in_container(netns, ifname);
     let main = interfaces.iter().position(|interface| interface.name == ifname).unwrap_or(0);
     let entry = |(index, interface): (usize, ContainerInterface<'a>)| Entry {
@@ -76,7 +73,7 @@ fn entries_of<'a>(network: &'a str, netns: &str, ifname: &'a str, result: &'a Ad
         default: false,
         dns: &result.dns,
         gateway: if index == main { gateways(result) } else { Vec::new() },
-        device_info: None,
+        device_info: device_info.clone(),
     };
     interfaces.into_iter().enumerate().map(entry).collect()
 }
@@ -108,16 +105,13 @@ pub struct Notice {
     pub is_warning: bool,
 }
 
-/// The events of a pod that is attached: one for each attachment.
-pub fn notices(plan: &Plan, results: &[Option<AddResult>]) -> Vec<Notice> {
-    let attached = plan.attachments.iter().zip(results).filter_map(|(a, result)| Some((a, result.as_ref()?)));
-    attached
-        .map(|(attachment, result)| {
-            let ips: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
-            let message = format!("Add {} [{}] from {}", attachment.ifname, ips.join(" "), attachment.reference);
-            Notice { reason: "AddedInterface", message, is_warning: false }
-        })
-        .collect()
+impl Notice {
+    /// The event of an attachment.
+    pub fn attached(network: &str, ifname: &str, result: &AddResult) -> Self {
+        let ips: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
+        let message = format!("Add {ifname} [{}] from {network}", ips.join(" "));
+        Self { reason: "AddedInterface", message, is_warning: false }
+    }
 }
 
 #[cfg(test)]
@@ -125,23 +119,15 @@ mod tests {
     use super::*;
     use crate::cni::Version;
 
-    fn plan(position: &str) -> Plan {
-        let attachment = |ifname: &str, reference: &str| {
-            serde_json::json!({"ifname": ifname, "reference": reference, "origin": "test",
-                "network": {"name": reference, "cniVersion": "1.0.0", "plugins": [{"type": "x"}]}})
-        };
-        let attachments = [attachment("eth0", "first"), attachment("net1", "ns/second")];
-        let plan = serde_json::json!({"network": "outer", "cniVersion": "1.0.0", "containerID": "c", "netns": "/n",
-            "ifname": "eth0", "path": "", "position": position, "attachments": attachments});
-        serde_json::from_value(plan).unwrap()
-    }
-
     fn result(json: &str) -> AddResult {
         AddResult::parse(json.as_bytes(), Version::V1_0_0).unwrap()
     }
 
-    fn status(plan: &Plan, incoming: Option<&AddResult>, results: &[Option<AddResult>]) -> serde_json::Value {
-        serde_json::from_str(&network_status(plan, incoming, results, |_| None)).unwrap()
+    /// The status of attachments on `eth0` and `net1`.
+    fn status(first: &AddResult, second: &AddResult) -> serde_json::Value {
+        let attached = |network, ifname, result| Attached { network, ifname, result, device_info: None };
+        let both = [attached("first", "eth0", first), attached("ns/second", "net1", second)];
+        serde_json::from_str(&network_status("/n", &both)).unwrap()
     }
 
     #[test]
@@ -151,7 +137,7 @@ mod tests {
             "ips": [{"address": "10.0.0.5/24", "gateway": "10.0.0.1", "interface": 2}, {"address": "fd00::5/64"}],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.0.0.2"}], "dns": {"nameservers": ["10.0.0.9"]}}"#;
         let second = r#"{"interfaces": [{"name": "host-only"}], "ips": []}"#;
-        let status = status(&plan("primary"), None, &[Some(result(first)), Some(result(second))]);
+        let status = status(&result(first), &result(second));
         let dns = serde_json::json!({"nameservers": ["10.0.0.9"]});
         let expected = serde_json::json!([
             {"name": "first", "interface": "extra", "default": false, "dns": dns},
@@ -175,28 +161,12 @@ mod tests {
             (r#"{"name": "eni1"}, {"name": "dummy1", "sandbox": "0", "mac": "7"}"#, r#", "interface": 1"#),
         ] {
             let host_only = result(&format!(r#"{{"interfaces": [{interfaces}], {}}}"#, address(index)));
-            let status = status(&plan("primary"), None, &[Some(host_only.clone()), Some(host_only)]);
+            let status = status(&host_only, &host_only);
             let expected = serde_json::json!([
                 {"name": "first", "interface": "eth0", "ips": ["10.0.0.5"], "default": true, "dns": {}},
                 {"name": "ns/second", "interface": "net1", "ips": ["10.0.0.5"], "default": false, "dns": {}},
             ]);
             assert_eq!(status, expected, "{interfaces} {index}");
         }
-        let incoming = result(r#"{"interfaces": [{"name": "cali1"}], "ips": [{"address": "10.0.0.5/32"}]}"#);
-        let status = status(&plan("chained"), Some(&incoming), &[Some(result("{}")), None]);
-        let shown: Vec<_> = status.as_array().unwrap().iter().map(|e| (&e["interface"], &e["default"])).collect();
-        assert_eq!(shown.len(), 2);
-        assert_eq!(status[0]["default"], true);
-        assert_eq!(status[1]["default"], false);
-    }
-
-    #[test]
-    fn after_another_plugin_its_network_is_the_default() {
-        let incoming = result(r#"{"interfaces": [{"name": "eth0", "sandbox": "/n"}]}"#);
-        let own = result(r#"{"interfaces": [{"name": "net1", "sandbox": "/n"}]}"#);
-        let status = status(&plan("chained"), Some(&incoming), &[None, Some(own)]);
-        let shown: Vec<_> =
-            status.as_array().unwrap().iter().map(|e| (e["name"].as_str(), e["default"].as_bool())).collect();
-        assert_eq!(shown, [(Some("outer"), Some(true)), (Some("ns/second"), Some(false))]);
     }
 }

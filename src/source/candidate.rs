@@ -1,0 +1,26 @@
+//! An attachment whose network has been found.
+
+use crate::cni::NetworkConfig;
+use crate::config::{Author, Selection};
+
+/// An attachment to be made, with its network found and nothing else decided.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The network.
+    pub network: NetworkConfig,
+    /// What was asked for.
+    pub selection: Selection,
+    /// The name by which the network was found on disk, where a NetworkAttachmentDefinition without a configuration stands
+    /// for it. A policy judges this name beside the definition's own.
+    pub on_disk_name: Option<String>,
+    /// Whether the container may do without it.
+    pub optional: bool,
+    /// Who asked.
+    pub author: Author,
+    /// Where it was asked for, such as `delegates[1]`.
+    pub origin: String,
+    /// Why it applies.
+    pub reason: String,
+    /// The device resource that the selection's device is one of, if a NetworkAttachmentDefinition says so.
+    pub resource: Option<String>,
+}
