@@ -10,7 +10,7 @@ use crate::config::Problems;
 use crate::config::meta::is_meta_plugin;
 use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
-use crate::plan;
+use crate::plan::{self, Asked};
 use crate::runtime::Finder;
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
 use crate::source::pod::{
@@ -298,7 +298,12 @@ fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
     let request = request_for(args);
     let surveyed = source::survey(config, &request, Some(view));
     let mut refusals = Problems::new();
-    let planned = plan::build(config, &request, surveyed.candidates, &surveyed.dropped, &mut refusals);
+    let planned = plan::build(
+        config,
+        &request,
+        Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
+        &mut refusals,
+    );
     let of_errors = surveyed.errors.into_iter().map(|error| match error {
         SourceError::NoDefinition { origin, key, .. } => match given.missing(&origin, &key) {
             Ok(error) => Finding::Error(error),

@@ -126,11 +126,15 @@ enum Command {
         /// An attachment that is still valid
         #[arg(long = "valid", value_name = "CONTAINER/INTERFACE")]
         valid: Vec<String>,
+        /// A network namespace, as cnitool takes one; it does not matter
+        netns: Option<PathBuf>,
     },
     /// Ask whether a network is ready
     Status {
         /// The network: its name, or its configuration's file
         network: String,
+        /// A network namespace, as cnitool takes one; it does not matter
+        netns: Option<PathBuf>,
     },
     /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
     Run(run::Run),
@@ -236,8 +240,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Add(attachment) => playing_runtime::add(&attachment),
         Command::Check(attachment) => playing_runtime::check(&attachment),
         Command::Del(attachment) => playing_runtime::del(&attachment),
-        Command::Gc { network, valid } => playing_runtime::gc(&network, &valid),
-        Command::Status { network } => playing_runtime::status(&network),
+        Command::Gc { network, valid, netns: _ } => playing_runtime::gc(&network, &valid),
+        Command::Status { network, netns: _ } => playing_runtime::status(&network),
         Command::Run(run) => run::run(&run),
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),

@@ -13,7 +13,7 @@ use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
 use crate::config::Problems;
 use crate::config::meta::is_braid;
-use crate::plan;
+use crate::plan::{self, Asked};
 use crate::runtime::{Finder, deadline};
 use crate::source;
 use crate::verb::is_own_executable;
@@ -113,7 +113,12 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             (request, surveyed)
         };
         let mut wrong = Problems::new();
-        let planned = plan::build(&config, &request, surveyed.candidates, &surveyed.dropped, &mut wrong);
+        let planned = plan::build(
+            &config,
+            &request,
+            Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
+            &mut wrong,
+        );
         report.dropped.extend(surveyed.dropped);
         report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
         report.errors.extend(wrong.iter().map(ToString::to_string));

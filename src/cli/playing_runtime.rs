@@ -14,6 +14,7 @@ use crate::cni::config::RawObject;
 use crate::cni::error::code;
 use crate::cni::validate;
 use crate::cni::{Args, CniError, NetworkConfig, Version};
+use crate::config::meta::is_braid;
 use crate::request::{own_executable, variable};
 use crate::runtime::exec::Stdout;
 use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
@@ -146,7 +147,8 @@ fn attachment(args: &Attachment) -> Result<runtime::Attachment, CliError> {
     };
     let ifname = match &args.ifname {
         Some(ifname) => ifname.clone(),
-        None => variable("CNI_IFNAME")?.filter(|name| !name.is_empty()).unwrap_or_else(|| "eth0".into()),
+        // As cnitool: an empty one is no name, and an error.
+        None => variable("CNI_IFNAME")?.unwrap_or_else(|| "eth0".into()),
     };
     validate::container_id(&container_id)?;
     validate::interface_name(&ifname)?;
@@ -255,7 +257,7 @@ fn own_timings(network: &NetworkConfig, attachment: &runtime::Attachment) {
 
 /// Where the network's Braid plugins keep their journals.
 fn state_dirs(network: &NetworkConfig) -> Vec<PathBuf> {
-    let plugins = network.plugins.iter().filter(|plugin| plugin.keys().contains_key("delegates"));
+    let plugins = network.plugins.iter().filter(|plugin| is_braid(plugin));
     let directories = plugins.map(|plugin| {
         let state_dir = ["stateDir", "cniDir"].iter().find_map(|key| plugin.keys().get(*key));
         let state_dir: Option<PathBuf> = state_dir.and_then(|raw| serde_json::from_str(raw.get()).ok());

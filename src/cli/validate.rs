@@ -16,7 +16,7 @@ use crate::config::Problems;
 use crate::config::meta::is_braid;
 use crate::config::object::nearest;
 use crate::config::{Config, InvalidConfig};
-use crate::plan;
+use crate::plan::{self, Asked};
 use crate::request::Request;
 use crate::runtime::{Finder, load};
 use crate::source::pod::{DefinitionKey, Definitions, PodView};
@@ -291,7 +291,12 @@ impl Report {
         let surveyed = source::survey(&config, &request, view.as_ref());
         if !surveyed.candidates.is_empty() {
             let mut problems = Problems::new();
-            plan::build(&config, &request, surveyed.candidates, &surveyed.dropped, &mut problems);
+            plan::build(
+                &config,
+                &request,
+                Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
+                &mut problems,
+            );
             self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
         }
     }

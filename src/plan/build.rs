@@ -1,5 +1,6 @@
 //! From candidates to a plan: names, arguments, capabilities, and every check that needs no I/O.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -215,15 +216,20 @@ pub struct Planned {
     pub warnings: Vec<String>,
 }
 
-/// Makes the plan for a call, and goes on after what is wrong. None among the candidates is one that cannot be had, and
-/// keeps its place. `dropped` says why others do not apply.
-pub fn build(
-    config: &Config,
-    request: &Request,
-    candidates: Vec<Option<Candidate>>,
-    dropped: &[String],
-    problems: &mut Problems<PlanError>,
-) -> Planned {
+/// What a plan is made of.
+#[derive(Debug, Default)]
+pub struct Asked<'a> {
+    /// The attachments that are asked for, primary first. None is one that cannot be had, and keeps its place.
+    pub candidates: Vec<Option<Candidate>>,
+    /// Why others do not apply.
+    pub dropped: &'a [String],
+    /// The names of interfaces that other networks have given the container.
+    pub taken: &'a [String],
+}
+
+/// Makes the plan for a call, and goes on after what is wrong.
+pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mut Problems<PlanError>) -> Planned {
+    let Asked { candidates, dropped, taken } = asked;
     let position = if config.prev_result.is_some() { Position::Chained } else { Position::Primary };
     let mut warnings = Vec::new();
     let mut attachments: Vec<Attachment> = Vec::with_capacity(candidates.len());
@@ -232,6 +238,7 @@ pub fn build(
     }
     let is_too_much = problems.keep(refuse_too_much(config, &candidates)).is_none();
     let candidates = if is_too_much { Vec::new() } else { candidates };
+    let mut names = Names::new(taken, &candidates);
     for (index, candidate) in candidates.into_iter().enumerate() {
         let Some(candidate) = candidate else { continue };
         let is_primary = position == Position::Primary && index == 0;
@@ -243,12 +250,12 @@ pub fn build(
         check_capabilities(&candidate, &mut warnings, problems);
         let ifname = match position {
             _ if is_primary => request.ifname.clone(),
-            Position::Primary => extra_name(&candidate.selection, index),
-            Position::Chained => extra_name(&candidate.selection, index + 1),
+            Position::Primary => names.extra(&candidate.selection, index),
+            Position::Chained => names.extra(&candidate.selection, index + 1),
         };
         attachments.push(attachment(config, request, candidate, ifname, is_primary));
     }
-    refuse_duplicates(request, position, &attachments, problems);
+    refuse_duplicates(&foreign_names(request, position, taken), &attachments, problems);
     problems.keep(refuse_two_default_routes(&attachments));
     let plan = Plan {
         network: config.name.clone(),
@@ -283,8 +290,35 @@ fn refuse_too_much(config: &Config, candidates: &[Option<Candidate>]) -> Result<
     Ok(())
 }
 
-fn extra_name(selection: &Selection, index: usize) -> String {
-    selection.interface.clone().unwrap_or_else(|| format!("net{index}"))
+/// The names of interfaces after the primary.
+struct Names<'a> {
+    /// Those that other networks have given the container.
+    taken: &'a [String],
+    /// Those that are asked for, or given already.
+    used: BTreeSet<String>,
+}
+
+impl<'a> Names<'a> {
+    fn new(taken: &'a [String], candidates: &[Option<Candidate>]) -> Self {
+        let asked = candidates.iter().flatten().filter_map(|candidate| candidate.selection.interface.clone());
+        Self { taken, used: asked.collect() }
+    }
+
+    /// The name that is asked for; else the one of its place, or the next free one where another network has that.
+    fn extra(&mut self, selection: &Selection, index: usize) -> String {
+        if let Some(name) = &selection.interface {
+            return name.clone();
+        }
+        let name = |number: usize| format!("net{number}");
+        let own = name(index);
+        let is_moved = self.taken.contains(&own) || (!self.taken.is_empty() && self.used.contains(&own));
+        let is_free = |name: &String| !self.taken.contains(name) && !self.used.contains(name);
+        // Of one more number than there are names, one is free.
+        let last = index + 1 + self.taken.len() + self.used.len();
+        let name = if is_moved { (index + 1..=last).map(name).find(is_free).unwrap_or(own) } else { own };
+        self.used.insert(name.clone());
+        name
+    }
 }
 
 fn attachment(
@@ -457,18 +491,19 @@ fn check_capabilities(candidate: &Candidate, warnings: &mut Vec<String>, problem
     }
 }
 
-fn refuse_duplicates(
-    request: &Request,
-    position: Position,
-    attachments: &[Attachment],
-    problems: &mut Problems<PlanError>,
-) {
+/// The interfaces that the container has, and who has made each.
+fn foreign_names<'a>(request: &'a Request, position: Position, taken: &'a [String]) -> Vec<(&'a str, &'a str)> {
     let incoming = (position == Position::Chained)
         .then_some((request.ifname.as_str(), "the interface that braid is chained after"));
+    let held = taken.iter().map(|name| (name.as_str(), "another network of this container"));
+    incoming.into_iter().chain(held).collect()
+}
+
+fn refuse_duplicates(foreign: &[(&str, &str)], attachments: &[Attachment], problems: &mut Problems<PlanError>) {
     for (index, attachment) in attachments.iter().enumerate() {
         debug_assert!(validate::interface_name(&attachment.ifname).is_ok());
         let before = attachments[..index].iter().map(|other| (other.ifname.as_str(), other.origin.as_str()));
-        if let Some((_, first)) = incoming.into_iter().chain(before).find(|(name, _)| *name == attachment.ifname) {
+        if let Some((_, first)) = foreign.iter().copied().chain(before).find(|(name, _)| *name == attachment.ifname) {
             problems.push(PlanError::DuplicateInterface {
                 ifname: attachment.ifname.clone(),
                 first: first.into(),

@@ -2,4 +2,4 @@
 
 pub mod build;
 
-pub use build::{Attachment, DeviceInfo, Plan, PlanError, Planned, Position, build};
+pub use build::{Asked, Attachment, DeviceInfo, Plan, PlanError, Planned, Position, build};

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::exec::{Call, Exec, PluginError, Stdout};
 use super::find::Finder;
 use super::launcher::Durable;
-use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, raw};
+use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, parse_object, raw};
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
 
@@ -236,11 +236,18 @@ impl Chain<'_> {
         let spoken = self.network.version;
         let (parsed, version) =
             AddResult::parse_versioned(stdout, spoken).map_err(|error| PluginError::unusable(&error))?;
-        let raw = if version == spoken {
-            let text = std::str::from_utf8(stdout).map_err(|error| PluginError::unusable(&error))?;
-            RawValue::from_string(text.trim().to_owned()).map_err(|error| PluginError::unusable(&error))?
-        } else {
-            parsed.to_raw(spoken)
+        let raw = match version {
+            Some(version) if version == spoken => {
+                let text = std::str::from_utf8(stdout).map_err(|error| PluginError::unusable(&error))?;
+                RawValue::from_string(text.trim().to_owned()).map_err(|error| PluginError::unusable(&error))?
+            }
+            Some(_) => parsed.to_raw(spoken),
+            None => {
+                // Whoever reads it next is to know what it is in (SPEC §5, "Success").
+                let mut object = parse_object(stdout).map_err(|error| PluginError::unusable(&error))?;
+                object.shift_insert(0, "cniVersion".into(), raw(&spoken));
+                raw(&object)
+            }
         };
         Ok(StepResult { raw, parsed })
     }

@@ -222,6 +222,14 @@ impl State {
         known.result.is_none() && !known.interrupted && known.owed.is_some() && known.failed.as_ref() == Some(error)
     }
 
+    /// Whether the plugin of a step made nothing because it does not speak the version: it said so of ADD, and says so of
+    /// DEL.
+    pub fn lacks_version(&self, step: Step, error: &CniError) -> bool {
+        let known = &self.steps[step.0][step.1];
+        let is_about_version = |error: &CniError| error.code == code::INCOMPATIBLE_VERSION;
+        known.result.is_none() && known.failed.as_ref().is_some_and(is_about_version) && is_about_version(error)
+    }
+
     /// The path of the namespace if it is certain that it still leads there, else nothing: the interfaces of another namespace
     /// are not ours.
     pub fn netns_if_same(&self) -> String {

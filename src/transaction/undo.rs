@@ -99,6 +99,10 @@ fn undo_steps(
             Ok(()) => journal.note(Event::Undone(step)),
             Err(error) => {
                 let own = CniError::from(&error.source);
+                if journal.state.lacks_version(step, &own) {
+                    journal.note(Event::Undone(step));
+                    continue;
+                }
                 if is_refusal(&error.source) && journal.state.is_refused(step, &own) {
                     tracing::error!(
                         container = plan.container_id,

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::{open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace};
+use super::preflight::{held_by_others, open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, Problems, ResultMode};
 use crate::merge::merge;
 use crate::netns::Netns;
-use crate::plan::{self, Attachment, Plan, Position};
+use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::deadline;
 use crate::source::kubernetes::{self, Attached, Notice, Session};
 use crate::source::pod::Pod;
-use crate::source::{self, SourceError};
+use crate::source::{self, Gathered, SourceError};
 use crate::transaction::{
     Claim, Container, Failure, Journal, Opened, Seen, Sharing, Store, Transaction, attach, read_device_info,
     set_default_routes, undo,
@@ -40,26 +40,42 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
         None => (Cow::Borrowed(request), source::gather(config, request)?, None),
     };
     let request: &Request = &request;
-    let candidates = gathered.candidates.into_iter().map(Some).collect();
-    let mut problems = Problems::new();
-    let planned = plan::build(config, request, candidates, &gathered.dropped, &mut problems);
-    let planned = problems.or_first(planned)?;
-    for warning in gathered.warnings.iter().chain(&planned.warnings) {
-        tracing::warn!("{warning}");
-    }
-    let plan = planned.plan;
-    preflight(&plan, &context.finder)?;
 
     let notices = {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
-        let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
-        call.add_locked(&store, &container).inspect_err(|_| container.tidy())?
+        let planned_and_added = || {
+            let plan = make_plan(&context, request, config, gathered, &container)?;
+            let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
+            call.add_locked(&store, &container)
+        };
+        planned_and_added().inspect_err(|_| container.tidy())?
     };
     if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
         session.announce(&pod, &notices);
     }
     Ok(())
+}
+
+/// Decides what to attach under which names. The container is locked, so that the names are still free when they are used.
+fn make_plan(
+    context: &Context,
+    request: &Request,
+    config: &Config,
+    gathered: Gathered,
+    container: &Container,
+) -> Result<Plan, Error> {
+    let Gathered { candidates, dropped, warnings } = gathered;
+    let taken = held_by_others(container, &request.ifname)?;
+    let asked = Asked { candidates: candidates.into_iter().map(Some).collect(), dropped: &dropped, taken: &taken };
+    let mut problems = Problems::new();
+    let planned = plan::build(config, request, asked, &mut problems);
+    let planned = problems.or_first(planned)?;
+    for warning in warnings.iter().chain(&planned.warnings) {
+        tracing::warn!("{warning}");
+    }
+    preflight(&planned.plan, &context.finder)?;
+    Ok(planned.plan)
 }
 
 /// Waits for the file that is there when the primary network is ready.

@@ -6,15 +6,15 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::error::Error;
+use super::preflight::held_by_others;
 use super::takeover;
 use crate::cni::NetworkConfig;
 use crate::config::{Config, InvalidConfig, Problems};
-use crate::plan::{self, Attachment, Plan};
+use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
 use crate::runtime::{Chain, Launcher, StepError, chain};
 use crate::source::{self, Candidate};
-use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
 
 /// Detaches the container from all that ADD attached it to.
@@ -194,23 +194,13 @@ impl Known {
     }
 }
 
-/// The interfaces that other networks have given the container, by their journals: this one's configuration may name them
-/// too, and its ADD was then refused.
-fn held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
-    let mut held = Vec::new();
-    for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
-        if let Some(Ok(state)) = State::peek(container, ifname)? {
-            held.extend(state.header.plan.attachments.iter().map(|attachment| attachment.ifname.clone()));
-        }
-    }
-    Ok(held)
-}
-
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {
     let gathered = source::gather(config, request)?;
     // Whether the container may do without an attachment is of no matter when it goes.
     let candidates = gathered.candidates.into_iter().map(|candidate| Some(Candidate { optional: false, ..candidate }));
     let mut problems = Problems::new();
-    let planned = plan::build(config, request, candidates.collect(), &gathered.dropped, &mut problems);
+    // Interfaces that other networks hold are left out by their names, so the names are those of a container of its own.
+    let asked = Asked { candidates: candidates.collect(), dropped: &gathered.dropped, taken: &[] };
+    let planned = plan::build(config, request, asked, &mut problems);
     Ok(problems.or_first(planned)?.plan)
 }

@@ -220,25 +220,28 @@ impl Error {
     }
 }
 
-/// containerd takes a DEL whose error says that something was "not found" for a success, and what is still to be undone
-/// would be forgotten.
+/// Phrases by which containerd takes a failed DEL for a success, and what is said in their place. The second one counts
+/// there for a container without a namespace only.
+const SUCCESS_PHRASES: [(&str, &str); 2] =
+    [("not found", "missing"), ("no such file or directory", "no such file or folder")];
+
+/// An error of DEL that containerd takes for one: otherwise what is still to be undone would be forgotten.
 fn retryable(text: &str) -> String {
-    const PHRASES: [&str; 2] = ["not found", "no such file or directory"];
     let lower = text.to_ascii_lowercase();
     let mut retryable = String::with_capacity(text.len());
     let mut at = 0;
     // Once over the text: a plugin may say it as often as it likes.
-    while let Some((found, phrase)) = next_of(&PHRASES, &lower[at..]) {
+    while let Some((found, (phrase, plain))) = next_of(&SUCCESS_PHRASES, &lower[at..]) {
         retryable.push_str(&text[at..at + found]);
-        retryable.push_str("missing");
+        retryable.push_str(plain);
         at += found + phrase.len();
     }
     retryable + &text[at..]
 }
 
 /// Where the first of some phrases begins in a text, and which it is.
-fn next_of<'a>(phrases: &[&'a str], text: &str) -> Option<(usize, &'a str)> {
-    let begins = |at: usize| phrases.iter().find(|phrase| text.as_bytes()[at..].starts_with(phrase.as_bytes()));
+fn next_of<'a>(phrases: &[(&'a str, &'a str)], text: &str) -> Option<(usize, (&'a str, &'a str))> {
+    let begins = |at: usize| phrases.iter().find(|(phrase, _)| text.as_bytes()[at..].starts_with(phrase.as_bytes()));
     let candidates = text.bytes().enumerate().filter(|(_, byte)| *byte == b'n');
     candidates.map(|(at, _)| at).find_map(|at| begins(at).map(|phrase| (at, *phrase)))
 }
@@ -264,10 +267,16 @@ fn details_of(error: &Error) -> String {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
-        // The message has them all; plugins may have said more.
+        // The message has what plugins said in theirs, and the code is that of a finding that is alone.
         Error::Check(findings) => lines(findings.iter().filter_map(|finding| match &finding.what {
-            What::Plugin(error @ StepError { source: PluginError::Reported(_), .. }) => {
-                Some(format!("{}: {}", finding.label, in_full(error)))
+            What::Plugin(StepError { source: PluginError::Reported(own), plugin_type, .. }) => {
+                let said = match (own.details.as_str(), findings.len()) {
+                    ("", 1) => return None,
+                    ("", _) => format!("code {}", own.code),
+                    (details, 1) => details.to_owned(),
+                    (details, _) => format!("{details} (code {})", own.code),
+                };
+                Some(format!("{}: plugin {plugin_type:?}: {said}", finding.label))
             }
             What::Plugin(_) | What::Changed(_) => None,
         })),
@@ -376,7 +385,7 @@ mod tests {
     #[test]
     fn what_containerd_takes_for_a_success_is_replaced() {
         assert_eq!(retryable("Not Found: ü not found"), "missing: ü missing");
-        assert_eq!(retryable("open x: no such file or directory"), "open x: missing");
+        assert_eq!(retryable("open x: no such file or directory"), "open x: no such file or folder");
         assert_eq!(retryable("nnot foundnot fount"), "nmissingnot fount");
     }
 

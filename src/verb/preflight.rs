@@ -9,6 +9,8 @@ use crate::netns::{Netns, NetnsError, OwnNetns};
 use crate::plan::Plan;
 use crate::request::Request;
 use crate::runtime::Finder;
+use crate::transaction::journal::State;
+use crate::transaction::{Container, StoreError};
 
 /// The executable of this process.
 const OWN: &str = "/proc/self/exe";
@@ -61,6 +63,17 @@ pub(super) fn refuse_taken_names(plan: &Plan, netns: Option<&mut Netns>) -> Resu
 fn warn_unseen(plan: &Plan, error: &NetnsError) {
     let reason = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
+}
+
+/// The interfaces that other networks have given the container, by their journals.
+pub(super) fn held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
+    let mut held = Vec::new();
+    for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
+        if let Some(Ok(state)) = State::peek(container, ifname)? {
+            held.extend(state.header.plan.attachments.iter().map(|attachment| attachment.ifname.clone()));
+        }
+    }
+    Ok(held)
 }
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.

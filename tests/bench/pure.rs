@@ -61,7 +61,8 @@ fn planned(config: &Config, request: &Request) -> plan::Plan {
     let gathered = source::gather(config, request).expect("everything is in place");
     let candidates = gathered.candidates.into_iter().map(Some).collect();
     let mut problems = Problems::new();
-    let planned = plan::build(config, request, candidates, &gathered.dropped, &mut problems);
+    let planned =
+        plan::build(config, request, plan::Asked { candidates, dropped: &gathered.dropped, taken: &[] }, &mut problems);
     problems.or_first(planned).expect("a good plan").plan
 }
 

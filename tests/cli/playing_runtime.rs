@@ -109,8 +109,25 @@ fn status_of_a_network() {
         let ran = machine.run("braid status new").exits(1).says(message);
         assert_eq!((&ran.json()["code"], &ran.json()["cniVersion"]), (&json!(code), &json!("1.1.0")));
     }
+    // cnitool's words.
+    machine.run("braid status pods web && braid gc pods web").succeeds();
     machine.run("braid status lacking").exits(1).says("\"absent\"");
     machine.run("braid status nowhere").exits(1).says("\"nowhere\"");
+}
+
+#[rstest]
+#[case::none(json!({"ips": [{"address": "10.0.0.2/24"}]}), json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}]}))]
+#[case::nothing(json!({}), json!({"cniVersion": "1.0.0"}))]
+#[case::empty(json!({"cniVersion": "", "ips": []}), json!({"cniVersion": "1.0.0", "ips": []}))]
+#[case::keys_of_before(
+    json!({"ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1"}}),
+    json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24", "gateway": "10.0.0.1"}]})
+)]
+fn an_answer_without_a_version_gets_one(#[case] answer: Value, #[case] printed: Value) {
+    let machine = Machine::new().conf("a.conf", r#"{"cniVersion":"1.0.0","name":"a","type":"terse"}"#);
+    let script = format!("#!/bin/sh\ncat >/dev/null\necho '{answer}'\n");
+    machine.run(&format!("cat >/opt/cni/bin/terse <<'END'\n{script}END\nchmod +x /opt/cni/bin/terse")).succeeds();
+    assert_eq!(machine.run("ip netns add web && braid add a web").succeeds().json(), printed);
 }
 
 #[rstest]
@@ -145,6 +162,7 @@ fn a_plugins_error_is_printed_as_json(
 #[case::no_such_file("braid add ./pods.conflist web", "./pods.conflist: No such file")]
 #[case::no_namespace("braid add pods wbe", "there is no network namespace at /run/netns/wbe")]
 #[case::no_plugin("CNI_PATH=/run braid add pods web", "no executable called \"alpha\" is in /run")]
+#[case::empty_interface("CNI_IFNAME= braid add pods web", "interface name \"\" is not valid")]
 #[case::interface("braid add pods web -i eth0/1", "interface name \"eth0/1\" is not valid")]
 #[case::container("braid add pods web --container-id a/b", "container ID \"a/b\" is not valid")]
 #[case::arguments("CNI_ARGS=prod braid add pods web", "part 1 of CNI_ARGS is not KEY=VALUE")]

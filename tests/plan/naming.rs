@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::json;
 
-use crate::support::{Case, Plugin, recorder};
+use crate::support::{Case, Outcome, Plugin, recorder};
 
 /// A selection that asks for an interface name.
 fn on(ifname: &str, plugin: Plugin) -> serde_json::Value {
@@ -44,6 +44,43 @@ fn a_name_is_given_once(#[case] first: &str, #[case] second: &str) {
         second => case.delegate(on(second, recorder("gamma"))),
     };
     case.add().fails(7).says(first).called_nothing().leaves_nothing();
+}
+
+/// The second of two networks of one container, as `podman run --network a,b` attaches them.
+fn second<'a>(case: &'a Case, delegates: &serde_json::Value) -> Outcome<'a> {
+    let state_dir = case.dir().join("state");
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "second", "type": "braid", "stateDir": state_dir, "delegates": delegates,
+    });
+    case.call("ADD").env("CNI_IFNAME", "eth1").stdin(conf.to_string()).run()
+}
+
+#[test]
+fn a_name_that_nobody_asked_for_is_not_that_of_another_network_of_the_container() {
+    let case =
+        Case::new().delegate(recorder("alpha")).delegate(recorder("beta")).delegate(on("net4", recorder("gamma")));
+    case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1", "ADD gamma net4"]);
+    let delegates = json!([
+        recorder("alpha").value(),
+        recorder("beta").value(),
+        on("net2", recorder("gamma")),
+        recorder("beta").key("name", "x").value(),
+        recorder("gamma").key("name", "y").value(),
+    ]);
+    let outcome = second(&case, &delegates).succeeds();
+    outcome.called(&["ADD alpha eth1", "ADD beta net3", "ADD gamma net2", "ADD beta net5", "ADD gamma net6"]);
+    let del = case.call("DEL").env("CNI_IFNAME", "eth1").key("name", "second").run().succeeds();
+    del.called(&["DEL gamma net6", "DEL beta net5", "DEL gamma net2", "DEL beta net3", "DEL alpha eth1"]);
+    case.del().succeeds().called(&["DEL gamma net4", "DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
+}
+
+#[test]
+fn a_name_that_is_asked_for_and_that_another_network_of_the_container_has_is_an_error() {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
+    case.add().succeeds();
+    let delegates = json!([recorder("alpha").value(), on("net1", recorder("gamma"))]);
+    second(&case, &delegates).fails(7).says("net1").says("another network of this container").called_nothing();
+    case.del().succeeds().leaves_nothing();
 }
 
 #[rstest]

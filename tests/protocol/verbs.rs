@@ -96,11 +96,18 @@ fn check_reports_everything_that_is_wrong_at_once() {
     let outcome =
         outcome.says("eth0").says("10.2.0.5").says("net1").says("10.20.1.1").says("net2").says("gamma refuses CHECK");
     // The details have what the message does not.
-    let details =
-        "delegate \"net-gamma\" on net3: plugin \"gamma\" (step 1) failed on CHECK: gamma refuses CHECK (code 142)";
+    let details = "delegate \"net-gamma\" on net3: plugin \"gamma\": code 142";
     assert!(outcome.error_text().ends_with(&format!("; {details}")), "{}", outcome.error_text());
     assert_eq!(outcome.error_text().matches("is gone").count(), 3, "{}", outcome.error_text());
     case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn check_says_what_one_plugin_says_once() {
+    let case = Case::new().delegate(recorder("alpha").ip("10.1.0.5/24").link().failing("CHECK", 142));
+    case.add().succeeds();
+    let text = case.check().fails(142).error_text();
+    assert_eq!(text.matches("alpha refuses CHECK").count(), 1, "{text}");
 }
 
 #[rstest]
@@ -188,7 +195,9 @@ fn gc_goes_on_after_a_failure() {
 /// A runtime calls DEL after an ADD that was refused.
 #[test]
 fn del_without_a_journal_leaves_the_interfaces_of_another_network_alone() {
-    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").ip("10.2.0.5/24").link());
+    let beta = recorder("beta").ip("10.2.0.5/24").link().value();
+    let on_net1 = json!({"name": "beta", "interface": "net1", "config": beta});
+    let case = Case::new().delegate(recorder("alpha")).delegate(on_net1);
     case.add().succeeds();
     let there = case.changes();
     case.call("ADD").env("CNI_IFNAME", "eth1").run().fails(7).message_contains("net1");

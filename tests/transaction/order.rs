@@ -155,6 +155,15 @@ fn a_container_whose_add_failed_can_be_added_again() {
     case.del().succeeds().called(&calls("DEL", steps(3).iter().rev())).leaves_nothing();
 }
 
+#[test]
+fn a_plugin_that_does_not_speak_the_version_has_nothing_to_undo() {
+    let old = recorder("beta").failing("ADD", 1).failing("DEL", 1);
+    let case = Case::new().delegate(recorder("alpha")).delegate(old);
+    let outcome = case.add().fails(1).called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]);
+    assert!(!outcome.error_text().contains("could not be undone"), "{}", outcome.error_text());
+    assert!(!case.owes());
+}
+
 /// containerd takes any DEL error with these words for success and forgets the container.
 #[test]
 fn an_error_to_retry_never_says_not_found() {

@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -188,19 +189,20 @@ impl AddResult {
         Self::parse_versioned(json, spoken).map(|(result, _)| result)
     }
 
-    /// Reads a result, and the version that it is in.
+    /// Reads a result, and the version that it shows to be in: none where it is taken for one of `spoken`.
     ///
     /// # Errors
     /// As [`Self::parse`].
-    pub fn parse_versioned(json: &[u8], spoken: Version) -> Result<(Self, Version), ResultError> {
-        let version = version_of(json, spoken)?;
+    pub fn parse_versioned(json: &[u8], spoken: Version) -> Result<(Self, Option<Version>), ResultError> {
+        let shown = shown_version(json, spoken)?;
+        let version = shown.unwrap_or(spoken);
         let shape = |source| ResultError::Shape { version, source };
         let result = match version {
             Version::V0_1_0 | Version::V0_2_0 => v0_2::read(json).map_err(shape)?.into_model()?,
             Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => v0_3::read(json).map_err(shape)?.into_model()?,
             Version::V1_0_0 | Version::V1_1_0 => v1::read(json).map_err(shape)?.into_model()?,
         };
-        Ok((result, version))
+        Ok((result, shown))
     }
 
     /// Writes the result in a version's shape.
@@ -218,16 +220,26 @@ impl AddResult {
     }
 }
 
-/// The version a result says it is in.
+/// The version a result is in: the one it shows to be in, else `spoken`.
 ///
 /// # Errors
 /// When it is not JSON, or names a version that is not known.
 pub fn version_of(json: &[u8], spoken: Version) -> Result<Version, ResultError> {
+    Ok(shown_version(json, spoken)?.unwrap_or(spoken))
+}
+
+/// The version a result names, or whose keys it has: `ip4` and `ip6` were keys up to 0.2.0, and no later shape would read
+/// them.
+fn shown_version(json: &[u8], spoken: Version) -> Result<Option<Version>, ResultError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Head<'a> {
         #[serde(borrow, default)]
         cni_version: Option<Cow<'a, str>>,
+        #[serde(default)]
+        ip4: Option<IgnoredAny>,
+        #[serde(default)]
+        ip6: Option<IgnoredAny>,
     }
     let shape = |source| ResultError::Shape { version: spoken, source };
     if json.trim_ascii_start().first() != Some(&b'{') {
@@ -237,10 +249,12 @@ pub fn version_of(json: &[u8], spoken: Version) -> Result<Version, ResultError> 
     }
     let head: Head<'_> = serde_json::from_slice(json).map_err(shape)?;
     match head.cni_version.as_deref() {
-        None | Some("") => Ok(spoken),
-        Some(text) => {
-            text.parse().map_err(|error: super::version::UnknownVersion| ResultError::Version(error.to_string()))
-        }
+        None | Some("") if head.ip4.is_some() || head.ip6.is_some() => Ok(Some(Version::V0_2_0)),
+        None | Some("") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|error: super::version::UnknownVersion| ResultError::Version(error.to_string())),
     }
 }
 
