@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use super::manifest_devices::{CLAIM, TEMPLATE, devices};
 use super::validate::{Given, Report, request_for};
 use crate::cni::config::{Defaults, NetworkConfig, RawObject, get, parse_object};
 use crate::cni::{Args, validate};
 use crate::config::Config;
 use crate::config::Problems;
+use crate::config::claim::ClaimRequest;
 use crate::config::meta::is_meta_plugin;
 use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
 use crate::plan::{self, Asked};
 use crate::runtime::Finder;
+use crate::source::device::{Assignments, DeviceError};
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
 use crate::source::pod::{
-    DEFAULT_NETWORK, Definition, DefinitionKey, DeviceError, NETWORKS, Pod, PodView, RESOURCE_NAME,
+    DEFAULT_NETWORK, Definition, DefinitionKey, NETWORKS, Pod, PodView, RESOURCE_CLAIM, RESOURCE_NAME,
 };
 use crate::source::{self, SourceError};
 
@@ -22,7 +25,8 @@ use crate::source::{self, SourceError};
 const API_VERSION: &str = "k8s.cni.cncf.io/v1";
 /// What the annotations of the Kubernetes Network Plumbing Working Group begin with, and those there are.
 const PREFIX: &str = "k8s.v1.cni.cncf.io/";
-const ANNOTATIONS: [&str; 4] = [NETWORKS, RESOURCE_NAME, "k8s.v1.cni.cncf.io/network-status", STATUS_BEFORE];
+const ANNOTATIONS: [&str; 5] =
+    [NETWORKS, RESOURCE_NAME, RESOURCE_CLAIM, "k8s.v1.cni.cncf.io/network-status", STATUS_BEFORE];
 /// The annotation of the network status as it was called once.
 const STATUS_BEFORE: &str = "k8s.v1.cni.cncf.io/networks-status";
 /// The keys of a configuration list.
@@ -36,14 +40,20 @@ pub(super) fn collect<'a>(files: impl Iterator<Item = (&'a Vec<Manifest>, &'a mu
     let mut known = Vec::new();
     for (objects, report) in files {
         for object in objects {
+            if let Content::Claim(spec) = &object.content {
+                let kind = if object.kind == CLAIM { CLAIM } else { TEMPLATE };
+                given.claims.insert((kind, namespace(object, given).to_owned(), object.name.clone()), spec.clone());
+            }
             let Content::Definition(spec) = &object.content else { continue };
             let key = DefinitionKey { namespace: namespace(object, given).to_owned(), name: object.name.clone() };
             if given.keys.contains(&key) {
                 report.warnings.push(format!("{}: it is given more than once", label(object, given)));
             }
-            let resource = object.annotations.get(RESOURCE_NAME).map(|text| text.value.clone());
+            let annotation =
+                |key: &str| object.annotations.get(key).map(|text| text.value.clone()).filter(|text| !text.is_empty());
+            let (resource, claim) = (annotation(RESOURCE_NAME), annotation(RESOURCE_CLAIM));
             let config = spec.config.as_ref().map(|text| text.value.clone());
-            known.push((key.clone(), Definition { config, resource: resource.filter(|name| !name.is_empty()) }));
+            known.push((key.clone(), Definition { config, resource, claim }));
             given.keys.push(key);
         }
     }
@@ -59,7 +69,7 @@ pub(super) fn judge(report: &mut Report, objects: &[Manifest], given: &Given, fi
         match &object.content {
             Content::Definition(spec) => judge.definition(spec, finder),
             Content::Pod(template) => judge.pod(template),
-            Content::Other => {}
+            Content::Claim(_) | Content::Other => {}
         }
     }
 }
@@ -144,7 +154,18 @@ impl Judge<'_> {
             && !is_resource(&resource.value)
         {
             let expected = "expected the name of a device resource such as vendor.com/vf";
-            self.error(format!("{RESOURCE_NAME} (line {}) is {:?}, {expected}", resource.line, resource.value));
+            let message = format!("{RESOURCE_NAME} (line {}) is {:?}, {expected}", resource.line, resource.value);
+            if is_resource(&format!("any/{}", resource.value)) {
+                // The attribute of a DRA device may be any word.
+                self.warning(format!("{message}, unless it is what a DRA driver calls its devices"));
+            } else {
+                self.error(message);
+            }
+        }
+        if let Some(claim) = object.annotations.get(RESOURCE_CLAIM)
+            && let Err(error) = ClaimRequest::parse(&claim.value, RESOURCE_CLAIM)
+        {
+            self.error(format!("{error} (line {})", claim.line));
         }
         for key in &spec.other_keys {
             let hint = nearest(key, &["config"]).map(|_| ", did you mean \"config\"?").unwrap_or_default();
@@ -232,7 +253,7 @@ impl Judge<'_> {
         if pod.networks.is_empty() && pod.default_network.is_none() {
             return;
         }
-        let view = PodView { pod, definitions: self.given.definitions.clone(), devices: template.requests.clone() };
+        let view = PodView { pod, definitions: self.given.definitions.clone(), devices: Assignments::new() };
         let without = PodView {
             pod: Pod { networks: Vec::new(), default_network: None, warnings: Vec::new(), ..view.pod.clone() },
             ..view.clone()
@@ -240,8 +261,8 @@ impl Judge<'_> {
         let mut told = BTreeSet::new();
         for (place, config) in configs(self.given) {
             // What is wrong whatever the pod asks for is said of the configuration.
-            let anyway: BTreeSet<Finding> = findings(&config, &without, self.given).into_iter().collect();
-            for finding in findings(&config, &view, self.given) {
+            let anyway: BTreeSet<Finding> = findings(&config, &without, template, self.given).into_iter().collect();
+            for finding in findings(&config, &view, template, self.given) {
                 if anyway.contains(&finding) || !told.insert(finding.clone()) {
                     continue;
                 }
@@ -270,7 +291,7 @@ impl Judge<'_> {
 
 /// Something that is to be said of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Finding {
+pub(super) enum Finding {
     Error(String),
     Warning(String),
     Note(String),
@@ -291,12 +312,14 @@ fn configs(given: &Given) -> Vec<(String, Config)> {
 const PRIMARY: &str = "primary";
 
 /// What is wrong with what a pod asks for, and what is worth a word.
-fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
+fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Given) -> Vec<Finding> {
     let mut args = Args::default();
     args.set("K8S_POD_NAMESPACE", &view.pod.namespace);
     args.set("K8S_POD_NAME", &view.pod.name);
     let request = request_for(args);
-    let surveyed = source::survey(config, &request, Some(view));
+    let (devices, of_devices) = devices(config, &request, view, template, given);
+    let view = PodView { devices, ..view.clone() };
+    let surveyed = source::survey(config, &request, Some(&view));
     let mut refusals = Problems::new();
     let planned = plan::build(
         config,
@@ -312,6 +335,7 @@ fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
         SourceError::Device { source: DeviceError::NotTheirs { device, .. }, origin } => {
             Finding::Note(format!("{origin}: whether the pod has the device {device:?} is known on its node"))
         }
+        SourceError::Device { source: DeviceError::Annotation { .. }, .. } => Finding::Error(error.to_string()),
         // What is on a node's disk, nobody knows here; and a webhook may add a request when the pod is made.
         SourceError::Unknown { .. } | SourceError::Device { .. } => Finding::Warning(error.to_string()),
         error => Finding::Error(error.to_string()),
@@ -322,7 +346,7 @@ fn findings(config: &Config, view: &PodView, given: &Given) -> Vec<Finding> {
         Finding::Error(if is_stand_in { message.replace("delegates[0]", "the primary network") } else { message })
     });
     let of_warnings = surveyed.warnings.into_iter().chain(planned.warnings).map(Finding::Warning);
-    of_errors.chain(of_refusals).chain(of_warnings).collect()
+    of_errors.chain(of_devices).chain(of_refusals).chain(of_warnings).collect()
 }
 
 /// A message about an annotation, with the annotation's line.

@@ -12,6 +12,8 @@ macro_rules! tell {
 mod inspect;
 mod install;
 #[cfg(feature = "kubernetes")]
+mod manifest_devices;
+#[cfg(feature = "kubernetes")]
 mod manifests;
 mod plan;
 mod playing_runtime;

@@ -121,6 +121,9 @@ pub(super) struct Given {
     pub(super) keys: Vec<DefinitionKey>,
     /// Braid's configurations that are good, each with where it stands.
     pub(super) configs: Vec<(String, Config)>,
+    /// The resource claims and what they are made from.
+    #[cfg(feature = "kubernetes")]
+    pub(super) claims: super::manifest_devices::GivenClaims,
     /// The namespace of objects that do not say theirs.
     #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "without Kubernetes there are no objects"))]
     pub(super) namespace: String,

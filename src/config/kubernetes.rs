@@ -1,13 +1,19 @@
 //! `kubernetes`: how the API server and the kubelet are talked to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::object::{KeyError, Keys};
 use super::timeouts::seconds;
 
 /// The keys of `kubernetes`.
-pub(super) const KUBERNETES_KEYS: [&str; 5] = ["timeout", "retries", "events", "podResources", "deviceInfoDir"];
+pub(super) const KUBERNETES_KEYS: [&str; 7] =
+    ["timeout", "retries", "events", "claimStatus", "kubeletDir", "podResources", "deviceInfoDir"];
+
+/// The kubelet's directory, unless it is told another.
+const KUBELET_DIR: &str = "/var/lib/kubelet";
+/// The socket of its pod-resources service, below it.
+const POD_RESOURCES: &str = "pod-resources/kubelet.sock";
 
 /// How the Kubernetes API server and the kubelet are talked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +24,10 @@ pub struct KubernetesConfig {
     pub retries: u32,
     /// Whether events are posted about what was attached.
     pub events: bool,
+    /// Whether the addresses of devices are written to the status of their resource claims.
+    pub claim_status: bool,
+    /// The kubelet's directory, below which drivers describe devices.
+    pub kubelet_dir: PathBuf,
     /// The socket of the kubelet's pod-resources service.
     pub pod_resources: PathBuf,
     /// Where device plugins and network plugins tell each other about devices.
@@ -30,7 +40,9 @@ impl Default for KubernetesConfig {
             timeout: Duration::from_secs(10),
             retries: 5,
             events: true,
-            pod_resources: "/var/lib/kubelet/pod-resources/kubelet.sock".into(),
+            claim_status: false,
+            kubelet_dir: KUBELET_DIR.into(),
+            pod_resources: Path::new(KUBELET_DIR).join(POD_RESOURCES),
             device_info_dir: "/var/run/k8s.cni.cncf.io/devinfo".into(),
         }
     }
@@ -42,11 +54,15 @@ impl KubernetesConfig {
         let Some(object) = keys.object("kubernetes")? else { return Ok(own) };
         let keys = Keys::new(&object, "kubernetes");
         keys.only(&KUBERNETES_KEYS)?;
+        let kubelet_dir = keys.absolute("kubeletDir")?.unwrap_or(own.kubelet_dir);
+        let pod_resources = keys.absolute("podResources")?.unwrap_or_else(|| kubelet_dir.join(POD_RESOURCES));
         Ok(Self {
             timeout: seconds(&keys, "timeout", 600)?.unwrap_or(own.timeout),
             retries: keys.number("retries", 0..=100)?.unwrap_or(own.retries),
             events: if keys.raw("events").is_some() { keys.boolean("events")? } else { own.events },
-            pod_resources: keys.absolute("podResources")?.unwrap_or(own.pod_resources),
+            claim_status: keys.boolean("claimStatus")?,
+            kubelet_dir,
+            pod_resources,
             device_info_dir: keys.absolute("deviceInfoDir")?.unwrap_or(own.device_info_dir),
         })
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`keys`] | the table of the keys at the top level: each with its reader and its documentation |
 //! | [`delegates`], [`selection`], [`selector`] | what is to be attached, and to which containers |
+//! | [`claim`] | which device of a pod's resource claims an attachment takes |
 //! | [`policy`] | who may use what |
 //! | [`multus`], [`kubernetes`], [`timeouts`], [`logging`] | groups of keys |
 //! | [`meta`] | which plugins are meta-plugins |
@@ -11,6 +12,7 @@
 //! | [`problems`] | a collector of what is wrong |
 //! | [`validated`] | the configuration as a whole |
 
+pub mod claim;
 pub mod delegates;
 pub mod keys;
 pub mod kubernetes;

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::claim::ClaimRequest;
 use super::object::{KeyError, Keys};
 use super::problems::Problems;
 use super::selector::Selector;
@@ -19,8 +20,8 @@ use crate::cni::validate;
 /// The most attachments of one container.
 pub const MAX_ATTACHMENTS: usize = 256;
 
-/// The keys of the specification.
-pub(super) const KEYS: [&str; 13] = [
+/// The keys of the specification, and `resourceClaim`.
+pub(super) const KEYS: [&str; 14] = [
     "name",
     "namespace",
     "interface",
@@ -33,6 +34,7 @@ pub(super) const KEYS: [&str; 13] = [
     "cni-args",
     "default-route",
     "deviceID",
+    "resourceClaim",
     "ipam-claim-reference",
 ];
 /// The keys that only an operator's selection can have.
@@ -63,6 +65,8 @@ pub struct Selection {
     pub default_route: Option<Vec<IpAddr>>,
     /// The device to use.
     pub device_id: Option<String>,
+    /// The request of the pod's resource claims whose device to use.
+    pub resource_claim: Option<ClaimRequest>,
     /// A claim on an address that outlives the pod.
     pub ipam_claim_reference: Option<String>,
 }
@@ -325,6 +329,7 @@ impl Selection {
             cni_args: keys.object("cni-args")?.unwrap_or_default(),
             default_route: read_default_route(keys)?,
             device_id: keys.string("deviceID")?.filter(|id| !id.is_empty()),
+            resource_claim: read_resource_claim(keys)?,
             ipam_claim_reference: keys.string("ipam-claim-reference")?.filter(|claim| !claim.is_empty()),
         };
         if selection.device_id.as_deref().is_some_and(|id| id.contains(char::is_control) || id.contains("..")) {
@@ -362,6 +367,11 @@ impl Selection {
         }
         args
     }
+}
+
+fn read_resource_claim(keys: &Keys<'_>) -> Result<Option<ClaimRequest>, KeyError> {
+    let claim = keys.object("resourceClaim")?;
+    claim.map(|claim| ClaimRequest::from_object(&claim, &keys.path("resourceClaim"))).transpose()
 }
 
 fn read_ips(keys: &Keys<'_>) -> Result<Vec<String>, KeyError> {

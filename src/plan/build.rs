@@ -16,6 +16,7 @@ use crate::config::selection::MAX_ATTACHMENTS;
 use crate::config::{Author, Config, Selection};
 use crate::request::Request;
 use crate::runtime;
+use crate::source::device::AllocatedDevice;
 use crate::source::{Candidate, appended};
 
 /// The capability by which a plugin gets the path of a [`DeviceInfo`].
@@ -79,6 +80,9 @@ pub struct Attachment {
     /// The description of its device; there while the attachment is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_info: Option<DeviceInfo>,
+    /// Its device as the pod's resource claim names it, if it is from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<AllocatedDevice>,
 }
 
 impl Attachment {
@@ -328,7 +332,7 @@ fn attachment(
     ifname: String,
     is_primary: bool,
 ) -> Attachment {
-    let Candidate { mut network, selection, optional, author, origin, reason, resource, .. } = candidate;
+    let Candidate { mut network, selection, optional, author, origin, reason, resource, allocated, .. } = candidate;
     // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
     let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
     capability_args.shift_remove("networks");
@@ -367,6 +371,7 @@ fn attachment(
         optional,
         default_route: selection.default_route,
         device_info,
+        allocated,
     }
 }
 

@@ -1,5 +1,6 @@
 //! An attachment whose network has been found.
 
+use super::device::AllocatedDevice;
 use crate::cni::NetworkConfig;
 use crate::config::{Author, Selection};
 
@@ -23,4 +24,6 @@ pub struct Candidate {
     pub reason: String,
     /// The device resource that the selection's device is one of, if a NetworkAttachmentDefinition says so.
     pub resource: Option<String>,
+    /// The selection's device as its claim names it, if it is from one.
+    pub allocated: Option<AllocatedDevice>,
 }

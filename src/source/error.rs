@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::pod::{AnnotationError, DefinitionKey, DeviceError};
+use super::device::DeviceError;
+use super::pod::{AnnotationError, DefinitionKey};
 use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::runtime::load::LoadError;
@@ -94,13 +95,13 @@ impl From<&SourceError> for CniError {
     fn from(error: &SourceError) -> Self {
         let code = match error {
             SourceError::Cluster(error) => return Self::from(error),
+            SourceError::Device { source, .. } => Self::from(source).code,
             SourceError::Withheld { .. } => code::KUBERNETES,
             SourceError::Unknown { .. }
             | SourceError::NoDefinition { .. }
             | SourceError::Isolated { .. }
             | SourceError::IsolatedOnDisk { .. }
             | SourceError::Annotation(_)
-            | SourceError::Device { .. }
             | SourceError::Load { .. } => code::INVALID_CONFIG,
         };
         Self::new(code, error.to_string())

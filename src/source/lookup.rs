@@ -2,8 +2,9 @@
 
 use super::candidate::Candidate;
 use super::conf_dir;
+use super::device::DeviceError;
 use super::error::SourceError;
-use super::pod::{Allocation, Definition, DefinitionKey, Definitions, PodView};
+use super::pod::{Definition, DefinitionKey, Definitions, PodView};
 use super::wanted::{Target, Want, Wanted, auxiliary_chain, operators_networks};
 use crate::cni::config::{Defaults, NetworkConfig, parse_object};
 use crate::config::problems::Problems;
@@ -64,10 +65,8 @@ pub fn survey(config: &Config, request: &Request, view: Option<&PodView>) -> Sur
 /// device that is not there.
 pub fn look_up(wanted: Wanted, config: &Config, view: Option<&PodView>) -> Surveyed {
     let Wanted { wants, dropped, mut warnings, problems: mut errors } = wanted;
-    let asked = wants.iter().flatten().filter_map(|want| want.selection.device_id.clone());
-    let mut devices = Allocation::new(asked.collect());
     let mut lookup = Lookup { config, definitions: view.map(|view| &view.definitions), warnings: &mut warnings };
-    let mut candidate = |want| errors.keep(lookup.candidate(want, view, &mut devices));
+    let mut candidate = |want| errors.keep(lookup.candidate(want, view));
     let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
     Surveyed { candidates, dropped, warnings, errors }
 }
@@ -118,12 +117,7 @@ struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// What is asked for, with its network and its device.
-    fn candidate(
-        &mut self,
-        want: Want,
-        view: Option<&PodView>,
-        devices: &mut Allocation,
-    ) -> Result<Candidate, SourceError> {
+    fn candidate(&mut self, want: Want, view: Option<&PodView>) -> Result<Candidate, SourceError> {
         let Want { target, mut selection, optional, author, origin, reason } = want;
         let mut resource = None;
         let mut on_disk_name = None;
@@ -152,12 +146,22 @@ impl Lookup<'_> {
                 }
             }
         };
-        if let (Some(resource), Some(view)) = (&resource, view) {
-            let device = devices.take(&view.devices, resource, selection.device_id.as_deref());
-            let device = device.map_err(|source| SourceError::Device { origin: origin.clone(), source })?;
-            selection.device_id = Some(device);
+        let mut allocated = None;
+        match (view.map(|view| view.devices.get(&origin)), &selection.resource_claim) {
+            (Some(Some(device)), _) => {
+                let device = device.clone().map_err(|source| SourceError::Device { origin: origin.clone(), source })?;
+                selection.device_id = Some(device.id);
+                resource = device.resource.or(resource);
+                allocated = device.allocated;
+            }
+            (None, Some(wanted)) => {
+                let source = DeviceError::NoPod { wanted: wanted.clone() };
+                return Err(SourceError::Device { origin, source });
+            }
+            // It takes none, or which it takes is not known.
+            _ => {}
         }
-        Ok(Candidate { network, selection, on_disk_name, optional, author, origin, reason, resource })
+        Ok(Candidate { network, selection, on_disk_name, optional, author, origin, reason, resource, allocated })
     }
 
     /// Why it is not known whether a definition is there.

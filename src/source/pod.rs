@@ -1,8 +1,9 @@
 //! What a Kubernetes API server and the kubelet say about a pod's networks, as data. Nothing here asks them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
+use super::device::Assignments;
 use crate::config::{KeyError, Problems, Selection};
 
 /// The annotation in which a pod asks for networks (NPWG specification, §4.1).
@@ -11,6 +12,9 @@ pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 /// The annotation of a NetworkAttachmentDefinition that names the device resource its attachments take.
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
+/// The annotation of a NetworkAttachmentDefinition that names the request of the pod's resource claims whose device its
+/// attachments take.
+pub const RESOURCE_CLAIM: &str = "k8s.v1.cni.cncf.io/resourceClaim";
 
 /// A pod, and the networks it asks for.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +101,8 @@ pub struct Definition {
     pub config: Option<String>,
     /// The device resource that each of its attachments takes one of.
     pub resource: Option<String>,
+    /// The request of the pod's claims whose device its attachments take, as written in its annotation.
+    pub claim: Option<String>,
 }
 
 /// Definitions: those that are there, and those of which it is not known whether they are.
@@ -121,16 +127,6 @@ impl Definitions {
     pub fn withheld(&self, key: &DefinitionKey) -> Option<&str> {
         self.withheld.get(key).map(String::as_str)
     }
-
-    /// Forgets which of them take devices.
-    pub fn without_devices(&mut self) {
-        self.known.values_mut().for_each(|definition| definition.resource = None);
-    }
-
-    /// Whether an attachment of any of them takes a device.
-    pub fn take_devices(&self) -> bool {
-        self.known.values().any(|definition| definition.resource.is_some())
-    }
 }
 
 impl Extend<(DefinitionKey, Definition)> for Definitions {
@@ -147,9 +143,6 @@ impl FromIterator<(DefinitionKey, Definition)> for Definitions {
     }
 }
 
-/// The devices that the kubelet has given a pod: the IDs of each resource.
-pub type Devices = BTreeMap<String, Vec<String>>;
-
 /// A pod with the definitions and the devices that its attachments need.
 #[derive(Debug, Clone, Default)]
 pub struct PodView {
@@ -157,91 +150,13 @@ pub struct PodView {
     pub pod: Pod,
     /// The definitions that its networks may be.
     pub definitions: Definitions,
-    /// Its devices, if any of the definitions takes one.
-    pub devices: Devices,
-}
-
-/// A device that an attachment cannot get.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// The pod has too few devices of the resource.
-    #[error("the pod has {had} devices of resource {resource:?}, and all of them are taken by its other networks")]
-    Taken {
-        /// The resource.
-        resource: String,
-        /// How many the pod has.
-        had: usize,
-    },
-    /// The kubelet has given the pod none of the resource.
-    #[error("the pod has no device of resource {resource:?}; one of its containers has to request it")]
-    None {
-        /// The resource.
-        resource: String,
-    },
-    /// The pod asks for a device that is not its own.
-    #[error("the device {device:?} is none of those of resource {resource:?} that the pod has, or asked for twice")]
-    NotTheirs {
-        /// The resource.
-        resource: String,
-        /// The device.
-        device: String,
-    },
-}
-
-/// Which devices have been given to which attachments: each to one.
-#[derive(Debug)]
-pub(super) struct Allocation {
-    /// What is asked for by its ID, and so kept for who asks.
-    asked: BTreeSet<String>,
-    taken: BTreeSet<String>,
-}
-
-impl Allocation {
-    pub(super) fn new(asked: BTreeSet<String>) -> Self {
-        Self { asked, taken: BTreeSet::new() }
-    }
-
-    /// Takes a device of a resource: `wanted`, or the next free one.
-    pub(super) fn take(
-        &mut self,
-        devices: &Devices,
-        resource: &str,
-        wanted: Option<&str>,
-    ) -> Result<String, DeviceError> {
-        let own = devices.get(resource).map(Vec::as_slice).unwrap_or_default();
-        let resource = resource.to_owned();
-        if own.is_empty() {
-            return Err(DeviceError::None { resource });
-        }
-        let device = match wanted {
-            Some(wanted) if own.iter().any(|id| id == wanted) && !self.taken.contains(wanted) => wanted.to_owned(),
-            Some(wanted) => return Err(DeviceError::NotTheirs { resource, device: wanted.to_owned() }),
-            None => match own.iter().find(|id| !self.taken.contains(*id) && !self.asked.contains(*id)) {
-                Some(free) => free.clone(),
-                None => return Err(DeviceError::Taken { resource, had: own.len() }),
-            },
-        };
-        self.taken.insert(device.clone());
-        Ok(device)
-    }
+    /// The device of each attachment that takes one, as far as they are known.
+    pub devices: Assignments,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_device_is_given_once_and_kept_for_who_asks_for_it() {
-        let devices: Devices = [("r".to_owned(), vec!["a".to_owned(), "b".into(), "c".into()])].into();
-        let mut allocation = Allocation::new(["a".to_owned()].into());
-        assert_eq!(allocation.take(&devices, "r", None), Ok("b".into()));
-        assert_eq!(allocation.take(&devices, "r", Some("a")), Ok("a".into()));
-        assert!(matches!(allocation.take(&devices, "r", Some("a")), Err(DeviceError::NotTheirs { .. })));
-        assert_eq!(allocation.take(&devices, "r", None), Ok("c".into()));
-        assert_eq!(allocation.take(&devices, "r", None), Err(DeviceError::Taken { resource: "r".into(), had: 3 }));
-        let none = allocation.take(&devices, "vendor.com/other", None).unwrap_err().to_string();
-        assert!(none.contains("vendor.com/other"), "{none}");
-    }
 
     #[test]
     fn a_pod_asks_for_networks_in_its_annotations() {

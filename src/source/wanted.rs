@@ -4,9 +4,11 @@
 
 use std::path::Path;
 
+use super::device::{Assignments, Demand, DeviceError};
 use super::error::SourceError;
-use super::pod::{self, DefinitionKey, Pod};
+use super::pod::{self, Definition, DefinitionKey, Definitions, Pod};
 use crate::cni::config::{Defaults, NetworkConfig};
+use crate::config::claim::ClaimRequest;
 use crate::config::problems::Problems;
 use crate::config::selection::{OperatorSelection, Selection};
 use crate::config::{Author, Config, Delegate};
@@ -51,6 +53,37 @@ pub(super) enum Target {
     Named { definition: Option<DefinitionKey>, on_disk: Option<String> },
 }
 
+impl Want {
+    /// The device that it takes, if it takes one. What it says itself goes before what its definition says.
+    fn demand(&self, definition: Option<(&DefinitionKey, &Definition)>) -> Result<Option<Demand>, DeviceError> {
+        let of_definition = || {
+            let (key, definition) = definition?;
+            let parsed = ClaimRequest::parse(definition.claim.as_ref()?, pod::RESOURCE_CLAIM);
+            Some(parsed.map_err(|source| DeviceError::Annotation { definition: key.to_string(), source }))
+        };
+        let claim = match &self.selection.resource_claim {
+            Some(claim) => Some(claim.clone()),
+            None => of_definition().transpose()?,
+        };
+        let resource = definition.and_then(|(_, definition)| definition.resource.clone());
+        if claim.is_none() && resource.is_none() {
+            return Ok(None);
+        }
+        let device_id = self.selection.device_id.clone();
+        Ok(Some(Demand { origin: self.origin.clone(), claim, resource, device_id }))
+    }
+}
+
+impl Target {
+    /// The definition that the network may be in.
+    fn definition(&self) -> Option<&DefinitionKey> {
+        match self {
+            Self::Named { definition, .. } => definition.as_ref(),
+            Self::Network(_) => None,
+        }
+    }
+}
+
 impl Wanted {
     /// Lists what is asked for, and goes on after what is wrong. `pod` is there if an API server is asked.
     pub fn list(config: &Config, request: &Request, pod: Option<&Pod>) -> Self {
@@ -87,13 +120,27 @@ impl Wanted {
     pub fn definitions(&self) -> Vec<DefinitionKey> {
         let mut keys = Vec::new();
         for want in self.wants.iter().flatten() {
-            if let Target::Named { definition: Some(key), .. } = &want.target
+            if let Some(key) = want.target.definition()
                 && !keys.contains(key)
             {
                 keys.push(key.clone());
             }
         }
         keys
+    }
+
+    /// The attachments that take a device, and what is wrong with those that do not say well which.
+    pub fn demands(&self, definitions: &Definitions) -> (Vec<Demand>, Assignments) {
+        let mut demands = Vec::new();
+        let mut wrong = Assignments::new();
+        for want in self.wants.iter().flatten() {
+            let definition = want.target.definition().and_then(|key| Some((key, definitions.get(key)?)));
+            match want.demand(definition) {
+                Ok(demand) => demands.extend(demand),
+                Err(error) => drop(wrong.insert(want.origin.clone(), Err(error))),
+            }
+        }
+        (demands, wrong)
     }
 
     fn want(&mut self, want: Result<Want, SourceError>) {

@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::deadline;
-use crate::source::kubernetes::{self, Attached, Notice, Session};
+use crate::source::kubernetes::{self, Attached, Claimed, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, Gathered, SourceError};
 use crate::transaction::{
@@ -41,18 +41,19 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let request: &Request = &request;
 
-    let notices = {
+    let (plan, results) = {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
         let planned_and_added = || {
             let plan = make_plan(&context, request, config, gathered, &container)?;
             let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
-            call.add_locked(&store, &container)
+            let results = call.add_locked(&store, &container)?;
+            Ok::<_, Error>((plan, results))
         };
         planned_and_added().inspect_err(|_| container.tidy())?
     };
-    if let Some((session, pod)) = cluster.filter(|_| config.kubernetes.events) {
-        session.announce(&pod, &notices);
+    if let Some((session, pod)) = &cluster {
+        tell(config, session, pod, &plan, &results);
     }
     Ok(())
 }
@@ -78,6 +79,23 @@ fn make_plan(
     Ok(planned.plan)
 }
 
+/// Says what has been attached to whom it may concern, once the runtime has its answer. No pod depends on it.
+fn tell(config: &Config, session: &Session, pod: &Pod, plan: &Plan, results: &[Option<AddResult>]) {
+    let attachments = || plan.attachments.iter().zip(results);
+    if config.kubernetes.claim_status {
+        let claimed = |(one, result): (&'_ Attachment, &'_ Option<AddResult>)| {
+            Some(Claimed { device: one.allocated.clone()?, ifname: one.ifname.clone(), result: result.clone() })
+        };
+        session.write_claim_status(pod, &plan.netns, &attachments().filter_map(claimed).collect::<Vec<_>>());
+    }
+    if config.kubernetes.events {
+        let notice = |(one, result): (&Attachment, &Option<AddResult>)| {
+            Some(Notice::attached(&one.reference, &one.ifname, result.as_ref()?))
+        };
+        session.announce(pod, &attachments().filter_map(notice).collect::<Vec<_>>());
+    }
+}
+
 /// Waits for the file that is there when the primary network is ready.
 fn wait_until_ready(context: &Context, config: &Config) -> Result<(), Error> {
     let Some(file) = &config.readiness_file else { return Ok(()) };
@@ -101,8 +119,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The part under the container's lock. Returns what is to be told once it is over.
-    fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Notice>, Error> {
+    /// The part under the container's lock. Returns the result of each attachment.
+    fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Option<AddResult>>, Error> {
         let Self { context, plan, .. } = *self;
         let locks = vec![store.lock_handle(), container.lock_handle()];
         let launcher = context.launcher(locks);
@@ -130,11 +148,7 @@ impl Call<'_> {
                 let absent = absent(plan, &results);
                 tx.complete(&answer, absent, context.began.elapsed())?;
                 answer::write(&answer).map_err(Failure::Answer)?;
-                let attached = plan.attachments.iter().zip(&results);
-                let notice = |(one, result): (&Attachment, &Option<AddResult>)| {
-                    Some(Notice::attached(&one.reference, &one.ifname, result.as_ref()?))
-                };
-                Ok(attached.filter_map(notice).collect())
+                Ok(results)
             })
             .map_err(Error::from)
     }

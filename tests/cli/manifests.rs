@@ -92,8 +92,12 @@ fn good_manifests_are_ok() {
     "a plugin of type \"multus\" would lead back to braid"
 )]
 #[case::resource(
-    definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourceName: vf}\n", &format!("config: '{BRIDGE}'")),
-    "k8s.v1.cni.cncf.io/resourceName (line 6) is \"vf\", expected the name of a device resource such as vendor.com/vf"
+    definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourceName: a vf}\n", &format!("config: '{BRIDGE}'")),
+    "k8s.v1.cni.cncf.io/resourceName (line 6) is \"a vf\", expected the name of a device resource such as vendor.com/vf"
+)]
+#[case::claim(
+    definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourceClaim: nics}\n", &format!("config: '{BRIDGE}'")),
+    "k8s.v1.cni.cncf.io/resourceClaim is \"nics\", expected a JSON object {\"claim\": …, \"request\": …} (line 6)"
 )]
 #[case::resource_kind(
     definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourceName: 5}\n", &format!("config: '{BRIDGE}'")),
@@ -143,6 +147,10 @@ fn names_are_those_that_kubernetes_takes(#[case] text: String, #[case] problem: 
 #[case::annotation(
     definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourcename: a.b/c}\n", &format!("config: '{BRIDGE}'")),
     "did you mean \"k8s.v1.cni.cncf.io/resourceName\"?"
+)]
+#[case::dra_resource(
+    definition("web", "one", "  annotations: {k8s.v1.cni.cncf.io/resourceName: vf}\n", &format!("config: '{BRIDGE}'")),
+    "is \"vf\", expected the name of a device resource such as vendor.com/vf, unless it is what a DRA driver calls"
 )]
 #[case::spec_key(
     definition("web", "one", "", "Config: x"),
@@ -304,6 +312,89 @@ fn devices_have_to_be_requested() {
         let ran = validate(requests(enough));
         ran.require(!ran.stdout.contains("warning"), "no warning");
     }
+}
+
+/// A pod with these claims, whose network takes a device of this request of one.
+fn pod_with_claims(claims: &str, claim: &str) -> String {
+    let networks = format!(r#"[{{"name": "one", "resourceClaim": {claim}}}]"#);
+    pod("web", NETWORKS, &networks).replace("containers: []", &format!("containers: []\n  resourceClaims: {claims}"))
+}
+
+/// A claim or a template with these requests.
+fn claim(kind: &str, requests: &str) -> String {
+    let spec = if kind == "ResourceClaim" { "{devices: @}" } else { "{spec: {devices: @}}" };
+    let spec = spec.replace('@', &format!("{{requests: {requests}}}"));
+    format!(
+        "apiVersion: resource.k8s.io/v1\nkind: {kind}\nmetadata: {{namespace: web, name: nics}}\nspec: {spec}\n---\n"
+    )
+}
+
+#[rstest]
+#[case::no_claim(
+    "[]",
+    r#"{"claim": "nics"}"#,
+    Some("error: Pod web/shop"),
+    "has no resource claim \"nics\"; it has none"
+)]
+#[case::spelling(
+    "[{name: nics, resourceClaimName: nics}]",
+    r#"{"claim": "nic"}"#,
+    Some("error: "),
+    "no resource claim \"nic\"; it has nics, did you mean \"nics\"?"
+)]
+#[case::request(
+    "[{name: a, resourceClaimTemplateName: nics}]",
+    r#"{"claim": "a", "request": "fats"}"#,
+    Some("error: "),
+    "(ResourceClaimTemplate web/nics): it has no such request; it has fast, slow/one, slow/two, did you mean \"fast\"?"
+)]
+#[case::not_given(
+    "[{name: a, resourceClaimTemplateName: other}]",
+    r#"{"claim": "a", "request": "fast"}"#,
+    None,
+    "note: Pod web/shop (line 9): k8s.v1.cni.cncf.io/networks[0]: claim \"a\", request \"fast\": the claim is looked up"
+)]
+#[case::good("[{name: a, resourceClaimName: nics}]", r#"{"claim": "a", "request": "fast"}"#, None, "ok (")]
+#[case::alternative("[{name: a, resourceClaimName: nics}]", r#"{"claim": "a", "request": "slow/two"}"#, None, "ok (")]
+#[case::main("[{name: a, resourceClaimName: nics}]", r#"{"claim": "a", "request": "slow"}"#, None, "ok (")]
+fn a_claim_has_to_have_the_request_that_a_network_names(
+    #[case] claims: &str,
+    #[case] wanted: &str,
+    #[case] error: Option<&str>,
+    #[case] text: &str,
+) {
+    let requests = "[{name: fast, exactly: {deviceClassName: c, count: 2}}, {name: slow, firstAvailable: [{name: one}, {name: two}]}]";
+    let given = claim("ResourceClaim", requests) + &claim("ResourceClaimTemplate", requests);
+    let network = network("web", "one", BRIDGE);
+    let files = [("all.yaml", &*(network + &pod_with_claims(claims, wanted) + &given))];
+    let ran = validate(&Machine::new(), &files);
+    match error {
+        Some(error) => ran.exits(1).prints(error).prints(text),
+        None => ran.succeeds().prints(text),
+    };
+}
+
+#[test]
+fn a_request_has_no_more_devices_than_it_asks_for() {
+    let network = network("web", "one", BRIDGE);
+    let three = r#"{"name": "one", "resourceClaim": {"claim": "a", "request": "fast"}}"#;
+    let networks = format!("[{three}, {three}, {three}]");
+    let pod = pod("web", NETWORKS, &networks)
+        .replace("containers: []", "containers: []\n  resourceClaims: [{name: a, resourceClaimName: nics}]");
+    let given = claim("ResourceClaim", "[{name: fast, exactly: {deviceClassName: c, count: 2}}]");
+    let ran = validate(&Machine::new(), &[("all.yaml", &(network + &pod + &given))]).exits(1);
+    ran.prints("networks[2]: claim \"a\", request \"fast\" (ResourceClaim web/nics): all the devices that it requests are taken");
+}
+
+#[test]
+fn a_pods_claims_may_have_what_its_containers_do_not_request() {
+    let resource = "  annotations: {k8s.v1.cni.cncf.io/resourceName: vendor.com/vf}\n";
+    let given = definition("web", "one", resource, &format!("config: '{BRIDGE}'"));
+    let claims = "containers: []\n  resourceClaims: [{name: a, resourceClaimName: nics}]";
+    let pod = pod("web", NETWORKS, "one").replace("containers: []", claims);
+    let ran = validate(&Machine::new(), &[("all.yaml", &(given + &pod))]).succeeds();
+    ran.require(!ran.stdout.contains("warning"), "no warning");
+    ran.prints("whether the pod's resource claims have a device of resource \"vendor.com/vf\" is known once");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::support::Case;
 
 /// Where definitions are.
 pub(super) const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
+/// Where slices of devices are.
+pub(super) const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 /// The pod of most tests.
 pub(super) const POD: (&str, &str) = ("web", "shop");
 
@@ -27,6 +29,8 @@ pub(super) trait ApiServer {
     fn get(&self, path: &str) -> Option<Value>;
     /// Makes an object, or changes the one that is there, whose UID stays.
     fn put(&self, path: &str, object: Value);
+    /// Writes the status of an object that is there.
+    fn put_status(&self, path: &str, status: Value);
     /// Removes an object at once, if it is there.
     fn remove(&self, path: &str);
     /// All events so far.
@@ -110,6 +114,20 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         let spec = json!({"containers": [{"name": "main", "image": "example.test/none"}]});
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
         self.server.put(&pod_path(namespace, name), pod);
+    }
+
+    /// Another pod `web/shop` in the place of the first, on node `node-1` and with these claims in its spec and status. Returns
+    /// the case with calls for this one.
+    pub(super) fn pod_with_claims(&self, case: Case, networks: &Value, claims: &Value, status: &Value) -> Case {
+        self.remove_pod(POD.0, POD.1);
+        let annotations = json!({"k8s.v1.cni.cncf.io/networks": networks.to_string()});
+        let metadata = json!({"namespace": POD.0, "name": POD.1, "annotations": annotations});
+        let containers = json!([{"name": "main", "image": "example.test/none"}]);
+        let spec = json!({"nodeName": "node-1", "containers": containers, "resourceClaims": claims});
+        let path = pod_path(POD.0, POD.1);
+        self.server.put(&path, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
+        self.server.put_status(&path, status.clone());
+        case.args(&self.args(POD.0, POD.1))
     }
 
     pub(super) fn remove_pod(&self, namespace: &str, name: &str) {

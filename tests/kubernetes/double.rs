@@ -16,7 +16,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use super::certificates::Certificates;
-use super::cluster::{ApiServer, DEFINITIONS};
+use super::cluster::{ApiServer, DEFINITIONS, SLICES};
 use super::listener::Listener;
 use crate::support::Case;
 
@@ -45,6 +45,7 @@ pub(super) enum Fault {
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
+    query: String,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
@@ -54,6 +55,8 @@ struct State {
     tokens: BTreeSet<String>,
     tokens_of_pods: BTreeMap<String, String>,
     objects: BTreeMap<String, Value>,
+    /// The devices of claims that have been applied, by claim and manager.
+    applied: BTreeMap<(String, String), Vec<Value>>,
     /// How many objects have got a UID.
     uids: u32,
     events: Vec<Value>,
@@ -143,6 +146,10 @@ impl ApiServer for Double {
         state.objects.insert(path.to_owned(), object);
     }
 
+    fn put_status(&self, path: &str, status: Value) {
+        self.state().objects.get_mut(path).expect("the object is there")["status"] = status;
+    }
+
     fn remove(&self, path: &str) {
         let mut state = self.state();
         state.objects.remove(path);
@@ -221,7 +228,8 @@ fn read(connection: &mut Connection) -> io::Result<Option<Request>> {
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let path = path.split('?').next().unwrap_or_default().to_owned();
+    let (path, query) = path.split_once('?').map_or((path.clone(), ""), |(path, query)| (path.to_owned(), query));
+    let query = query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
@@ -234,7 +242,7 @@ fn read(connection: &mut Connection) -> io::Result<Option<Request>> {
     let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     connection.read_exact(&mut body)?;
-    Ok(Some(Request { method, path, headers, body }))
+    Ok(Some(Request { method, path, query, headers, body }))
 }
 
 fn write(connection: &mut Connection, (status, body): &(u16, Value), retry_after: Option<u64>) -> io::Result<()> {
@@ -267,6 +275,7 @@ impl State {
                 200,
                 json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "k8s.cni.cncf.io/v1", "resources": []}),
             ),
+            "GET" if request.path == SLICES => (200, self.slices(request)),
             "GET" => match self.objects.get(&request.path) {
                 Some(object) if header("accept").contains("as=PartialObjectMetadata") => {
                     let metadata = object["metadata"].clone();
@@ -278,6 +287,7 @@ impl State {
                 Some(object) => (200, object.clone()),
                 None => refusal(404, &format!("{} not found", request.path)),
             },
+            "PATCH" if request.path.contains("/resourceclaims/") => self.apply(request),
             "PATCH" => self.patch(request),
             "POST" if request.path.ends_with("/events") => {
                 let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
@@ -295,6 +305,50 @@ impl State {
             }
             _ => refusal(405, "not something this server does"),
         }
+    }
+
+    /// The slices that the field selector selects, one a page.
+    fn slices(&self, request: &Request) -> Value {
+        let parameters: BTreeMap<&str, &str> =
+            request.query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let selector = parameters.get("fieldSelector").expect("not the slices of all nodes and drivers");
+        let is_selected = |slice: &&Value| {
+            let holds = |(field, value): (&str, &str)| {
+                slice["spec"][field.trim_start_matches("spec.")].as_str().unwrap_or_default() == value
+            };
+            selector.split(',').filter_map(|term| term.split_once('=')).all(holds)
+        };
+        let all = self.objects.iter().filter(|(path, _)| path.starts_with(SLICES)).map(|(_, slice)| slice);
+        let selected: Vec<&Value> = all.filter(is_selected).collect();
+        let first: usize =
+            parameters.get("continue").map_or(0, |token| token.parse().expect("a token of this server's"));
+        let is_last = first + 1 >= selected.len();
+        let token = if is_last { String::new() } else { (first + 1).to_string() };
+        let items = selected.get(first).into_iter().collect::<Vec<_>>();
+        json!({"kind": "ResourceSliceList", "apiVersion": "resource.k8s.io/v1",
+            "metadata": {"resourceVersion": "1", "continue": token}, "items": items})
+    }
+
+    /// Applies the devices of a claim's status: each manager has its own.
+    fn apply(&mut self, request: &Request) -> (u16, Value) {
+        if request.headers.get("content-type").map(String::as_str) != Some("application/apply-patch+yaml") {
+            return refusal(415, "expected an apply patch");
+        }
+        let manager = request.query.split('&').find_map(|pair| pair.strip_prefix("fieldManager="));
+        let patch: Value = serde_json::from_slice(&request.body).expect("a patch is JSON");
+        let claim = request.path.strip_suffix("/status").expect("only the status is applied");
+        let Some(object) = self.objects.get_mut(claim) else { return refusal(404, &format!("{claim} not found")) };
+        let key = |device: &Value| ["driver", "pool", "device", "shareID"].map(|key| device[key].clone());
+        let given = object["status"]["allocation"]["devices"]["results"].as_array().cloned().unwrap_or_default();
+        let own = patch["status"]["devices"].as_array().cloned().unwrap_or_default();
+        if let Some(device) = own.iter().find(|device| !given.iter().any(|result| key(result) == key(device))) {
+            return refusal(422, &format!("status.devices: {device} must be an allocated device"));
+        }
+        let manager = manager.expect("a manager").to_owned();
+        self.applied.insert((claim.to_owned(), manager), own);
+        let of_claim = self.applied.iter().filter(|((path, _), _)| path == claim);
+        object["status"]["devices"] = of_claim.flat_map(|(_, devices)| devices.clone()).collect();
+        (200, object.clone())
     }
 
     fn patch(&mut self, request: &Request) -> (u16, Value) {

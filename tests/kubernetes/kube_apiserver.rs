@@ -1,4 +1,4 @@
-//! A real API server with the manifests of `conf/kubernetes` applied, where `KUBEBUILDER_ASSETS` names a folder with
+//! A real API server with the manifests of `conf/kubernetes-dra` applied, where `KUBEBUILDER_ASSETS` names a folder with
 //! `etcd`, `kube-apiserver` and `kubectl`.
 //!
 //! One serves all tests, in turn: each finds it without any pod and definition. It has network, processes and files of
@@ -18,7 +18,7 @@ use rcgen::{Certificate, KeyPair};
 use serde_json::{Value, json};
 
 use super::certificates::Certificates;
-use super::cluster::{ApiServer, DEFINITIONS};
+use super::cluster::{ApiServer, DEFINITIONS, SLICES};
 use super::listener::Listener;
 use crate::support::{Case, inside_network};
 
@@ -130,6 +130,12 @@ impl ApiServer for KubeApiserver {
         self.shared.must("PUT", path, &now);
     }
 
+    fn put_status(&self, path: &str, status: Value) {
+        let mut now = self.get(path).expect("the object is there");
+        now["status"] = status;
+        self.shared.must("PUT", &format!("{path}/status"), &now);
+    }
+
     fn remove(&self, path: &str) {
         let at_once = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
         let (status, answer) = self.shared.admin("DELETE", path, &at_once);
@@ -200,7 +206,7 @@ impl Shared {
         fs::write(&kubeconfig, text).expect("write the kubeconfig");
         let mut command = Command::new(assets.join("kubectl"));
         command.env("HOME", dir).arg("--kubeconfig").arg(kubeconfig).args(["apply", "-k"]);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes"));
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes-dra"));
         let output = inside_network(&self.network(), || command.output()).expect("run kubectl");
         assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -229,9 +235,13 @@ impl Shared {
                 format!("/api/v1/namespaces/{namespace}/pods"),
                 format!("/api/v1/namespaces/{namespace}/events"),
                 format!("{DEFINITIONS}/namespaces/{namespace}/network-attachment-definitions"),
+                format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims"),
+                SLICES.to_owned(),
             ] {
                 let at_once = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
-                self.must("DELETE", &collection, &at_once);
+                let (status, answer) = self.admin("DELETE", &collection, &at_once);
+                // Not every version has claims and slices.
+                assert!([200, 404].contains(&status), "delete {collection}: {answer}");
             }
         }
     }

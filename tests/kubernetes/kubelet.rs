@@ -13,6 +13,16 @@ pub(super) struct Kubelet;
 impl Kubelet {
     /// Starts one that knows the devices of pod `web/shop`: the IDs of each resource. `Get` is not there in older ones.
     pub(super) fn start(case: &Case, has_get: bool, devices: &[(&str, &[&str])]) {
+        Self::start_with_claims(case, has_get, devices, &[]);
+    }
+
+    /// The same, and the kubelet has prepared these claims of the pod: each device as driver, pool and name.
+    pub(super) fn start_with_claims(
+        case: &Case,
+        has_get: bool,
+        devices: &[(&str, &[&str])],
+        claims: &[(&str, &[[&str; 3]])],
+    ) {
         let socket = case.dir().join("kubelet.sock");
         let listener = std::os::unix::net::UnixListener::bind(&socket).expect("listen");
         listener.set_nonblocking(true).expect("do not block");
@@ -20,7 +30,15 @@ impl Kubelet {
             let ids = ids.iter().flat_map(|id| field(2, id.as_bytes()));
             field(2, &[field(1, resource.as_bytes()), ids.collect()].concat())
         });
-        let container = [field(1, b"main"), devices.collect()].concat();
+        let claims = claims.iter().flat_map(|(claim, devices)| {
+            let resources = devices.iter().flat_map(|[driver, pool, device]| {
+                let cdi = field(1, &field(1, b"vendor.com/nic=0"));
+                let names = [field(2, driver.as_bytes()), field(3, pool.as_bytes()), field(4, device.as_bytes())];
+                field(4, &[cdi, names.concat()].concat())
+            });
+            field(5, &[field(2, claim.as_bytes()), field(3, b"web"), resources.collect()].concat())
+        });
+        let container = [field(1, b"main"), devices.collect(), claims.collect()].concat();
         let pod = |name: &str, rest: &[u8]| [field(1, name.as_bytes()), field(2, b"web"), rest.to_vec()].concat();
         let shop = field(1, &pod("shop", &field(3, &container)));
         let list = [field(1, &pod("other", b"")), shop.clone()].concat();

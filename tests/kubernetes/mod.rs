@@ -9,6 +9,7 @@ mod cluster;
 mod connection;
 mod devices;
 mod double;
+mod dra;
 mod isolation;
 mod kube_apiserver;
 mod kubelet;

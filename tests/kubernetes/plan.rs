@@ -6,6 +6,7 @@ use std::process::Output;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::cluster::{ApiServer as _, SLICES};
 use super::kubelet::Kubelet;
 use super::{Cluster, Double, Fault, in_cluster};
 use crate::support::{Case, Json as _, Network, recorder};
@@ -218,6 +219,32 @@ fn devices_are_the_kubelets() {
     );
     api.pod("web", "shop", &json!({NETWORKS: "one"}));
     is_sound(&case, &["eth0 net-alpha alpha", "net1 web/one beta"]);
+}
+
+#[test]
+fn devices_of_claims_are_those_that_the_attachments_name() {
+    let (case, api) = node(&json!({}));
+    Kubelet::start(&case, true, &[]);
+    let device = |request: &str| json!({"name": "vf", "resourceClaim": {"claim": "nics", "request": request}});
+    api.definition("web", "vf", &recorder("beta").into_json());
+    let claims = json!([{"name": "nics", "resourceClaimName": "shared"}]);
+    let path = "/apis/resource.k8s.io/v1/namespaces/web/resourceclaims/shared";
+    api.server.put(path, json!({"metadata": {"namespace": "web", "name": "shared"}}));
+    let result = json!({"request": "one", "driver": "nic.example", "pool": "p", "device": "a"});
+    api.server.put_status(path, json!({"allocation": {"devices": {"results": [result]}}}));
+    let attributes = json!({"k8s.cni.cncf.io/deviceID": {"string": "0000:01:00.1"}});
+    let pool = json!({"name": "p", "generation": 1, "resourceSliceCount": 1});
+    let spec = json!({"driver": "nic.example", "nodeName": "node-1", "pool": pool,
+        "devices": [{"name": "a", "attributes": attributes}]});
+    api.server.put(&format!("{SLICES}/one"), json!({"metadata": {"name": "one"}, "spec": spec}));
+    let case = api.pod_with_claims(case, &json!([device("one")]), &claims, &json!({}));
+    is_sound(&case, &["eth0 net-alpha alpha", "net1 web/vf beta"]);
+    let case = api.pod_with_claims(case, &json!([device("two"), device("one")]), &claims, &json!({}));
+    is_wrong(
+        &case,
+        &["eth0 net-alpha alpha", "net2 web/vf beta"],
+        &["networks[0]: claim \"nics\", request \"two\" (ResourceClaim \"shared\"): it has no device for that request"],
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the service account of `conf/kubernetes` may do: enough, as the scenarios show, and no more.
+//! What the service account of `conf/kubernetes` and `conf/kubernetes-dra` may do: enough, as the scenarios show, and no more.
 
 use std::fs;
 
@@ -37,8 +37,14 @@ fn rules(api: &KubeApiserver, namespace: &str) -> Vec<String> {
 fn the_account_may_do_what_braid_does_and_nothing_else() {
     let case = Case::new();
     let Some(api) = KubeApiserver::start(&case) else { return };
-    let everywhere =
-        ["create /events", "get /pods", "get k8s.cni.cncf.io/network-attachment-definitions", "patch /pods/status"];
+    let everywhere = [
+        "create /events",
+        "get /pods",
+        "get k8s.cni.cncf.io/network-attachment-definitions",
+        "get resource.k8s.io/resourceclaims",
+        "list resource.k8s.io/resourceslices",
+        "patch /pods/status",
+    ];
     assert_eq!(rules(&api, "web"), everywhere);
     let own = ["create /events", "create /serviceaccounts/token braid"];
     assert_eq!(rules(&api, "kube-system"), [&own[..], &everywhere[1..]].concat());

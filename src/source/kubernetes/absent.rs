@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::scope::{is_configured, pod_of};
-use super::status::Notice;
+use super::status::{Claimed, Notice};
 use crate::config::Config;
 use crate::request::Request;
 use crate::source::pod::{Definitions, Pod};
@@ -34,6 +34,11 @@ impl Session {
 
     /// Never called.
     pub fn survey(&self, _: &Config, _: &Request) -> Result<(Request, Surveyed), ClusterError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn write_claim_status(&self, _: &Pod, _: &str, _: &[Claimed]) {
         match self.0 {}
     }
 

@@ -1,4 +1,4 @@
-//! The kubelet's pod-resources service: which devices its device manager has given to a pod.
+//! The kubelet's pod-resources service: which devices of device plugins and of resource claims it has given to a pod.
 //!
 //! The messages are a part of `k8s.io/kubelet/pkg/apis/podresources/v1/api.proto`.
 
@@ -12,7 +12,8 @@ use tonic_prost::ProstCodec;
 
 use super::api::with_causes;
 use crate::source::ClusterError;
-use crate::source::pod::{Devices, Pod};
+use crate::source::device::{DeviceKey, Devices};
+use crate::source::pod::Pod;
 
 /// How long the kubelet may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,6 +57,28 @@ struct ContainerResources {
     name: String,
     #[prost(message, repeated, tag = "2")]
     devices: Vec<ContainerDevices>,
+    #[prost(message, repeated, tag = "5")]
+    dynamic_resources: Vec<DynamicResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DynamicResource {
+    #[prost(string, tag = "2")]
+    claim: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+    #[prost(message, repeated, tag = "4")]
+    resources: Vec<ClaimResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ClaimResource {
+    #[prost(string, tag = "2")]
+    driver: String,
+    #[prost(string, tag = "3")]
+    pool: String,
+    #[prost(string, tag = "4")]
+    device: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -66,8 +89,17 @@ struct ContainerDevices {
     device_ids: Vec<String>,
 }
 
-/// Asks the kubelet for a pod's devices.
-pub(super) async fn devices(socket: &Path, pod: &Pod, deadline: Instant) -> Result<Devices, ClusterError> {
+/// What the kubelet has given a pod.
+#[derive(Debug, Default)]
+pub(super) struct Resources {
+    /// The devices of device plugins.
+    pub(super) devices: Devices,
+    /// The devices of resource claims, each with the name of its `ResourceClaim`.
+    pub(super) prepared: Vec<(String, DeviceKey)>,
+}
+
+/// Asks the kubelet what it has given a pod.
+pub(super) async fn resources(socket: &Path, pod: &Pod, deadline: Instant) -> Result<Resources, ClusterError> {
     let failed = |reason: String| ClusterError::Kubelet { socket: socket.to_owned(), reason };
     let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
     let asking = async {
@@ -84,16 +116,31 @@ pub(super) async fn devices(socket: &Path, pod: &Pod, deadline: Instant) -> Resu
         .await
         .map_err(|_| failed(format!("no answer within {:.1} s", left.as_secs_f64())))?
         .map_err(failed)?;
-    let mut devices = Devices::new();
-    for device in found.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.devices) {
-        let known = devices.entry(device.resource_name).or_default();
-        for id in device.device_ids {
-            if !known.contains(&id) {
-                known.push(id);
+    let mut resources = Resources::default();
+    for container in found.into_iter().flat_map(|pod| pod.containers) {
+        resources.add(container, &pod.namespace);
+    }
+    Ok(resources)
+}
+
+impl Resources {
+    fn add(&mut self, container: ContainerResources, namespace: &str) {
+        for device in container.devices {
+            let known = self.devices.entry(device.resource_name).or_default();
+            for id in device.device_ids {
+                if !known.contains(&id) {
+                    known.push(id);
+                }
             }
         }
+        for of_claim in container.dynamic_resources.into_iter().filter(|found| found.namespace == namespace) {
+            // What is no device has no name.
+            let devices = of_claim.resources.into_iter().filter(|resource| !resource.device.is_empty());
+            self.prepared.extend(devices.map(|ClaimResource { driver, pool, device: name }| {
+                (of_claim.claim.clone(), DeviceKey { driver, pool, name })
+            }));
+        }
     }
-    Ok(devices)
 }
 
 async fn get(kubelet: &mut Grpc<Channel>, pod: &Pod) -> Result<Option<PodResources>, tonic::Status> {

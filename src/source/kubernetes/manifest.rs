@@ -2,14 +2,18 @@
 //!
 //! YAML with any number of documents, JSON, and lists of objects. Only what says something of networks is read.
 
+mod claims;
+
 use std::collections::BTreeMap;
 use std::fmt;
+
+pub use claims::{ClaimSpec, PodClaim};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use crate::source::pod::Devices;
+use crate::source::device::Devices;
 
 /// An object of a file.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub enum Content {
     Definition(DefinitionSpec),
     /// A pod, or what pods are made from.
     Pod(PodTemplate),
+    /// A resource claim, or what claims are made from.
+    Claim(ClaimSpec),
     /// Nothing.
     Other,
 }
@@ -61,6 +67,8 @@ pub struct PodTemplate {
     pub place: &'static str,
     /// What its containers request, as if there were as many devices of that resource.
     pub requests: Devices,
+    /// Its resource claims.
+    pub claims: Vec<PodClaim>,
 }
 
 /// A string and its line.
@@ -163,7 +171,10 @@ impl From<&Spanned<Node>> for Manifest {
                 annotations: None,
                 place: "metadata.annotations",
                 requests: requests(node.at("spec").unwrap_or(&Node::Null)),
+                claims: claims::pod_claims(node.at("spec").unwrap_or(&Node::Null)),
             }),
+            "ResourceClaim" if is_resource_api(&api_version) => Content::Claim(claim(node, &["spec"])),
+            "ResourceClaimTemplate" if is_resource_api(&api_version) => Content::Claim(claim(node, &["spec", "spec"])),
             kind => match TEMPLATES.iter().find(|(known, ..)| *known == kind) {
                 Some((_, path, place)) => Content::Pod(template(node, path, place, &mut errors)),
                 None => Content::Other,
@@ -206,7 +217,16 @@ fn template(node: &Node, path: &[&str], place: &'static str, errors: &mut Vec<St
         annotations: Some(annotations_of(pod.at("metadata").unwrap_or(&Node::Null), place, errors)),
         place,
         requests: requests(pod.at("spec").unwrap_or(&Node::Null)),
+        claims: claims::pod_claims(pod.at("spec").unwrap_or(&Node::Null)),
     }
+}
+
+fn is_resource_api(api_version: &Text) -> bool {
+    api_version.value.starts_with("resource.k8s.io/")
+}
+
+fn claim(node: &Node, path: &[&str]) -> ClaimSpec {
+    path.iter().try_fold(node, |node, key| node.at(key)).map(claims::claim).unwrap_or_default()
 }
 
 fn annotations_of(metadata: &Node, place: &str, errors: &mut Vec<String>) -> Annotations {

@@ -15,8 +15,11 @@
 //! | `session` | what ADD and `plan` do with them |
 //! | `probe` | what STATUS does with them |
 //! | `token` | a service account's token for `install` |
-//! | `kubelet` | the devices of a pod |
+//! | `dra` | asks for the devices of a pod: the kubelet, drivers' files, the API server |
+//! | `kubelet` | the kubelet's pod-resources service |
+//! | `device_metadata` | the files in which drivers describe devices |
 //! | [`manifest`] | objects in files |
+//! | `claim_status` | what is written to the status of resource claims |
 //! | `status` | the network status and events, as data |
 //!
 //! Without the cargo feature `kubernetes` this module is the same to its callers, and opening a session is an error.
@@ -26,7 +29,13 @@ mod access;
 #[cfg(feature = "kubernetes")]
 mod api;
 #[cfg(feature = "kubernetes")]
+mod claim_status;
+#[cfg(feature = "kubernetes")]
 mod client;
+#[cfg(feature = "kubernetes")]
+mod device_metadata;
+#[cfg(feature = "kubernetes")]
+mod dra;
 #[cfg(feature = "kubernetes")]
 mod executor;
 mod explain;
@@ -57,6 +66,6 @@ pub use scope::{is_configured, pod_of};
 pub use session::Session;
 #[cfg(not(feature = "kubernetes"))]
 pub use session::{lasting_token, probe};
-pub use status::{Attached, Notice, network_status};
+pub use status::{Attached, Claimed, Notice, network_status};
 #[cfg(feature = "kubernetes")]
 pub use token::lasting_token;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::api::{Api, not_a_request};
 use super::status::Notice;
 use crate::source::ClusterError;
-use crate::source::pod::{Definition, DefinitionKey, Definitions, Pod, RESOURCE_NAME};
+use crate::source::pod::{Definition, DefinitionKey, Definitions, Pod, RESOURCE_CLAIM, RESOURCE_NAME};
 
 /// The annotation that the status of a pod's networks is written to (NPWG specification, §5).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -83,12 +83,18 @@ async fn definition(api: &Api, key: &DefinitionKey) -> Result<Option<Definition>
     };
     is_what_was_asked_for(&action, &definition.metadata, &key.namespace, &key.name)?;
     let config = definition.spec.and_then(|spec| spec.config).filter(|config| !config.trim().is_empty());
-    let resource = definition.metadata.annotations.and_then(|mut annotations| annotations.remove(RESOURCE_NAME));
-    Ok(Some(Definition { config, resource: resource.filter(|name| !name.is_empty()) }))
+    let mut annotations = definition.metadata.annotations.unwrap_or_default();
+    let mut annotation = |key: &str| annotations.remove(key).filter(|text| !text.is_empty());
+    Ok(Some(Definition { config, resource: annotation(RESOURCE_NAME), claim: annotation(RESOURCE_CLAIM) }))
 }
 
 /// What a pod may use is judged by the names that were asked for, so the answer must be about them.
-fn is_what_was_asked_for(action: &str, metadata: &ObjectMeta, namespace: &str, name: &str) -> Result<(), ClusterError> {
+pub(super) fn is_what_was_asked_for(
+    action: &str,
+    metadata: &ObjectMeta,
+    namespace: &str,
+    name: &str,
+) -> Result<(), ClusterError> {
     let found = (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
     if found == (namespace, name) {
         return Ok(());

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 
 use super::api::Api;
+use super::claim_status;
+use super::dra::PodDevices;
 use super::executor::Executor;
+use super::objects;
 use super::scope::{is_configured, pod_of};
-use super::status::Notice;
-use super::{kubelet, objects};
+use super::status::{Claimed, Notice};
 use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::request::Request;
-use crate::source::pod::{AnnotationError, Devices, Pod, PodView};
+use crate::source::device::Assignments;
+use crate::source::pod::{AnnotationError, Definitions, Pod, PodView};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed, Wanted, look_up};
 
 /// The annotation by which a pod that the API server did not make is known; its UID is not the kubelet's.
@@ -21,6 +24,8 @@ const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 const STATUS_ATTEMPTS: u32 = 5;
 /// The time for events, which come after the answer and hold the process up.
 const EVENTS: Duration = Duration::from_millis(100);
+/// The time for the status of claims, on which no pod depends.
+const CLAIM_STATUS: Duration = Duration::from_secs(2);
 
 /// One call's dialogue with the API server.
 #[derive(Debug)]
@@ -66,7 +71,7 @@ impl Session {
             let pod = problems.or_first(pod)?;
             let wanted = Wanted::list(config, request, Some(&pod)).or_first()?;
             let definitions = objects::definitions(&self.api, wanted.definitions(), |_| false).await?;
-            let devices = if definitions.take_devices() { self.devices(config, &pod).await? } else { Devices::new() };
+            let devices = self.devices(config, &pod, &wanted, &definitions).await?;
             Ok::<_, SourceError>((wanted, PodView { pod, definitions, devices }))
         })?;
         let gathered = look_up(wanted, config, Some(&view)).or_first();
@@ -90,14 +95,9 @@ impl Session {
             errors.extend(problems.into_iter().map(SourceError::from));
             let wanted = Wanted::list(config, request, Some(&pod));
             let is_refused = |error: &ClusterError| matches!(error, ClusterError::Refused { .. });
-            let mut definitions = objects::definitions(&self.api, wanted.definitions(), is_refused).await?;
-            let mut devices = Devices::new();
-            if definitions.take_devices() {
-                match errors.keep(self.devices(config, &pod).await) {
-                    Some(found) => devices = found,
-                    None => definitions.without_devices(),
-                }
-            }
+            let definitions = objects::definitions(&self.api, wanted.definitions(), is_refused).await?;
+            let devices = self.devices(config, &pod, &wanted, &definitions).await;
+            let devices = errors.keep(devices).unwrap_or_default();
             let view = PodView { pod, definitions, devices };
             let mut surveyed = look_up(wanted, config, Some(&view));
             errors.extend(std::mem::take(&mut surveyed.errors));
@@ -106,8 +106,19 @@ impl Session {
         })
     }
 
-    async fn devices(&self, config: &Config, pod: &Pod) -> Result<Devices, ClusterError> {
-        kubelet::devices(&config.kubernetes.pod_resources, pod, self.deadline).await
+    /// The device of each attachment that takes one.
+    async fn devices(
+        &self,
+        config: &Config,
+        pod: &Pod,
+        wanted: &Wanted,
+        definitions: &Definitions,
+    ) -> Result<Assignments, ClusterError> {
+        let (demands, wrong) = wanted.demands(definitions);
+        let pod_devices = PodDevices { api: &self.api, config: &config.kubernetes, pod, deadline: self.deadline };
+        let mut devices = pod_devices.assign(&demands).await?;
+        devices.extend(wrong);
+        Ok(devices)
     }
 
     /// The pod, if it is the one that the call is for, with all that is wrong with its annotations.
@@ -162,6 +173,26 @@ impl Session {
                 attempts += 1;
             }
         })
+    }
+
+    /// Writes to the status of the pod's resource claims what their devices have got: `claimed` is all of those that it has. A
+    /// device without a result loses what was written of it. The pod's namespace is at `netns`. No pod depends on it: what
+    /// goes wrong is logged.
+    pub fn write_claim_status(&self, pod: &Pod, netns: &str, claimed: &[Claimed]) {
+        let statuses = claim_status::claim_statuses(netns, claimed);
+        if statuses.is_empty() {
+            return;
+        }
+        let writing = async {
+            for (claim, devices) in &statuses {
+                if let Err(error) = claim_status::apply(&self.api, pod, claim, devices).await {
+                    tracing::warn!(claim, "the status of a resource claim could not be written: {error}");
+                }
+            }
+        };
+        if self.executor.block_on(async { tokio::time::timeout(CLAIM_STATUS, writing).await }).is_err() {
+            tracing::warn!("the status of resource claims could not be written in time");
+        }
     }
 
     fn note_gone(&self) {

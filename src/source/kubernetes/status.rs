@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::cni::AddResult;
 use crate::cni::result::{ContainerInterface, Dns, Route};
+use crate::source::device::AllocatedDevice;
 
 /// One entry of the annotation: an interface in the pod (NPWG specification, §5.2).
 #[derive(Debug, Serialize)]
@@ -41,6 +42,17 @@ pub struct Attached<'a> {
     pub result: &'a AddResult,
     /// What is known of its device (NPWG device information specification).
     pub device_info: Option<Box<RawValue>>,
+}
+
+/// A device of a resource claim, and what its attachment has got.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The device.
+    pub device: AllocatedDevice,
+    /// The interface that was asked for.
+    pub ifname: String,
+    /// What the network's plugins answered; none if it is not attached, or not any more.
+    pub result: Option<AddResult>,
 }
 
 /// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, at least one for each

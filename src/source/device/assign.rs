@@ -1,0 +1,349 @@
+//! Hands the devices out: each to one attachment, those that are asked for by name first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::error::DeviceError;
+use super::inventory::{AllocatedDevice, Claim, ClaimObject, Device, Grant, Inventory, PodClaims, Question};
+use crate::config::claim::ClaimRequest;
+
+/// The most devices that a message names.
+const SHOWN: usize = 8;
+
+/// An attachment that takes a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Where the attachment was asked for: no two have one in common.
+    pub origin: String,
+    /// The claim and request, if it says which.
+    pub claim: Option<ClaimRequest>,
+    /// The resource, if its definition says which.
+    pub resource: Option<String>,
+    /// The device's ID, if it says which.
+    pub device_id: Option<String>,
+}
+
+impl Demand {
+    /// What says more goes first, so that it finds what it asks for.
+    fn rank(&self) -> u8 {
+        match &self.claim {
+            _ if self.device_id.is_some() => 0,
+            Some(ClaimRequest { request: Some(_), .. }) => 1,
+            Some(_) => 2,
+            None => 3,
+        }
+    }
+}
+
+/// The device of each attachment, by the origin of its [`Demand`].
+pub type Assignments = BTreeMap<String, Result<Device, DeviceError>>;
+
+impl Inventory {
+    /// Hands a device to each demand.
+    ///
+    /// # Errors
+    /// What has to be asked first.
+    pub fn assign(&self, demands: &[Demand]) -> Result<Assignments, Question> {
+        let asked = demands.iter().filter_map(|demand| demand.device_id.as_deref()).collect();
+        let mut round = Round { inventory: self, asked, taken: Vec::new(), used: BTreeSet::new() };
+        let mut ordered: Vec<&Demand> = demands.iter().collect();
+        ordered.sort_by_key(|demand| demand.rank());
+        let mut assignments = Assignments::new();
+        for demand in ordered {
+            let device = match &demand.claim {
+                Some(wanted) => round.of_claim(demand, wanted)?,
+                None => round.of_resource(demand)?,
+            };
+            assignments.insert(demand.origin.clone(), device);
+        }
+        Ok(assignments)
+    }
+}
+
+/// A device that has been handed out.
+struct Taken {
+    id: String,
+    share: Option<String>,
+    /// The `ResourceClaim` it is from.
+    claim: Option<String>,
+}
+
+/// One round of handing out.
+struct Round<'a> {
+    inventory: &'a Inventory,
+    /// The IDs that are asked for, and so kept for who asks.
+    asked: BTreeSet<&'a str>,
+    taken: Vec<Taken>,
+    /// Which grants have been handed out: the claim, and the grant's index.
+    used: BTreeSet<(&'a str, usize)>,
+}
+
+/// Which grants of a claim will do.
+struct Filter<'a> {
+    requests: Option<Vec<&'a str>>,
+    /// The resource that the device has to be of, as its driver says.
+    resource: Option<&'a str>,
+    device_id: Option<&'a str>,
+}
+
+impl Filter<'_> {
+    /// Whether the grant is for one of the requests; none if its request is not known.
+    fn is_requested(&self, grant: &Grant) -> Option<bool> {
+        let Some(requests) = &self.requests else { return Some(true) };
+        let given = grant.request.as_deref()?;
+        // A request with alternatives goes by its own name too.
+        let main = given.split_once('/').map_or(given, |(main, _)| main);
+        Some(requests.iter().any(|request| *request == given || *request == main))
+    }
+}
+
+impl<'a> Round<'a> {
+    /// A device of the claim that the attachment names.
+    fn of_claim(
+        &mut self,
+        demand: &'a Demand,
+        wanted: &'a ClaimRequest,
+    ) -> Result<Result<Device, DeviceError>, Question> {
+        let pod = self.inventory.pod.as_ref().ok_or(Question::Pod)?;
+        let Some(claim) = pod.claims.iter().find(|claim| claim.name == wanted.claim) else {
+            let has = pod.claims.iter().map(|claim| claim.name.clone()).collect();
+            return Ok(Err(DeviceError::NoClaim { claim: wanted.claim.clone(), has }));
+        };
+        let object = match &claim.object {
+            ClaimObject::Named(object) => object,
+            ClaimObject::Pending => return Ok(Err(DeviceError::ClaimPending { claim: claim.name.clone() })),
+            ClaimObject::NotNeeded => return Ok(Err(self.not_in_claim(wanted, "", demand))),
+        };
+        let filter = Filter {
+            requests: wanted.request.as_deref().map(|request| vec![request]),
+            resource: None,
+            device_id: demand.device_id.as_deref(),
+        };
+        let known = self.claim(object)?;
+        if known.is_unallocated {
+            return Ok(Err(DeviceError::Unallocated { object: object.clone() }));
+        }
+        // The device may be of no resource, but it may not be of another one than the definition's.
+        let resource = demand.resource.as_deref();
+        match self.pick(object, known, &filter, resource)? {
+            Some(device) => Ok(Ok(device)),
+            None if !known.is_complete => Err(Question::Claim(object.clone())),
+            None => Ok(Err(self.not_in_claim(wanted, object, demand))),
+        }
+    }
+
+    /// A device of a resource: from the pod's claims, then from the claim for extended resources, then from a device plugin.
+    fn of_resource(&mut self, demand: &'a Demand) -> Result<Result<Device, DeviceError>, Question> {
+        let resource = demand.resource.as_deref().unwrap_or_default();
+        let device_id = demand.device_id.as_deref();
+        // What the kubelet says of claims, if only that there are some, is enough to look at them first.
+        let Some(pod) = &self.inventory.pod else {
+            let plugin = if self.inventory.claims.is_empty() { self.of_plugin(resource, device_id) } else { None };
+            return plugin.map(Ok).ok_or(Question::Pod);
+        };
+        let mut unallocated = None;
+        let mut incomplete = None;
+        for (object, filter) in claims_with(pod, resource, device_id) {
+            let known = self.claim(object)?;
+            if let Some(device) = self.pick(object, known, &filter, None)? {
+                return Ok(Ok(Device { resource: Some(resource.to_owned()), ..device }));
+            }
+            if known.is_unallocated {
+                unallocated.get_or_insert(object);
+            }
+            if !known.is_complete {
+                incomplete.get_or_insert(object);
+            }
+        }
+        if let Some(device) = self.of_plugin(resource, device_id) {
+            return Ok(Ok(device));
+        }
+        if let Some(object) = incomplete {
+            return Err(Question::Claim(object.to_owned()));
+        }
+        if let Some(object) = unallocated {
+            return Ok(Err(DeviceError::Unallocated { object: object.to_owned() }));
+        }
+        Ok(Err(self.not_of_resource(resource, device_id)))
+    }
+
+    /// What is known of a claim.
+    fn claim(&self, object: &str) -> Result<&'a Claim, Question> {
+        let known = self.inventory.claims.get(object);
+        known
+            .filter(|claim| claim.is_complete || !claim.grants.is_empty())
+            .ok_or_else(|| Question::Claim(object.into()))
+    }
+
+    /// The first device of a claim that will do and is free. `resource` is what it may be of, if it says.
+    fn pick(
+        &mut self,
+        object: &'a str,
+        claim: &'a Claim,
+        filter: &Filter<'_>,
+        resource: Option<&str>,
+    ) -> Result<Option<Device>, Question> {
+        let mut open = None;
+        for (index, grant) in claim.grants.iter().enumerate() {
+            if self.used.contains(&(object, index)) {
+                continue;
+            }
+            match filter.is_requested(grant) {
+                Some(false) => continue,
+                None => {
+                    if let Some(question) = self.inventory.metadata_question(object, &grant.key.driver) {
+                        return Err(question);
+                    }
+                    open.get_or_insert(Question::Claim(object.into()));
+                    continue;
+                }
+                Some(true) => {}
+            }
+            if let Some(question) = self.inventory.question_about(object, &grant.key, filter.resource.is_some()) {
+                return Err(question);
+            }
+            let identity = self.inventory.identity(&grant.key);
+            let Some(id) = identity.id else { continue };
+            let is_asked_for = filter.device_id.map_or(!self.asked.contains(id.as_str()), |asked| asked == id);
+            let is_of_resource = filter.resource.is_none_or(|wanted| identity.resource.as_deref() == Some(wanted))
+                && resource.is_none_or(|wanted| identity.resource.as_deref().is_none_or(|found| found == wanted));
+            if is_asked_for && is_of_resource && self.is_free(&id, object, grant)? {
+                self.used.insert((object, index));
+                let share = grant.share.clone();
+                self.taken.push(Taken { id: id.clone(), share, claim: Some(object.to_owned()) });
+                let allocated = Some(allocated(object, grant));
+                return Ok(Some(Device { id, resource: identity.resource, allocated }));
+            }
+        }
+        open.map_or(Ok(None), Err)
+    }
+
+    /// Whether nobody has a device. Shares of one device are told apart by the claims that they are from.
+    fn is_free(&self, id: &str, object: &str, grant: &Grant) -> Result<bool, Question> {
+        for taken in self.taken.iter().filter(|taken| taken.id == id) {
+            let Some(other) = &taken.claim else { return Ok(false) };
+            for (object, share) in [(object, &grant.share), (other.as_str(), &taken.share)] {
+                let is_complete = self.inventory.claims.get(object).is_none_or(|claim| claim.is_complete);
+                if share.is_none() && !is_complete {
+                    return Err(Question::Claim(object.to_owned()));
+                }
+            }
+            if grant.share.is_none() || grant.share == taken.share {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A free device of a device plugin.
+    fn of_plugin(&mut self, resource: &str, device_id: Option<&str>) -> Option<Device> {
+        let own = self.inventory.plugin_devices.get(resource)?;
+        let is_free = |id: &&String| !self.taken.iter().any(|taken| taken.id == **id);
+        let is_wanted = |id: &&String| device_id.map_or(!self.asked.contains(id.as_str()), |asked| asked == *id);
+        let id = own.iter().filter(is_free).find(is_wanted)?.clone();
+        self.taken.push(Taken { id: id.clone(), share: None, claim: None });
+        Some(Device { id, resource: Some(resource.to_owned()), allocated: None })
+    }
+
+    fn not_of_resource(&self, resource: &str, device_id: Option<&str>) -> DeviceError {
+        let resource = resource.to_owned();
+        let of_claims = self.inventory.claims.values().flat_map(|claim| &claim.grants);
+        let is_of_it =
+            |grant: &&Grant| self.inventory.identity(&grant.key).resource.as_deref() == Some(resource.as_str());
+        let of_plugins = self.inventory.plugin_devices.get(&resource).map_or(0, Vec::len);
+        let extended = self.inventory.pod.iter().filter_map(|pod| pod.extended.as_ref()).flat_map(|e| &e.requests);
+        let had = (of_claims.clone().filter(is_of_it).filter(|grant| self.inventory.identity(&grant.key).id.is_some()))
+            .count()
+            .max(extended.filter(|(name, _)| *name == resource).count())
+            + of_plugins;
+        match device_id {
+            _ if had == 0 => DeviceError::None { resource, found: self.shown(of_claims) },
+            Some(device) => DeviceError::NotTheirs { resource, device: device.to_owned() },
+            None => DeviceError::Taken { resource, had },
+        }
+    }
+
+    fn not_in_claim(&self, wanted: &ClaimRequest, object: &str, demand: &Demand) -> DeviceError {
+        let grants = self.inventory.claims.get(object).map(|claim| claim.grants.as_slice()).unwrap_or_default();
+        let requests = wanted.request.as_deref().map(|request| vec![request]);
+        let filter = Filter { requests, resource: None, device_id: None };
+        let matching: Vec<&Grant> = grants.iter().filter(|grant| filter.is_requested(grant) == Some(true)).collect();
+        let identities: Vec<_> = matching.iter().map(|grant| self.inventory.identity(&grant.key)).collect();
+        let reason = if matching.is_empty() {
+            "it has no device for that request".to_owned()
+        } else if identities.iter().all(|identity| identity.id.is_none()) {
+            "no driver says by which ID plugins know the device".to_owned()
+        } else if let Some(device) = &demand.device_id {
+            format!("the device {device:?} is none of its own, or asked for twice")
+        } else if let Some(resource) = &demand.resource
+            && identities.iter().all(|identity| identity.resource.as_ref().is_some_and(|found| found != resource))
+        {
+            format!("the network takes a device of resource {resource:?}")
+        } else {
+            "all of its devices are taken by other networks".to_owned()
+        };
+        let shown = if matching.is_empty() { self.shown(grants) } else { self.shown(matching) };
+        let found = if shown.is_empty() { "no device".into() } else { shown };
+        DeviceError::NotInClaim { wanted: wanted.clone(), object: object.into(), reason, found }
+    }
+
+    /// Devices of claims, and what is known of them.
+    fn shown<'g>(&self, grants: impl IntoIterator<Item = &'g Grant>) -> String {
+        let mut shown: Vec<String> = grants.into_iter().map(|grant| self.show(grant)).collect();
+        let left_out = shown.len().saturating_sub(SHOWN);
+        shown.truncate(SHOWN);
+        if left_out > 0 {
+            shown.push(format!("{left_out} more"));
+        }
+        shown.join(", ")
+    }
+
+    fn show(&self, grant: &Grant) -> String {
+        let identity = self.inventory.identity(&grant.key);
+        let request = grant.request.as_ref().map(|request| format!("request {request:?}: ")).unwrap_or_default();
+        let id = match (identity.id, self.inventory.published(&grant.key)) {
+            (Some(id), _) => id,
+            (None, Some(_)) => {
+                "without the attribute k8s.cni.cncf.io/deviceID or resource.kubernetes.io/pciBusID".into()
+            }
+            (None, None) => "in no current ResourceSlice of its driver".into(),
+        };
+        let resource = identity.resource.map(|resource| format!(" of resource {resource:?}")).unwrap_or_default();
+        format!("{request}{} ({id}{resource})", grant.key)
+    }
+}
+
+/// The claims that may have a device of a resource, each with what will do: the pod's own, then that for extended resources.
+fn claims_with<'a>(
+    pod: &'a PodClaims,
+    resource: &'a str,
+    device_id: Option<&'a str>,
+) -> impl Iterator<Item = (&'a str, Filter<'a>)> {
+    let own = pod.claims.iter().filter_map(move |claim| match &claim.object {
+        ClaimObject::Named(object) => {
+            Some((object.as_str(), Filter { requests: None, resource: Some(resource), device_id }))
+        }
+        ClaimObject::Pending | ClaimObject::NotNeeded => None,
+    });
+    let extended = pod.extended.iter().filter_map(move |extended| {
+        let of_resource = extended.requests.iter().filter(|(name, _)| name == resource);
+        let requests: Vec<&str> = of_resource.map(|(_, request)| request.as_str()).collect();
+        // The pod says which resource they stand for, whatever the driver says.
+        let is_there = !requests.is_empty();
+        is_there.then_some((extended.object.as_str(), Filter { requests: Some(requests), resource: None, device_id }))
+    });
+    own.chain(extended)
+}
+
+fn allocated(object: &str, grant: &Grant) -> AllocatedDevice {
+    AllocatedDevice {
+        claim: object.to_owned(),
+        driver: grant.key.driver.clone(),
+        pool: grant.key.pool.clone(),
+        device: grant.key.name.clone(),
+        request: grant.request.clone(),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

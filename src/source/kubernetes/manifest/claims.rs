@@ -1,0 +1,73 @@
+//! Resource claims as they are written in files (`resource.k8s.io`).
+
+use serde_saphyr::Spanned;
+
+use super::Node;
+
+/// The most devices that a claim is given.
+const MAX_DEVICES: usize = 32;
+
+/// A claim of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodClaim {
+    /// Its name in the pod.
+    pub name: String,
+    /// The `ResourceClaim` that it is, if it is one that exists by itself.
+    pub claim: Option<String>,
+    /// The `ResourceClaimTemplate` that it is made from, if it is made for the pod.
+    pub template: Option<String>,
+}
+
+/// What a `ResourceClaim` or a `ResourceClaimTemplate` requests: the name of the request for each device, as `name`, or
+/// `name/alternative` for each alternative.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClaimSpec {
+    /// The requests.
+    pub requests: Vec<String>,
+}
+
+/// The claims of a pod.
+pub(super) fn pod_claims(spec: &Node) -> Vec<PodClaim> {
+    let claim = |claim: &Spanned<Node>| {
+        let text = |key: &str| claim.value.at(key).and_then(Node::text).map(str::to_owned);
+        let (claim, template) = (text("resourceClaimName"), text("resourceClaimTemplateName"));
+        Some(PodClaim { name: text("name")?, claim, template })
+    };
+    list(spec, "resourceClaims").iter().filter_map(claim).collect()
+}
+
+/// What a claim requests, by the `spec` of a `ResourceClaim`.
+pub(super) fn claim(spec: &Node) -> ClaimSpec {
+    let mut requests = Vec::new();
+    for request in list(spec.at("devices").unwrap_or(&Node::Null), "requests") {
+        let Some(name) = request.value.at("name").and_then(Node::text) else { continue };
+        let alternatives = list(&request.value, "firstAvailable");
+        for alternative in alternatives {
+            if let Some(other) = alternative.value.at("name").and_then(Node::text) {
+                requests.extend(std::iter::repeat_n(format!("{name}/{other}"), devices(&alternative.value)));
+            }
+        }
+        if alternatives.is_empty() {
+            // Before `v1beta2` a request had its own count.
+            let exactly = request.value.at("exactly").unwrap_or(&request.value);
+            requests.extend(std::iter::repeat_n(name.to_owned(), devices(exactly)));
+        }
+    }
+    ClaimSpec { requests }
+}
+
+/// How many devices a request is for.
+fn devices(request: &Node) -> usize {
+    if request.at("allocationMode").and_then(Node::text) == Some("All") {
+        return MAX_DEVICES;
+    }
+    let count = request.at("count").and_then(Node::text).and_then(|text| text.parse().ok());
+    count.unwrap_or(1).min(MAX_DEVICES)
+}
+
+fn list<'a>(node: &'a Node, key: &str) -> &'a [Spanned<Node>] {
+    match node.at(key) {
+        Some(Node::List(items)) => items,
+        _ => &[],
+    }
+}
