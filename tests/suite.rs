@@ -47,6 +47,8 @@ mod transaction {
 
 /// Nothing lost, nothing left: faults, load, bad and hostile input.
 mod faults {
+    /// Debts: what DEL cannot undo.
+    mod debts;
     /// Every parser on mutated input.
     mod fuzz;
     /// What a pod's author or a runtime can write: refused or harmless, and no secret told.

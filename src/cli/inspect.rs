@@ -1,7 +1,7 @@
 //! `list` and `show`: what the journals tell.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::{CliError, Format, Outcome, print};
 use crate::cni::AddResult;
 use crate::runtime::deadline;
 use crate::transaction::journal::State;
-use crate::transaction::{Sharing, Store, StoreError};
+use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
 
 /// How long another call's lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +35,9 @@ struct Known {
     attachments: Vec<KnownAttachment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    /// The ID of the debt, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    debt: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +92,7 @@ pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
                 cell(&attachment.ips.join(" ")),
                 cell(&plugins.join(" > ")),
                 set(index == 0, &ago(one.since)),
-                cell(state_of(one, attachment)),
+                cell(&state_of(one, attachment)),
             ]);
         }
     }
@@ -99,14 +102,13 @@ pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
     print(&table(&["CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "PLUGINS", "SINCE", "STATE"], &rows))
 }
 
-fn state_of(one: &Known, attachment: &KnownAttachment) -> &'static str {
+fn state_of(one: &Known, attachment: &KnownAttachment) -> String {
     let any = |state| attachment.plugins.iter().any(|plugin| plugin.state == state);
-    if any("owed") {
-        "clean-up owed"
-    } else if attachment.plugins.iter().all(|plugin| matches!(plugin.state, "undone" | "not run")) {
-        "detached"
-    } else {
-        one.state
+    match &one.debt {
+        Some(id) if any("owed") => format!("parked ({id})"),
+        None if any("owed") => "clean-up owed".into(),
+        _ if attachment.plugins.iter().all(|plugin| matches!(plugin.state, "undone" | "not run")) => "detached".into(),
+        _ => one.state.into(),
     }
 }
 
@@ -139,6 +141,9 @@ fn describe(one: &Known, text: &mut String) {
     let _ = writeln!(text, "network    {}", cell(&one.network));
     let _ = writeln!(text, "namespace  {}", cell(&one.netns));
     let took = one.micros.map(|micros| format!(", in {}", millis(micros))).unwrap_or_default();
+    if let Some(debt) = &one.debt {
+        let _ = writeln!(text, "debt       {}", cell(debt));
+    }
     let _ = writeln!(text, "state      {} since {}{took}\n", one.state, ago(one.since));
     let mut rows = Vec::new();
     for attachment in &one.attachments {
@@ -207,6 +212,9 @@ fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
             known.push(unusable(&id, "", &error.to_string()));
         }
     }
+    for id in store.debts()?.iter().filter(|id| id.container_id().starts_with(prefix)) {
+        known.extend(read_debt(&store, id));
+    }
     for path in store.not_directories()? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if prefix.is_empty() || name.contains(prefix) {
@@ -232,6 +240,17 @@ fn read_container(store: &Store, id: &str, known: &mut Vec<Known>) -> Result<(),
     Ok(())
 }
 
+fn read_debt(store: &Store, id: &DebtId) -> Option<Known> {
+    let unusable = |reason: &str| unusable(id.container_id(), id.ifname(), reason);
+    let known = match look_at_debt(store, id) {
+        Ok(None) => return None,
+        Ok(Some(Parked::Journal(journal))) => Known { state: "parked", ..describe_state(&journal.state) },
+        Ok(Some(Parked::Unusable(reason))) => unusable(&reason),
+        Err(error) => unusable(&error.to_string()),
+    };
+    Some(Known { debt: Some(id.to_string()), ..known })
+}
+
 /// The interface of a journal that was set aside.
 fn interface_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -249,6 +268,7 @@ fn unusable(container_id: &str, ifname: &str, reason: &str) -> Known {
         micros: None,
         attachments: Vec::new(),
         problem: Some(format!("journal unusable ({reason}); clean up by hand")),
+        debt: None,
     }
 }
 
@@ -293,15 +313,6 @@ fn describe_state(state: &State) -> Known {
         micros: state.micros,
         attachments: attachments.collect(),
         problem: None,
+        debt: None,
     }
-}
-
-/// The journals that were set aside below a state directory.
-pub(crate) fn set_aside(state_dir: &Path) -> Vec<PathBuf> {
-    let deadline = deadline::after(PATIENCE);
-    let Ok(Some(store)) = Store::open_existing(state_dir, Sharing::Shared, deadline) else { return Vec::new() };
-    let containers = store.container_ids().unwrap_or_default();
-    let entries = containers.iter().filter_map(|id| store.unlocked_container(id).ok()??.entries().ok());
-    let journals = entries.flat_map(|entries| entries.set_aside);
-    journals.chain(store.not_directories().unwrap_or_default()).collect()
 }

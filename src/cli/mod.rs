@@ -92,7 +92,8 @@ const AFTER_LIST: &str = "\
 A configuration with a `stateDir` of its own needs --state-dir.
 
 States: attached; unfinished, where ADD is running or has crashed; clean-up owed, where a plugin failed to undo its part and
-the next DEL tries again; left behind, where the container is gone and nobody has called DEL; unusable, where a journal is damaged and was set aside.
+the next DEL tries again; left behind, where the container is gone and nobody has called DEL; parked, where DEL has given up on
+what is owed, and GC tries again; unusable, where a journal is damaged and was set aside. The last two have the ID of a debt.
 
 Examples:
   braid list
@@ -209,8 +210,6 @@ enum Format {
     Table,
     Json,
 }
-
-pub(crate) use inspect::set_aside;
 
 /// Something that a command could not do.
 #[derive(Debug)]

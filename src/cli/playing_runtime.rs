@@ -18,6 +18,7 @@ use crate::config::meta::is_braid;
 use crate::request::{own_executable, variable};
 use crate::runtime::exec::Stdout;
 use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
+use crate::transaction::store::debts;
 
 /// Where configurations are, if `NETCONFPATH` does not say.
 const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
@@ -73,9 +74,10 @@ pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
 pub(super) fn status(name: &str) -> Outcome {
     let network = network(name)?;
     // A network of before STATUS has no plugin that is asked and would tell.
-    for path in state_dirs(&network).iter().flat_map(|directory| super::inspect::set_aside(directory)) {
-        let path = path.display();
-        tell!("braid: a journal was set aside as unusable: {path}; what it tells of is to be cleaned up by hand");
+    for state_dir in state_dirs(&network) {
+        for id in debts(&state_dir)? {
+            tell!("braid: {}", id.describe(&state_dir));
+        }
     }
     networks()?.status(&network).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)

@@ -203,7 +203,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "object",
         default: "`{\"giveUpAfter\": 600}`",
-        meaning: "`giveUpAfter`: how many seconds after its first failure DEL goes on failing for a step that cannot be undone; 0 is for ever",
+        meaning: "`giveUpAfter`: how many seconds after its first failure DEL goes on failing for a step that cannot be undone, before what is owed is [parked](how-braid-decides.md#del); 0 is for ever",
         read: set!(|keys| debts = Debts::read(keys)?),
     },
     Key {

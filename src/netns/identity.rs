@@ -1,8 +1,10 @@
 //! Which namespace a path leads to.
 
-use std::fs::Metadata;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -86,6 +88,27 @@ impl Identity {
     pub fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
+}
+
+/// Whether a namespace exists and no process is in it: a runtime may keep the namespace of a container until DEL has succeeded.
+/// False where that cannot be known, as in a PID namespace, which hides the processes outside.
+pub fn is_deserted(path: &Path) -> bool {
+    // PROC_PID_INIT_INO of linux/proc_ns.h.
+    const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+    let sees_all = Path::new("/proc/self/ns/pid").metadata().is_ok_and(|own| own.ino() == FIRST_PID_NAMESPACE);
+    let (true, Ok(netns), Ok(processes)) = (sees_all, Identity::of_file(path), fs::read_dir("/proc")) else {
+        return false;
+    };
+    // The first process is the machine's own, and may have more rights than this one.
+    let is_process = |name: &OsStr| name.as_bytes()[0].is_ascii_digit() && name != "1";
+    !processes.flatten().filter(|entry| is_process(&entry.file_name())).any(|process| {
+        match Identity::of_file(&process.path().join("ns/net")) {
+            Ok(of_process) => of_process.is_same_file(&netns),
+            // It has ended meanwhile, or is a dead one that nobody has reaped.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(_) => true,
+        }
+    })
 }
 
 /// The cookie of the namespace that a socket belongs to.

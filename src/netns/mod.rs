@@ -39,6 +39,6 @@ mod tests;
 pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_route, restore};
 pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
 pub use error::{NetlinkError, NetnsError};
-pub use identity::{Identity, Sameness};
+pub use identity::{Identity, Sameness, is_deserted};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};

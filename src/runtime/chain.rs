@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::exec::{Call, Exec, PluginError, Stdout};
 use super::find::Finder;
 use super::launcher::Durable;
+use super::reverse::undo_in_reverse;
 use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, parse_object, raw};
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
@@ -156,10 +157,14 @@ impl Chain<'_> {
     /// Runs DEL of every plugin in reverse (SPEC §3, "Deleting an attachment"). Unlike libcni it goes on after a
     /// failure, so that one plugin's trouble does not leak what the others hold. No failure at all is an empty list.
     pub fn del(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
-        (0..self.network.plugins.len())
-            .rev()
-            .filter_map(|step| self.del_step(step, attachment, prev_result).err())
-            .collect()
+        self.undo(self.network.plugins.len(), attachment, prev_result)
+    }
+
+    /// Does the same for the first `steps` plugins alone.
+    pub fn undo(&self, steps: usize, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
+        undo_in_reverse(0..steps, self.limits, |step, limits| {
+            Chain { limits, ..*self }.del_step(step, attachment, prev_result)
+        })
     }
 
     /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects what they find. There is nothing

@@ -14,6 +14,7 @@ pub mod launcher;
 pub mod load;
 mod networks;
 mod process;
+mod reverse;
 
 pub use chain::{Attachment, Chain, StepError, StepResult};
 pub use exec::{Call, Exec, PluginError};
@@ -22,3 +23,4 @@ pub use launcher::{Durable, Launcher};
 pub use networks::{NetworkError, Networks};
 pub use process::pidfd;
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};
+pub use reverse::undo_in_reverse;

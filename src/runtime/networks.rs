@@ -244,10 +244,9 @@ impl Networks {
                 Ok(result) => last = Some(result),
                 Err(cause) => {
                     let prev_result = last.as_ref().map(|result| &*result.raw);
-                    let cleanup = (0..=step).rev().filter_map(|s| chain.del_step(s, attachment, prev_result).err());
                     return Err(NetworkError::Add {
                         network: network.name.clone(),
-                        cleanup: cleanup.collect(),
+                        cleanup: chain.undo(step + 1, attachment, prev_result),
                         cause: Box::new(cause),
                     });
                 }

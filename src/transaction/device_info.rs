@@ -41,14 +41,29 @@ pub(super) fn remove(info: &DeviceInfo) -> io::Result<()> {
     }
 }
 
-/// The description, if there is one that is JSON.
+/// The description, if there is one. One that cannot be used is reported in the log.
 pub fn read_device_info(info: &DeviceInfo) -> Option<Box<RawValue>> {
-    serde_json::from_slice(&read_file(&info.file).ok()?).ok()
+    let bytes = match read_file(&info.file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!("the description of a device cannot be read: {error}");
+            return None;
+        }
+    };
+    serde_json::from_slice(&bytes)
+        .inspect_err(|error| {
+            tracing::warn!("the description of a device, {}, is not JSON: {error}", info.file.display());
+        })
+        .ok()
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX).read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX {
+        return Err(io::Error::other(format!("{} is larger than {} MiB", path.display(), MAX >> 20)));
+    }
     Ok(bytes)
 }
 
@@ -56,4 +71,26 @@ fn temporary(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_that_is_too_large_is_not_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let info = DeviceInfo { file: directory.path().join("file"), source: Some(directory.path().join("source")) };
+        let source = info.source.as_deref().unwrap();
+        let mut text = vec![b' '; usize::try_from(MAX).unwrap()];
+        text[0] = b'1';
+        fs::write(source, &text).unwrap();
+        put(&info).unwrap();
+        assert_eq!(read_device_info(&info).unwrap().get(), "1");
+        text.push(b' ');
+        fs::write(source, &text).unwrap();
+        assert!(put(&info).unwrap_err().to_string().contains("larger than 1 MiB"));
+        fs::write(&info.file, "x").unwrap();
+        assert!(read_device_info(&info).is_none());
+    }
 }

@@ -1,12 +1,13 @@
-//! The way forward: the primary attachment, then the others.
+//! Attaching: the primary attachment, then the others.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::journal::{Event, Step};
+use super::run::micros;
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, device_info, micros};
+use super::{Failure, Transaction, device_info};
 use crate::cni::{AddResult, CniError};
 use crate::plan::Position;
 use crate::runtime::{Chain, PluginError, StepError, StepResult};
@@ -27,12 +28,12 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
     let count = tx.plan.attachments.len();
     let mut results = Vec::with_capacity(count);
     if tx.plan.position == Position::Primary {
-        results.push(attach_one(tx, 0, Company::None)?);
+        results.push(attach_one(tx, 0, Concurrency::Alone)?);
     }
     let first = results.len();
     if concurrency <= 1 || count - first <= 1 {
         for index in first..count {
-            results.push(attach_one(tx, index, Company::None)?);
+            results.push(attach_one(tx, index, Concurrency::Alone)?);
         }
         return Ok(results);
     }
@@ -47,7 +48,7 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
                     if index >= count {
                         break;
                     }
-                    let outcome = attach_one(tx, index, Company::Others);
+                    let outcome = attach_one(tx, index, Concurrency::WithOthers);
                     failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
                     outcomes.lock().expect("no holder panics")[index - first] = Some(outcome);
                 }
@@ -64,15 +65,15 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
 
 /// Whether other attachments are made at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
-    None,
-    Others,
+enum Concurrency {
+    Alone,
+    WithOthers,
 }
 
-fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
+fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     let began = Instant::now();
-    match run_chain(tx, index, company) {
+    match run_chain(tx, index, concurrency) {
         Ok(result) => {
             tracing::info!(
                 network = attachment.network.name,
@@ -90,8 +91,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
                 error = %source,
                 "{label} failed; it is optional, so it is undone and the container goes without it"
             );
-            let mut journal = tx.journal.lock().expect("no holder panics");
-            for failure in undo_attachment(&mut journal, tx.tools, &tx.plan.netns, index) {
+            for failure in undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index) {
                 tracing::error!(error = %failure, "could not be undone now; DEL will try again");
             }
             Ok(None)
@@ -100,7 +100,7 @@ fn attach_one(tx: &Transaction<'_>, index: usize, company: Company) -> Outcome {
     }
 }
 
-fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<AddResult, Failure> {
+fn run_chain(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
     let chain = Chain { after: Some(&tx.durable), ..tx.tools.chain(attachment) };
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
@@ -122,10 +122,10 @@ fn run_chain(tx: &Transaction<'_>, index: usize, company: Company) -> Result<Add
                     micros: micros(began.elapsed()),
                     result: result.raw.clone(),
                 };
-                match company {
+                match concurrency {
                     // The next step's start, or the end of it all, comes at once.
-                    Company::None => tx.record_with_next(done)?,
-                    Company::Others => tx.record(done)?,
+                    Concurrency::Alone => tx.record_with_next(done)?,
+                    Concurrency::WithOthers => tx.record(done)?,
                 }
                 last = Some(result);
             }

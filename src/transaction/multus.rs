@@ -18,7 +18,7 @@ use crate::cni::config::{Defaults, NetworkConfig, get, parse_object};
 use crate::cni::validate;
 use crate::runtime::cache::{Cache, Cached};
 use crate::runtime::load::{self, LoadError};
-use crate::runtime::{Attachment, Chain, StepError};
+use crate::runtime::{Attachment, Chain, StepError, undo_in_reverse};
 
 /// Where Multus's device files are; nothing else that a cache names is removed.
 const DEVICE_INFO: &str = "/var/run/k8s.cni.cncf.io/devinfo/cni/";
@@ -136,20 +136,16 @@ impl MultusState {
 
     /// Runs DEL of every plugin, in reverse. What failed is returned, with the name of its attachment.
     pub fn undo(&self, tools: Tools<'_>) -> Vec<(String, StepError)> {
-        let mut failures = Vec::new();
-        for left in self.attachments.iter().rev() {
-            let chain = Chain {
-                network: &left.network,
-                finder: tools.finder,
-                exec: tools.exec,
-                limits: tools.limits,
-                after: None,
-            };
-            let label = format!("multus's delegate {:?} on {}", left.network.name, left.parameters.ifname);
-            let failed = chain.del(&left.parameters, left.result.as_deref());
-            failures.extend(failed.into_iter().map(|error| (label.clone(), error)));
-        }
-        failures
+        let steps: Vec<(&Left, usize)> = self
+            .attachments
+            .iter()
+            .flat_map(|left| (0..left.network.plugins.len()).map(move |step| (left, step)))
+            .collect();
+        undo_in_reverse(steps, tools.limits, |(left, step), limits| {
+            let chain = Chain { network: &left.network, finder: tools.finder, exec: tools.exec, limits, after: None };
+            let label = || format!("multus's delegate {:?} on {}", left.network.name, left.parameters.ifname);
+            chain.del_step(step, &left.parameters, left.result.as_deref()).map_err(|error| (label(), error))
+        })
     }
 
     /// Forgets the container, now that nothing is left of it.

@@ -1,18 +1,19 @@
-//! The way back.
+//! Undoing what a journal says was done.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Mutex;
 
-use super::journal::{Event, Journal, Step};
+use serde_json::value::RawValue;
+
+use super::journal::{Event, Journal, State, Step, StepState, ToUndo};
+use super::store::StoreError;
 use super::{Tools, device_info};
 use crate::cni::CniError;
 use crate::netns::{self, Netns, NetnsError};
-use crate::plan::Position;
-use crate::runtime::chain::Limits;
-use crate::runtime::{PluginError, StepError};
-
-use super::store::StoreError;
+use crate::plan::{Plan, Position};
+use crate::runtime::{PluginError, StepError, undo_in_reverse};
 
 /// Why something could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +32,21 @@ pub enum UndoError {
         /// Why.
         source: io::Error,
     },
-    /// The journal could not be removed.
+    /// The journal could not be read or removed.
     #[error(transparent)]
     Journal(#[from] StoreError),
+    /// A debt cannot be used.
+    #[error("it cannot be used ({reason}); what it tells of is to be cleaned up by hand")]
+    Unusable {
+        /// Why not.
+        reason: String,
+    },
+    /// A debt is about an interface that its container has again.
+    #[error("the container is attached on {ifname:?} again, which would be undone too")]
+    AttachedAgain {
+        /// The interface.
+        ifname: String,
+    },
 }
 
 /// Something that could not be undone.
@@ -47,9 +60,9 @@ pub struct CleanupFailure {
 }
 
 impl CleanupFailure {
-    /// The journal itself could not be removed.
-    pub(super) fn journal(source: StoreError) -> Self {
-        Self { label: "journal".into(), source: source.into() }
+    /// It is the journal that is in the way.
+    pub(super) fn of_journal(source: UndoError) -> Self {
+        Self { label: "journal".into(), source }
     }
 }
 
@@ -57,78 +70,119 @@ impl CleanupFailure {
 /// it answered. It goes on after a failure; what failed stays in the journal. `netns` is where the namespace is now,
 /// empty if it is gone.
 pub fn undo(journal: &mut Journal, tools: Tools<'_>, netns: &str) -> Vec<CleanupFailure> {
-    let mut failures = undo_steps(journal, tools, netns, |_| true);
+    let work = Work::of(&journal.state, |_| true);
+    let mut failures = work.undo(tools, netns, &mut |event| journal.note(event));
     failures.extend(put_routes_back(journal, netns));
+    if !failures.is_empty() {
+        journal.note_failing();
+    }
     failures
 }
 
-/// Undoes one attachment, as [`undo`] does all.
+/// Undoes one attachment, as [`undo`] does all. The journal is locked only to be read and written, so that other attachments
+/// go on meanwhile.
 pub(super) fn undo_attachment(
-    journal: &mut Journal,
+    journal: &Mutex<Journal>,
     tools: Tools<'_>,
     netns: &str,
     attachment: usize,
 ) -> Vec<CleanupFailure> {
-    undo_steps(journal, tools, netns, |Step(index, _)| index == attachment)
+    let lock = || journal.lock().expect("no holder panics");
+    let work = Work::of(&lock().state, |index| index == attachment);
+    work.undo(tools, netns, &mut |event| lock().note(event))
 }
 
-fn undo_steps(
-    journal: &mut Journal,
-    tools: Tools<'_>,
-    netns: &str,
-    which: impl Fn(Step) -> bool,
-) -> Vec<CleanupFailure> {
-    let plan = journal.state.header.plan.clone();
-    let mut failures = Vec::new();
-    let mut owed = journal.state.owed();
-    owed.retain(|step| which(*step));
-    while let Some(step) = owed.pop() {
-        let Step(index, plugin) = step;
-        let attachment = &plan.attachments[index];
-        let prev_result = journal.state.result(index).map(ToOwned::to_owned);
-        let parameters = attachment.parameters(&plan.container_id, netns);
-        let tools = Tools { limits: share(tools.limits, owed.len()), ..tools };
-        let del = || tools.chain(attachment).del_step(plugin, &parameters, prev_result.as_deref());
-        let mut outcome = del();
-        if outcome.is_err() && journal.state.steps[index][plugin].interrupted {
+/// What is to be undone, taken from a journal.
+struct Work {
+    plan: Plan,
+    /// The attachments that it is about.
+    attachments: Vec<usize>,
+    steps: Vec<StepToUndo>,
+}
+
+struct StepToUndo {
+    step: Step,
+    is_owed: bool,
+    known: StepState,
+    prev_result: Option<Box<RawValue>>,
+}
+
+impl Work {
+    fn of(state: &State, which: impl Fn(usize) -> bool) -> Self {
+        let plan = state.header.plan.clone();
+        let attachments: Vec<usize> = (0..plan.attachments.len()).filter(|index| which(*index)).collect();
+        let steps = state.to_undo().into_iter().filter(|one| which(one.step.0)).map(|ToUndo { step, is_owed }| {
+            let known = state.steps[step.0][step.1].clone();
+            StepToUndo { step, is_owed, known, prev_result: state.result(step.0).map(ToOwned::to_owned) }
+        });
+        let steps = steps.collect();
+        Self { plan, attachments, steps }
+    }
+
+    /// Undoes it, and has every event noted as it happens.
+    fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut dyn FnMut(Event)) -> Vec<CleanupFailure> {
+        let mut left = BTreeSet::new();
+        let mut failures = undo_in_reverse(&self.steps, tools.limits, |one, limits| {
+            let outcome = self.undo_step(one, Tools { limits, ..tools }, netns);
+            let attachment = &self.plan.attachments[one.step.0];
+            match outcome {
+                Ok(()) => note(Event::Undone(one.step)),
+                Err(error) if !one.is_owed => {
+                    let (container, label) = (&self.plan.container_id, attachment.label());
+                    tracing::warn!(container, "{label}: {error}; the journal does not say that its ADD was started");
+                }
+                Err(error) => {
+                    let own = CniError::from(&error.source);
+                    if one.known.lacks_version(&own) {
+                        note(Event::Undone(one.step));
+                        return Ok(());
+                    }
+                    if is_refusal(&error.source) && one.known.is_refused(&own) {
+                        let (container, label) = (&self.plan.container_id, attachment.label());
+                        tracing::error!(
+                            container,
+                            error = %error,
+                            "{label}: its ADD failed and its DEL fails again with the same error, so it has nothing to undo"
+                        );
+                        note(Event::Undone(one.step));
+                        return Ok(());
+                    }
+                    left.insert(one.step.0);
+                    note(Event::Owed { step: one.step, error: own });
+                    return Err(CleanupFailure { label: attachment.label(), source: error.into() });
+                }
+            }
+            Ok(())
+        });
+        failures.extend(self.remove_device_info(&left));
+        failures
+    }
+
+    fn undo_step(&self, one: &StepToUndo, tools: Tools<'_>, netns: &str) -> Result<(), StepError> {
+        let attachment = &self.plan.attachments[one.step.0];
+        let parameters = attachment.parameters(&self.plan.container_id, netns);
+        let del = || tools.chain(attachment).del_step(one.step.1, &parameters, one.prev_result.as_deref());
+        match del() {
             // What a plugin leaves that is killed in its ADD can make its DEL fail half-way: the reference bridge's does
             // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now.
-            outcome = del();
+            Err(_) if one.known.interrupted => del(),
+            outcome => outcome,
         }
-        match outcome {
-            Ok(()) => journal.note(Event::Undone(step)),
-            Err(error) => {
-                let own = CniError::from(&error.source);
-                if journal.state.lacks_version(step, &own) {
-                    journal.note(Event::Undone(step));
-                    continue;
-                }
-                if is_refusal(&error.source) && journal.state.is_refused(step, &own) {
-                    tracing::error!(
-                        container = plan.container_id,
-                        error = %error,
-                        "{}: its ADD failed and its DEL keeps failing in the same way; taken for undone",
-                        attachment.label()
-                    );
-                    journal.note(Event::Undone(step));
-                    continue;
-                }
-                journal.note(Event::Owed { step, error: own });
-                failures.push(CleanupFailure { label: attachment.label(), source: error.into() });
+    }
+
+    /// Removes the descriptions of the devices of all attachments but those that something is `left` of.
+    fn remove_device_info(&self, left: &BTreeSet<usize>) -> Vec<CleanupFailure> {
+        let mut failures = Vec::new();
+        for index in self.attachments.iter().filter(|index| !left.contains(index)) {
+            let attachment = &self.plan.attachments[*index];
+            let Some(info) = attachment.device_info.as_ref() else { continue };
+            if let Err(source) = device_info::remove(info) {
+                let source = UndoError::DeviceInfo { path: info.file.clone(), source };
+                failures.push(CleanupFailure { label: attachment.label(), source });
             }
         }
+        failures
     }
-    let owed = journal.state.owed();
-    for (index, attachment) in plan.attachments.iter().enumerate().filter(|(index, _)| which(Step(*index, 0))) {
-        let Some(info) = attachment.device_info.as_ref() else { continue };
-        if !owed.iter().any(|step| step.0 == index)
-            && let Err(source) = device_info::remove(info)
-        {
-            let source = UndoError::DeviceInfo { path: info.file.clone(), source };
-            failures.push(CleanupFailure { label: attachment.label(), source });
-        }
-    }
-    failures
 }
 
 /// Whether a plugin said no, or could not even be started. One that was killed, crashed or could not be talked to has not said
@@ -144,14 +198,6 @@ fn is_refusal(error: &PluginError) -> bool {
         | PluginError::TooMuchOutput { .. }
         | PluginError::Output(_) => false,
     }
-}
-
-/// The time for one step when `others` come after it: at most half of what is left, so that a plugin that hangs does
-/// not take it all, and every retry gets further.
-fn share(limits: Limits, others: usize) -> Limits {
-    let Some(deadline) = limits.deadline.filter(|_| others > 0) else { return limits };
-    let half = deadline.saturating_duration_since(Instant::now()) / 2;
-    Limits { plugin: Some(limits.plugin.map_or(half, |plugin| plugin.min(half))), ..limits }
 }
 
 /// Where Braid is chained after another plugin, the default routes it removed are that plugin's, whose interface stays.

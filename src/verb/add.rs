@@ -125,7 +125,7 @@ impl Call<'_> {
         let locks = vec![store.lock_handle(), container.lock_handle()];
         let launcher = context.launcher(locks);
         let tools = context.tools(&context.finder, &launcher);
-        settle_earlier(context, plan, container, &launcher)?;
+        settle_earlier(context, plan, store, container, &launcher)?;
 
         let mut netns = open_namespace(plan)?;
         let identity = netns.as_ref().and_then(|netns| netns.identity().ok());
@@ -210,18 +210,20 @@ fn absent(plan: &Plan, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
 fn settle_earlier(
     context: &Context,
     plan: &Plan,
+    store: &Store,
     container: &Container,
     launcher: &crate::runtime::Launcher,
 ) -> Result<(), Error> {
     let mut journal = match Journal::open(container, &plan.ifname)? {
-        Opened::None | Opened::Unborn => return Ok(()),
+        Opened::None | Opened::Unfinished => return Ok(()),
         Opened::Journal(journal) => journal,
         Opened::Corrupt(reason) => {
-            let set_aside = Journal::set_aside(container, &plan.ifname)?;
+            let set_aside = store.set_aside(container, &plan.ifname)?;
             tracing::error!(
                 container = plan.container_id,
                 interface = plan.ifname,
-                "an earlier journal of this attachment cannot be used ({reason}); it is now {}",
+                "an earlier journal of this attachment cannot be used ({reason}); it is now the debt {}, and what it tells of is \
+                 to be cleaned up by hand",
                 set_aside.display()
             );
             return Ok(());
@@ -245,5 +247,5 @@ fn settle_earlier(
     if !failures.is_empty() {
         return Err(Error::Unfinished(failures));
     }
-    Ok(Journal::remove(container, &plan.ifname)?)
+    Ok(container.remove_journal(&plan.ifname)?)
 }

@@ -47,7 +47,7 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
 fn journal_state(container: &Container, ifname: &str) -> Result<Option<State>, Error> {
     match Journal::open(container, ifname)? {
         Opened::Journal(journal) => Ok(Some(journal.state)),
-        Opened::None | Opened::Unborn => Ok(None),
+        Opened::None | Opened::Unfinished => Ok(None),
         Opened::Corrupt(reason) => {
             let what = What::Changed(format!("it cannot be used ({reason})"));
             Err(Error::Check(vec![Finding { label: "journal".into(), what }]))

@@ -1,6 +1,7 @@
 //! DEL: undo what ADD did, from its journal alone.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
@@ -10,12 +11,14 @@ use super::preflight::held_by_others;
 use super::takeover;
 use crate::cni::NetworkConfig;
 use crate::config::{Config, InvalidConfig, Problems};
+use crate::netns::is_deserted;
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Launcher, StepError, chain};
+use crate::runtime::{Chain, Launcher, StepError, chain, undo_in_reverse};
 use crate::source::{self, Candidate};
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, undo};
+use crate::transaction::journal::State;
+use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
 
 /// Detaches the container from all that ADD attached it to.
 ///
@@ -44,7 +47,7 @@ pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidCo
         return call.best_effort(&context.launcher(Vec::new()), &[]);
     };
     let locks = vec![store.lock_handle(), container.lock_handle()];
-    let outcome = call.with_lock(&container, &context.launcher(locks));
+    let outcome = call.with_lock(&store, &container, &context.launcher(locks));
     container.tidy();
     outcome
 }
@@ -69,15 +72,15 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn with_lock(self, container: &Container, launcher: &Launcher) -> Result<(), Error> {
+    fn with_lock(self, store: &Store, container: &Container, launcher: &Launcher) -> Result<(), Error> {
         match Journal::open(container, &self.request.ifname)? {
-            Opened::Journal(journal) => self.replay(container, *journal, launcher),
-            Opened::None | Opened::Unborn => {
+            Opened::Journal(journal) => self.replay(store, container, *journal, launcher),
+            Opened::None | Opened::Unfinished => {
                 let held = held_by_others(container, &self.request.ifname)?;
                 self.best_effort(launcher, &held)
             }
             Opened::Corrupt(reason) => {
-                let set_aside = Journal::set_aside(container, &self.request.ifname)?;
+                let set_aside = store.set_aside(container, &self.request.ifname)?;
                 let held = held_by_others(container, &self.request.ifname)?;
                 Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher, &held) })
             }
@@ -85,16 +88,49 @@ impl Call<'_> {
     }
 
     /// Undoes what the journal tells of, with what it tells.
-    fn replay(self, container: &Container, mut journal: Journal, launcher: &Launcher) -> Result<(), Error> {
+    fn replay(
+        self,
+        store: &Store,
+        container: &Container,
+        mut journal: Journal,
+        launcher: &Launcher,
+    ) -> Result<(), Error> {
         let Self { context, request, .. } = self;
         let finder = context.finder_for(&journal.state.header.plan.path);
         let netns = journal.state.netns_for_del(&request.netns);
+        let failing_for = journal.state.failing_for();
         let failures = undo(&mut journal, context.tools(&finder, launcher), &netns);
-        if !failures.is_empty() {
-            return Err(Error::Incomplete(failures));
+        if failures.is_empty() {
+            launcher.let_go();
+            return Ok(container.remove_journal(&request.ifname)?);
         }
-        launcher.let_go();
-        Ok(Journal::remove(container, &request.ifname)?)
+        let Some(failing_for) = failing_for.filter(|failing| self.gives_up(*failing, &journal.state, &netns)) else {
+            return Err(Error::Incomplete(failures));
+        };
+        match store.park(container, &request.ifname) {
+            Ok(debt) => {
+                for failure in &failures {
+                    tracing::error!(
+                        container = request.container_id,
+                        error = %failure,
+                        "could not be undone for {:.0} s; it is now the debt {debt}, and the container can go",
+                        failing_for.as_secs_f64()
+                    );
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(container = request.container_id, "the debt cannot be parked: {error}");
+                Err(Error::Incomplete(failures))
+            }
+        }
+    }
+
+    /// Whether what has failed to be undone for this long is to keep the container no longer: the configuration says so, and its
+    /// namespace is gone. `netns` is the namespace's path, empty where it is another's by now.
+    fn gives_up(&self, failing_for: Duration, state: &State, netns: &str) -> bool {
+        self.config.debts.give_up_after.is_some_and(|after| failing_for >= after)
+            && (netns.is_empty() || state.is_container_gone() || is_deserted(Path::new(netns)))
     }
 
     /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.
@@ -132,29 +168,36 @@ impl Call<'_> {
             }
         };
         let tools = context.tools(&context.finder, launcher);
-        let mut failures = Vec::new();
-        for attachment in plan.attachments.iter().rev().filter(|attachment| !held.contains(&attachment.ifname)) {
+        let is_there = |attachment: &&Attachment| {
             let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
-            if let Some(error) = missing {
+            if let Some(error) = &missing {
                 tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
-                continue;
             }
-            let chain = tools.chain(attachment);
-            let parameters = attachment.parameters(&request.container_id, &request.netns);
-            let known = Known::to_runtime(&request.container_id, attachment);
-            let failed = match &known {
-                Some(known) => {
-                    Chain { network: &known.network, ..chain }.del(&known.parameters(parameters), known.result())
-                }
-                None => chain.del(&parameters, None),
-            };
-            if let Some(known) = known.filter(|_| failed.is_empty()) {
-                known.forget(&request.container_id, attachment);
-            }
-            failures.extend(failed.into_iter().map(|error| (attachment.label(), error)));
-        }
-        failures
+            missing.is_none()
+        };
+        let is_ours = |attachment: &&Attachment| !held.contains(&attachment.ifname);
+        let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
+        let failures = undo_in_reverse(attachments, tools.limits, |attachment, limits| {
+            let failed = del_by_configuration(request, attachment, Tools { limits, ..tools });
+            if failed.is_empty() { Ok(()) } else { Err(failed) }
+        });
+        failures.into_iter().flatten().collect()
     }
+}
+
+/// Runs DEL of every plugin of an attachment without a journal. Returns the failures, with the attachment's name.
+fn del_by_configuration(request: &Request, attachment: &Attachment, tools: Tools<'_>) -> Vec<(String, StepError)> {
+    let chain = tools.chain(attachment);
+    let parameters = attachment.parameters(&request.container_id, &request.netns);
+    let known = Known::to_runtime(&request.container_id, attachment);
+    let failed = match &known {
+        Some(known) => Chain { network: &known.network, ..chain }.del(&known.parameters(parameters), known.result()),
+        None => chain.del(&parameters, None),
+    };
+    if let Some(known) = known.filter(|_| failed.is_empty()) {
+        known.forget(&request.container_id, attachment);
+    }
+    failed.into_iter().map(|error| (attachment.label(), error)).collect()
 }
 
 /// What the runtime's libcni knows of an attachment that it made by itself, before Braid took the network over: without

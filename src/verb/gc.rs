@@ -15,7 +15,7 @@ use crate::runtime::{Chain, Launcher};
 use crate::source;
 use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, undo};
+use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, undo};
 
 /// How many interfaces a container is taken to have that another meta-plugin has attached.
 const PRESUMED: usize = 32;
@@ -37,6 +37,7 @@ pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidCon
         let lock = store.lock_handle();
         let launcher = context.launcher(vec![lock]);
         sweep.journals(&context, &store, &launcher)?;
+        sweep.debts(&context, &store, &launcher);
         sweep.left_by_multus(&context, &launcher);
         sweep.networks(&context, &launcher);
     } else {
@@ -93,7 +94,10 @@ impl<'a> Sweep<'a> {
             match container.entries() {
                 Ok(entries) => {
                     for ifname in entries.ifnames {
-                        self.journal(context, &container, &ifname, launcher);
+                        self.journal(context, store, &container, &ifname, launcher);
+                    }
+                    if let Err(error) = store.move_set_aside(&container, &entries.set_aside) {
+                        self.fail(code::IO, &error);
                     }
                 }
                 Err(error) => self.cannot_read(code::IO, &error),
@@ -103,12 +107,12 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    fn journal(&mut self, context: &Context, container: &Container, ifname: &str, launcher: &Launcher) {
+    fn journal(&mut self, context: &Context, store: &Store, container: &Container, ifname: &str, launcher: &Launcher) {
         let mut journal = match Journal::open(container, ifname) {
             Ok(Opened::Journal(journal)) => journal,
-            Ok(Opened::None | Opened::Unborn) => return,
+            Ok(Opened::None | Opened::Unfinished) => return,
             Ok(Opened::Corrupt(reason)) => {
-                let message = match Journal::set_aside(container, ifname) {
+                let message = match store.set_aside(container, ifname) {
                     Ok(path) => format!("a journal cannot be used ({reason}); it is now {}", path.display()),
                     Err(error) => format!("a journal cannot be used ({reason}) nor set aside: {error}"),
                 };
@@ -128,12 +132,46 @@ impl<'a> Sweep<'a> {
         }
         if failures.is_empty() {
             tracing::info!(container = container.id(), interface = ifname, "stale attachment cleaned up");
-            if let Err(error) = Journal::remove(container, ifname) {
+            if let Err(error) = container.remove_journal(ifname) {
                 self.fail(code::IO, &error);
             }
         } else {
             // What is still owed needs what the plugins hold for it.
             self.keep(&journal.state);
+        }
+    }
+
+    /// Tries again what DEL has given up on. What fails again is no failure of GC's: it was reported when it was parked.
+    fn debts(&mut self, context: &Context, store: &Store, launcher: &Launcher) {
+        let debts = match store.debts() {
+            Ok(debts) => debts,
+            Err(error) => return self.fail(code::IO, &error),
+        };
+        for id in debts.iter().filter(|id| id.is_journal()) {
+            let mut debt = match Debt::open(store, id, context.deadline) {
+                Ok(Some(debt)) => debt,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.cannot_read(code::IO, &error);
+                    continue;
+                }
+            };
+            let Some(state) = debt.state().filter(|state| state.header.plan.network == self.config.name) else {
+                continue;
+            };
+            self.know_networks(state);
+            let finder = context.finder_for(&state.header.plan.path);
+            let failures = debt.retry(context.tools(&finder, launcher));
+            if failures.is_empty() {
+                tracing::info!(container = id.container_id(), debt = %id, "a debt is paid");
+                continue;
+            }
+            for failure in failures {
+                tracing::warn!(container = id.container_id(), debt = %id, error = %failure, "a debt is still owed");
+            }
+            if let Some(state) = debt.state().cloned() {
+                self.keep_for_debt(&state);
+            }
         }
     }
 
@@ -192,6 +230,12 @@ impl<'a> Sweep<'a> {
     fn keep(&mut self, state: &State) {
         let plan = &state.header.plan;
         self.told.insert((plan.container_id.clone(), plan.ifname.clone()));
+        self.keep_for_debt(state);
+    }
+
+    /// Does so for a debt: it says nothing of what the runtime has.
+    fn keep_for_debt(&mut self, state: &State) {
+        let plan = &state.header.plan;
         for attachment in &plan.attachments {
             let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };
             self.live.push((attachment.network.name.clone(), valid));

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::request::Request;
 use crate::runtime::Chain;
 use crate::source::{self, kubernetes};
+use crate::transaction::store::debts;
 
 /// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
 /// if there is to be one, and every network that a container could get.
@@ -29,12 +30,7 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
     if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
         missing.push(NotReady::Missing(format!("the readiness file {} is not there yet", file.display())));
     }
-    for path in crate::cli::set_aside(&config.state_dir) {
-        tracing::warn!(
-            "a journal was set aside as unusable: {}; what it tells of is to be cleaned up by hand",
-            path.display()
-        );
-    }
+    warn_of_debts(&config.state_dir);
     let definitions = kubernetes::probe(config, request, context.deadline).unwrap_or_else(|error| {
         missing.push(NotReady::Missing(error.to_string()));
         None
@@ -48,6 +44,17 @@ pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(Error::NotReady(missing)) }
+}
+
+/// Says in the log what is owed and waits for somebody to look at it. That keeps no pod from being attached.
+fn warn_of_debts(state_dir: &Path) {
+    let debts = match debts(state_dir) {
+        Ok(debts) => debts,
+        Err(error) => return tracing::warn!("debts cannot be listed: {error}"),
+    };
+    for id in debts {
+        tracing::warn!(container = id.container_id(), debt = %id, "{}", id.describe(state_dir));
+    }
 }
 
 /// Why nothing can be written to the state directory, or to where it would be made.

@@ -97,7 +97,7 @@ fn what_was_set_aside() {
         .run("braid list")
         .succeeds()
         .prints("web-1")
-        .prints("set aside: /var/lib/cni/braid/attachments/web-1/eth0.jsonl.corrupt");
+        .prints("set aside: /var/lib/cni/braid/debts/web-1/eth0.jsonl.corrupt");
     let list = machine.run("braid list -o json").succeeds().json();
     assert_eq!(list[0]["state"], "unusable");
     assert_eq!(list[0]["ifname"], "eth0");

@@ -10,7 +10,7 @@ use std::process::Command;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Case, braid, bridge, recorder};
+use crate::support::{Case, braid, bridge, edit_header, edit_journal, recorder};
 
 fn case() -> Case {
     Case::new().delegate(recorder("alpha")).delegate(recorder("beta"))
@@ -355,11 +355,7 @@ fn a_journal_never_grows_too_large_to_be_read() {
 fn a_clock_that_jumped(#[case] time: u64) {
     let case = case().cni_version("1.1.0");
     case.add().succeeds();
-    let text = fs::read_to_string(journal(&case)).expect("the journal");
-    let (first, rest) = text.split_once('\n').expect("a line");
-    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
-    header["time"] = json!(time);
-    fs::write(journal(&case), format!("{}\n{rest}", Value::from(header))).expect("write the journal");
+    edit_header(&journal(&case), |header| header["time"] = json!(time));
     assert!(list(&case).contains("attached"));
     case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
     assert!(case.owes());
@@ -370,10 +366,120 @@ fn a_clock_that_jumped(#[case] time: u64) {
 fn events_lost_in_a_power_failure_are_made_up_for() {
     let case = Case::with_reference_plugins().delegate(bridge("br-p", "10.74.1.0/24")).delegate(recorder("alpha"));
     case.add().succeeds();
+    edit_journal(&journal(&case), |lines| lines.truncate(1));
     let text = fs::read_to_string(journal(&case)).expect("the journal");
-    let (first, _) = text.split_once('\n').expect("a line");
-    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
+    let mut header: serde_json::Map<String, Value> = serde_json::from_str(&text).expect("JSON");
     header["boot"] = json!("another boot");
     fs::write(journal(&case), format!("{}\n", Value::from(header))).expect("write the journal");
     case.del().succeeds().called(&["DEL alpha net1"]).leaves_nothing();
+}
+
+/// As of before each line had a checksum. Nothing of it is undone by half: the configuration is used in its place, and somebody
+/// has to look.
+#[rstest]
+#[case::no_attachments(|plan: &mut Value| plan["attachments"] = json!([]))]
+#[case::one_attachment_less(|plan: &mut Value| drop(plan["attachments"].as_array_mut().expect("a list").pop()))]
+#[case::no_plugins(|plan: &mut Value| plan["attachments"][0]["network"]["plugins"] = json!([]))]
+#[case::another_interface(|plan: &mut Value| plan["attachments"][0]["ifname"] = json!("eth1"))]
+fn a_plan_that_is_not_the_one_that_was_carried_out_is_corrupt(
+    #[case] damage: fn(&mut Value),
+    #[values("DEL", "GC")] verb: &str,
+) {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    edit_header(&journal(&case), |header| damage(&mut header["plan"]));
+    if verb == "DEL" {
+        case.del().fails(102).says("eth0.jsonl.corrupt").called(&["DEL beta net1", "DEL alpha eth0"]);
+    } else {
+        case.gc(&[]).fails(102).says("eth0.jsonl.corrupt").called_nothing();
+    }
+    assert!(list(&case).contains("eth0.jsonl.corrupt"), "{}", list(&case));
+}
+
+/// A flipped bit in a name would undo something else, or nothing.
+#[test]
+fn any_damage_is_found() {
+    let case = case();
+    case.add().succeeds();
+    let whole = fs::read(journal(&case)).expect("the journal");
+    let lines = whole.split(|byte| *byte == b'\n').count() - 1;
+    let read = || braid_cni::transaction::journal::read(&fs::read(journal(&case)).expect("the journal"));
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        fs::write(journal(&case), &damaged).expect("write the journal");
+        // Where the end of a line is lost, it is one with the next, or torn.
+        let found = read().map_or(true, |read| read.is_none_or(|read| read.state.unreadable > 0));
+        let last = at == whole.len() - 1;
+        assert!(found || last, "byte {at} of {} in {lines} lines", whole.len());
+    }
+    fs::write(journal(&case), &whole).expect("write the journal");
+    case.del().succeeds().leaves_nothing();
+}
+
+/// As a disk that is full, or a file system after a power failure, may leave it.
+#[rstest]
+#[case::complete_lost(1)]
+#[case::the_second_attachment_lost(3)]
+#[case::all_lost(5)]
+fn events_that_are_lost_at_the_end_leak_nothing(#[case] lost: usize) {
+    let case = case();
+    case.add().succeeds();
+    let text = fs::read_to_string(journal(&case)).expect("the journal");
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    fs::write(journal(&case), lines[..lines.len() - lost].concat()).expect("cut the journal");
+    case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
+    assert!(!case.owes());
+}
+
+/// It most likely never ran, so it has nothing to undo, and its plugin may refuse for that reason.
+#[test]
+fn a_step_that_was_not_started_owes_nothing() {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").failing("DEL", 143));
+    case.add().succeeds();
+    let text = fs::read_to_string(journal(&case)).expect("the journal");
+    let first: String = text.split_inclusive('\n').take(3).collect();
+    fs::write(journal(&case), first).expect("cut the journal");
+    let outcome = case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]);
+    outcome.stderr_contains("beta refuses DEL");
+    assert!(!case.owes());
+}
+
+/// A line in the middle is missing: what is after it is believed, and every step counts as started.
+#[test]
+fn a_line_that_is_missing_is_noticed() {
+    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").failing("DEL", 143));
+    case.add().succeeds();
+    let text = fs::read_to_string(journal(&case)).expect("the journal");
+    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    lines.drain(3..5);
+    fs::write(journal(&case), lines.concat()).expect("cut the journal");
+    case.del().fails_with_any_code().says("beta refuses DEL").called(&["DEL beta net1", "DEL alpha eth0"]);
+}
+
+#[test]
+fn add_over_a_corrupt_journal_leaves_it_among_the_debts() {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    fs::write(journal(&case), "rubbish\n").expect("spoil the journal");
+    case.add().succeeds().stderr_contains("eth0.jsonl.corrupt");
+    assert!(list(&case).contains("container-1/eth0.jsonl.corrupt") || list(&case).contains("eth0.jsonl.corrupt"));
+    case.status().succeeds().stderr_contains("eth0.jsonl.corrupt");
+    case.del().succeeds();
+    assert!(!case.owes());
+    assert!(case.dir().join("state/debts/container-1/eth0.jsonl.corrupt").is_file());
+}
+
+/// What an earlier version left beside the journals is moved to where STATUS looks.
+#[test]
+fn what_was_set_aside_before_is_among_the_debts_after_gc() {
+    let case = case().cni_version("1.1.0");
+    case.add().succeeds();
+    fs::write(container(&case).join("eth1.jsonl.corrupt"), "rubbish").expect("write a file");
+    case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
+    case.status().succeeds().stderr_contains("eth1.jsonl.corrupt");
+    assert!(list(&case).contains("eth1.jsonl.corrupt"));
+    case.del().succeeds();
+    assert!(!case.owes());
 }

@@ -1,5 +1,6 @@
 //! The world changes behind Braid's back: namespaces, interfaces, addresses and configurations.
 
+use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Case, Namespace, Network, Plugin, bridge, firewall, ptp, recorder};
+use crate::support::{Case, Namespace, Network, Plugin, bridge, edit_header, firewall, ptp, recorder};
 
 /// Without masquerading: the reference bridge looks for the rules to remove by the addresses that it finds in the
 /// namespace, and leaves them where that is gone, whoever calls it.
@@ -106,38 +107,35 @@ fn the_path_of_the_namespace_leads_elsewhere(#[case] namespace: bool) {
 fn another_namespace_with_the_same_inode_is_not_touched(#[case] verb: &str) {
     let case = Case::with_reference_plugins().cni_version("1.1.0");
     let case = case.delegate(bridge("br-i", "10.75.9.0/24").key("ipMasq", false)).delegate(recorder("alpha"));
-    let attempts = (0..40).find(|attempt| {
+    let call = |verb: &str, container: &str| case.call(verb).env("CNI_CONTAINERID", container);
+    let mut gone = HashMap::new();
+    let found = (0..60).find_map(|attempt| {
+        let container = format!("gone-{attempt}");
         if verb == "ADD" {
-            let name = format!("alpha-{attempt}");
-            case.behave("alpha", json!({"hold": {"at": "before", "name": name}, "on": ["ADD"]}));
-            let running = case.call("ADD").start();
-            case.held(&name);
+            case.behave("alpha", json!({"hold": {"at": "before", "name": container}, "on": ["ADD"]}));
+            let running = call("ADD", &container).start();
+            case.held(&container);
             running.kill();
             case.behave("alpha", json!({}));
         } else {
-            case.add().succeeds();
+            call("ADD", &container).run().succeeds();
         }
-        let before = case.pod().inode();
+        gone.insert(case.pod().inode(), container);
         remove_namespace(&case);
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(100));
         make_namespace(&case);
-        let is_same = case.pod().inode() == before;
-        if !is_same {
-            case.del().succeeds();
-        }
-        is_same
+        gone.get(&case.pod().inode()).cloned()
     });
-    attempts.expect("the kernel gives a number again");
-    let other = |verb: &str| case.call(verb).env("CNI_CONTAINERID", "c2");
-    other("ADD").run().succeeds();
+    let container = found.expect("the kernel gives a number again");
+    call("ADD", "c2").run().succeeds();
     match verb {
         "GC" => drop(case.gc(&[("c2", "eth0")]).succeeds()),
-        "DEL" => drop(case.del().succeeds()),
+        "DEL" => drop(call("DEL", &container).run().succeeds()),
         // c2 holds the names, so the new ADD is refused once the earlier one is undone.
-        _ => drop(case.add().fails(7).says("eth0")),
+        _ => drop(call("ADD", &container).run().fails(7).says("eth0")),
     }
     case.pod().ip("link show eth0");
-    other("DEL").run().succeeds();
+    call("DEL", "c2").run().succeeds();
 }
 
 /// A journal of before cookies were written down proves nothing: GC does without the namespace.
@@ -146,11 +144,9 @@ fn without_a_cookie_gc_does_not_enter_the_namespace() {
     let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha").version("1.1.0"));
     case.add().succeeds();
     let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
-    let text = fs::read_to_string(&journal).expect("the journal");
-    let (first, rest) = text.split_once('\n').expect("a line");
-    let mut header: serde_json::Map<String, Value> = serde_json::from_str(first).expect("JSON");
-    header["netnsId"].as_object_mut().expect("an identity").remove("cookie").expect("a cookie");
-    fs::write(&journal, format!("{}\n{rest}", Value::from(header))).expect("write the journal");
+    edit_header(&journal, |header| {
+        header["netnsId"].as_object_mut().expect("an identity").remove("cookie").expect("a cookie");
+    });
     let outcome = case.gc(&[]).succeeds();
     assert_eq!(outcome.call_of("DEL", "alpha").var("CNI_NETNS"), "");
 }

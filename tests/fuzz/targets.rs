@@ -8,7 +8,7 @@ use braid_cni::cni::{AddResult, Args, CniError, Version, validate};
 use braid_cni::config::policy::plugins_of;
 use braid_cni::config::{Config, Problems, Selection};
 use braid_cni::merge::merge;
-use braid_cni::transaction::journal::State;
+use braid_cni::transaction::journal;
 
 /// A parser under test.
 pub(crate) struct Target {
@@ -120,7 +120,7 @@ pub(crate) fn error(data: &[u8]) -> bool {
 
 /// A journal: whatever is in it, what is owed is a step of its plan.
 pub(crate) fn journal(data: &[u8]) -> bool {
-    let Ok(Some((state, length))) = State::parse(data, "c", "eth0") else { return false };
+    let Ok(Some(journal::Reading { state, length, .. })) = journal::read(data) else { return false };
     assert!(length <= data.len());
     for step in state.owed() {
         assert!(step.1 < state.header.plan.attachments[step.0].network.plugins.len());

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 mod calls;
 mod case;
+mod journal;
 mod machine;
 mod namespace;
 mod networks;
@@ -22,6 +23,7 @@ mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
 pub(crate) use case::Case;
+pub(crate) use journal::{edit_header, edit_journal};
 #[cfg(feature = "kubernetes")]
 pub(crate) use machine::Ran;
 pub(crate) use machine::{Machine, is_real_root};

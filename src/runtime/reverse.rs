@@ -1,0 +1,54 @@
+//! Undoing in reverse.
+
+use std::time::{Duration, Instant};
+
+use super::chain::Limits;
+
+/// The least time that a step gets, however late it is: a DEL that is killed as soon as it is started does nothing.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Undoes steps from the last to the first, all of them even when some fail, and returns the failures in that order.
+///
+/// Each gets at most half of the time that is left when others come after it, so that one that hangs does not take it all, and
+/// every retry gets further; and at least a second, where `limits.plugin` is not less.
+pub fn undo_in_reverse<S, E>(
+    steps: impl IntoIterator<Item = S, IntoIter: DoubleEndedIterator + ExactSizeIterator>,
+    limits: Limits,
+    mut undo: impl FnMut(S, Limits) -> Result<(), E>,
+) -> Vec<E> {
+    let mut steps = steps.into_iter();
+    let mut failures = Vec::new();
+    while let Some(step) = steps.next_back() {
+        failures.extend(undo(step, share(limits, steps.len())).err());
+    }
+    failures
+}
+
+/// The time of one step when `others` come after it.
+fn share(limits: Limits, others: usize) -> Limits {
+    let Some(deadline) = limits.deadline else { return limits };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let share = if others > 0 { left / 2 } else { left }.max(LEAST);
+    Limits { plugin: Some(limits.plugin.map_or(share, |plugin| plugin.min(share))), deadline: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_its_turn_and_its_second() {
+        let limits = Limits { plugin: Some(Duration::from_secs(60)), deadline: Some(Instant::now()) };
+        let failures = undo_in_reverse([1, 2, 3], limits, |step, limits| {
+            assert_eq!((limits.plugin, limits.deadline), (Some(LEAST), None));
+            if step == 2 { Ok(()) } else { Err(step) }
+        });
+        assert_eq!(failures, [3, 1]);
+    }
+
+    #[test]
+    fn the_operators_limit_for_a_plugin_is_kept() {
+        let limits = Limits { plugin: Some(Duration::from_millis(1)), deadline: Some(Instant::now()) };
+        assert_eq!(share(limits, 0).plugin, Some(Duration::from_millis(1)));
+    }
+}

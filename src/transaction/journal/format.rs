@@ -1,0 +1,203 @@
+//! The lines of a journal.
+//!
+//! A line is a JSON object whose last key is its checksum: `{"start":[0,0],"crc":"8d3f6a01"}`. The checksum is the CRC-32 of
+//! the checksum of the line before, in four bytes with the lowest first, followed by the object without the key `crc`. So a
+//! line that was changed is found, and so is one that is missing.
+
+use std::io;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::cni::CniError;
+use crate::netns::{self, DefaultRouteChange};
+use crate::plan::Plan;
+use crate::transaction::claim::Claim;
+
+/// The format that this binary writes.
+pub const FORMAT: u32 = 1;
+
+/// What a checksum is written in.
+const KEY: &[u8] = br#","crc":""#;
+/// The length of a checksum with its key and the end of the object.
+const TAIL: usize = KEY.len() + 8 + br#""}"#.len();
+
+/// The first line of a journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    /// The format of the journal.
+    pub format: u32,
+    /// When ADD began, in milliseconds since 1970.
+    pub time: u64,
+    /// The kernel's boot ID.
+    pub boot: String,
+    /// Which namespace the plan's path led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<netns::Identity>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// A plugin of an attachment: their indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Step(pub usize, pub usize);
+
+/// What happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Event {
+    /// A plugin is about to run ADD.
+    Start(Step),
+    /// It has, and this is its result.
+    Done {
+        /// Which.
+        step: Step,
+        /// How long it took, in microseconds.
+        micros: u64,
+        /// The result, word for word.
+        result: Box<RawValue>,
+    },
+    /// It failed.
+    Failed {
+        /// Which.
+        step: Step,
+        /// With what.
+        error: CniError,
+    },
+    /// ADD has failed and is rolled back: no further step starts.
+    Rollback,
+    /// It has been undone.
+    Undone(Step),
+    /// It could not be undone.
+    Owed {
+        /// Which.
+        step: Step,
+        /// Why.
+        error: CniError,
+    },
+    /// Undoing has failed for the first time.
+    Failing {
+        /// When, in milliseconds since 1970.
+        time: u64,
+    },
+    /// Default routes are about to be changed.
+    Routes(DefaultRouteChange),
+    /// They have been put back.
+    RoutesUndone,
+    /// ADD has ended well, and this is what the runtime got.
+    Complete {
+        /// How long ADD took, in microseconds.
+        micros: u64,
+        /// The answer.
+        result: Box<RawValue>,
+        /// What the results say and the namespace did not have. `None` where that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        absent: Option<Vec<Claim>>,
+    },
+}
+
+/// The checksum of the last line, which the next one continues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Checksum(u32);
+
+impl Checksum {
+    /// The checksum of a line with this object, the closing brace left out, after the line with this checksum.
+    fn next(self, unclosed: &[u8]) -> Self {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&self.0.to_le_bytes());
+        crc.update(unclosed);
+        crc.update(b"}");
+        Self(crc.finalize())
+    }
+}
+
+/// What a line's checksum says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The line is as it was written, and follows the line it was written after.
+    Good,
+    /// It is not.
+    Damaged,
+    /// It has no checksum.
+    Unknown,
+}
+
+/// One line with its checksum and its end. What came in as text may hold line breaks between its tokens, and nowhere else.
+pub(super) fn encode(value: &impl Serialize, checksum: &mut Checksum) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    for byte in &mut line {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    if line.pop() != Some(b'}') {
+        // An event without anything to say of it is a string.
+        line.insert(0, b'{');
+        line.extend_from_slice(br#"":null"#);
+    }
+    *checksum = checksum.next(&line);
+    line.extend_from_slice(KEY);
+    line.extend_from_slice(format!("{:08x}\"}}\n", checksum.0).as_bytes());
+    Ok(line)
+}
+
+/// The object of a line, without its checksum, and what that says.
+pub(super) fn decode(line: &[u8], checksum: &mut Checksum) -> (Vec<u8>, Verdict) {
+    let Some((unclosed, written)) = split(line) else { return (line.to_vec(), Verdict::Unknown) };
+    let verdict = if checksum.next(unclosed) == written { Verdict::Good } else { Verdict::Damaged };
+    *checksum = written;
+    ([unclosed, b"}"].concat(), verdict)
+}
+
+fn split(line: &[u8]) -> Option<(&[u8], Checksum)> {
+    let (unclosed, tail) = line.split_at(line.len().checked_sub(TAIL)?);
+    let digits = tail.strip_prefix(KEY)?.strip_suffix(br#""}"#)?;
+    let is_written_so = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    let digits = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| is_written_so(&byte)))?;
+    Some((unclosed, Checksum(u32::from_str_radix(digits, 16).ok()?)))
+}
+
+/// The time, in milliseconds since 1970.
+pub(super) fn now_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The kernel's boot ID; empty where it cannot be read.
+pub(super) fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_changed_or_is_missing_is_found() {
+        let mut checksum = Checksum::default();
+        let events = [Event::Start(Step(0, 0)), Event::RoutesUndone, Event::Undone(Step(0, 0))];
+        let lines: Vec<Vec<u8>> = events.iter().map(|event| encode(event, &mut checksum).unwrap()).collect();
+        let verdicts = |lines: &[Vec<u8>]| {
+            let mut checksum = Checksum::default();
+            let read = lines.iter().map(|line| decode(line.trim_ascii_end(), &mut checksum));
+            read.map(|(object, verdict)| (serde_json::from_slice::<Event>(&object).is_ok(), verdict))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(&lines), [(true, Verdict::Good); 3]);
+        assert_eq!(verdicts(&[lines[0].clone(), lines[2].clone()])[1].1, Verdict::Damaged);
+        for bit in 0..(lines[0].len() - 1) * 8 {
+            let mut damaged = lines.clone();
+            damaged[0][bit / 8] ^= 1 << (bit % 8);
+            let first = verdicts(&damaged)[0];
+            // Without a checksum that can be read, the line is no event either.
+            assert!(first.1 == Verdict::Damaged || first == (false, Verdict::Unknown), "bit {bit}: {first:?}");
+        }
+    }
+}

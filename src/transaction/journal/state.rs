@@ -1,0 +1,240 @@
+//! What a journal says: its header with every event applied.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::format::{Event, Header, Step, boot_id, now_millis};
+use crate::cni::CniError;
+use crate::cni::error::code;
+use crate::netns::{self, DefaultRouteChange, Sameness};
+use crate::transaction::claim::Claim;
+
+/// What is known of one step.
+#[derive(Debug, Clone, Default)]
+pub struct StepState {
+    /// It was started.
+    pub started: bool,
+    /// It was started, and what became of it is not known or it was killed: it may have been half-way.
+    pub interrupted: bool,
+    /// It has been undone.
+    pub undone: bool,
+    /// Its result, if it had one.
+    pub result: Option<Box<RawValue>>,
+    /// How long it took, in microseconds.
+    pub micros: Option<u64>,
+    /// Why it failed.
+    pub failed: Option<CniError>,
+    /// Why it could not be undone.
+    pub owed: Option<CniError>,
+}
+
+impl StepState {
+    /// Whether the plugin refuses every call alike, if its DEL fails with this error: its ADD failed with the same, it had no
+    /// result, and its DEL has failed before. A plugin that cannot start its work (its parent interface is not there, it does not
+    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever.
+    pub fn is_refused(&self, error: &CniError) -> bool {
+        self.result.is_none() && !self.interrupted && self.owed.is_some() && self.failed.as_ref() == Some(error)
+    }
+
+    /// Whether the plugin made nothing because it does not speak the version: it said so of ADD, and says so of DEL with this
+    /// error.
+    pub fn lacks_version(&self, error: &CniError) -> bool {
+        let is_about_version = |error: &CniError| error.code == code::INCOMPATIBLE_VERSION;
+        self.result.is_none() && self.failed.as_ref().is_some_and(is_about_version) && is_about_version(error)
+    }
+}
+
+/// A step that is to be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToUndo {
+    /// Which.
+    pub step: Step,
+    /// Whether it was started, or may have been, so that what its DEL cannot undo is owed. One that is not most likely never
+    /// ran.
+    pub is_owed: bool,
+}
+
+/// What a journal says.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The header.
+    pub header: Header,
+    /// For each attachment, each of its steps.
+    pub steps: Vec<Vec<StepState>>,
+    /// Changes of default routes, not put back.
+    pub routes: Vec<DefaultRouteChange>,
+    /// The answer, if ADD ended well.
+    pub complete: Option<Box<RawValue>>,
+    /// What the results say and the namespace did not have when ADD ended, if that is known.
+    pub absent: Option<Vec<Claim>>,
+    /// How long ADD took, in microseconds.
+    pub micros: Option<u64>,
+    /// Whether ADD was rolled back, so that nothing was started after what the journal says.
+    pub rolled_back: bool,
+    /// When undoing it failed first, in milliseconds since 1970.
+    pub failing_since: Option<u64>,
+    /// How many lines could not be read, or are missing.
+    pub unreadable: usize,
+}
+
+/// An event is about a step that the plan does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("it tells of step {} of attachment {}, which its plan does not have", .0.1, .0.0)]
+pub(super) struct NoSuchStep(Step);
+
+impl State {
+    /// The state of a plan of which nothing is done.
+    pub fn new(header: Header) -> Self {
+        let steps = header
+            .plan
+            .attachments
+            .iter()
+            .map(|attachment| vec![StepState::default(); attachment.network.plugins.len()])
+            .collect();
+        Self {
+            header,
+            steps,
+            routes: Vec::new(),
+            complete: None,
+            absent: None,
+            micros: None,
+            rolled_back: false,
+            failing_since: None,
+            unreadable: 0,
+        }
+    }
+
+    /// The result of an attachment: that of the last of its steps that had one.
+    pub fn result(&self, attachment: usize) -> Option<&RawValue> {
+        self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
+    }
+
+    /// Whether an attachment is there: its last step had a result and none has been undone.
+    pub fn is_attached(&self, attachment: usize) -> bool {
+        let steps = &self.steps[attachment];
+        steps.last().is_some_and(|step| step.result.is_some()) && !steps.iter().any(|step| step.undone)
+    }
+
+    /// What is still to be undone, in the order of ADD.
+    ///
+    /// Where neither the end of ADD nor its rollback was written down, events may be missing at the end: steps without any are
+    /// among them.
+    pub fn to_undo(&self) -> Vec<ToUndo> {
+        let has_ended = self.complete.is_some() || self.rolled_back;
+        let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
+            // An ADD that ended well has run every step that it could not do without.
+            let has_run = self.lost_events() || (self.complete.is_some() && !self.header.plan.attachments[a].optional);
+            steps.iter().enumerate().filter(|(_, step)| !step.undone).filter_map(move |(s, step)| {
+                let is_owed = step.started || has_run;
+                (is_owed || !has_ended).then_some(ToUndo { step: Step(a, s), is_owed })
+            })
+        });
+        steps.collect()
+    }
+
+    /// The steps that are owed: those to be undone that were started, or may have been.
+    pub fn owed(&self) -> Vec<Step> {
+        self.to_undo().into_iter().filter(|one| one.is_owed).map(|one| one.step).collect()
+    }
+
+    /// For how long undoing it has failed. Nothing where it has not, or where the clock was set back since.
+    pub fn failing_for(&self) -> Option<Duration> {
+        now_millis().checked_sub(self.failing_since?).map(Duration::from_millis)
+    }
+
+    /// Whether undoing it has begun.
+    pub fn is_being_undone(&self) -> bool {
+        let plan = &self.header.plan;
+        let required = |attachment: usize| !plan.attachments[attachment].optional;
+        self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
+    }
+
+    /// The path of the namespace if it is certain that it still leads there, else nothing: the interfaces of another namespace
+    /// are not ours.
+    pub fn netns_if_same(&self) -> String {
+        let path = &self.header.plan.netns;
+        if self.compare_netns(path) == Sameness::Same { path.clone() } else { String::new() }
+    }
+
+    /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
+    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is told as it is.
+    pub fn netns_for_del(&self, path: &str) -> String {
+        if self.compare_netns(path) == Sameness::Different { String::new() } else { path.to_owned() }
+    }
+
+    /// Whether `path` leads to the namespace that ADD was called for.
+    fn compare_netns(&self, path: &str) -> Sameness {
+        match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
+            (Ok(now), Some(then)) => match then.compare(&now) {
+                // The kernel counts from the start again.
+                Sameness::Same if self.is_of_another_boot() => Sameness::Unknown,
+                sameness => sameness,
+            },
+            _ => Sameness::Unknown,
+        }
+    }
+
+    fn is_of_another_boot(&self) -> bool {
+        let (then, now) = (&self.header.boot, boot_id());
+        !then.is_empty() && !now.is_empty() && *then != now
+    }
+
+    /// Whether the container is gone for certain: the machine was started anew since, or its namespace's name is no longer
+    /// in the directory that it was in. A directory that is not there tells nothing, it may only be out of sight.
+    pub fn is_container_gone(&self) -> bool {
+        let path = Path::new(&self.header.plan.netns);
+        self.is_of_another_boot() || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))
+    }
+
+    /// Whether events may be missing.
+    fn lost_events(&self) -> bool {
+        self.unreadable > 0 || self.header.boot != boot_id()
+    }
+
+    /// Applies an event.
+    pub(super) fn apply(&mut self, event: Event) -> Result<(), NoSuchStep> {
+        match event {
+            Event::Start(step) => {
+                let step = self.step(step)?;
+                (step.started, step.interrupted, step.undone) = (true, true, false);
+            }
+            Event::Done { step, micros, result } => {
+                let step = self.step(step)?;
+                (step.started, step.interrupted) = (true, false);
+                step.micros = Some(micros);
+                step.result = Some(result);
+            }
+            Event::Failed { step, error } => {
+                let step = self.step(step)?;
+                (step.started, step.interrupted, step.undone) = (true, error.code == code::TIMED_OUT, false);
+                step.failed = Some(error);
+            }
+            Event::Undone(step) => {
+                let step = self.step(step)?;
+                step.undone = true;
+                step.owed = None;
+            }
+            Event::Owed { step, error } => self.step(step)?.owed = Some(error),
+            Event::Rollback => self.rolled_back = true,
+            // The earliest counts: where the clock was set back, that is the later one.
+            Event::Failing { time } => {
+                self.failing_since = Some(self.failing_since.map_or(time, |since| since.min(time)));
+            }
+            Event::Routes(change) => self.routes.push(change),
+            Event::RoutesUndone => self.routes.clear(),
+            Event::Complete { micros, result, absent } => {
+                self.complete = Some(result);
+                self.absent = absent;
+                self.micros = Some(micros);
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, step: Step) -> Result<&mut StepState, NoSuchStep> {
+        let Step(attachment, plugin) = step;
+        self.steps.get_mut(attachment).and_then(|steps| steps.get_mut(plugin)).ok_or(NoSuchStep(step))
+    }
+}

@@ -1,0 +1,272 @@
+//! One ADD under way, and its rollback.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::claim::Claim;
+use super::journal::{Event, Journal};
+use super::store::{Container, Store, StoreError};
+use super::undo::{CleanupFailure, undo};
+use crate::cni::CniError;
+use crate::netns::{self, NetnsError};
+use crate::panic::{Panicked, caught};
+use crate::plan::{Attachment, Plan};
+use crate::runtime::chain::Limits;
+use crate::runtime::{Chain, Durable, Exec, Finder, StepError};
+
+/// What runs a plan's plugins.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    /// Where plugins are.
+    pub finder: &'a Finder,
+    /// What runs them.
+    pub exec: &'a dyn Exec,
+    /// Their time.
+    pub limits: Limits,
+    /// How long undoing may take once an ADD has failed.
+    pub rollback: Duration,
+}
+
+impl std::fmt::Debug for Tools<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tools").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Tools<'a> {
+    /// The same with the time for undoing an ADD that has failed: its own may be used up.
+    pub(super) fn for_rollback(self) -> Self {
+        let limits = Limits {
+            deadline: Instant::now().checked_add(self.rollback),
+            plugin: Some(self.limits.plugin.map_or(self.rollback, |plugin| plugin.min(self.rollback))),
+        };
+        Self { limits, ..self }
+    }
+
+    /// The plugins of an attachment, ready to run.
+    pub fn chain<'b>(&self, attachment: &'b Attachment) -> Chain<'b>
+    where
+        'a: 'b,
+    {
+        Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits, after: None }
+    }
+}
+
+/// Why an ADD failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A plugin did.
+    #[error("{label}: {source}")]
+    Attach {
+        /// Which attachment.
+        label: String,
+        /// The plugin and why.
+        source: StepError,
+    },
+    /// The default routes could not be set.
+    #[error("{label}: cannot set the default route: {source}")]
+    Routes {
+        /// Which attachment asked for them.
+        label: String,
+        /// Why.
+        source: NetnsError,
+    },
+    /// The description of an attachment's device could not be put where its plugins look for it.
+    #[error("{label}: cannot write {}: {source}", path.display())]
+    DeviceInfo {
+        /// Which attachment.
+        label: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The status of the pod's networks could not be written.
+    #[error("{}", .0.msg)]
+    Status(CniError),
+    /// The journal could not be written.
+    #[error("cannot write the journal {}: {source}", path.display())]
+    Journal {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer could not be written.
+    #[error("cannot write the answer to standard output: {0}")]
+    Answer(#[source] io::Error),
+    /// A defect of Braid's own.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
+/// An ADD that failed and was rolled back.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct RolledBack {
+    /// Why it failed.
+    pub cause: Failure,
+    /// What could not be undone. It stays in the journal.
+    pub cleanup: Vec<CleanupFailure>,
+}
+
+/// An ADD under way. Its plan is written, and is durable before any plugin gets its input.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    pub(super) tools: Tools<'a>,
+    container: &'a Container,
+    /// The journal's first line on disk.
+    pub(super) durable: Durable,
+    pub(super) journal: Mutex<Journal>,
+}
+
+impl<'a> Transaction<'a> {
+    /// Writes the plan to a new journal, with the identity of the container's namespace.
+    ///
+    /// # Errors
+    /// When that fails; nothing has then been done.
+    pub fn begin(
+        store: &Store,
+        container: &'a Container,
+        plan: &'a Plan,
+        netns: Option<netns::Identity>,
+        tools: Tools<'a>,
+    ) -> Result<Self, StoreError> {
+        let journal = Journal::begin(container, plan, netns)?;
+        let sync = |files| {
+            let path = container.journal_path(&plan.ifname);
+            tools.exec.sync(files).map_err(|source| StoreError::Io { action: "sync", path, source })
+        };
+        let durable = match sync(journal.to_sync(store, container)) {
+            Ok(durable) => durable,
+            Err(error) => {
+                drop(container.remove_journal(&plan.ifname));
+                return Err(error);
+            }
+        };
+        Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal) })
+    }
+
+    /// Ends it before anything was done.
+    pub fn abandon(self) {
+        drop(self.container.remove_journal(&self.plan.ifname));
+    }
+
+    /// Runs `work`. If it fails or panics, every step that was attempted is undone, in reverse, however many of them fail to be.
+    ///
+    /// # Errors
+    /// The failure, and what could not be undone.
+    pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, RolledBack> {
+        let cause = match caught(|| work(&self)) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(cause)) => cause,
+            Err(panicked) => panicked.into(),
+        };
+        let tools = self.tools.for_rollback();
+        let mut journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
+        journal.note(Event::Rollback);
+        let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
+        if cleanup.is_empty()
+            && let Err(source) = self.container.remove_journal(&self.plan.ifname)
+        {
+            cleanup.push(CleanupFailure::of_journal(source.into()));
+        }
+        Err(RolledBack { cause, cleanup })
+    }
+
+    /// Writes an event to the journal.
+    pub(super) fn record(&self, event: Event) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal.append(event).map_err(|source| self.journal_failure(source))
+    }
+
+    /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.
+    pub(super) fn record_with_next(&self, event: Event) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal.queue(event).map_err(|source| self.journal_failure(source))
+    }
+
+    /// Writes to the journal what waits for a next event, before something that takes its time.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    ///
+    /// # Panics
+    /// If another thread has panicked while it wrote to the journal.
+    pub fn write_queued(&self) -> Result<(), Failure> {
+        let mut journal = self.journal.lock().expect("no holder panics");
+        journal.write_queued().map_err(|source| self.journal_failure(source))
+    }
+
+    pub(super) fn journal_failure(&self, source: io::Error) -> Failure {
+        Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source }
+    }
+
+    /// Closes the journal: the attachments are made, and `answer` is what the runtime gets. `absent` is what their results
+    /// say and the namespace does not have, if that is known.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn complete(&self, answer: &RawValue, absent: Option<Vec<Claim>>, took: Duration) -> Result<(), Failure> {
+        self.record(Event::Complete { micros: micros(took), result: answer.to_owned(), absent })
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Opened, Sharing, attach};
+    use super::*;
+    use crate::cni::Verb;
+    use crate::runtime::exec::Stdout;
+    use crate::runtime::{Call, PluginError};
+
+    /// Plugins that do nothing, and whose calls are written down.
+    #[derive(Default)]
+    struct Calls(Mutex<Vec<Verb>>);
+
+    impl Exec for Calls {
+        fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
+            self.0.lock().unwrap().push(call.verb);
+            Ok(br#"{"cniVersion":"1.0.0"}"#.to_vec())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_rolled_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let store = Store::open(dir.path(), Sharing::Shared, deadline).unwrap();
+        let container = store.container("c1", deadline).unwrap();
+        let plan: Plan = serde_json::from_value(serde_json::json!({
+            "network": "outer", "cniVersion": "1.0.0", "containerID": "c1", "netns": "", "ifname": "eth0", "path": "/bin",
+            "position": "primary",
+            "attachments": [{"ifname": "eth0", "reference": "n", "origin": "delegates[0]", "reason": "always", "args": "",
+                "network": {"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "true"}]}}],
+        }))
+        .unwrap();
+        let (calls, finder) = (Calls::default(), Finder::new("/bin"));
+        let tools =
+            Tools { finder: &finder, exec: &calls, limits: Limits::default(), rollback: Duration::from_secs(60) };
+        let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
+        let outcome = transaction.run(|tx| -> Result<(), Failure> {
+            attach(tx, 1)?;
+            let _journal = tx.journal.lock();
+            panic!("a defect");
+        });
+        let rolled_back = outcome.unwrap_err();
+        assert!(matches!(rolled_back.cause, Failure::Panicked(_)), "{rolled_back}");
+        assert!(rolled_back.cleanup.is_empty());
+        assert_eq!(*calls.0.lock().unwrap(), [Verb::Add, Verb::Del]);
+        assert!(matches!(Journal::open(&container, "eth0").unwrap(), Opened::None));
+    }
+}

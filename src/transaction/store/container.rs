@@ -1,0 +1,87 @@
+//! A container's directory.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::directory::names;
+use super::error::StoreError;
+use super::file::JournalFile;
+
+/// A container's directory, locked.
+#[derive(Debug)]
+pub struct Container {
+    pub(super) path: PathBuf,
+    pub(super) id: String,
+    pub(super) attachments: Arc<File>,
+    pub(super) directory: Arc<File>,
+}
+
+impl Container {
+    /// The container's ID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The journal of an interface.
+    pub(in crate::transaction) fn journal(&self, ifname: &str) -> JournalFile {
+        JournalFile::new(Arc::clone(&self.directory), &self.path, format!("{ifname}.jsonl"))
+    }
+
+    /// Where the journal of an interface is.
+    pub fn journal_path(&self, ifname: &str) -> PathBuf {
+        self.path.join(format!("{ifname}.jsonl"))
+    }
+
+    /// Removes the journal of an interface, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_journal(&self, ifname: &str) -> Result<(), StoreError> {
+        self.journal(ifname).remove()
+    }
+
+    /// Removes the directory if nothing is in it.
+    pub fn tidy(&self) {
+        // A directory that has been removed already may have been made anew by someone else, whose it then is.
+        if self.directory.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            return;
+        }
+        // Not empty is the usual reason why not, and the others are no one's loss.
+        let _ = unlinkat(&self.attachments, self.id.as_str(), UnlinkatFlags::RemoveDir);
+    }
+
+    /// The names of the interfaces that have a journal, and of the files set aside.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn entries(&self) -> Result<Entries, StoreError> {
+        let mut entries = Entries::default();
+        for name in names(&self.directory, &self.path)? {
+            match name.strip_suffix(".jsonl") {
+                Some(ifname) => entries.ifnames.push(ifname.to_owned()),
+                None => entries.set_aside.push(self.path.join(name)),
+            }
+        }
+        entries.ifnames.sort();
+        entries.set_aside.sort();
+        Ok(entries)
+    }
+
+    /// The locked directory, to be kept open by whoever must keep the lock.
+    pub fn lock_handle(&self) -> Arc<File> {
+        Arc::clone(&self.directory)
+    }
+}
+
+/// What a container's directory holds.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Interfaces with a journal.
+    pub ifnames: Vec<String>,
+    /// Files that were set aside.
+    pub set_aside: Vec<PathBuf>,
+}

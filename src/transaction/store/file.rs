@@ -1,0 +1,105 @@
+//! The file of one journal.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::error::StoreError;
+
+/// The largest journal read, and so the largest written, in bytes.
+pub(in crate::transaction) const MAX_JOURNAL: u64 = 256 << 20;
+
+/// Where a journal is, or may be: a name in an open directory.
+#[derive(Debug, Clone)]
+pub(in crate::transaction) struct JournalFile {
+    directory: Arc<File>,
+    path: PathBuf,
+    name: String,
+}
+
+/// What stands where a journal should.
+#[derive(Debug)]
+pub(in crate::transaction) enum Content {
+    /// Nothing.
+    Missing,
+    /// A regular file, open for reading and appending.
+    File(File, Vec<u8>),
+    /// Something that is not a regular file, such as a link or a directory.
+    NotAFile,
+}
+
+impl JournalFile {
+    /// The file `name` in the directory at `path`.
+    pub(super) fn new(directory: Arc<File>, path: &Path, name: String) -> Self {
+        Self { directory, path: path.join(&name), name }
+    }
+
+    /// Where it is.
+    pub(in crate::transaction) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// Makes it. There must be none.
+    pub(in crate::transaction) fn create(&self) -> Result<File, StoreError> {
+        let flags =
+            OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(&self.directory, self.name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map(File::from)
+            .map_err(StoreError::io("make", &self.path))
+    }
+
+    /// Reads it.
+    pub(in crate::transaction) fn read(&self) -> Result<Content, StoreError> {
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let open = |flags| openat(&self.directory, self.name.as_str(), flags, Mode::empty());
+        let opened = match open(flags | OFlag::O_RDWR | OFlag::O_APPEND) {
+            // What cannot be written can still be read, and what it says be undone.
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => open(flags | OFlag::O_RDONLY),
+            opened => opened,
+        };
+        let mut file = match opened {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(Content::Missing),
+            Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Content::NotAFile),
+            Err(error) => return Err(StoreError::io("open", &self.path)(error)),
+        };
+        let io = |source| StoreError::Io { action: "read", path: self.path.clone(), source };
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() || metadata.len() > MAX_JOURNAL {
+            return Ok(Content::NotAFile);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        file.read_to_end(&mut bytes).map_err(io)?;
+        Ok(Content::File(file, bytes))
+    }
+
+    /// Whether something is there.
+    pub(super) fn exists(&self) -> bool {
+        fstatat(&self.directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Moves it to where nothing is yet. The move is durable when this returns.
+    pub(super) fn move_to(&self, to: &Self) -> Result<(), StoreError> {
+        renameat(&self.directory, self.name.as_str(), &to.directory, to.name.as_str())
+            .map_err(StoreError::io("set aside", &self.path))?;
+        for directory in [&to.directory, &self.directory] {
+            let synced = directory.sync_all();
+            synced.map_err(|source| StoreError::Io { action: "sync", path: to.path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes it, if it is there.
+    pub(in crate::transaction) fn remove(&self) -> Result<(), StoreError> {
+        match unlinkat(&self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(StoreError::io("remove", &self.path)(error)),
+        }
+    }
+}
