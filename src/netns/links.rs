@@ -14,7 +14,7 @@ use nix::libc;
 use super::{Netns, NetnsError, socket::Request};
 
 /// Bytes of `struct ifinfomsg`, which a link's attributes follow.
-const LINK_HEADER_LEN: usize = 16;
+pub(super) const LINK_HEADER_LEN: usize = 16;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Netns {
 }
 
 /// Reads what is of interest from an `RTM_NEWLINK` payload.
-fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
+pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let mut link =
         Link { index: header.index, name: String::new(), mac: None, mtu: 0, up: header.flags.contains(LinkFlags::Up) };

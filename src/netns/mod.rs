@@ -35,6 +35,7 @@ mod routes;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_route, restore};
 pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
@@ -42,3 +43,4 @@ pub use error::{NetlinkError, NetnsError};
 pub use identity::{Identity, Sameness, is_deserted};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};
+pub use traffic::{Filter, Qdisc, RateLimit, TokenBucket, scheduler_ticks};

@@ -10,7 +10,7 @@ use netlink_packet_core::{
     NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable, NlasIterator, parse_i32, parse_string, parse_u32,
 };
-use netlink_packet_route::{address::AddressMessage, link::LinkMessage, route::RouteMessage};
+use netlink_packet_route::{address::AddressMessage, link::LinkMessage, route::RouteMessage, tc::TcMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::libc;
@@ -39,6 +39,16 @@ pub(super) enum Request {
     NewRoute(RouteMessage),
     /// Remove a route.
     DelRoute(RouteMessage),
+    /// Remove a link.
+    DelLink(LinkMessage),
+    /// A queueing discipline.
+    GetQdisc(TcMessage),
+    /// Change a queueing discipline.
+    NewQdisc(TcMessage),
+    /// Remove a queueing discipline.
+    DelQdisc(TcMessage),
+    /// Filters.
+    GetFilter(TcMessage),
 }
 
 impl NetlinkSerializable for Request {
@@ -49,22 +59,33 @@ impl NetlinkSerializable for Request {
             Self::GetRoute(_) => libc::RTM_GETROUTE,
             Self::NewRoute(_) => libc::RTM_NEWROUTE,
             Self::DelRoute(_) => libc::RTM_DELROUTE,
+            Self::DelLink(_) => libc::RTM_DELLINK,
+            Self::GetQdisc(_) => libc::RTM_GETQDISC,
+            Self::NewQdisc(_) => libc::RTM_NEWQDISC,
+            Self::DelQdisc(_) => libc::RTM_DELQDISC,
+            Self::GetFilter(_) => libc::RTM_GETTFILTER,
         }
     }
 
     fn buffer_len(&self) -> usize {
         match self {
-            Self::GetLink(message) => message.buffer_len(),
+            Self::GetLink(message) | Self::DelLink(message) => message.buffer_len(),
             Self::GetAddress(message) => message.buffer_len(),
             Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.buffer_len(),
+            Self::GetQdisc(message) | Self::NewQdisc(message) | Self::DelQdisc(message) | Self::GetFilter(message) => {
+                message.buffer_len()
+            }
         }
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
         match self {
-            Self::GetLink(message) => message.emit(buffer),
+            Self::GetLink(message) | Self::DelLink(message) => message.emit(buffer),
             Self::GetAddress(message) => message.emit(buffer),
             Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.emit(buffer),
+            Self::GetQdisc(message) | Self::NewQdisc(message) | Self::DelQdisc(message) | Self::GetFilter(message) => {
+                message.emit(buffer)
+            }
         }
     }
 }
@@ -120,6 +141,28 @@ impl RouteSocket {
                     (true, NLMSG_ERROR) => return verdict(&message),
                     (true, NLMSG_NOOP) | (false, _) => {}
                     (true, _) => return Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Asks for one thing and returns it as `decode` reads it. None if the kernel has nothing to say.
+    pub(super) fn get<T>(
+        &mut self,
+        request: Request,
+        flags: u16,
+        decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let sequence = self.send(request, flags | NLM_F_ACK)?;
+        let mut found = None;
+        loop {
+            let datagram = self.receive()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                match (message.sequence_number() == sequence, message.message_type()) {
+                    (true, NLMSG_ERROR) => return verdict(&message).map(|()| found),
+                    (true, NLMSG_NOOP) | (false, _) => {}
+                    (true, _) => found = Some(decode(message.payload())?),
                 }
             }
         }

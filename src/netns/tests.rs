@@ -645,3 +645,78 @@ fn adding_a_route_twice_and_removing_it_twice_is_success() {
         assert_eq!(netns.default_routes(route.family).unwrap(), []);
     }
 }
+
+/// Runs `tc` inside and returns what it printed.
+fn tc(namespace: &Namespace, arguments: &str) -> String {
+    let output = Command::new("nsenter")
+        .arg(format!("--net={}", namespace.path.display()))
+        .arg("tc")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("tc (iproute2) is needed for these tests");
+    assert!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_token_bucket_is_read_changed_and_removed() {
+    let Some(namespace) = Namespace::with_two_links() else { return };
+    let mut netns = namespace.open();
+    let eth0 = netns.link("eth0").unwrap();
+    assert_eq!(netns.root_qdisc(&eth0).unwrap(), None, "the kernel's own");
+    // 1,000,000 bytes/s and 100,000 bytes at once, 25 ms.
+    tc(&namespace, "qdisc add dev eth0 root handle 1: tbf rate 8mbit burst 100000 limit 125000");
+    let before = netns.root_qdisc(&eth0).unwrap().unwrap();
+    assert!(before.is_plugin_bucket());
+    let ticks = scheduler_ticks(&std::fs::read_to_string("/proc/net/psched").unwrap()).unwrap();
+    let bucket = TokenBucket::new(RateLimit { rate: 8_000_000, burst: 800_000 }, ticks);
+    assert_eq!(before.bucket, Some(bucket));
+
+    for limit in [(16_000_000, 400_000), (80_000_000_000, 8_000_000), (1_000_000, 100_000)] {
+        let bucket = TokenBucket::new(RateLimit { rate: limit.0, burst: limit.1 }, ticks);
+        netns.change_token_bucket(&eth0, bucket).unwrap();
+        assert_eq!(netns.root_qdisc(&eth0).unwrap().unwrap().bucket, Some(bucket));
+    }
+    assert!(tc(&namespace, "qdisc show dev eth0").contains("rate 1Mbit burst 12500b lat 25ms"));
+    netns.remove_root_qdisc(&eth0).unwrap();
+    netns.remove_root_qdisc(&eth0).unwrap();
+    assert_eq!(netns.root_qdisc(&eth0).unwrap(), None);
+}
+
+#[test]
+fn ingress_filters_tell_where_they_redirect_to() {
+    let Some(namespace) = Namespace::with_two_links() else { return };
+    if !namespace.can("link add bwp0 type ifb") {
+        eprintln!("skipped: this kernel has no ifb");
+        return;
+    }
+    let mut netns = namespace.open();
+    let (eth0, ifb) = (netns.link("eth0").unwrap(), netns.link_by_name("bwp0").unwrap().unwrap());
+    assert_eq!(netns.ingress_qdisc(&eth0).unwrap(), None);
+    assert_eq!(netns.ingress_filters(&eth0).unwrap_or_default(), []);
+    tc(&namespace, "qdisc add dev eth0 ingress");
+    tc(
+        &namespace,
+        "filter add dev eth0 parent ffff: prio 1 protocol all u32 match u32 0 0 flowid 1:1 action mirred egress redirect dev bwp0",
+    );
+    assert_eq!(netns.ingress_qdisc(&eth0).unwrap().unwrap().kind, "ingress");
+    let expected = Filter { kind: "u32".into(), redirects_to: Some(ifb.index) };
+    assert_eq!(netns.ingress_filters(&eth0).unwrap(), [expected.clone()]);
+    tc(&namespace, "filter add dev eth0 parent ffff: prio 2 protocol ip u32 match u32 0 0 flowid 1:2");
+    let dropping = Filter { kind: "u32".into(), redirects_to: None };
+    assert_eq!(netns.ingress_filters(&eth0).unwrap(), [expected, dropping]);
+    netns.remove_ingress_qdisc(&eth0).unwrap();
+    assert_eq!(netns.ingress_qdisc(&eth0).unwrap(), None);
+    netns.remove_link(&ifb).unwrap();
+    netns.remove_link(&ifb).unwrap();
+    assert_eq!(netns.link_by_index(ifb.index).unwrap(), None);
+}
+
+#[test]
+fn a_veth_tells_its_peer() {
+    let Some(namespace) = Namespace::with_two_links() else { return };
+    let mut netns = namespace.open();
+    let peer = netns.veth_peer("eth0").unwrap().unwrap();
+    assert_eq!(netns.link_by_index(peer).unwrap().unwrap().name, "eth0p");
+    assert_eq!(netns.veth_peer("lo").unwrap(), None);
+}
