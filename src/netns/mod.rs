@@ -43,4 +43,4 @@ pub use error::{NetlinkError, NetnsError};
 pub use identity::{Identity, Sameness, is_deserted};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};
-pub use traffic::{Filter, Qdisc, RateLimit, TokenBucket, scheduler_ticks};
+pub use traffic::{Filter, Qdisc, TokenBucket, scheduler_ticks};

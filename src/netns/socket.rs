@@ -84,7 +84,7 @@ impl NetlinkSerializable for Request {
             Self::GetAddress(message) => message.emit(buffer),
             Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.emit(buffer),
             Self::GetQdisc(message) | Self::NewQdisc(message) | Self::DelQdisc(message) | Self::GetFilter(message) => {
-                message.emit(buffer)
+                message.emit(buffer);
             }
         }
     }

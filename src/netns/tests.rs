@@ -16,6 +16,7 @@ use nix::{
 };
 
 use super::*;
+use crate::cni::capability::RateLimit;
 
 /// A network namespace that is there for as long as this value.
 struct Namespace {
@@ -701,7 +702,7 @@ fn ingress_filters_tell_where_they_redirect_to() {
     );
     assert_eq!(netns.ingress_qdisc(&eth0).unwrap().unwrap().kind, "ingress");
     let expected = Filter { kind: "u32".into(), redirects_to: Some(ifb.index) };
-    assert_eq!(netns.ingress_filters(&eth0).unwrap(), [expected.clone()]);
+    assert_eq!(netns.ingress_filters(&eth0).unwrap(), std::slice::from_ref(&expected));
     tc(&namespace, "filter add dev eth0 parent ffff: prio 2 protocol ip u32 match u32 0 0 flowid 1:2");
     let dropping = Filter { kind: "u32".into(), redirects_to: None };
     assert_eq!(netns.ingress_filters(&eth0).unwrap(), [expected, dropping]);

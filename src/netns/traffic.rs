@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::{Link, Netns, NetnsError, links::LINK_HEADER_LEN, links::link, socket::Request};
+use crate::cni::capability::RateLimit;
 
 /// The plugin's qdisc at the root.
 const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
@@ -28,20 +29,11 @@ const INGRESS_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 /// Microseconds that the plugin lets a packet wait in a bucket.
 const LATENCY: f64 = 25_000.0;
 const MICROS_PER_SECOND: f64 = 1_000_000.0;
-/// `TCA_TBF_PARMS` and `TCA_TBF_RATE64` of linux/pkt_sched.h.
+/// `TCA_TBF_PARMS` and `TCA_TBF_RATE64` of `linux/pkt_sched.h`.
 const TBF_PARAMETERS: u16 = 1;
 const TBF_RATE64: u16 = 4;
 /// Bytes of the header of a traffic control message, `struct tcmsg`.
 const TC_HEADER_LEN: usize = 20;
-
-/// A limit as the capability `bandwidth` states it (CONVENTIONS.md, "bandwidth").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Bits per second.
-    pub rate: u64,
-    /// Bits that may pass at once.
-    pub burst: u64,
-}
 
 /// A limit as the kernel's token bucket filter holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

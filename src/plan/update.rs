@@ -1,0 +1,648 @@
+//! New values for one attachment of a container that lives: which steps are redone for them, how, and what cannot be changed.
+//!
+//! What redoing a step means differs from plugin to plugin, as the reference plugins were not written to be called twice:
+//!
+//! | plugin | redone by | why not plainly DEL and ADD |
+//! |---|---|---|
+//! | `bandwidth` | changing its token buckets in place | its DEL leaves the qdiscs to the interface, its ADD refuses an interface that has some |
+//! | `portmap` | DEL with the old mappings, ADD with the new ones | its ADD adds, and its DEL without mappings does nothing |
+//! | `firewall` | DEL, ADD | its DEL leaves the rules of `ingressPolicy` and the jump to an administrator's chain: these two are refused |
+//! | `tuning` | DEL, which restores the link, ADD; sysctls are remembered and restored by Braid | its ADD takes the values it finds for the original ones, its DEL restores no sysctl |
+//!
+//! Other plugins make interfaces and addresses; these are detached and attached anew.
+
+use serde_json::value::RawValue;
+
+use super::Attachment;
+use crate::cni::CniError;
+use crate::cni::capability::RateLimit;
+use crate::cni::config::{ConfigError, PluginConfig, RawObject, folds_to, raw};
+use crate::cni::error::code;
+use crate::config::selection::PortMapping;
+
+/// The capability under which `portmap` gets its mappings.
+const PORT_MAPPINGS: &str = "portMappings";
+/// The capability under which `bandwidth` gets its limits, unless they stand in its configuration.
+const BANDWIDTH: &str = "bandwidth";
+/// The keys of a limit, in the capability as in the plugin's configuration: rate and burst, for both directions.
+const LIMIT_KEYS: [[&str; 2]; 2] = [["ingressRate", "ingressBurst"], ["egressRate", "egressBurst"]];
+/// The least burst where none is given, in bits: ten full packets.
+const LEAST_BURST: u64 = 10 * 1514 * 8;
+/// The plugin counts a burst in bytes, in 32 bits.
+const MOST_BURST: u64 = (u32::MAX as u64) * 8 - 1;
+/// The keys of `firewall` that its DEL does not undo.
+const FIREWALL_KEYS: [&str; 2] = ["ingressPolicy", "iptablesAdminChainName"];
+
+/// The plugins whose steps can be redone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `bandwidth`.
+    Bandwidth,
+    /// `portmap`.
+    Portmap,
+    /// `firewall`.
+    Firewall,
+    /// `tuning`.
+    Tuning,
+}
+
+impl Kind {
+    /// The kind of a plugin, if it is one whose steps can be redone.
+    pub fn of(plugin: &PluginConfig) -> Option<Self> {
+        match plugin.plugin_type() {
+            "bandwidth" => Some(Self::Bandwidth),
+            "portmap" => Some(Self::Portmap),
+            "firewall" => Some(Self::Firewall),
+            "tuning" => Some(Self::Tuning),
+            _ => None,
+        }
+    }
+}
+
+/// The values that an attachment is to have; what is not here stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Update {
+    /// Limits of `bandwidth`.
+    pub bandwidth: Option<BandwidthUpdate>,
+    /// The whole list of mappings of `portmap`.
+    pub port_mappings: Option<Vec<PortMapping>>,
+    /// Keys of plugins' configurations.
+    pub plugins: Vec<PluginUpdate>,
+}
+
+/// New limits; a direction that is not here keeps its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BandwidthUpdate {
+    /// Into the container.
+    pub ingress: Option<LimitUpdate>,
+    /// Out of the container.
+    pub egress: Option<LimitUpdate>,
+}
+
+/// A new limit of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitUpdate {
+    /// None.
+    Unlimited,
+    /// A rate in bits per second, and what may pass at once in bits: without it the burst stays as it was, and where there was
+    /// none it is a tenth of a second's, at least ten full packets.
+    Limited {
+        /// Bits per second.
+        rate: u64,
+        /// Bits.
+        burst: Option<u64>,
+    },
+}
+
+/// New keys of one plugin's configuration.
+#[derive(Debug, Clone, Default)]
+pub struct PluginUpdate {
+    /// The plugin's type.
+    pub plugin_type: String,
+    /// Which one of that type, counted from 1, where the chain has several.
+    pub number: Option<usize>,
+    /// Keys and their new values.
+    pub set: RawObject,
+    /// Keys to leave out.
+    pub unset: Vec<String>,
+}
+
+/// The limits of both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Into the container: on the host's end of the veth.
+    pub ingress: Option<RateLimit>,
+    /// Out of the container: on an `ifb` device.
+    pub egress: Option<RateLimit>,
+}
+
+impl Limits {
+    /// The limits that a `bandwidth` step has: those of its configuration, or else those of the capability.
+    pub fn of(plugin: &PluginConfig, capability_args: &RawObject) -> Self {
+        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(plugin.keys(), key).is_some());
+        if in_config {
+            return Self::read(plugin.keys());
+        }
+        let given = capability_args.get(BANDWIDTH).filter(|_| plugin.declares(BANDWIDTH));
+        given.and_then(|raw| serde_json::from_str(raw.get()).ok()).map(|object| Self::read(&object)).unwrap_or_default()
+    }
+
+    fn read(object: &RawObject) -> Self {
+        let [ingress, egress] = LIMIT_KEYS.map(|[rate, burst]| {
+            let number =
+                |key| find(object, key).and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok()).unwrap_or(0);
+            let limit = RateLimit { rate: number(rate), burst: number(burst) };
+            (limit.rate > 0 && limit.burst > 0).then_some(limit)
+        });
+        Self { ingress, egress }
+    }
+
+    /// As `bandwidth` reads them.
+    fn to_object(self) -> RawObject {
+        let mut object = RawObject::new();
+        for ([rate, burst], limit) in LIMIT_KEYS.iter().zip([self.ingress, self.egress]) {
+            if let Some(limit) = limit {
+                object.insert((*rate).into(), raw(&limit.rate));
+                object.insert((*burst).into(), raw(&limit.burst));
+            }
+        }
+        object
+    }
+
+    /// The configuration of a `bandwidth` step with these limits and no others.
+    ///
+    /// # Panics
+    /// Never: a plugin's configuration stays one with other limits.
+    pub fn in_config(self, plugin: &PluginConfig) -> PluginConfig {
+        let mut keys = plugin.keys().clone();
+        keys.retain(|key, _| !LIMIT_KEYS.iter().flatten().any(|name| folds_to(key, name)));
+        keys.extend(self.to_object());
+        PluginConfig::from_object(keys).expect("a plugin's configuration stays one with other limits")
+    }
+}
+
+/// An attachment with its new values, and the steps that are redone for them.
+#[derive(Debug, Clone)]
+pub struct PlannedUpdate {
+    /// The attachment as it will be.
+    pub attachment: Attachment,
+    /// The steps to be redone, in the order of the chain.
+    pub steps: Vec<Redo>,
+}
+
+/// A step to be redone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redo {
+    /// Its place in the chain.
+    pub step: usize,
+    /// How.
+    pub how: How,
+}
+
+/// How a step is redone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is not there yet: ADD.
+    Add,
+    /// DEL with what it has, ADD with what it is to have.
+    Again(Kind),
+    /// By changing its token buckets.
+    InPlace {
+        /// The limits that it has.
+        from: Limits,
+        /// The limits that it is to have.
+        to: Limits,
+    },
+}
+
+/// An update that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The chain has no such plugin.
+    #[error(
+        "{label}: its chain has no plugin of type {plugin_type:?}, only {}; a plugin that stands beside braid in the runtime's \
+         list is the runtime's: move it into the delegate's chain",
+        chain.join(" > ")
+    )]
+    NoStep {
+        /// Which attachment.
+        label: String,
+        /// The type asked for.
+        plugin_type: String,
+        /// The types that are there.
+        chain: Vec<String>,
+    },
+    /// The chain has several, and none was chosen.
+    #[error("{label}: its chain has {count} plugins of type {plugin_type:?}; say which one, such as {plugin_type}#1")]
+    WhichStep {
+        /// Which attachment.
+        label: String,
+        /// The type asked for.
+        plugin_type: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// A plugin of a type that cannot be redone.
+    #[error(
+        "{label}: a plugin of type {plugin_type:?} cannot be changed while the container lives, only bandwidth, portmap, firewall \
+         and tuning; braid detach and braid attach make the attachment anew"
+    )]
+    Kind {
+        /// Which attachment.
+        label: String,
+        /// The type.
+        plugin_type: String,
+    },
+    /// A value that the plugin could not take, or not give back.
+    #[error("{label}: {plugin_type}: {key}: {why}")]
+    Value {
+        /// Which attachment.
+        label: String,
+        /// The plugin's type.
+        plugin_type: String,
+        /// The key.
+        key: String,
+        /// Why not.
+        why: String,
+    },
+    /// The new configuration is none.
+    #[error("{label}: {plugin_type}: {source}")]
+    Config {
+        /// Which attachment.
+        label: String,
+        /// The plugin's type.
+        plugin_type: String,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// A step after the changed one cannot be redone with the result that it would get.
+    #[error(
+        "{label}: the new values change the result that the plugin {later:?} after {plugin_type:?} was given, and that one cannot \
+         be redone; braid detach and braid attach make the attachment anew"
+    )]
+    Later {
+        /// Which attachment.
+        label: String,
+        /// The changed plugin's type.
+        plugin_type: String,
+        /// The later plugin's type.
+        later: String,
+    },
+}
+
+impl From<&UpdateError> for CniError {
+    fn from(error: &UpdateError) -> Self {
+        Self::new(code::INVALID_CONFIG, error.to_string())
+    }
+}
+
+/// Decides which steps of an attachment are redone, and with what.
+///
+/// # Errors
+/// When there is no such step, or its plugin cannot be given these values while the container lives.
+pub fn update(attachment: &Attachment, update: &Update) -> Result<PlannedUpdate, UpdateError> {
+    let planner = Planner { old: attachment, label: attachment.label() };
+    let mut new = attachment.clone();
+    for one in &update.plugins {
+        planner.set_keys(&mut new, one)?;
+    }
+    if let Some(bandwidth) = &update.bandwidth {
+        planner.set_bandwidth(&mut new, bandwidth)?;
+    }
+    if let Some(mappings) = &update.port_mappings {
+        planner.set_port_mappings(&mut new, mappings)?;
+    }
+    planner.steps(new)
+}
+
+struct Planner<'a> {
+    old: &'a Attachment,
+    label: String,
+}
+
+impl Planner<'_> {
+    /// The place of a plugin in the chain.
+    fn find(&self, plugin_type: &str, number: Option<usize>) -> Result<usize, UpdateError> {
+        let plugins = &self.old.network.plugins;
+        let places: Vec<usize> = (0..plugins.len()).filter(|at| plugins[*at].plugin_type() == plugin_type).collect();
+        let (label, plugin_type) = (self.label.clone(), plugin_type.to_owned());
+        match (number, places.as_slice()) {
+            (None, [one]) => Ok(*one),
+            (None, [_, _, ..]) => Err(UpdateError::WhichStep { label, plugin_type, count: places.len() }),
+            (Some(number), _) if (1..=places.len()).contains(&number) => Ok(places[number - 1]),
+            _ => {
+                let chain = plugins.iter().map(|plugin| plugin.plugin_type().to_owned()).collect();
+                Err(UpdateError::NoStep { label, plugin_type, chain })
+            }
+        }
+    }
+
+    fn set_keys(&self, new: &mut Attachment, update: &PluginUpdate) -> Result<(), UpdateError> {
+        let at = self.find(&update.plugin_type, update.number)?;
+        let plugin_type = update.plugin_type.clone();
+        if Kind::of(&new.network.plugins[at]).is_none() {
+            return Err(UpdateError::Kind { label: self.label.clone(), plugin_type });
+        }
+        let mut keys = new.network.plugins[at].keys().clone();
+        for key in update.set.keys().chain(&update.unset) {
+            if ["type", "name", "cniVersion", "prevResult", "runtimeConfig", "capabilities"]
+                .iter()
+                .any(|own| folds_to(key, own))
+            {
+                return Err(self.value(&plugin_type, key, "it is the protocol's, and cannot be changed"));
+            }
+            // Go's parser, which most plugins have, takes the last of two keys that differ in case alone.
+            keys.retain(|own, _| !folds_to(own, key));
+        }
+        keys.extend(update.set.iter().map(|(key, value)| (key.clone(), value.clone())));
+        new.network.plugins[at] = PluginConfig::from_object(keys).map_err(|source| UpdateError::Config {
+            label: self.label.clone(),
+            plugin_type,
+            source,
+        })?;
+        Ok(())
+    }
+
+    fn set_bandwidth(&self, new: &mut Attachment, update: &BandwidthUpdate) -> Result<(), UpdateError> {
+        let at = match self.find(BANDWIDTH, None) {
+            Ok(at) => at,
+            Err(UpdateError::NoStep { .. }) => {
+                let mut keys = RawObject::new();
+                keys.insert("type".into(), raw(BANDWIDTH));
+                new.network.plugins.push(PluginConfig::from_object(keys).expect("it has a type"));
+                new.network.plugins.len() - 1
+            }
+            Err(error) => return Err(error),
+        };
+        let plugin = &new.network.plugins[at];
+        let old = Limits::of(plugin, &new.capability_args);
+        let direction = |key: &str, update: Option<LimitUpdate>, old: Option<RateLimit>| match update {
+            None => Ok(old),
+            Some(LimitUpdate::Unlimited) => Ok(None),
+            Some(LimitUpdate::Limited { rate, burst }) => {
+                let burst = burst.or(old.map(|old| old.burst)).unwrap_or_else(|| (rate / 10).max(LEAST_BURST));
+                self.limit(key, RateLimit { rate, burst }).map(Some)
+            }
+        };
+        let limits = Limits {
+            ingress: direction("ingress", update.ingress, old.ingress)?,
+            egress: direction("egress", update.egress, old.egress)?,
+        };
+        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(plugin.keys(), key).is_some());
+        if in_config || !plugin.declares(BANDWIDTH) {
+            new.network.plugins[at] = limits.in_config(plugin);
+        } else if limits == Limits::default() {
+            new.capability_args.shift_remove(BANDWIDTH);
+        } else {
+            new.capability_args.insert(BANDWIDTH.into(), raw(&limits.to_object()));
+        }
+        Ok(())
+    }
+
+    /// What the plugin, and the kernel, can do.
+    fn limit(&self, key: &str, limit: RateLimit) -> Result<RateLimit, UpdateError> {
+        let why = match limit {
+            RateLimit { rate: 0..8, .. } => "a rate is at least 8 bits per second".to_owned(),
+            RateLimit { burst: 0..8, .. } => "a burst is at least 8 bits".to_owned(),
+            RateLimit { burst, .. } if burst > MOST_BURST => format!("a burst is at most {MOST_BURST} bits"),
+            limit => return Ok(limit),
+        };
+        Err(self.value(BANDWIDTH, key, why))
+    }
+
+    fn set_port_mappings(&self, new: &mut Attachment, mappings: &[PortMapping]) -> Result<(), UpdateError> {
+        let at = self.find("portmap", None)?;
+        if !new.network.plugins[at].declares(PORT_MAPPINGS) {
+            let why = "this step does not declare that capability, so it would get no mapping";
+            return Err(self.value("portmap", PORT_MAPPINGS, why));
+        }
+        if mappings.is_empty() {
+            new.capability_args.shift_remove(PORT_MAPPINGS);
+        } else {
+            new.capability_args.insert(PORT_MAPPINGS.into(), raw(mappings));
+        }
+        Ok(())
+    }
+
+    /// The steps whose plugin would be given something else.
+    fn steps(&self, new: Attachment) -> Result<PlannedUpdate, UpdateError> {
+        let mut steps = Vec::new();
+        let mut result_changes: Option<&str> = None;
+        for (step, plugin) in new.network.plugins.iter().enumerate() {
+            let Some(before) = self.old.network.plugins.get(step) else {
+                if Limits::of(plugin, &new.capability_args) != Limits::default() {
+                    steps.push(Redo { step, how: How::Add });
+                }
+                continue;
+            };
+            let is_changed = !same(before.keys(), plugin.keys())
+                || plugin
+                    .capabilities()
+                    .iter()
+                    .any(|name| !same_value(get(&self.old.capability_args, name), get(&new.capability_args, name)));
+            if let Some(changed) = result_changes.filter(|_| !is_changed)
+                && Kind::of(plugin).is_none()
+            {
+                return Err(UpdateError::Later {
+                    label: self.label.clone(),
+                    plugin_type: changed.to_owned(),
+                    later: plugin.plugin_type().to_owned(),
+                });
+            }
+            if !is_changed && result_changes.is_none() {
+                continue;
+            }
+            let Some(kind) = Kind::of(plugin) else {
+                return Err(UpdateError::Kind {
+                    label: self.label.clone(),
+                    plugin_type: plugin.plugin_type().to_owned(),
+                });
+            };
+            let how = match kind {
+                Kind::Bandwidth => {
+                    let from = Limits::of(before, &self.old.capability_args);
+                    let to = Limits::of(plugin, &new.capability_args);
+                    if from.egress.is_some() != to.egress.is_some() {
+                        result_changes = Some(plugin.plugin_type());
+                    }
+                    How::InPlace { from, to }
+                }
+                Kind::Firewall => {
+                    self.refuse_firewall(before, plugin)?;
+                    How::Again(kind)
+                }
+                Kind::Tuning => {
+                    self.refuse_tuning_twice()?;
+                    if ["mac", "mtu"].iter().any(|key| !same_value(find(before.keys(), key), find(plugin.keys(), key)))
+                        || !same_value(get(&self.old.capability_args, "mac"), get(&new.capability_args, "mac"))
+                    {
+                        result_changes = Some(plugin.plugin_type());
+                    }
+                    How::Again(kind)
+                }
+                Kind::Portmap => How::Again(kind),
+            };
+            steps.push(Redo { step, how });
+        }
+        let mut attachment = new;
+        // A step that would limit nothing is not added.
+        if attachment.network.plugins.len() > self.old.network.plugins.len()
+            && !steps.iter().any(|redo| redo.how == How::Add)
+        {
+            attachment.network.plugins.truncate(self.old.network.plugins.len());
+        }
+        Ok(PlannedUpdate { attachment, steps })
+    }
+
+    fn refuse_firewall(&self, before: &PluginConfig, after: &PluginConfig) -> Result<(), UpdateError> {
+        let changed = FIREWALL_KEYS.iter().find(|key| !same_value(find(before.keys(), key), find(after.keys(), key)));
+        match changed {
+            None => Ok(()),
+            Some(key) => Err(self.value(
+                "firewall",
+                key,
+                "its DEL does not take back what this key makes, as other containers of the bridge may depend on it; \
+                 braid detach and braid attach make the attachment anew",
+            )),
+        }
+    }
+
+    /// The plugin keeps the values that it restores in one file for a container and an interface.
+    fn refuse_tuning_twice(&self) -> Result<(), UpdateError> {
+        if self.old.network.plugins.iter().filter(|plugin| Kind::of(plugin) == Some(Kind::Tuning)).count() < 2 {
+            return Ok(());
+        }
+        let why = "the chain has two, which keep the original values in one file, so that neither can be undone alone";
+        Err(self.value("tuning", "type", why))
+    }
+
+    fn value(&self, plugin_type: &str, key: &str, why: impl Into<String>) -> UpdateError {
+        UpdateError::Value {
+            label: self.label.clone(),
+            plugin_type: plugin_type.to_owned(),
+            key: key.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
+/// A key as Go's parser finds it: the last one that is the same but for case.
+fn find<'a>(object: &'a RawObject, key: &str) -> Option<&'a RawValue> {
+    object.iter().rev().find(|(own, _)| folds_to(own, key)).map(|(_, value)| &**value)
+}
+
+fn get<'a>(object: &'a RawObject, key: &str) -> Option<&'a RawValue> {
+    object.get(key).map(|value| &**value)
+}
+
+fn same_value(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
+    let read = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get()).ok();
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.get() == b.get() || read(a) == read(b),
+        _ => false,
+    }
+}
+
+fn same(a: &RawObject, b: &RawObject) -> bool {
+    a.len() == b.len() && a.iter().all(|(key, value)| same_value(Some(value), get(b, key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::config::parse_object;
+
+    fn attachment(plugins: &str, capability_args: &str) -> Attachment {
+        serde_json::from_str(&format!(
+            r#"{{"ifname":"eth0","network":{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"bridge"}}{plugins}]}},
+                "reference":"n","origin":"delegates[0]","capabilityArgs":{capability_args}}}"#
+        ))
+        .unwrap()
+    }
+
+    fn limit(rate: u64, burst: u64) -> RateLimit {
+        RateLimit { rate, burst }
+    }
+
+    fn bandwidth(ingress: impl Into<Option<LimitUpdate>>, egress: impl Into<Option<LimitUpdate>>) -> Update {
+        let (ingress, egress) = (ingress.into(), egress.into());
+        Update { bandwidth: Some(BandwidthUpdate { ingress, egress }), ..Update::default() }
+    }
+
+    fn keys(plugin_type: &str, set: &str, unset: &[&str]) -> Update {
+        Update {
+            plugins: vec![PluginUpdate {
+                plugin_type: plugin_type.into(),
+                number: None,
+                set: parse_object(set.as_bytes()).unwrap(),
+                unset: unset.iter().map(ToString::to_string).collect(),
+            }],
+            ..Update::default()
+        }
+    }
+
+    fn limited(rate: u64, burst: Option<u64>) -> LimitUpdate {
+        LimitUpdate::Limited { rate, burst }
+    }
+
+    #[test]
+    fn limits_are_where_the_plugin_reads_them() {
+        let in_config =
+            r#",{"type":"bandwidth","capabilities":{"bandwidth":true},"ingressRate":800,"ingressBurst":80}"#;
+        let args = r#"{"bandwidth":{"ingressRate":1,"ingressBurst":1}}"#;
+        let planned =
+            update(&attachment(in_config, args), &bandwidth(limited(1600, None), limited(8000, Some(800)))).unwrap();
+        let from = Limits { ingress: Some(limit(800, 80)), egress: None };
+        let to = Limits { ingress: Some(limit(1600, 80)), egress: Some(limit(8000, 800)) };
+        assert_eq!(planned.steps, [Redo { step: 1, how: How::InPlace { from, to } }]);
+        assert_eq!(Limits::of(&planned.attachment.network.plugins[1], &planned.attachment.capability_args), to);
+        assert_eq!(planned.attachment.capability_args["bandwidth"].get(), r#"{"ingressRate":1,"ingressBurst":1}"#);
+
+        let declared = r#",{"type":"bandwidth","capabilities":{"bandwidth":true}}"#;
+        let planned =
+            update(&attachment(declared, args), &bandwidth(LimitUpdate::Unlimited, limited(8000, None))).unwrap();
+        assert_eq!(
+            planned.attachment.capability_args["bandwidth"].get(),
+            r#"{"egressRate":8000,"egressBurst":121120}"#
+        );
+        assert_eq!(planned.attachment.network.plugins[1].keys().len(), 2);
+    }
+
+    #[test]
+    fn a_limit_adds_a_step_where_there_is_none_and_no_limit_does_not() {
+        let planned = update(&attachment("", "{}"), &bandwidth(limited(8_000_000, None), None)).unwrap();
+        assert_eq!(planned.steps, [Redo { step: 1, how: How::Add }]);
+        assert_eq!(
+            raw(planned.attachment.network.plugins[1].keys()).get(),
+            r#"{"type":"bandwidth","ingressRate":8000000,"ingressBurst":800000}"#
+        );
+        let planned = update(&attachment("", "{}"), &bandwidth(LimitUpdate::Unlimited, None)).unwrap();
+        assert!(planned.steps.is_empty());
+        assert_eq!(planned.attachment.network.plugins.len(), 1);
+    }
+
+    #[test]
+    fn equal_values_redo_nothing() {
+        let chain = r#",{"type":"bandwidth","ingressRate":800,"ingressBurst":80},{"type":"portmap","capabilities":{"portMappings":true}}"#;
+        let args = r#"{"portMappings":[{"hostPort":80,"containerPort":8080,"protocol":"tcp"}]}"#;
+        let attachment = attachment(chain, args);
+        let mapping =
+            PortMapping { host_port: 80, container_port: 8080, protocol: "tcp".into(), host_ip: String::new() };
+        let same = Update { port_mappings: Some(vec![mapping]), ..bandwidth(limited(800, Some(80)), None) };
+        assert!(update(&attachment, &same).unwrap().steps.is_empty());
+        let none = Update { port_mappings: Some(Vec::new()), ..Update::default() };
+        assert_eq!(update(&attachment, &none).unwrap().steps, [Redo { step: 2, how: How::Again(Kind::Portmap) }]);
+    }
+
+    #[test]
+    fn steps_after_a_changed_result_are_redone_or_refused() {
+        let tuned = |after: &str| attachment(&format!(r#",{{"type":"tuning","mtu":1400}},{{"type":"{after}"}}"#), "{}");
+        let mtu = keys("tuning", r#"{"mtu":1300}"#, &[]);
+        let steps = update(&tuned("firewall"), &mtu).unwrap().steps;
+        assert_eq!(steps.iter().map(|redo| redo.step).collect::<Vec<_>>(), [1, 2]);
+        let error = update(&tuned("sbr"), &mtu).unwrap_err().to_string();
+        assert!(error.contains("\"sbr\" after \"tuning\""), "{error}");
+        let sysctl = keys("tuning", r#"{"sysctl":{"net.core.somaxconn":"500"}}"#, &[]);
+        assert_eq!(update(&tuned("sbr"), &sysctl).unwrap().steps.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_a_remedy() {
+        let error = |attachment: &Attachment, wanted: &Update| update(attachment, wanted).unwrap_err().to_string();
+        let plain = attachment("", "{}");
+        assert!(error(&plain, &keys("portmap", "{}", &[])).contains("no plugin of type \"portmap\", only bridge"));
+        assert!(error(&plain, &keys("bridge", r#"{"mtu":1}"#, &[])).contains("braid detach and braid attach"));
+        let two = attachment(r#",{"type":"tuning"},{"type":"tuning"}"#, "{}");
+        assert!(error(&two, &keys("tuning", r#"{"mtu":1}"#, &[])).contains("say which one, such as tuning#1"));
+        let wall = attachment(r#",{"type":"firewall"}"#, "{}");
+        assert!(error(&wall, &keys("firewall", r#"{"INGRESSPOLICY":"isolated"}"#, &[])).contains("ingressPolicy"));
+        assert!(error(&wall, &keys("firewall", r#"{"type":"evil"}"#, &[])).contains("the protocol's"));
+        assert!(update(&wall, &keys("firewall", r#"{"backend":"iptables"}"#, &[])).is_ok());
+        let mappings = Update { port_mappings: Some(Vec::new()), ..Update::default() };
+        let undeclared = attachment(r#",{"type":"portmap"}"#, "{}");
+        assert!(error(&undeclared, &mappings).contains("does not declare"));
+        assert!(error(&plain, &bandwidth(limited(7, None), None)).contains("at least 8 bits"));
+        assert!(error(&plain, &bandwidth(limited(800, Some(1 << 40)), None)).contains("at most"));
+    }
+}
