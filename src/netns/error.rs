@@ -52,6 +52,16 @@ pub enum NetnsError {
         /// What the kernel said.
         source: NetlinkError,
     },
+    /// A kernel parameter could not be read or written.
+    #[error("{action} the kernel parameter {name:?}: {source}")]
+    Sysctl {
+        /// What was attempted.
+        action: &'static str,
+        /// The parameter.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The interface a default route is asked for is not in the namespace.
     #[error("find interface {interface} in {netns}: the links there are {}", list(present))]
     NoSuchInterface {

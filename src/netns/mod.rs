@@ -33,6 +33,7 @@ mod links;
 mod namespace;
 mod routes;
 mod socket;
+mod sysctl;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -43,4 +44,5 @@ pub use error::{NetlinkError, NetnsError};
 pub use identity::{Identity, Sameness, is_deserted};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};
+pub use sysctl::{Sysctls, read_sysctls, write_sysctls};
 pub use traffic::{Filter, Qdisc, TokenBucket, scheduler_ticks};

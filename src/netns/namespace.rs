@@ -116,13 +116,36 @@ fn socket_by_thread(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsE
     })
 }
 
-/// Moves the calling thread into the namespace, and opens a socket there.
-fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
+/// Does something in the namespace at `path`, on a short-lived thread that need not come back.
+pub(super) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let namespace = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|source| opening(path, source))?;
+    thread::scope(|scope| {
+        let enter_and_work = || enter(&namespace, path).map(|()| work());
+        thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, enter_and_work)
+            .map_err(|source| NetnsError::Open { path: path.into(), source })?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Moves the calling thread into the namespace.
+fn enter(namespace: &File, path: &Path) -> Result<(), NetnsError> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
         // A namespace, but of another kind.
         Errno::EINVAL => NetnsError::NotANamespace { path: path.into() },
         errno => opening(path, errno.into()),
-    })?;
+    })
+}
+
+/// Moves the calling thread into the namespace, and opens a socket there.
+fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
+    enter(namespace, path)?;
     RouteSocket::open().map_err(|source| NetnsError::Open { path: path.into(), source })
 }
 

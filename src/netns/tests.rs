@@ -721,3 +721,23 @@ fn a_veth_tells_its_peer() {
     assert_eq!(netns.link_by_index(peer).unwrap().unwrap().name, "eth0p");
     assert_eq!(netns.veth_peer("lo").unwrap(), None);
 }
+
+#[test]
+fn kernel_parameters_are_the_namespaces_own() {
+    let Some(namespace) = Namespace::with_two_links() else { return };
+    let before = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    let names = ["net.ipv4.ip_forward", "net.ipv4.conf.IFNAME.arp_notify", "net.no.such"];
+    let original = read_sysctls(&namespace.path, "eth0", names).unwrap();
+    assert_eq!(original.len(), 2);
+    let mut changed = Sysctls::new();
+    changed.insert("net.ipv4.conf.IFNAME.arp_notify".into(), "1".into());
+    changed.insert("net.ipv4.ip_forward".into(), "1".into());
+    write_sysctls(&namespace.path, "eth0", &changed).unwrap();
+    changed.sort_keys();
+    let mut now = read_sysctls(&namespace.path, "eth0", names).unwrap();
+    now.sort_keys();
+    assert_eq!(now, changed);
+    write_sysctls(&namespace.path, "eth0", &original).unwrap();
+    assert_eq!(read_sysctls(&namespace.path, "eth0", names).unwrap(), original);
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), before);
+}

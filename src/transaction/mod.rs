@@ -4,6 +4,7 @@
 //! undone: by the rollback, by DEL, by GC, by an ADD that finds what another one left half done, and where a [`Debt`] is tried
 //! again.
 
+mod bandwidth;
 mod claim;
 mod debt;
 mod device_info;
