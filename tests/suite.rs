@@ -69,6 +69,9 @@ mod faults {
     mod world;
 }
 
+/// Containers that change while they live.
+mod live;
+
 /// Real networks.
 mod networks {
     /// CHECK of what real plugins make, and of what other plugins change after Braid.

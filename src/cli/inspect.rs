@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::table::{cell, table};
 use super::{CliError, Format, Outcome, print};
-use crate::cni::AddResult;
+use crate::cni::{AddResult, RawObject};
 use crate::runtime::deadline;
 use crate::transaction::journal::State;
 use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
@@ -33,6 +33,8 @@ struct Known {
     #[serde(skip_serializing_if = "Option::is_none")]
     micros: Option<u64>,
     attachments: Vec<KnownAttachment>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<KnownChange>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
     /// The ID of the debt, if it is one.
@@ -48,6 +50,9 @@ struct KnownAttachment {
     reference: String,
     origin: String,
     ips: Vec<String>,
+    /// The capability arguments as of now.
+    #[serde(rename = "capabilityArgs", skip_serializing_if = "RawObject::is_empty")]
+    capability_args: RawObject,
     plugins: Vec<KnownPlugin>,
 }
 
@@ -61,6 +66,18 @@ struct KnownPlugin {
     micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owed: Option<String>,
+    /// Its configuration as of now.
+    config: RawObject,
+}
+
+/// A change that was made while the container lived.
+#[derive(Debug, Serialize)]
+struct KnownChange {
+    /// Milliseconds since 1970.
+    time: u64,
+    what: String,
+    by: String,
+    micros: u64,
 }
 
 pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
@@ -161,6 +178,14 @@ fn describe(one: &Known, text: &mut String) {
         }
     }
     *text += &table(&["INTERFACE", "NETWORK", "ADDRESSES", "PLUGIN", "TOOK", "STATE", "OWED"], &rows);
+    if !one.changes.is_empty() {
+        let rows: Vec<Vec<String>> = one
+            .changes
+            .iter()
+            .map(|change| vec![ago(change.time), cell(&change.what), cell(&change.by), millis(change.micros)])
+            .collect();
+        let _ = write!(text, "\n{}", table(&["CHANGED", "WHAT", "BY", "TOOK"], &rows));
+    }
     text.push('\n');
 }
 
@@ -267,6 +292,7 @@ fn unusable(container_id: &str, ifname: &str, reason: &str) -> Known {
         state: "unusable",
         micros: None,
         attachments: Vec::new(),
+        changes: Vec::new(),
         problem: Some(format!("journal unusable ({reason}); clean up by hand")),
         debt: None,
     }
@@ -274,7 +300,7 @@ fn unusable(container_id: &str, ifname: &str, reason: &str) -> Known {
 
 fn describe_state(state: &State) -> Known {
     let plan = &state.header.plan;
-    let attachments = plan.attachments.iter().enumerate().map(|(index, attachment)| {
+    let attachments = state.attachments().map(|(index, attachment)| {
         let result =
             state.result(index).and_then(|raw| AddResult::parse(raw.get().as_bytes(), attachment.network.version).ok());
         let plugins = attachment.network.plugins.iter().zip(&state.steps[index]).map(|(plugin, step)| KnownPlugin {
@@ -288,6 +314,7 @@ fn describe_state(state: &State) -> Known {
             },
             micros: step.micros,
             owed: step.owed.as_ref().map(ToString::to_string),
+            config: plugin.keys().clone(),
         });
         KnownAttachment {
             ifname: attachment.ifname.clone(),
@@ -295,8 +322,15 @@ fn describe_state(state: &State) -> Known {
             reference: attachment.reference.clone(),
             origin: attachment.origin.clone(),
             ips: result.map(|r| r.ips.iter().map(|ip| ip.address.to_string()).collect()).unwrap_or_default(),
+            capability_args: attachment.capability_args.clone(),
             plugins: plugins.collect(),
         }
+    });
+    let changes = state.history.iter().map(|change| KnownChange {
+        time: change.time,
+        what: change.what.clone(),
+        by: change.author.clone(),
+        micros: change.micros,
     });
     Known {
         container_id: plan.container_id.clone(),
@@ -304,9 +338,11 @@ fn describe_state(state: &State) -> Known {
         network: plan.network.clone(),
         netns: plan.netns.clone(),
         since: state.header.time,
+        changes: changes.collect(),
         state: match (&state.complete, state.is_being_undone()) {
             (_, true) => "clean-up owed",
             _ if state.is_container_gone() => "left behind",
+            (Some(_), false) if state.pending.is_some() => "change unfinished",
             (Some(_), false) => "attached",
             (None, false) => "unfinished",
         },

@@ -11,6 +11,7 @@ macro_rules! tell {
 
 mod inspect;
 mod install;
+mod live;
 #[cfg(feature = "kubernetes")]
 mod manifest_devices;
 #[cfg(feature = "kubernetes")]
@@ -99,6 +100,29 @@ Examples:
   braid list
   braid list -o json | jq -r '.[] | select(.state != \"attached\") | .containerID'";
 
+const AFTER_ATTACH: &str = "\
+Several networks are one transaction: all of them, or none. NETCONFPATH and CNI_PATH are as for `braid add`.
+
+Examples:
+  braid attach web storage
+  braid attach web lan@lan0 kube-system/storage
+  braid attach web '{\"interface\":\"lan0\",\"config\":{\"cniVersion\":\"1.0.0\",\"name\":\"lan\",\"type\":\"macvlan\",\"master\":\"eth0\"}}'";
+
+const AFTER_DETACH: &str = "\
+It needs neither a configuration nor an API server. The primary network goes with DEL.
+
+Example:
+  braid detach web net1";
+
+const AFTER_UPDATE: &str = "\
+Limits are changed without losing a packet. If a plugin refuses its new values, the old ones stay in force.
+
+Examples:
+  braid update web eth0 --bandwidth ingress=50M,egress=20M
+  braid update web eth0 --bandwidth egress=none
+  braid update web eth0 --port-mappings 8080:80/tcp,5353:53/udp
+  braid update web eth0 --plugin tuning --set mtu=1400 --dry-run";
+
 /// Attaches containers to several networks, in one transaction.
 ///
 /// As a CNI plugin Braid is called by a container runtime, through the environment and standard input. On the command
@@ -166,6 +190,15 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Attach a container that lives to more networks, and print its result as of now
+    #[command(after_help = AFTER_ATTACH)]
+    Attach(live::Attach),
+    /// Detach a container that lives from networks, by their interfaces
+    #[command(after_help = AFTER_DETACH)]
+    Detach(live::Detach),
+    /// Give plugins of a container that lives new values: limits, port mappings, a firewall, tuned parameters
+    #[command(after_help = AFTER_UPDATE)]
+    Update(live::UpdateArgs),
     /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
     Install(install::Install),
     /// Take Braid off this Kubernetes node
@@ -248,6 +281,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
+        Command::Attach(args) => live::attach(&args),
+        Command::Detach(args) => live::detach(&args),
+        Command::Update(args) => live::update(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Completions { shell } => {

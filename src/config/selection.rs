@@ -87,6 +87,24 @@ pub struct PortMapping {
     pub host_ip: String,
 }
 
+impl PortMapping {
+    /// Reads a JSON list of mappings, as a selection has it under `portMappings`.
+    ///
+    /// # Errors
+    /// When it is no such list, or a mapping is wrong.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, KeyError> {
+        let wrong = |found: String| KeyError::Wrong {
+            path: "portMappings".into(),
+            found,
+            expected: "a list of {hostPort, containerPort, protocol, hostIP}".into(),
+        };
+        let list = RawValue::from_string(text.to_owned()).map_err(|error| wrong(format!("not readable ({error})")))?;
+        let mut object = RawObject::new();
+        object.insert("portMappings".into(), list);
+        read_port_mappings(&Keys::new(&object, ""))
+    }
+}
+
 fn tcp() -> String {
     "tcp".into()
 }

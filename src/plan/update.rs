@@ -141,10 +141,10 @@ impl Limits {
     fn to_object(self) -> RawObject {
         let mut object = RawObject::new();
         for ([rate, burst], limit) in LIMIT_KEYS.iter().zip([self.ingress, self.egress]) {
-            if let Some(limit) = limit {
-                object.insert((*rate).into(), raw(&limit.rate));
-                object.insert((*burst).into(), raw(&limit.burst));
-            }
+            // Zero is no limit. The CHECK of older plugins dies where none of the keys is there.
+            let limit = limit.unwrap_or(RateLimit { rate: 0, burst: 0 });
+            object.insert((*rate).into(), raw(&limit.rate));
+            object.insert((*burst).into(), raw(&limit.burst));
         }
         object
     }
@@ -368,11 +368,12 @@ impl Planner<'_> {
             ingress: direction("ingress", update.ingress, old.ingress)?,
             egress: direction("egress", update.egress, old.egress)?,
         };
+        if limits == old {
+            return Ok(());
+        }
         let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(plugin.keys(), key).is_some());
         if in_config || !plugin.declares(BANDWIDTH) {
             new.network.plugins[at] = limits.in_config(plugin);
-        } else if limits == Limits::default() {
-            new.capability_args.shift_remove(BANDWIDTH);
         } else {
             new.capability_args.insert(BANDWIDTH.into(), raw(&limits.to_object()));
         }
@@ -440,6 +441,7 @@ impl Planner<'_> {
             };
             let how = match kind {
                 Kind::Bandwidth => {
+                    self.refuse_half_limits(plugin)?;
                     let from = Limits::of(before, &self.old.capability_args);
                     let to = Limits::of(plugin, &new.capability_args);
                     if from.egress.is_some() != to.egress.is_some() {
@@ -472,6 +474,23 @@ impl Planner<'_> {
             attachment.network.plugins.truncate(self.old.network.plugins.len());
         }
         Ok(PlannedUpdate { attachment, steps })
+    }
+
+    /// The plugin refuses a rate without a burst, and a burst without a rate.
+    fn refuse_half_limits(&self, plugin: &PluginConfig) -> Result<(), UpdateError> {
+        for [rate, burst] in LIMIT_KEYS {
+            let number = |key| find(plugin.keys(), key).map(|raw| serde_json::from_str::<u64>(raw.get()));
+            for (key, other) in [(rate, burst), (burst, rate)] {
+                match (number(key), number(other)) {
+                    (Some(Err(_)), _) => return Err(self.value(BANDWIDTH, key, "it is no number of bits")),
+                    (Some(Ok(1..)), None | Some(Ok(0))) => {
+                        return Err(self.value(BANDWIDTH, key, format!("it needs {other} beside it")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     fn refuse_firewall(&self, before: &PluginConfig, after: &PluginConfig) -> Result<(), UpdateError> {
@@ -584,7 +603,7 @@ mod tests {
             update(&attachment(declared, args), &bandwidth(LimitUpdate::Unlimited, limited(8000, None))).unwrap();
         assert_eq!(
             planned.attachment.capability_args["bandwidth"].get(),
-            r#"{"egressRate":8000,"egressBurst":121120}"#
+            r#"{"ingressRate":0,"ingressBurst":0,"egressRate":8000,"egressBurst":121120}"#
         );
         assert_eq!(planned.attachment.network.plugins[1].keys().len(), 2);
     }
@@ -595,7 +614,7 @@ mod tests {
         assert_eq!(planned.steps, [Redo { step: 1, how: How::Add }]);
         assert_eq!(
             raw(planned.attachment.network.plugins[1].keys()).get(),
-            r#"{"type":"bandwidth","ingressRate":8000000,"ingressBurst":800000}"#
+            r#"{"type":"bandwidth","ingressRate":8000000,"ingressBurst":800000,"egressRate":0,"egressBurst":0}"#
         );
         let planned = update(&attachment("", "{}"), &bandwidth(LimitUpdate::Unlimited, None)).unwrap();
         assert!(planned.steps.is_empty());

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha512};
 use super::Tools;
 use crate::cni::AddResult;
 use crate::cni::capability::RateLimit;
-use crate::netns::{Link, Netns, NetnsError, Qdisc, TokenBucket, scheduler_ticks};
+use crate::cni::result::Interface;
+use crate::netns::{Filter, Link, Netns, NetnsError, Qdisc, TokenBucket, scheduler_ticks};
 use crate::plan::Attachment;
 use crate::plan::update::Limits;
 use crate::runtime::{Chain, StepError};
@@ -77,19 +78,19 @@ pub(super) struct Reshape<'a> {
 /// # Errors
 /// When something is there that is not the step's, or the kernel or the plugin refuses. What was changed before that stays.
 pub(super) fn reshape(tools: Tools<'_>, wanted: Reshape<'_>) -> Result<Box<RawValue>, BandwidthError> {
-    let ifname = &wanted.attachment.ifname;
-    let no_veth = || BandwidthError::NoVeth { ifname: ifname.clone() };
-    let peer = Netns::open(Path::new(wanted.netns))?.veth_peer(ifname)?.ok_or_else(no_veth)?;
-    let mut host = Netns::current()?;
-    let veth = host.link_by_index(peer)?.ok_or_else(no_veth)?;
-    if !wanted.attachment_result()?.interfaces.iter().any(|one| one.sandbox.is_empty() && one.name == veth.name) {
-        return Err(no_veth());
-    }
-    let psched = std::fs::read_to_string("/proc/net/psched").ok();
-    let ticks = psched.as_deref().and_then(scheduler_ticks).ok_or(BandwidthError::NoClock)?;
-    let mut shaper = Shaper { host, veth, ticks, tools, wanted };
+    let mut shaper = Shaper::open(tools, wanted)?;
     shaper.ingress()?;
     shaper.egress()
+}
+
+/// Finds what is on the interface and is not the step's, before anything is changed.
+///
+/// # Errors
+/// When there is something, or the interface is none that the plugin could limit.
+pub(super) fn refuse_foreign(tools: Tools<'_>, wanted: Reshape<'_>) -> Result<(), BandwidthError> {
+    let mut shaper = Shaper::open(tools, wanted)?;
+    shaper.own_root()?;
+    shaper.own_egress().map(drop)
 }
 
 impl Reshape<'_> {
@@ -130,67 +131,90 @@ struct Shaper<'a> {
     wanted: Reshape<'a>,
 }
 
-impl Shaper<'_> {
-    /// Into the container: the token bucket at the root of the host's end.
-    fn ingress(&mut self) -> Result<(), BandwidthError> {
+/// What is there for what leaves the container.
+struct Egress {
+    ifb: Option<Link>,
+    has_ingress: bool,
+    is_redirected: bool,
+}
+
+impl<'a> Shaper<'a> {
+    fn open(tools: Tools<'a>, wanted: Reshape<'a>) -> Result<Self, BandwidthError> {
+        let ifname = &wanted.attachment.ifname;
+        let no_veth = || BandwidthError::NoVeth { ifname: ifname.clone() };
+        let peer = Netns::open(Path::new(wanted.netns))?.veth_peer(ifname)?.ok_or_else(no_veth)?;
+        let mut host = Netns::current()?;
+        let veth = host.link_by_index(peer)?.ok_or_else(no_veth)?;
+        let is_made = |one: &Interface| one.sandbox.is_empty() && one.name == veth.name;
+        if !wanted.attachment_result()?.interfaces.iter().any(is_made) {
+            return Err(no_veth());
+        }
+        let psched = std::fs::read_to_string("/proc/net/psched").ok();
+        let ticks = psched.as_deref().and_then(scheduler_ticks).ok_or(BandwidthError::NoClock)?;
+        Ok(Self { host, veth, ticks, tools, wanted })
+    }
+
+    /// The token bucket at the root of the host's end, if there is one.
+    fn own_root(&mut self) -> Result<Option<Qdisc>, BandwidthError> {
         let root = self.host.root_qdisc(&self.veth)?;
         let is_ours = self.wanted.may_have(|limits| limits.ingress);
-        match (&root, self.wanted.to.ingress) {
-            (Some(qdisc), _) if !(is_ours && qdisc.is_plugin_bucket()) => Err(self.foreign(&self.veth, qdisc)),
-            (Some(qdisc), Some(limit)) => {
-                let bucket = TokenBucket::new(limit, self.ticks);
-                if qdisc.bucket != Some(bucket) {
-                    self.host.change_token_bucket(&self.veth, bucket)?;
-                }
-                Ok(())
-            }
+        match root {
+            Some(qdisc) if !(is_ours && qdisc.is_plugin_bucket()) => Err(foreign(&self.veth, &qdisc)),
+            root => Ok(root),
+        }
+    }
+
+    /// Into the container: the token bucket at the root of the host's end.
+    fn ingress(&mut self) -> Result<(), BandwidthError> {
+        match (self.own_root()?, self.wanted.to.ingress) {
+            (Some(qdisc), Some(limit)) => self.change_bucket(&self.veth.clone(), &qdisc, limit),
             (Some(_), None) => Ok(self.host.remove_root_qdisc(&self.veth)?),
             (None, Some(limit)) => self.make(Limits { ingress: Some(limit), egress: None }).map(drop),
             (None, None) => Ok(()),
         }
     }
 
-    /// Out of the container: the token bucket of the `ifb` device that the host's end redirects to. Returns the step's result.
-    fn egress(&mut self) -> Result<Box<RawValue>, BandwidthError> {
+    fn change_bucket(&mut self, link: &Link, now: &Qdisc, limit: RateLimit) -> Result<(), BandwidthError> {
+        let bucket = TokenBucket::new(limit, self.ticks);
+        if now.bucket == Some(bucket) { Ok(()) } else { Ok(self.host.change_token_bucket(link, bucket)?) }
+    }
+
+    /// The `ifb` device and what leads to it.
+    fn own_egress(&mut self) -> Result<Egress, BandwidthError> {
         let name = self.wanted.ifb_name();
         let ifb = self.host.link_by_name(&name)?;
         let ingress = self.host.ingress_qdisc(&self.veth)?;
         let filters = if ingress.is_some() { self.host.ingress_filters(&self.veth)? } else { Vec::new() };
         let is_ours = self.wanted.may_have(|limits| limits.egress);
-        if let Some(qdisc) = &ingress {
-            let redirects = |index| filters.iter().any(|filter| filter.redirects_to == Some(index));
-            let only_ours =
-                filters.iter().all(|filter| ifb.as_ref().is_some_and(|ifb| filter.redirects_to == Some(ifb.index)));
-            if !is_ours || !only_ours {
-                let foreign = filters
-                    .iter()
-                    .find(|filter| !ifb.as_ref().is_some_and(|ifb| filter.redirects_to == Some(ifb.index)));
-                let what = match foreign {
-                    Some(filter) => format!("a filter ({}) of its ingress qdisc", filter.kind),
-                    None => format!("a qdisc ({})", qdisc.kind),
-                };
-                return Err(BandwidthError::Foreign { link: self.veth.name.clone(), what });
-            }
-            if let (Some(ifb), Some(limit)) = (&ifb, self.wanted.to.egress)
-                && redirects(ifb.index)
-                && let Some(root) = self.host.root_qdisc(ifb)?
-            {
-                if !root.is_plugin_bucket() {
-                    return Err(self.foreign(ifb, &root));
-                }
-                let bucket = TokenBucket::new(limit, self.ticks);
-                if root.bucket != Some(bucket) {
-                    self.host.change_token_bucket(ifb, bucket)?;
-                }
-                return self.result_with(ifb);
-            }
+        let leads_to_it = |filter: &Filter| ifb.as_ref().is_some_and(|ifb| filter.redirects_to == Some(ifb.index));
+        if let Some(filter) = filters.iter().find(|filter| !leads_to_it(filter)) {
+            let what = format!("a filter ({}) of its ingress qdisc", filter.kind);
+            return Err(BandwidthError::Foreign { link: self.veth.name.clone(), what });
+        }
+        if let Some(qdisc) = ingress.as_ref().filter(|_| !is_ours) {
+            return Err(foreign(&self.veth, qdisc));
         }
         if ifb.is_some() && !is_ours {
-            let what = format!("the device {name}");
-            return Err(BandwidthError::Foreign { link: "the host".into(), what });
+            return Err(BandwidthError::Foreign { link: "the host".into(), what: format!("the device {name}") });
+        }
+        let is_redirected = filters.iter().any(leads_to_it);
+        Ok(Egress { ifb, has_ingress: ingress.is_some(), is_redirected })
+    }
+
+    /// Out of the container: the token bucket of the `ifb` device that the host's end redirects to. Returns the step's result.
+    fn egress(&mut self) -> Result<Box<RawValue>, BandwidthError> {
+        let Egress { ifb, has_ingress, is_redirected } = self.own_egress()?;
+        if let (Some(ifb), Some(limit), true) = (&ifb, self.wanted.to.egress, is_redirected)
+            && let Some(root) = self.host.root_qdisc(ifb)?
+        {
+            if !root.is_plugin_bucket() {
+                return Err(foreign(ifb, &root));
+            }
+            self.change_bucket(ifb, &root, limit)?;
+            return self.result(Some(ifb));
         }
         // Nothing, or a part of what was being made.
-        if ingress.is_some() {
+        if has_ingress {
             self.host.remove_ingress_qdisc(&self.veth)?;
         }
         if let Some(ifb) = &ifb {
@@ -198,7 +222,7 @@ impl Shaper<'_> {
         }
         match self.wanted.to.egress {
             Some(limit) => self.make(Limits { ingress: None, egress: Some(limit) }),
-            None => self.result_without(&name),
+            None => self.result(None),
         }
     }
 
@@ -207,36 +231,35 @@ impl Shaper<'_> {
         let Reshape { attachment, step, container_id, netns, prev_result, .. } = self.wanted;
         let mut network = attachment.network.clone();
         network.plugins[step] = limits.in_config(&network.plugins[step]);
-        let chain =
-            Chain { network: &network, finder: self.tools.finder, exec: self.tools.exec, limits: self.tools.limits };
+        let chain = Chain {
+            network: &network,
+            finder: self.tools.finder,
+            exec: self.tools.exec,
+            limits: self.tools.limits,
+            after: None,
+        };
         Ok(chain.add_step(step, &attachment.parameters(container_id, netns), prev_result)?.raw)
     }
 
-    fn foreign(&self, link: &Link, qdisc: &Qdisc) -> BandwidthError {
-        BandwidthError::Foreign { link: link.name.clone(), what: format!("a qdisc ({})", qdisc.kind) }
-    }
-
-    /// The result that the step has, with the `ifb` device in it.
-    fn result_with(&self, ifb: &Link) -> Result<Box<RawValue>, BandwidthError> {
-        let mut result = self.wanted.attachment_result()?;
-        if result.interfaces.iter().any(|one| one.name == ifb.name && one.sandbox.is_empty()) {
-            return Ok(self.wanted.result.to_owned());
-        }
-        let mac = ifb.mac.clone().unwrap_or_default();
-        result.interfaces.push(crate::cni::result::Interface { name: ifb.name.clone(), mac, ..Default::default() });
-        Ok(result.to_raw(self.wanted.attachment.network.version))
-    }
-
-    /// The result that the step has, without the `ifb` device in it.
-    fn result_without(&self, name: &str) -> Result<Box<RawValue>, BandwidthError> {
-        let mut result = self.wanted.attachment_result()?;
-        let Some(at) = result.interfaces.iter().position(|one| one.name == name && one.sandbox.is_empty()) else {
-            return Ok(self.wanted.result.to_owned());
+    /// The result of the step: the one before it, and the `ifb` device if there is one. Word for word if that is what it has.
+    fn result(&self, ifb: Option<&Link>) -> Result<Box<RawValue>, BandwidthError> {
+        let own = self.wanted.attachment_result()?;
+        let mut result = match self.wanted.prev_result {
+            Some(prev_result) => self.wanted.parse(prev_result)?,
+            None => AddResult::default(),
         };
-        result.interfaces.remove(at);
-        for ip in &mut result.ips {
-            ip.interface = ip.interface.filter(|index| *index != at).map(|index| index - usize::from(index > at));
+        result.interfaces.extend(ifb.map(|ifb| Interface {
+            name: ifb.name.clone(),
+            mac: ifb.mac.clone().unwrap_or_default(),
+            ..Interface::default()
+        }));
+        if result == own {
+            return Ok(self.wanted.result.to_owned());
         }
         Ok(result.to_raw(self.wanted.attachment.network.version))
     }
+}
+
+fn foreign(link: &Link, qdisc: &Qdisc) -> BandwidthError {
+    BandwidthError::Foreign { link: link.name.clone(), what: format!("a qdisc ({})", qdisc.kind) }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,19 @@ impl Seen {
     fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
+}
+
+/// What the results of the attachments on these interfaces say and the namespace does not have. None where this process cannot
+/// tell.
+pub fn absent<'a>(netns: &str, attached: impl IntoIterator<Item = (&'a str, &'a AddResult)>) -> Option<Vec<Claim>> {
+    let claims = attached.into_iter().flat_map(|(ifname, result)| Claim::of(ifname, netns, result));
+    let mut claims: Vec<Claim> = claims.collect();
+    let seen = Netns::open(Path::new(netns))
+        .and_then(|mut netns| Seen::look(&mut netns, &claims))
+        .inspect_err(|error| tracing::debug!("cannot look at what was attached: {error}"))
+        .ok()?;
+    claims.retain(|claim| !seen.has(claim));
+    Some(claims)
 }
 
 #[cfg(test)]

@@ -137,9 +137,9 @@ fn attached_again(container: &Container, debt: &State) -> Result<Option<String>,
             Opened::Corrupt(_) => return Ok(Some(ifname)),
             Opened::Journal(journal) => journal,
         };
-        let live = &again.state.header.plan.attachments;
+        let live: Vec<&str> = again.state.attachments().map(|(_, one)| one.ifname.as_str()).collect();
         let mut owed = owed.iter().map(|step| &debt.header.plan.attachments[step.0].ifname);
-        if let Some(ifname) = owed.find(|ifname| live.iter().any(|attachment| attachment.ifname == **ifname)) {
+        if let Some(ifname) = owed.find(|ifname| live.contains(&ifname.as_str())) {
             return Ok(Some(ifname.clone()));
         }
     }

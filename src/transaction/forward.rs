@@ -65,12 +65,12 @@ pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<Add
 
 /// Whether other attachments are made at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Concurrency {
+pub(super) enum Concurrency {
     Alone,
     WithOthers,
 }
 
-fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Outcome {
+pub(super) fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     let began = Instant::now();
     match run_chain(tx, index, concurrency) {

@@ -5,6 +5,7 @@
 //! again.
 
 mod bandwidth;
+mod change;
 mod claim;
 mod debt;
 mod device_info;
@@ -16,7 +17,9 @@ mod run;
 pub mod store;
 mod undo;
 
-pub use claim::{Claim, Seen};
+pub use bandwidth::BandwidthError;
+pub use change::{ChangeError, Changed, Means, StepReport, attach_more, detach, merged, settle, update};
+pub use claim::{Claim, Seen, absent};
 pub use debt::{Debt, Parked, look_at_debt};
 pub use device_info::read_device_info;
 pub use forward::attach;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::journal::Event;
-use super::{Failure, Transaction};
+use super::journal::{Event, Journal};
+use super::{CleanupFailure, Failure, Transaction};
 use crate::cni::AddResult;
 use crate::merge::follow_default_route;
-use crate::netns::{self, DefaultRouteRequest, Netns};
+use crate::netns::{self, DefaultRouteChange, DefaultRouteRequest, Family, Netns, NetnsError};
 
 /// Sets the default routes that the plan asks for, and makes the results say so. `incoming` is the result of the plugin
 /// before Braid.
@@ -20,17 +20,46 @@ pub fn set_default_routes(
     results: &mut [Option<AddResult>],
     mut incoming: Option<&mut AddResult>,
 ) -> Result<(), Failure> {
-    for (index, attachment) in tx.plan.attachments.iter().enumerate() {
-        let Some(gateways) = attachment.default_route.clone().filter(|_| results[index].is_some()) else { continue };
-        let failed = |source| Failure::Routes { label: attachment.label(), source };
-        let mut netns = Netns::open(Path::new(&tx.plan.netns)).map_err(failed)?;
-        let request = DefaultRouteRequest { interface: attachment.ifname.clone(), gateways };
-        let change = netns::plan_default_route(&mut netns, &request).map_err(failed)?;
-        tx.record(Event::Routes(change.clone()))?;
-        netns::apply(&mut netns, &change).map_err(failed)?;
+    for index in 0..tx.plan.attachments.len() {
+        if results[index].is_none() {
+            continue;
+        }
+        let Some(change) = set_default_route(tx, index)? else { continue };
         let names = tx.plan.attachments.iter().map(|attachment| Some(attachment.ifname.as_str()));
         let own = names.zip(results.iter_mut()).filter_map(|(name, result)| Some((name, result.as_mut()?)));
         follow_default_route(own.chain(incoming.as_deref_mut().map(|result| (None, result))), &change);
     }
     Ok(())
+}
+
+/// Sets the default routes that one attachment asks for, if it does.
+pub(super) fn set_default_route(tx: &Transaction<'_>, index: usize) -> Result<Option<DefaultRouteChange>, Failure> {
+    let attachment = &tx.plan.attachments[index];
+    let Some(gateways) = attachment.default_route.clone() else { return Ok(None) };
+    let failed = |source| Failure::Routes { label: attachment.label(), source };
+    let mut netns = Netns::open(Path::new(&tx.plan.netns)).map_err(failed)?;
+    let request = DefaultRouteRequest { interface: attachment.ifname.clone(), gateways };
+    let change = netns::plan_default_route(&mut netns, &request).map_err(failed)?;
+    tx.record(Event::Routes(change.clone()))?;
+    netns::apply(&mut netns, &change).map_err(failed)?;
+    Ok(Some(change))
+}
+
+/// Gives the default routes that an attachment had taken back to whom they were taken from, unless another has taken them
+/// since.
+pub(super) fn give_back_default_route(journal: &mut Journal, netns: &str, interface: &str) -> Option<CleanupFailure> {
+    let at = journal.state.routes.iter().position(|change| change.interface == interface)?;
+    let mut change = journal.state.routes[at].clone();
+    let taken_since =
+        |family: &Family| journal.state.routes[at + 1..].iter().any(|later| later.families.contains(family));
+    change.removed.retain(|route| !taken_since(&route.family));
+    change.added.retain(|route| !taken_since(&route.family));
+    let restored = Netns::open(Path::new(netns)).and_then(|mut netns| netns::restore(&mut netns, &change));
+    match restored {
+        Ok(()) | Err(NetnsError::Gone { .. }) => {
+            journal.note(Event::RoutesReturned { interface: interface.to_owned() });
+            None
+        }
+        Err(source) => Some(CleanupFailure { label: format!("default routes of {interface}"), source: source.into() }),
+    }
 }

@@ -2,18 +2,21 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
+use super::bandwidth::BandwidthError;
+use super::change::revert;
 use super::claim::Claim;
-use super::journal::{Event, Journal};
+use super::journal::{Event, Journal, State, now_millis};
 use super::store::{Container, Store, StoreError};
 use super::undo::{CleanupFailure, undo};
 use crate::cni::CniError;
 use crate::netns::{self, NetnsError};
 use crate::panic::{Panicked, caught};
+use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
 use crate::runtime::{Chain, Durable, Exec, Finder, StepError};
@@ -102,6 +105,28 @@ pub enum Failure {
     /// A defect of Braid's own.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+    /// The limits of a `bandwidth` step could not be changed.
+    #[error("{label}: {source}")]
+    Bandwidth {
+        /// Which attachment.
+        label: String,
+        /// Why.
+        source: BandwidthError,
+    },
+    /// Kernel parameters that a `tuning` step leaves could not be read or written.
+    #[error("{label}: cannot {source}")]
+    Sysctl {
+        /// Which attachment.
+        label: String,
+        /// Why.
+        source: NetnsError,
+    },
+    /// A step has changed what a later one was given, and that cannot be redone.
+    #[error(transparent)]
+    Update(UpdateError),
+    /// A result cannot be read.
+    #[error("the results of the attachments cannot be read: {0}")]
+    Result(String),
 }
 
 /// An ADD that failed and was rolled back.
@@ -124,6 +149,16 @@ pub struct Transaction<'a> {
     /// The journal's first line on disk.
     pub(super) durable: Durable,
     pub(super) journal: Mutex<Journal>,
+    scope: Scope,
+}
+
+/// What a transaction makes, and so what a failure undoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// All that the journal tells of.
+    Whole,
+    /// A change of what is there.
+    Change,
 }
 
 impl<'a> Transaction<'a> {
@@ -150,7 +185,40 @@ impl<'a> Transaction<'a> {
                 return Err(error);
             }
         };
-        Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal) })
+        Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal), scope: Scope::Whole })
+    }
+
+    /// Begins a change of a container that lives: writes to its journal what is to be done. `plan` is the journal's with that.
+    ///
+    /// # Errors
+    /// When that fails; nothing has then been done.
+    pub fn begin_change(
+        container: &'a Container,
+        mut journal: Journal,
+        plan: &'a Plan,
+        tools: Tools<'a>,
+        events: Vec<Event>,
+    ) -> Result<Self, StoreError> {
+        let files = journal.begin_change(container, events)?;
+        let durable = tools.exec.sync(files).map_err(|source| {
+            journal.note(Event::Reverted { time: now_millis() });
+            StoreError::Io { action: "sync", path: container.journal_path(&plan.ifname), source }
+        })?;
+        Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal), scope: Scope::Change })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the journal is on disk, before something is done that is no call of a plugin.
+    pub(super) fn wait_until_durable(&self) -> Result<(), Failure> {
+        self.durable.wait(self.tools.limits.deadline).map_err(|source| self.journal_failure(source))
+    }
+
+    /// Looks at what the journal says by now.
+    pub(super) fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock().state)
     }
 
     /// Ends it before anything was done.
@@ -170,6 +238,10 @@ impl<'a> Transaction<'a> {
         };
         let tools = self.tools.for_rollback();
         let mut journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if self.scope == Scope::Change {
+            let cleanup = revert(&mut journal, tools);
+            return Err(RolledBack { cause, cleanup });
+        }
         journal.note(Event::Rollback);
         let mut cleanup = undo(&mut journal, tools, &self.plan.netns);
         if cleanup.is_empty()

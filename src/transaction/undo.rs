@@ -7,12 +7,13 @@ use std::sync::Mutex;
 
 use serde_json::value::RawValue;
 
+use super::bandwidth::BandwidthError;
 use super::journal::{Event, Journal, State, Step, StepState, ToUndo};
 use super::store::StoreError;
 use super::{Tools, device_info};
 use crate::cni::CniError;
 use crate::netns::{self, Netns, NetnsError};
-use crate::plan::{Plan, Position};
+use crate::plan::{Attachment, Plan, Position};
 use crate::runtime::{PluginError, StepError, undo_in_reverse};
 
 /// Why something could not be undone.
@@ -35,6 +36,9 @@ pub enum UndoError {
     /// The journal could not be read or removed.
     #[error(transparent)]
     Journal(#[from] StoreError),
+    /// The limits of a `bandwidth` step could not be put back.
+    #[error(transparent)]
+    Bandwidth(BandwidthError),
     /// A debt cannot be used.
     #[error("it cannot be used ({reason}); what it tells of is to be cleaned up by hand")]
     Unusable {
@@ -92,6 +96,12 @@ pub(super) fn undo_attachment(
     work.undo(tools, netns, &mut |event| lock().note(event))
 }
 
+/// Undoes one attachment of a journal that nobody else has.
+pub(super) fn undo_one(journal: &mut Journal, tools: Tools<'_>, netns: &str, attachment: usize) -> Vec<CleanupFailure> {
+    let work = Work::of(&journal.state, |index| index == attachment);
+    work.undo(tools, netns, &mut |event| journal.note(event))
+}
+
 /// What is to be undone, taken from a journal.
 struct Work {
     plan: Plan,
@@ -105,6 +115,8 @@ struct StepToUndo {
     is_owed: bool,
     known: StepState,
     prev_result: Option<Box<RawValue>>,
+    /// The attachment and its result before a change that did not end: which values are in force is not known.
+    before: Option<(Attachment, Option<Box<RawValue>>)>,
 }
 
 impl Work {
@@ -113,7 +125,9 @@ impl Work {
         let attachments: Vec<usize> = (0..plan.attachments.len()).filter(|index| which(*index)).collect();
         let steps = state.to_undo().into_iter().filter(|one| which(one.step.0)).map(|ToUndo { step, is_owed }| {
             let known = state.steps[step.0][step.1].clone();
-            StepToUndo { step, is_owed, known, prev_result: state.result(step.0).map(ToOwned::to_owned) }
+            let before = state.before_change(step.0, step.1);
+            let before = before.map(|redone| (redone.old.clone(), redone.old_result.clone()));
+            StepToUndo { step, is_owed, known, prev_result: state.result(step.0).map(ToOwned::to_owned), before }
         });
         let steps = steps.collect();
         Self { plan, attachments, steps }
@@ -167,7 +181,12 @@ impl Work {
             // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now.
             Err(_) if one.known.interrupted => del(),
             outcome => outcome,
+        }?;
+        if let Some((attachment, result)) = &one.before {
+            let parameters = attachment.parameters(&self.plan.container_id, netns);
+            tools.chain(attachment).del_step(one.step.1, &parameters, result.as_deref())?;
         }
+        Ok(())
     }
 
     /// Removes the descriptions of the devices of all attachments but those that something is `left` of.

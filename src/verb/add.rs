@@ -1,7 +1,6 @@
 //! ADD: attach, or leave nothing.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
@@ -11,7 +10,6 @@ use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, Problems, ResultMode};
 use crate::merge::merge;
-use crate::netns::Netns;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::deadline;
@@ -19,7 +17,7 @@ use crate::source::kubernetes::{self, Attached, Claimed, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, Gathered, SourceError};
 use crate::transaction::{
-    Claim, Container, Failure, Journal, Opened, Seen, Sharing, Store, Transaction, attach, read_device_info,
+    Container, Failure, Journal, Opened, Sharing, Store, Transaction, absent, attach, read_device_info,
     set_default_routes, undo,
 };
 
@@ -145,7 +143,9 @@ impl Call<'_> {
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 launcher.let_go();
                 let answer = self.answer(incoming, &results).to_raw(plan.version);
-                let absent = absent(plan, &results);
+                let attached = plan.attachments.iter().zip(&results);
+                let attached = attached.filter_map(|(one, result)| Some((one.ifname.as_str(), result.as_ref()?)));
+                let absent = absent(&plan.netns, attached);
                 tx.complete(&answer, absent, context.began.elapsed())?;
                 answer::write(&answer).map_err(Failure::Answer)?;
                 Ok(results)
@@ -189,20 +189,6 @@ impl Call<'_> {
             }
         }
     }
-}
-
-/// What the results say and the namespace does not have. None where this process cannot tell.
-fn absent(plan: &Plan, results: &[Option<AddResult>]) -> Option<Vec<Claim>> {
-    let attached = plan.attachments.iter().zip(results);
-    let attached = attached.filter_map(|(attachment, result)| Some((attachment, result.as_ref()?)));
-    let mut claims: Vec<Claim> =
-        attached.flat_map(|(attachment, result)| Claim::of(&attachment.ifname, &plan.netns, result)).collect();
-    let seen = Netns::open(Path::new(&plan.netns))
-        .and_then(|mut netns| Seen::look(&mut netns, &claims))
-        .inspect_err(|error| tracing::debug!("cannot look at what was attached: {error}"))
-        .ok()?;
-    claims.retain(|claim| !seen.has(claim));
-    Some(claims)
 }
 
 /// What an earlier ADD of this interface has left: an attachment is refused a second time, and one that did not end is

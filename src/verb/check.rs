@@ -14,7 +14,7 @@ use crate::netns::{Netns, NetnsError};
 use crate::plan::{Attachment, Position};
 use crate::request::Request;
 use crate::transaction::journal::State;
-use crate::transaction::{Claim, Container, Journal, Opened, Seen, Sharing, Store, Tools};
+use crate::transaction::{Claim, Container, Journal, Means, Opened, Seen, Sharing, Store, Tools, settle};
 
 /// Looks at every attachment: its interfaces, addresses and default routes, and what its plugins say. Reports all that
 /// is wrong at once.
@@ -35,18 +35,32 @@ pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
     };
     let store = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?.ok_or_else(not_attached)?;
     let container = store.existing_container(&request.container_id, context.deadline)?.ok_or_else(not_attached)?;
-    let state = journal_state(&container, &request.ifname)?.ok_or_else(not_attached)?;
+    let mut journal = open_journal(&container, &request.ifname)?.ok_or_else(not_attached)?;
     let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
-    let finder = context.finder_for(&state.header.plan.path);
-    let call = Call { request, config, state: &state, tools: context.tools(&finder, &launcher) };
+    let finder = context.finder_for(&journal.state.header.plan.path);
+    let tools = context.tools(&finder, &launcher);
+    settle_change(&container, &mut journal, tools)?;
+    let call = Call { request, config, state: &journal.state, tools };
     let findings = call.findings();
     if findings.is_empty() { Ok(()) } else { Err(Error::Check(findings)) }
 }
 
-/// What the journal tells; nothing if there is none.
-fn journal_state(container: &Container, ifname: &str) -> Result<Option<State>, Error> {
+/// A change that was cut short is neither what was nor what was wanted: it is settled before anything is held against it.
+fn settle_change(container: &Container, journal: &mut Journal, tools: Tools<'_>) -> Result<(), Error> {
+    let means = Means { container, tools, author: "CHECK" };
+    let failures = if journal.state.netns_if_same().is_empty() { Vec::new() } else { settle(means, journal) };
+    let findings = failures.into_iter().map(|failure| Finding {
+        what: What::Changed(format!("a change that did not end cannot be settled: {}", failure.source)),
+        label: failure.label,
+    });
+    let findings: Vec<Finding> = findings.collect();
+    if findings.is_empty() { Ok(()) } else { Err(Error::Check(findings)) }
+}
+
+/// The journal; nothing if there is none.
+fn open_journal(container: &Container, ifname: &str) -> Result<Option<Journal>, Error> {
     match Journal::open(container, ifname)? {
-        Opened::Journal(journal) => Ok(Some(journal.state)),
+        Opened::Journal(journal) => Ok(Some(*journal)),
         Opened::None | Opened::Unfinished => Ok(None),
         Opened::Corrupt(reason) => {
             let what = What::Changed(format!("it cannot be used ({reason})"));
@@ -79,8 +93,7 @@ impl Call<'_> {
             let what = What::Changed("ADD did not end well".into());
             findings.push(Finding { label: "journal".into(), what });
         }
-        let plan = &self.state.header.plan;
-        for (index, attachment) in plan.attachments.iter().enumerate() {
+        for (index, attachment) in self.state.attachments() {
             if !self.state.is_attached(index) && !attachment.optional {
                 let what = What::Changed("it is not attached".into());
                 findings.push(Finding { label: attachment.label(), what });
@@ -99,8 +112,7 @@ impl Call<'_> {
     /// The attachments that there are, each as it should be.
     fn attached(&self) -> Vec<Attached<'_>> {
         let later = self.later_changes();
-        let attachments = self.state.header.plan.attachments.iter().enumerate();
-        let attached = attachments.filter(|(index, _)| self.state.is_attached(*index));
+        let attached = self.state.attachments().filter(|(index, _)| self.state.is_attached(*index));
         attached
             .filter_map(|(index, attachment)| {
                 let version = attachment.network.version;

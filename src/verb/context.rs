@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, Timeouts};
 use crate::request::{GUARD, Request};
 use crate::runtime::chain::Limits;
 use crate::runtime::{Finder, Launcher, deadline};
@@ -35,6 +35,20 @@ impl Context {
             limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
             rollback: config.timeouts.rollback,
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
+        }
+    }
+
+    /// The means of a change of a container that lives.
+    pub(super) fn of_container(container_id: &str, timeouts: Timeouts) -> Self {
+        let began = Instant::now();
+        let deadline = deadline::from(began, timeouts.total);
+        Self {
+            began,
+            deadline,
+            finder: Finder::new("").remembering(),
+            limits: Limits { plugin: Some(timeouts.plugin), deadline: Some(deadline) },
+            rollback: timeouts.rollback,
+            guard: format!("a change of {container_id:?}"),
         }
     }
 

@@ -255,13 +255,7 @@ impl From<&Error> for CniError {
 
 fn details_of(error: &Error) -> String {
     match error {
-        Error::RolledBack(rolled_back) => {
-            let plugin = match &rolled_back.cause {
-                Failure::Attach { source, .. } => CniError::from(&source.source).details,
-                _ => String::new(),
-            };
-            join(plugin, &rolled_back.cleanup)
-        }
+        Error::RolledBack(rolled_back) => details_of_rolled_back(rolled_back),
         Error::Incomplete(failures) | Error::Unfinished(failures) => join(String::new(), failures),
         Error::BestEffort(failures) | Error::Takeover(failures) | Error::Corrupt { failures, .. } => {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
@@ -284,7 +278,17 @@ fn details_of(error: &Error) -> String {
     }
 }
 
-fn join(first: String, failures: &[CleanupFailure]) -> String {
+/// What a plugin has said beside its message, and what could not be undone.
+pub(super) fn details_of_rolled_back(rolled_back: &RolledBack) -> String {
+    let plugin = match &rolled_back.cause {
+        Failure::Attach { source, .. } => CniError::from(&source.source).details,
+        _ => String::new(),
+    };
+    join(plugin, &rolled_back.cleanup)
+}
+
+/// `first`, and what could not be undone.
+pub(super) fn join(first: String, failures: &[CleanupFailure]) -> String {
     let mut details = first;
     for failure in failures {
         let separator = if details.is_empty() { "" } else { "; " };
@@ -308,6 +312,19 @@ fn in_full(error: &StepError) -> String {
 
 fn lines(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join("; ")
+}
+
+/// The code of a failure that was rolled back.
+pub(super) fn code_of_failure(failure: &Failure) -> u32 {
+    match failure {
+        Failure::Attach { source, .. } => CniError::from(&source.source).code,
+        Failure::Routes { .. } | Failure::Bandwidth { .. } | Failure::Sysctl { .. } => code::NAMESPACE,
+        Failure::Status(error) => error.code,
+        Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
+        Failure::Update(error) => CniError::from(error).code,
+        Failure::Result(_) => code::DECODE,
+        Failure::Panicked(_) => code::PANICKED,
+    }
 }
 
 fn code_of(error: &Error) -> u32 {
@@ -339,13 +356,7 @@ fn code_of(error: &Error) -> u32 {
         | Error::BestEffort(_)
         | Error::Takeover(_)
         | Error::Corrupt { .. } => code::CLEANUP_INCOMPLETE,
-        Error::RolledBack(rolled_back) => match &rolled_back.cause {
-            Failure::Attach { source, .. } => CniError::from(&source.source).code,
-            Failure::Routes { .. } => code::NAMESPACE,
-            Failure::Status(error) => error.code,
-            Failure::DeviceInfo { .. } | Failure::Journal { .. } | Failure::Answer(_) => code::IO,
-            Failure::Panicked(_) => code::PANICKED,
-        },
+        Error::RolledBack(rolled_back) => code_of_failure(&rolled_back.cause),
         Error::NotAttached { .. } => code::UNKNOWN_CONTAINER,
         Error::Check(findings) => match findings.as_slice() {
             [one] => match &one.what {
@@ -370,7 +381,7 @@ fn code_of(error: &Error) -> u32 {
     }
 }
 
-fn store_code(error: &StoreError) -> u32 {
+pub(super) fn store_code(error: &StoreError) -> u32 {
     match error {
         StoreError::Io { .. } => code::IO,
         StoreError::NotADirectory { .. } => code::CLEANUP_INCOMPLETE,

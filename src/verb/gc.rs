@@ -236,7 +236,7 @@ impl<'a> Sweep<'a> {
     /// Does so for a debt: it says nothing of what the runtime has.
     fn keep_for_debt(&mut self, state: &State) {
         let plan = &state.header.plan;
-        for attachment in &plan.attachments {
+        for (_, attachment) in state.attachments() {
             let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };
             self.live.push((attachment.network.name.clone(), valid));
         }

@@ -7,6 +7,7 @@ mod del;
 mod error;
 mod gc;
 mod later;
+pub mod live;
 mod preflight;
 mod status;
 mod takeover;

@@ -70,7 +70,7 @@ pub(super) fn held_by_others(container: &Container, own: &str) -> Result<Vec<Str
     let mut held = Vec::new();
     for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
         if let Some(Ok(state)) = State::peek(container, ifname)? {
-            held.extend(state.header.plan.attachments.iter().map(|attachment| attachment.ifname.clone()));
+            held.extend(state.attachments().map(|(_, attachment)| attachment.ifname.clone()));
         }
     }
     Ok(held)

@@ -22,7 +22,7 @@ pub(crate) mod seccomp;
 mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
-pub(crate) use case::Case;
+pub(crate) use case::{Case, Invocation};
 pub(crate) use journal::{edit_header, edit_journal};
 #[cfg(feature = "kubernetes")]
 pub(crate) use machine::Ran;

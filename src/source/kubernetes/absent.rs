@@ -33,6 +33,11 @@ impl Session {
     }
 
     /// Never called.
+    pub fn gather_for_operator(&self, _: &Config, _: &Request) -> Result<Gathered, SourceError> {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn survey(&self, _: &Config, _: &Request) -> Result<(Request, Surveyed), ClusterError> {
         match self.0 {}
     }

@@ -84,6 +84,23 @@ impl Session {
         Ok((with_pod_args(request, &view.pod), gathered?, view.pod))
     }
 
+    /// Finds out what the pod is to be attached to by an operator while it lives: what the configuration names, and nothing of
+    /// what the pod asks for.
+    ///
+    /// # Errors
+    /// When the pod is gone or another one, or a network is not there or not to be read.
+    pub fn gather_for_operator(&self, config: &Config, request: &Request) -> Result<Gathered, SourceError> {
+        let (wanted, view) = self.executor.block_on(async {
+            let (pod, _) = self.pod(request).await?;
+            let pod = Pod { networks: Vec::new(), default_network: None, warnings: Vec::new(), ..pod };
+            let wanted = Wanted::list(config, request, Some(&pod)).or_first()?;
+            let definitions = objects::definitions(&self.api, wanted.definitions(), |_| false).await?;
+            let devices = self.devices(config, &pod, &wanted, &definitions).await?;
+            Ok::<_, SourceError>((wanted, PodView { pod, definitions, devices }))
+        })?;
+        look_up(wanted, config, Some(&view)).or_first()
+    }
+
     /// Finds out what the pod would be attached to, and all that is wrong with it. Nothing is written, and no event posted.
     ///
     /// # Errors

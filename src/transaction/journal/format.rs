@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cni::CniError;
-use crate::netns::{self, DefaultRouteChange};
-use crate::plan::Plan;
+use crate::netns::{self, DefaultRouteChange, Sysctls};
+use crate::plan::{Attachment, Plan};
 use crate::transaction::claim::Claim;
 
-/// The format that this binary writes.
+/// The format of a journal that ADD writes.
 pub const FORMAT: u32 = 1;
+/// The format of a journal that tells of changes. A Braid that knows of none would lose what they made, and refuses it.
+pub(super) const CHANGED_FORMAT: u32 = 2;
 
 /// What a checksum is written in.
 const KEY: &[u8] = br#","crc":""#;
@@ -97,6 +99,60 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         absent: Option<Vec<Claim>>,
     },
+    /// A change is to make one more attachment, at this place in the plan.
+    Attach {
+        /// Its place, which is the end.
+        index: usize,
+        /// The attachment.
+        attachment: Box<Attachment>,
+    },
+    /// A change is to undo an attachment.
+    Detach(usize),
+    /// A change is to give an attachment other values.
+    Redo {
+        /// Which.
+        index: usize,
+        /// The attachment as it is to be.
+        attachment: Box<Attachment>,
+        /// The steps that may be redone.
+        steps: Vec<usize>,
+    },
+    /// What kernel parameters were before a step set them for the first time.
+    Sysctls {
+        /// Which.
+        step: Step,
+        /// The values.
+        values: Sysctls,
+    },
+    /// The default routes that an attachment had taken are given back.
+    RoutesReturned {
+        /// Its interface.
+        interface: String,
+    },
+    /// A change has ended well.
+    Changed(Change),
+    /// A change has failed, and everything is as before.
+    Reverted {
+        /// When, in milliseconds since 1970.
+        time: u64,
+    },
+}
+
+/// A change that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// When, in milliseconds since 1970.
+    pub time: u64,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// By whom.
+    pub author: String,
+    /// What, in words.
+    pub what: String,
+    /// What the results say and the namespace did not have when it ended. `None` where nothing new is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<Vec<Claim>>,
 }
 
 /// The checksum of the last line, which the next one continues.
@@ -161,7 +217,7 @@ fn split(line: &[u8]) -> Option<(&[u8], Checksum)> {
 }
 
 /// The time, in milliseconds since 1970.
-pub(super) fn now_millis() -> u64 {
+pub(in crate::transaction) fn now_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,12 +9,15 @@
 //! Each line ends with a checksum, so that damage is found: `format` says how. A line without one was written before there were
 //! checksums. The header's `boot` tells whether the machine has been restarted since. If so, events may be missing.
 
+mod change;
 mod format;
 mod reader;
 mod state;
 mod writer;
 
-pub use format::{Event, FORMAT, Header, Step};
+pub use change::{Pending, Redone};
+pub(in crate::transaction) use format::now_millis;
+pub use format::{Change, Event, FORMAT, Header, Step};
 pub use reader::{Reading, read};
 pub use state::{State, StepState, ToUndo};
 pub use writer::{Journal, Opened};

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::format::{Checksum, Event, FORMAT, Header, Verdict, decode};
+use super::format::{CHANGED_FORMAT, Checksum, Event, Header, Verdict, decode};
 use super::state::State;
 use crate::cni::validate;
 use crate::plan::{Plan, Position};
@@ -61,8 +61,8 @@ fn read_header(line: &[u8]) -> Result<Header, String> {
         format: u32,
     }
     let head: Head = serde_json::from_slice(line).map_err(|_| "its first line is not a plan".to_owned())?;
-    if head.format > FORMAT {
-        return Err(format!("its format is {}, and this braid reads up to {FORMAT}", head.format));
+    if head.format > CHANGED_FORMAT {
+        return Err(format!("its format is {}, and this braid reads up to {CHANGED_FORMAT}", head.format));
     }
     serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
 }

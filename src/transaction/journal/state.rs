@@ -1,14 +1,16 @@
 //! What a journal says: its header with every event applied.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::format::{Event, Header, Step, boot_id, now_millis};
+use super::change::Pending;
+use super::format::{Change, Event, Header, Step, boot_id, now_millis};
 use crate::cni::CniError;
 use crate::cni::error::code;
-use crate::netns::{self, DefaultRouteChange, Sameness};
+use crate::netns::{self, DefaultRouteChange, Sameness, Sysctls};
 use crate::transaction::claim::Claim;
 
 /// What is known of one step.
@@ -77,12 +79,20 @@ pub struct State {
     pub failing_since: Option<u64>,
     /// How many lines could not be read, or are missing.
     pub unreadable: usize,
+    /// For each attachment, whether a change has detached it, or failed to make it.
+    pub(super) detached: Vec<bool>,
+    /// A change that is under way, or was cut short.
+    pub pending: Option<Pending>,
+    /// The changes that were made.
+    pub history: Vec<Change>,
+    /// What kernel parameters were before steps set them.
+    pub sysctls: BTreeMap<Step, Sysctls>,
 }
 
 /// An event is about a step that the plan does not have.
 #[derive(Debug, thiserror::Error)]
 #[error("it tells of step {} of attachment {}, which its plan does not have", .0.1, .0.0)]
-pub(super) struct NoSuchStep(Step);
+pub(super) struct NoSuchStep(pub(super) Step);
 
 impl State {
     /// The state of a plan of which nothing is done.
@@ -103,6 +113,10 @@ impl State {
             rolled_back: false,
             failing_since: None,
             unreadable: 0,
+            detached: Vec::new(),
+            pending: None,
+            history: Vec::new(),
+            sysctls: BTreeMap::new(),
         }
     }
 
@@ -114,7 +128,9 @@ impl State {
     /// Whether an attachment is there: its last step had a result and none has been undone.
     pub fn is_attached(&self, attachment: usize) -> bool {
         let steps = &self.steps[attachment];
-        steps.last().is_some_and(|step| step.result.is_some()) && !steps.iter().any(|step| step.undone)
+        !self.is_detached(attachment)
+            && steps.last().is_some_and(|step| step.result.is_some())
+            && !steps.iter().any(|step| step.undone)
     }
 
     /// What is still to be undone, in the order of ADD.
@@ -125,10 +141,13 @@ impl State {
         let has_ended = self.complete.is_some() || self.rolled_back;
         let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
             // An ADD that ended well has run every step that it could not do without.
-            let has_run = self.lost_events() || (self.complete.is_some() && !self.header.plan.attachments[a].optional);
+            let is_optional = self.header.plan.attachments[a].optional;
+            let is_ended = self.complete.is_some() && !is_optional && !self.is_changing(a);
+            let has_run = !self.is_detached(a) && (self.lost_events() || is_ended);
+            let has_ended = has_ended && !self.is_changing(a);
             steps.iter().enumerate().filter(|(_, step)| !step.undone).filter_map(move |(s, step)| {
                 let is_owed = step.started || has_run;
-                (is_owed || !has_ended).then_some(ToUndo { step: Step(a, s), is_owed })
+                (is_owed || !(has_ended || self.is_detached(a))).then_some(ToUndo { step: Step(a, s), is_owed })
             })
         });
         steps.collect()
@@ -147,7 +166,9 @@ impl State {
     /// Whether undoing it has begun.
     pub fn is_being_undone(&self) -> bool {
         let plan = &self.header.plan;
-        let required = |attachment: usize| !plan.attachments[attachment].optional;
+        let required = |attachment: usize| {
+            !plan.attachments[attachment].optional && !self.is_detached(attachment) && !self.is_changing(attachment)
+        };
         self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
     }
 
@@ -165,7 +186,7 @@ impl State {
     }
 
     /// Whether `path` leads to the namespace that ADD was called for.
-    fn compare_netns(&self, path: &str) -> Sameness {
+    pub fn compare_netns(&self, path: &str) -> Sameness {
         match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
             (Ok(now), Some(then)) => match then.compare(&now) {
                 // The kernel counts from the start again.
@@ -197,12 +218,14 @@ impl State {
     pub(super) fn apply(&mut self, event: Event) -> Result<(), NoSuchStep> {
         match event {
             Event::Start(step) => {
+                self.begin_step(step.0, step.1);
                 let step = self.step(step)?;
                 (step.started, step.interrupted, step.undone) = (true, true, false);
             }
             Event::Done { step, micros, result } => {
                 let step = self.step(step)?;
                 (step.started, step.interrupted) = (true, false);
+                (step.failed, step.owed) = (None, None);
                 step.micros = Some(micros);
                 step.result = Some(result);
             }
@@ -224,6 +247,18 @@ impl State {
             }
             Event::Routes(change) => self.routes.push(change),
             Event::RoutesUndone => self.routes.clear(),
+            Event::RoutesReturned { interface } => self.return_routes(&interface),
+            Event::Sysctls { step, values } => {
+                let known = self.sysctls.entry(step).or_default();
+                for (name, value) in values {
+                    known.entry(name).or_insert(value);
+                }
+            }
+            event @ (Event::Attach { .. }
+            | Event::Detach(_)
+            | Event::Redo { .. }
+            | Event::Changed(_)
+            | Event::Reverted { .. }) => self.apply_change(event)?,
             Event::Complete { micros, result, absent } => {
                 self.complete = Some(result);
                 self.absent = absent;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::format::{Checksum, Event, FORMAT, Header, boot_id, encode, now_millis};
+use super::format::{CHANGED_FORMAT, Checksum, Event, FORMAT, Header, boot_id, encode, now_millis};
 use super::reader::{Reading, read};
 use super::state::State;
 use crate::netns;
@@ -128,6 +128,66 @@ impl Journal {
         })
     }
 
+    /// Begins a change: writes these events, and returns what has to be synced before its first plugin gets its input. A journal
+    /// that tells of no change yet is written anew in the format that can, and so is one that changes have made long.
+    ///
+    /// # Errors
+    /// When it cannot be written; the journal is then as it was before.
+    pub(in crate::transaction) fn begin_change(
+        &mut self,
+        container: &Container,
+        events: Vec<Event>,
+    ) -> Result<Vec<Arc<File>>, StoreError> {
+        let place = container.journal(&self.state.header.plan.ifname);
+        let io = |source| StoreError::Io { action: "write", path: place.path(), source };
+        let is_first = self.state.header.format < CHANGED_FORMAT;
+        if (is_first || self.length > LONG)
+            && let Some((header, kept)) = self.state.condensed()
+        {
+            *self = Self::write_anew(&place, header, kept)?;
+        }
+        let before = (self.queued.len(), self.checksum);
+        let encoded = events.iter().try_for_each(|event| {
+            self.queued.extend(encode(event, &mut self.checksum)?);
+            Ok(())
+        });
+        if let Err(error) = encoded.and_then(|()| self.write_queued()) {
+            self.queued.truncate(before.0);
+            self.checksum = before.1;
+            return Err(io(error));
+        }
+        events.into_iter().for_each(|event| self.apply(event));
+        Ok(vec![Arc::clone(&self.file), container.lock_handle()])
+    }
+
+    /// Writes a journal beside the one that is there, syncs it, and puts it in its place.
+    fn write_anew(place: &JournalFile, header: Header, events: Vec<Event>) -> Result<Self, StoreError> {
+        let beside = place.beside();
+        beside.remove()?;
+        let mut file = beside.create()?;
+        let mut checksum = Checksum::default();
+        let mut written = || -> io::Result<u64> {
+            let mut text = encode(&header, &mut checksum)?;
+            for event in &events {
+                text.extend(encode(event, &mut checksum)?);
+            }
+            refuse_larger(text.len() as u64)?;
+            file.write_all(&text)?;
+            file.sync_data()?;
+            Ok(text.len() as u64)
+        };
+        let outcome = written().map_err(|source| StoreError::Io { action: "write", path: beside.path(), source });
+        let length = outcome.and_then(|length| beside.replace(place).map(|()| length)).inspect_err(|_| {
+            drop(beside.remove());
+        })?;
+        let mut state = State::new(header);
+        for event in events {
+            let applied = state.apply(event);
+            debug_assert!(applied.is_ok(), "the events are of the plan");
+        }
+        Ok(Self { file: Arc::new(file), length, state, queued: Vec::new(), checksum, is_torn: false })
+    }
+
     /// Appends an event.
     ///
     /// # Errors
@@ -209,6 +269,9 @@ impl State {
         })
     }
 }
+
+/// A journal that is longer, in bytes, is written anew by the next change.
+const LONG: u64 = 256 << 10;
 
 /// A journal that could be written and not be read again would lose what it says.
 fn refuse_larger(length: u64) -> io::Result<()> {

@@ -50,8 +50,18 @@ impl Container {
         if self.directory.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
             return;
         }
+        self.remove_unfinished();
         // Not empty is the usual reason why not, and the others are no one's loss.
         let _ = unlinkat(&self.attachments, self.id.as_str(), UnlinkatFlags::RemoveDir);
+    }
+
+    /// Removes what a crash has left of a journal that was being written anew.
+    fn remove_unfinished(&self) {
+        for name in names(&self.directory, &self.path).unwrap_or_default() {
+            if name.starts_with('.') {
+                let _ = unlinkat(&self.directory, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+        }
     }
 
     /// The names of the interfaces that have a journal, and of the files set aside.
@@ -61,6 +71,9 @@ impl Container {
     pub fn entries(&self) -> Result<Entries, StoreError> {
         let mut entries = Entries::default();
         for name in names(&self.directory, &self.path)? {
+            if name.starts_with('.') {
+                continue;
+            }
             match name.strip_suffix(".jsonl") {
                 Some(ifname) => entries.ifnames.push(ifname.to_owned()),
                 None => entries.set_aside.push(self.path.join(name)),

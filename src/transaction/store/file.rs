@@ -95,6 +95,19 @@ impl JournalFile {
         Ok(())
     }
 
+    /// Where it is written anew. Such a file is no journal, whoever may have left it.
+    pub(in crate::transaction) fn beside(&self) -> Self {
+        let name = format!(".{}", self.name);
+        let path = self.path.with_file_name(&name);
+        Self { directory: Arc::clone(&self.directory), path, name }
+    }
+
+    /// Puts it in the place of another. The directory is still to be synced.
+    pub(in crate::transaction) fn replace(&self, other: &Self) -> Result<(), StoreError> {
+        renameat(&self.directory, self.name.as_str(), &other.directory, other.name.as_str())
+            .map_err(StoreError::io("replace", &other.path))
+    }
+
     /// Removes it, if it is there.
     pub(in crate::transaction) fn remove(&self) -> Result<(), StoreError> {
         match unlinkat(&self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir) {

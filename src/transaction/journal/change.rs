@@ -1,0 +1,196 @@
+//! Changes of a container that lives, as its journal tells of them.
+//!
+//! A change begins with one or more lines `attach`, `detach` or `redo`, synced before its first plugin gets its input, and ends
+//! with `changed`, or with `reverted` where it failed and everything is as before. One that has neither was cut short: whoever
+//! comes next settles it.
+
+use serde_json::value::RawValue;
+
+use super::format::{CHANGED_FORMAT, Event, Header, Step};
+use super::state::{NoSuchStep, State, StepState};
+use crate::netns::DefaultRoute;
+use crate::plan::Attachment;
+
+/// How many changes a journal remembers when it is rewritten.
+const HISTORY: usize = 100;
+
+/// A change that is under way, or was cut short.
+#[derive(Debug, Clone, Default)]
+pub struct Pending {
+    /// Attachments that are being made.
+    pub attaching: Vec<usize>,
+    /// Attachments that are being undone.
+    pub detaching: Vec<usize>,
+    /// An attachment some of whose steps are given other values.
+    pub redone: Option<Box<Redone>>,
+}
+
+/// An attachment some of whose steps are given other values.
+#[derive(Debug, Clone)]
+pub struct Redone {
+    /// Which.
+    pub attachment: usize,
+    /// What it was before.
+    pub old: Attachment,
+    /// The result that it had before.
+    pub old_result: Option<Box<RawValue>>,
+    /// The steps that may be redone.
+    pub steps: Vec<usize>,
+    /// Those of them that were begun.
+    pub begun: Vec<usize>,
+}
+
+impl State {
+    /// The attachments that there are, with their places in the plan: those that no change has detached.
+    pub fn attachments(&self) -> impl Iterator<Item = (usize, &Attachment)> {
+        self.header.plan.attachments.iter().enumerate().filter(|(index, _)| !self.is_detached(*index))
+    }
+
+    /// Whether a change has detached an attachment, or failed to make it.
+    pub fn is_detached(&self, attachment: usize) -> bool {
+        self.detached.get(attachment).copied().unwrap_or(false)
+    }
+
+    /// Whether a change that was not ended concerns an attachment.
+    pub fn is_changing(&self, attachment: usize) -> bool {
+        self.pending.as_ref().is_some_and(|pending| {
+            pending.attaching.contains(&attachment)
+                || pending.detaching.contains(&attachment)
+                || pending.redone.as_ref().is_some_and(|redone| redone.attachment == attachment)
+        })
+    }
+
+    /// What an attachment was before a change that was not ended, if that may have touched the step.
+    pub fn before_change(&self, attachment: usize, step: usize) -> Option<&Redone> {
+        let redone = self.pending.as_ref()?.redone.as_deref()?;
+        let is_it =
+            redone.attachment == attachment && redone.steps.contains(&step) && step < redone.old.network.plugins.len();
+        is_it.then_some(redone)
+    }
+
+    /// Begins or ends a change.
+    pub(super) fn apply_change(&mut self, event: Event) -> Result<(), NoSuchStep> {
+        match event {
+            Event::Attach { index, attachment } => {
+                if index != self.header.plan.attachments.len() || attachment.network.plugins.is_empty() {
+                    return Err(NoSuchStep(Step(index, 0)));
+                }
+                self.steps.push(vec![StepState::default(); attachment.network.plugins.len()]);
+                self.header.plan.attachments.push(*attachment);
+                self.pending.get_or_insert_default().attaching.push(index);
+            }
+            Event::Detach(index) => {
+                if index >= self.steps.len() {
+                    return Err(NoSuchStep(Step(index, 0)));
+                }
+                self.pending.get_or_insert_default().detaching.push(index);
+            }
+            Event::Redo { index, attachment, steps } => {
+                let length = attachment.network.plugins.len();
+                let known = self.steps.get_mut(index).filter(|known| known.len() <= length);
+                let known = known.ok_or(NoSuchStep(Step(index, 0)))?;
+                if let Some(step) = steps.iter().find(|step| **step >= length) {
+                    return Err(NoSuchStep(Step(index, *step)));
+                }
+                let old_result = known.iter().rev().find_map(|step| step.result.clone());
+                known.resize(length, StepState::default());
+                let old = std::mem::replace(&mut self.header.plan.attachments[index], *attachment);
+                self.pending.get_or_insert_default().redone =
+                    Some(Box::new(Redone { attachment: index, old, old_result, steps, begun: Vec::new() }));
+            }
+            Event::Changed(change) => {
+                let pending = self.pending.take().unwrap_or_default();
+                pending.detaching.into_iter().for_each(|index| self.mark_detached(index));
+                self.absent = change.absent.clone().or(self.absent.take());
+                self.history.push(change);
+            }
+            Event::Reverted { .. } => {
+                let pending = self.pending.take().unwrap_or_default();
+                pending.attaching.into_iter().for_each(|index| self.mark_detached(index));
+                if let Some(redone) = pending.redone {
+                    self.steps[redone.attachment].truncate(redone.old.network.plugins.len());
+                    self.header.plan.attachments[redone.attachment] = redone.old;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn mark_detached(&mut self, index: usize) {
+        self.detached.resize(self.steps.len(), false);
+        self.detached[index] = true;
+    }
+
+    /// Takes note that a step of a change has begun.
+    pub(super) fn begin_step(&mut self, attachment: usize, step: usize) {
+        if let Some(redone) = self.pending.as_mut().and_then(|pending| pending.redone.as_mut())
+            && redone.attachment == attachment
+            && !redone.begun.contains(&step)
+        {
+            redone.begun.push(step);
+        }
+    }
+
+    /// The shortest journal that says the same: without what was detached, and with the last changes alone. None while a change
+    /// is under way.
+    pub(super) fn condensed(&self) -> Option<(Header, Vec<Event>)> {
+        if self.pending.is_some() || self.unreadable > 0 {
+            return None;
+        }
+        let mut header = Header { format: CHANGED_FORMAT, ..self.header.clone() };
+        let mut events = Vec::new();
+        header.plan.attachments.clear();
+        for (index, attachment) in self.attachments() {
+            let place = header.plan.attachments.len();
+            header.plan.attachments.push(attachment.clone());
+            for (number, step) in self.steps[index].iter().enumerate() {
+                events.extend(step.events(Step(place, number)));
+                let sysctls = self.sysctls.get(&Step(index, number)).cloned();
+                events.extend(sysctls.map(|values| Event::Sysctls { step: Step(place, number), values }));
+            }
+        }
+        events.extend(self.rolled_back.then_some(Event::Rollback));
+        events.extend(self.failing_since.map(|time| Event::Failing { time }));
+        events.extend(self.routes.iter().cloned().map(Event::Routes));
+        events.extend(self.complete.clone().map(|result| Event::Complete {
+            micros: self.micros.unwrap_or(0),
+            result,
+            absent: self.absent.clone(),
+        }));
+        let kept = self.history.len().saturating_sub(HISTORY);
+        events.extend(self.history[kept..].iter().cloned().map(Event::Changed));
+        Some((header, events))
+    }
+}
+
+impl State {
+    /// Gives back the default routes that an attachment had taken: to the attachment that took them from it, they are now
+    /// taken from whom they were taken from before.
+    pub(super) fn return_routes(&mut self, interface: &str) {
+        let Some(at) = self.routes.iter().position(|change| change.interface == interface) else { return };
+        let returned = self.routes.remove(at);
+        for family in &returned.families {
+            let Some(later) = self.routes[at..].iter_mut().find(|change| change.families.contains(family)) else {
+                continue;
+            };
+            let is_its =
+                |route: &DefaultRoute| route.interface.as_deref() == Some(interface) && route.family == *family;
+            later.removed.retain(|route| !is_its(route));
+            later.removed.extend(returned.removed.iter().filter(|route| route.family == *family).cloned());
+        }
+    }
+}
+
+impl StepState {
+    /// The events that lead to it.
+    fn events(&self, step: Step) -> Vec<Event> {
+        let mut events = Vec::new();
+        events.extend(self.started.then_some(Event::Start(step)));
+        events.extend(self.result.clone().map(|result| Event::Done { step, micros: self.micros.unwrap_or(0), result }));
+        events.extend(self.failed.clone().map(|error| Event::Failed { step, error }));
+        events.extend(self.undone.then_some(Event::Undone(step)));
+        events.extend(self.owed.clone().map(|error| Event::Owed { step, error }));
+        events
+    }
+}

@@ -1,0 +1,340 @@
+//! Attach, detach and update, under the container's lock.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::context::Context;
+use super::super::error::Error;
+use super::super::preflight::{open_namespace, preflight, refuse_taken_names};
+use super::error::LiveError;
+use super::find::{self, Which};
+use super::ports;
+use crate::cni::{AddResult, RawObject, Verb, Version};
+use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems, Timeouts};
+use crate::plan::update::{PlannedUpdate, Update, update};
+use crate::plan::{self, Asked, Attachment};
+use crate::request::Request;
+use crate::runtime::deadline;
+use crate::source::kubernetes::Session;
+use crate::source::{self, SourceError};
+use crate::transaction::journal::State;
+use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, Sharing, Store};
+
+/// The containers of a node, to be changed while they live.
+#[derive(Debug, Clone)]
+pub struct Live {
+    state_dir: PathBuf,
+    timeouts: Timeouts,
+    author: String,
+}
+
+/// A container that was changed.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its ID.
+    pub container_id: String,
+    /// The interface that the runtime asked for.
+    pub ifname: String,
+    /// The version of its network.
+    pub version: Version,
+    /// What was done, and what is there now.
+    pub changed: Changed,
+}
+
+impl Live {
+    /// The containers whose journals are in a state directory.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), timeouts: Timeouts::default(), author: "library".into() }
+    }
+
+    /// The same with other limits of time than the defaults of the configuration.
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
+    /// The same with another name for who makes the changes, as the journal tells it.
+    #[must_use]
+    pub fn by(self, author: &str) -> Self {
+        Self { author: author.to_owned(), ..self }
+    }
+
+    /// The name of the network that a container was attached to.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn network_of(&self, which: Which<'_>) -> Result<String, LiveError> {
+        self.look(which, |state| state.header.plan.network.clone())
+    }
+
+    /// Attaches a container to more networks. Several are one transaction: all of them, or none. `config` is Braid's
+    /// configuration, by which they are looked up and judged as in ADD.
+    ///
+    /// # Errors
+    /// When the container is not there or not whole, a network cannot be found, or a plugin fails.
+    pub fn attach(
+        &self,
+        config: &Config,
+        which: Which<'_>,
+        selections: Vec<OperatorSelection>,
+    ) -> Result<Outcome, LiveError> {
+        self.change(which, |call, journal| {
+            find::refuse_debts(&journal.state)?;
+            let attachments = call.plan(config, &journal.state, selections)?;
+            Ok(transaction::attach_more(call.means(&journal), journal, attachments)?)
+        })
+    }
+
+    /// Detaches a container from networks, by their interfaces, from its journal alone.
+    ///
+    /// # Errors
+    /// When there is no such interface, or it is the primary's, or a plugin fails. What could not be undone is then owed: the
+    /// next detach of the interface tries it again, and DEL does.
+    pub fn detach(&self, which: Which<'_>, interfaces: &[&str]) -> Result<Outcome, LiveError> {
+        self.change_unsettled(which, |call, mut journal| {
+            let settled = call.settle_for(&mut journal, interfaces)?;
+            let mut indexes = Vec::new();
+            for ifname in interfaces.iter().filter(|ifname| !settled.contains(*ifname)) {
+                let index = find::attachment(&journal.state, ifname)?;
+                if find::is_primary(&journal.state, index) {
+                    let container_id = call.container.id().to_owned();
+                    return Err(LiveError::Primary { container_id, ifname: (*ifname).to_owned() });
+                }
+                if !indexes.contains(&index) {
+                    indexes.push(index);
+                }
+            }
+            if indexes.is_empty() {
+                return call.unchanged(&journal.state);
+            }
+            Ok(transaction::detach(call.means(&journal), journal, &indexes)?)
+        })
+    }
+
+    /// Gives an attachment new values.
+    ///
+    /// # Errors
+    /// When there is no such interface, the values cannot be given, or a plugin refuses them. The old values are then in force
+    /// again.
+    pub fn update(&self, which: Which<'_>, interface: &str, values: &Update) -> Result<Outcome, LiveError> {
+        self.change(which, |call, journal| {
+            find::refuse_debts(&journal.state)?;
+            let (index, planned) = planned(&journal.state, interface, values)?;
+            ports::refuse_taken(call.store, call.container, &journal.state, index, &planned)?;
+            call.refuse_missing_plugins(&journal.state, &planned.attachment)?;
+            if planned.steps.is_empty() {
+                return call.unchanged(&journal.state);
+            }
+            Ok(transaction::update(call.means(&journal), journal, index, &planned)?)
+        })
+    }
+
+    /// What [`Self::update`] would do: the attachment as it is and as it would be, with the steps to be redone.
+    ///
+    /// # Errors
+    /// When it could not be done, as far as can be told without doing it.
+    pub fn plan_update(
+        &self,
+        which: Which<'_>,
+        interface: &str,
+        values: &Update,
+    ) -> Result<(Attachment, PlannedUpdate), LiveError> {
+        self.look(which, |state| {
+            let (index, planned) = planned(state, interface, values)?;
+            Ok((state.header.plan.attachments[index].clone(), planned))
+        })?
+    }
+
+    /// Looks at a container's journal.
+    fn look<T>(&self, which: Which<'_>, look: impl FnOnce(&State) -> T) -> Result<T, LiveError> {
+        let (store, id) = self.open(which)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
+        Ok(look(&find::journal(&container, which)?.state))
+    }
+
+    fn open(&self, which: Which<'_>) -> Result<(Store, String), LiveError> {
+        let deadline = deadline::from(Instant::now(), self.timeouts.total);
+        let store = Store::open_existing(&self.state_dir, Sharing::Shared, deadline)?;
+        let store = store.ok_or_else(|| self.no_container(which))?;
+        let id = find::container_id(&store, which)?;
+        Ok((store, id))
+    }
+
+    fn no_container(&self, which: Which<'_>) -> LiveError {
+        LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: self.state_dir.clone() }
+    }
+
+    /// Changes a container that is whole, what an earlier change has left settled.
+    fn change(
+        &self,
+        which: Which<'_>,
+        work: impl FnOnce(&Call<'_>, Journal) -> Result<Changed, LiveError>,
+    ) -> Result<Outcome, LiveError> {
+        self.change_unsettled(which, |call, mut journal| {
+            call.settle(&mut journal)?;
+            work(call, journal)
+        })
+    }
+
+    fn change_unsettled(
+        &self,
+        which: Which<'_>,
+        work: impl FnOnce(&Call<'_>, Journal) -> Result<Changed, LiveError>,
+    ) -> Result<Outcome, LiveError> {
+        let (store, id) = self.open(which)?;
+        let context = Context::of_container(&id, self.timeouts);
+        let container = store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(which))?;
+        let journal = find::journal(&container, which)?;
+        find::refuse_unfit(&journal.state)?;
+        let plan = &journal.state.header.plan;
+        let (ifname, version) = (plan.ifname.clone(), plan.version);
+        let finder = context.finder_for(&plan.path);
+        let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
+        let call = Call {
+            store: &store,
+            container: &container,
+            context: &context,
+            tools: context.tools(&finder, &launcher),
+            author: &self.author,
+        };
+        let changed = work(&call, journal)?;
+        Ok(Outcome { container_id: id, ifname, version, changed })
+    }
+}
+
+/// The place of an attachment, and what giving it new values takes.
+fn planned(state: &State, interface: &str, values: &Update) -> Result<(usize, PlannedUpdate), LiveError> {
+    let index = find::attachment(state, interface)?;
+    if !state.is_attached(index) {
+        return Err(LiveError::NotMade { ifname: interface.to_owned() });
+    }
+    Ok((index, update(&state.header.plan.attachments[index], values)?))
+}
+
+/// A change under way, its container locked.
+struct Call<'a> {
+    store: &'a Store,
+    container: &'a Container,
+    context: &'a Context,
+    tools: transaction::Tools<'a>,
+    author: &'a str,
+}
+
+impl<'a> Call<'a> {
+    fn means(&self, _journal: &Journal) -> Means<'a> {
+        Means { container: self.container, tools: self.tools, author: self.author }
+    }
+
+    fn settle(&self, journal: &mut Journal) -> Result<(), LiveError> {
+        let means = self.means(journal);
+        let failures = transaction::settle(means, journal);
+        if failures.is_empty() { Ok(()) } else { Err(ChangeError::Unsettled(failures).into()) }
+    }
+
+    /// Settles what an earlier change has left. Returns the interfaces among these that are detached by that.
+    fn settle_for<'b>(&self, journal: &mut Journal, interfaces: &[&'b str]) -> Result<Vec<&'b str>, LiveError> {
+        let pending = journal.state.pending.clone().unwrap_or_default();
+        let plan = &journal.state.header.plan;
+        let detaching: Vec<String> =
+            pending.detaching.iter().map(|index| plan.attachments[*index].ifname.clone()).collect();
+        let failures = transaction::settle(self.means(journal), journal);
+        let settled = interfaces.iter().copied().filter(|ifname| detaching.iter().any(|one| one == ifname)).collect();
+        if failures.is_empty() {
+            return Ok(settled);
+        }
+        Err(ChangeError::Incomplete(failures).into())
+    }
+
+    /// Nothing was to be done.
+    fn unchanged(&self, state: &State) -> Result<Changed, LiveError> {
+        let result = transaction::merged(state).map_err(ChangeError::Result)?;
+        Ok(Changed { steps: Vec::new(), result })
+    }
+
+    fn refuse_missing_plugins(&self, state: &State, attachment: &Attachment) -> Result<(), LiveError> {
+        let mut plan = state.header.plan.clone();
+        plan.attachments = vec![attachment.clone()];
+        Ok(preflight(&plan, self.tools.finder)?)
+    }
+
+    /// Plans attachments as ADD does, beside those that there are.
+    fn plan(
+        &self,
+        config: &Config,
+        state: &State,
+        selections: Vec<OperatorSelection>,
+    ) -> Result<Vec<Attachment>, LiveError> {
+        let request = request_of(state)?;
+        let taken = self.taken_names(state)?;
+        let config = config_for(config, selections);
+        let gathered = match Session::open(&config, &request, self.context.deadline)
+            .map_err(SourceError::from)
+            .map_err(Error::from)?
+        {
+            Some(session) => session.gather_for_operator(&config, &request),
+            None => source::gather(&config, &request),
+        }
+        .map_err(Error::from)?;
+        let candidates = gathered.candidates.into_iter().map(Some).collect();
+        let asked = Asked { candidates, dropped: &gathered.dropped, taken: &taken };
+        let mut problems = Problems::new();
+        let planned = plan::build(&config, &request, asked, &mut problems);
+        let planned = problems.or_first(planned).map_err(Error::from)?;
+        for warning in gathered.warnings.iter().chain(&planned.warnings) {
+            tracing::warn!("{warning}");
+        }
+        let plan = planned.plan;
+        preflight(&plan, self.tools.finder)?;
+        if let Some(attachment) = plan.attachments.iter().find(|attachment| taken.contains(&attachment.ifname)) {
+            let container_id = self.container.id().to_owned();
+            return Err(LiveError::Taken { container_id, ifname: attachment.ifname.clone() });
+        }
+        let mut netns = open_namespace(&plan)?;
+        refuse_taken_names(&plan, netns.as_mut())?;
+        Ok(plan.attachments)
+    }
+
+    /// The interfaces that attachments of the container have.
+    fn taken_names(&self, state: &State) -> Result<Vec<String>, LiveError> {
+        let mut taken: Vec<String> = state.attachments().map(|(_, attachment)| attachment.ifname.clone()).collect();
+        taken.push(state.header.plan.ifname.clone());
+        for ifname in self.container.entries()?.ifnames {
+            let which = Which { container: self.container.id(), ifname: Some(&ifname) };
+            if let Ok(journal) = find::journal(self.container, which) {
+                taken.extend(journal.state.attachments().map(|(_, attachment)| attachment.ifname.clone()));
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// The call that a journal is of.
+fn request_of(state: &State) -> Result<Request, LiveError> {
+    let plan = &state.header.plan;
+    let args = plan.args.parse().map_err(|error| Error::Request(crate::request::RequestError::Args(error)))?;
+    Ok(Request {
+        verb: Verb::Add,
+        container_id: plan.container_id.clone(),
+        netns: plan.netns.clone(),
+        own_netns_allowed: false,
+        ifname: plan.ifname.clone(),
+        args,
+        args_text: plan.args.clone(),
+        cni_path: plan.path.clone(),
+        in_cluster: false,
+        stdin: Vec::new(),
+    })
+}
+
+/// Braid's configuration with these selections alone.
+fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
+    Config {
+        delegates: selections.into_iter().map(|operator| Delegate::Selection(Box::new(operator))).collect(),
+        // There is a primary attachment already, whoever made it.
+        prev_result: Some(AddResult::default()),
+        runtime_config: RawObject::new(),
+        runtime_selections: Vec::new(),
+        multus: MultusKeys { cluster_network: None, auxiliary_chain: None, ..config.multus.clone() },
+        ..config.clone()
+    }
+}

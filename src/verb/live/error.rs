@@ -1,0 +1,215 @@
+//! Why a container was not changed.
+
+use std::path::PathBuf;
+
+use super::super::error::{Error, code_of_failure, details_of_rolled_back, join, store_code};
+use crate::cni::CniError;
+use crate::cni::error::code;
+use crate::netns::NetnsError;
+use crate::plan::update::UpdateError;
+use crate::transaction::{ChangeError, StoreError};
+
+/// Why a container was not changed. But for the last, nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// No container has such an ID.
+    #[error("no container whose ID begins with {prefix:?} is attached, as far as {} tells", state_dir.display())]
+    NoContainer {
+        /// What was given.
+        prefix: String,
+        /// Where it was looked for.
+        state_dir: PathBuf,
+    },
+    /// Several have.
+    #[error("the IDs of {} containers begin with {prefix:?}: {}", ids.len(), ids.join(", "))]
+    SeveralContainers {
+        /// What was given.
+        prefix: String,
+        /// The IDs.
+        ids: Vec<String>,
+    },
+    /// The container was attached several times.
+    #[error("container {container_id:?} was attached on {}; say which with --of", ifnames.join(" and "))]
+    SeveralJournals {
+        /// The container.
+        container_id: String,
+        /// The interfaces that the runtime asked for.
+        ifnames: Vec<String>,
+    },
+    /// The container was not attached on that interface.
+    #[error("container {container_id:?} was not attached on {ifname:?}, only on {}", if ifnames.is_empty() { "nothing".into() } else { ifnames.join(", ") })]
+    NoJournal {
+        /// The container.
+        container_id: String,
+        /// The interface that was given.
+        ifname: String,
+        /// The interfaces that the runtime asked for.
+        ifnames: Vec<String>,
+    },
+    /// The journal cannot be used.
+    #[error("the journal {} cannot be used ({reason})", path.display())]
+    Corrupt {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// ADD did not end, or DEL has begun.
+    #[error("container {container_id:?} is being attached or detached, or that was cut short; DEL cleans up")]
+    NotWhole {
+        /// The container.
+        container_id: String,
+    },
+    /// The namespace is gone.
+    #[error("container {container_id:?} is gone: there is no network namespace at {netns} any more")]
+    Gone {
+        /// The container.
+        container_id: String,
+        /// The path.
+        netns: String,
+    },
+    /// The path leads to another namespace.
+    #[error("container {container_id:?} is gone: {netns} leads to another network namespace than it was attached in")]
+    AnotherNamespace {
+        /// The container.
+        container_id: String,
+        /// The path.
+        netns: String,
+    },
+    /// It cannot be told whether the path leads to the same namespace.
+    #[error(
+        "it cannot be told whether {netns} is still the network namespace of container {container_id:?}: the journal knows no \
+         cookie of it (Linux 5.14), and the interfaces in it are others"
+    )]
+    UnprovenNamespace {
+        /// The container.
+        container_id: String,
+        /// The path.
+        netns: String,
+    },
+    /// The namespace cannot be looked into.
+    #[error(transparent)]
+    Namespace(NetnsError),
+    /// Something is still to be undone.
+    #[error("container {container_id:?} has a clean-up owed on {ifname:?}; braid detach tries it again, and DEL does")]
+    Owed {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// No attachment is on that interface.
+    #[error("container {container_id:?} has no attachment on {ifname:?}, only on {}", present.join(", "))]
+    NoInterface {
+        /// The container.
+        container_id: String,
+        /// The interface that was given.
+        ifname: String,
+        /// Those that there are.
+        present: Vec<String>,
+    },
+    /// The primary attachment cannot be detached.
+    #[error("{ifname:?} is the primary attachment of container {container_id:?}: it goes with DEL")]
+    Primary {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// The attachment was not made.
+    #[error("the attachment on {ifname:?} is optional and failed, so there is nothing to update")]
+    NotMade {
+        /// The interface.
+        ifname: String,
+    },
+    /// An attachment has that interface already.
+    #[error(
+        "container {container_id:?} has an attachment on {ifname:?} already; a selection with an \"interface\" gives it another"
+    )]
+    Taken {
+        /// The container.
+        container_id: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// Another container has the host port.
+    #[error("host port {port} is taken by container {container_id:?} on {ifname:?}")]
+    PortTaken {
+        /// The port and its protocol.
+        port: String,
+        /// The container that has it.
+        container_id: String,
+        /// Its interface.
+        ifname: String,
+    },
+    /// The rules of two attachments cannot be told apart by the plugin.
+    #[error(
+        "portmap cannot tell the rules of {ifname:?} from those of {other:?} ({why}), so that changing the ones would remove the \
+         others; braid detach and braid attach make the attachment anew"
+    )]
+    SharedRules {
+        /// The interface to be updated.
+        ifname: String,
+        /// The other one.
+        other: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The values cannot be given.
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    /// What is asked for cannot be planned, as in ADD.
+    #[error(transparent)]
+    Plan(#[from] Error),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was tried and failed.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+}
+
+impl From<&LiveError> for CniError {
+    fn from(error: &LiveError) -> Self {
+        let details = match error {
+            LiveError::Change(ChangeError::RolledBack(rolled_back)) => details_of_rolled_back(rolled_back),
+            LiveError::Change(ChangeError::Incomplete(failures) | ChangeError::Unsettled(failures)) => {
+                join(String::new(), failures)
+            }
+            LiveError::Plan(error) => Self::from(error).details,
+            _ => String::new(),
+        };
+        Self::new(code_of(error), error.to_string()).with_details(details)
+    }
+}
+
+fn code_of(error: &LiveError) -> u32 {
+    match error {
+        LiveError::NoContainer { .. }
+        | LiveError::NoJournal { .. }
+        | LiveError::Gone { .. }
+        | LiveError::AnotherNamespace { .. }
+        | LiveError::UnprovenNamespace { .. } => code::UNKNOWN_CONTAINER,
+        LiveError::SeveralContainers { .. }
+        | LiveError::SeveralJournals { .. }
+        | LiveError::NoInterface { .. }
+        | LiveError::Primary { .. }
+        | LiveError::NotMade { .. }
+        | LiveError::Taken { .. }
+        | LiveError::PortTaken { .. }
+        | LiveError::SharedRules { .. } => code::INVALID_CONFIG,
+        LiveError::Corrupt { .. } | LiveError::Owed { .. } => code::CLEANUP_INCOMPLETE,
+        LiveError::NotWhole { .. } => code::TRY_AGAIN,
+        LiveError::Namespace(_) => code::NAMESPACE,
+        LiveError::Update(error) => CniError::from(error).code,
+        LiveError::Plan(error) => CniError::from(error).code,
+        LiveError::Store(error) => store_code(error),
+        LiveError::Change(error) => match error {
+            ChangeError::Store(error) => store_code(error),
+            ChangeError::Update(error) => CniError::from(error).code,
+            ChangeError::RolledBack(rolled_back) => code_of_failure(&rolled_back.cause),
+            ChangeError::Incomplete(_) | ChangeError::Unsettled(_) => code::CLEANUP_INCOMPLETE,
+            ChangeError::Result(_) => code::DECODE,
+        },
+    }
+}

@@ -1,0 +1,138 @@
+//! The container that a change is about, and whether it is there and whole.
+
+use std::path::Path;
+
+use super::error::LiveError;
+use crate::cni::{AddResult, validate};
+use crate::netns::{Netns, NetnsError, Sameness};
+use crate::plan::Position;
+use crate::transaction::journal::State;
+use crate::transaction::{Container, Journal, Opened, Store};
+
+/// A container, as an operator names it.
+#[derive(Debug, Clone, Copy)]
+pub struct Which<'a> {
+    /// Its ID, or the beginning of it.
+    pub container: &'a str,
+    /// The interface that the runtime asked for; needed only where the container was attached several times.
+    pub ifname: Option<&'a str>,
+}
+
+/// The ID of the container that is meant.
+pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, LiveError> {
+    let none = || LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: store.path().to_owned() };
+    if validate::container_id(which.container).is_err() {
+        return Err(none());
+    }
+    // With the whole ID it takes as long on a node with many containers.
+    if store.unlocked_container(which.container)?.is_some() {
+        return Ok(which.container.to_owned());
+    }
+    let mut ids = store.container_ids()?;
+    ids.retain(|id| id.starts_with(which.container));
+    ids.sort();
+    match ids.as_slice() {
+        [] => Err(none()),
+        [one] => Ok(one.clone()),
+        _ => Err(LiveError::SeveralContainers { prefix: which.container.to_owned(), ids }),
+    }
+}
+
+/// The journal that is meant, of a container that is locked.
+pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal, LiveError> {
+    let ifnames = container.entries()?.ifnames;
+    let ifname = match (which.ifname, ifnames.as_slice()) {
+        (Some(ifname), _) => ifnames.iter().find(|name| *name == ifname),
+        (None, [one]) => Some(one),
+        (None, []) => None,
+        (None, _) => {
+            return Err(LiveError::SeveralJournals { container_id: container.id().to_owned(), ifnames });
+        }
+    };
+    let Some(ifname) = ifname else {
+        let ifname = which.ifname.unwrap_or_default().to_owned();
+        return Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname, ifnames });
+    };
+    match Journal::open(container, ifname)? {
+        Opened::Journal(journal) => Ok(*journal),
+        Opened::Corrupt(reason) => Err(LiveError::Corrupt { path: container.journal_path(ifname), reason }),
+        Opened::None | Opened::Unfinished => {
+            Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname: ifname.clone(), ifnames })
+        }
+    }
+}
+
+/// The container is attached, and its namespace is the one that ADD was called for.
+pub(super) fn refuse_unfit(state: &State) -> Result<(), LiveError> {
+    let container_id = state.header.plan.container_id.clone();
+    if state.complete.is_none() || state.is_being_undone() {
+        return Err(LiveError::NotWhole { container_id });
+    }
+    let path = &state.header.plan.netns;
+    match Netns::open(Path::new(path)) {
+        Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => {
+            return Err(LiveError::Gone { container_id, netns: path.clone() });
+        }
+        Err(error) => return Err(LiveError::Namespace(error)),
+        Ok(mut netns) => match state.compare_netns(path) {
+            Sameness::Same => {}
+            Sameness::Different => return Err(LiveError::AnotherNamespace { container_id, netns: path.clone() }),
+            // A kernel or a journal without cookies: the hardware addresses that the plugins made up prove it.
+            Sameness::Unknown if has_our_interfaces(state, &mut netns)? => {}
+            Sameness::Unknown => return Err(LiveError::UnprovenNamespace { container_id, netns: path.clone() }),
+        },
+    }
+    Ok(())
+}
+
+/// Whether a namespace has every interface that the attachments have made in it, with its hardware address.
+fn has_our_interfaces(state: &State, netns: &mut Netns) -> Result<bool, LiveError> {
+    let links = netns.links().map_err(LiveError::Namespace)?;
+    let mut seen = false;
+    for (index, attachment) in state.attachments().filter(|(index, _)| state.is_attached(*index)) {
+        let Some(raw) = state.result(index) else { continue };
+        let result = AddResult::parse(raw.get().as_bytes(), attachment.network.version).unwrap_or_default();
+        for interface in
+            result.interfaces.iter().filter(|one| one.is_in_container(&state.header.plan.netns) && !one.mac.is_empty())
+        {
+            let is_there = links.iter().any(|link| {
+                link.name == interface.name
+                    && link.mac.as_deref().is_some_and(|mac| mac.eq_ignore_ascii_case(&interface.mac))
+            });
+            if !is_there {
+                return Ok(false);
+            }
+            seen = true;
+        }
+    }
+    Ok(seen)
+}
+
+/// Nothing of the container is owed.
+pub(super) fn refuse_debts(state: &State) -> Result<(), LiveError> {
+    for (index, attachment) in state.attachments() {
+        if state.steps[index].iter().any(|step| step.owed.is_some()) {
+            return Err(LiveError::Owed {
+                container_id: state.header.plan.container_id.clone(),
+                ifname: attachment.ifname.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The place of the attachment on an interface.
+pub(super) fn attachment(state: &State, ifname: &str) -> Result<usize, LiveError> {
+    let found = state.attachments().find(|(_, attachment)| attachment.ifname == ifname);
+    let Some((index, _)) = found else {
+        let present = state.attachments().map(|(_, attachment)| attachment.ifname.clone()).collect();
+        let container_id = state.header.plan.container_id.clone();
+        return Err(LiveError::NoInterface { container_id, ifname: ifname.to_owned(), present });
+    };
+    Ok(index)
+}
+
+/// Whether an attachment is the primary one, which comes and goes with the container.
+pub(super) fn is_primary(state: &State, index: usize) -> bool {
+    index == 0 && state.header.plan.position == Position::Primary
+}

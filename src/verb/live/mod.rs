@@ -1,0 +1,31 @@
+//! Changes of a container that lives: CNI has no operations for them, so the command line and whoever embeds this library call
+//! them.
+//!
+//! A container's journal is all that a change starts from, and what CHECK, DEL and GC go by afterwards. So a network can be
+//! detached whose definition is gone, and the runtime needs to know of nothing.
+//!
+//! ```no_run
+//! use braid_cni::plan::update::{BandwidthUpdate, LimitUpdate, Update};
+//! use braid_cni::verb::live::{Live, Which};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let live = Live::new("/var/lib/cni/braid");
+//! let container = Which { container: "4fd8a1", ifname: None };
+//! // 50 Mbit/s into the container; what leaves it stays as it is.
+//! let limit = LimitUpdate::Limited { rate: 50_000_000, burst: None };
+//! let bandwidth = BandwidthUpdate { ingress: Some(limit), egress: None };
+//! let changed = live.update(container, "eth0", &Update { bandwidth: Some(bandwidth), ..Update::default() })?;
+//! eprintln!("{} steps were redone", changed.changed.steps.len());
+//! live.detach(container, &["net1"])?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod changes;
+mod error;
+mod find;
+mod ports;
+
+pub use changes::{Live, Outcome};
+pub use error::LiveError;
+pub use find::Which;

@@ -1,0 +1,244 @@
+//! Networks that are attached to a container that lives, and detached again.
+
+use serde_json::{Value, json};
+
+use super::{attach, change, detach, interfaces, live, network};
+use crate::support::{Case, Network, bridge, host_local, ptp, recorder};
+
+/// A container on one recorder's network, and two more networks to be attached.
+fn case() -> Case {
+    let case = live(Case::new(), &[recorder("alpha").link().ip("10.1.0.5/24").value()]);
+    let case = network(case, "blue", &[recorder("beta").link().ip("10.2.0.5/24"), recorder("gamma")]);
+    network(case, "green", &[recorder("delta").link().ip("10.3.0.5/24")])
+}
+
+fn list(case: &Case) -> Value {
+    let output = case.braid(&["list", "--state-dir", "@DIR@/state", "-o", "json"]).output();
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let attachments = list[0]["attachments"].as_array().into_iter().flatten();
+    attachments.filter_map(|one| one["ifname"].as_str()).collect()
+}
+
+#[test]
+fn networks_come_and_go() {
+    let case = case();
+    case.add().succeeds();
+    let outcome = attach(&case, &["blue", "green@lan"]).succeeds();
+    assert_eq!(outcome.order(), ["ADD beta net1", "ADD gamma net1", "ADD delta lan"]);
+    let result = outcome.result().clone();
+    assert_eq!(interfaces(&result), ["eth0", "net1", "lan"]);
+    assert_eq!(result["ips"][1], json!({"address": "10.2.0.5/24", "interface": 1}));
+    assert_eq!(names(&list(&case)), ["eth0", "net1", "lan"]);
+    assert_eq!(case.check().succeeds().order().len(), 4);
+
+    let outcome = detach(&case, &["net1"]).succeeds();
+    assert_eq!(outcome.order(), ["DEL gamma net1", "DEL beta net1"]);
+    assert_eq!(interfaces(outcome.result()), ["eth0", "lan"]);
+    assert_eq!(names(&list(&case)), ["eth0", "lan"]);
+    assert_eq!(case.check().succeeds().order().len(), 2);
+
+    // The name is free again.
+    assert_eq!(attach(&case, &["blue"]).succeeds().order(), ["ADD beta net1", "ADD gamma net1"]);
+    let del = case.del().succeeds();
+    assert_eq!(del.order(), ["DEL gamma net1", "DEL beta net1", "DEL delta lan", "DEL alpha eth0"]);
+    del.leaves_nothing();
+}
+
+/// Detaching needs neither the configuration nor the network's definition.
+#[test]
+fn a_network_whose_definition_is_gone_is_detached() {
+    let case = case();
+    case.add().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    std::fs::remove_dir_all(case.dir().join("net.d")).expect("remove the configurations");
+    assert_eq!(detach(&case, &["net1"]).succeeds().order(), ["DEL gamma net1", "DEL beta net1"]);
+    case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn a_selection_in_json_has_all_that_a_selection_has() {
+    let case = case();
+    case.add().succeeds();
+    let selection = json!({"interface": "own0", "mac": "02:00:00:00:00:09", "cni-args": {"a": 1},
+        "config": {"cniVersion": "1.0.0", "name": "inline", "type": "zeta", "capabilities": {"mac": true}}});
+    let outcome = attach(&case, &[&selection.to_string()]).succeeds();
+    let call = case.calls().pop().expect("a call");
+    assert_eq!(call.to_string(), "ADD zeta own0");
+    assert_eq!(call.config()["runtimeConfig"], json!({"mac": "02:00:00:00:00:09"}));
+    assert_eq!(call.config()["args"], json!({"cni": {"a": 1}}));
+    assert!(call.var("CNI_ARGS").contains("MAC=02:00:00:00:00:09"), "{}", call.var("CNI_ARGS"));
+    drop(outcome);
+    case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn several_selections_are_one_transaction() {
+    let case = network(case(), "bad", &[recorder("epsilon").failing("ADD", 142)]);
+    case.add().succeeds();
+    let before = list(&case);
+    let outcome = attach(&case, &["blue", "bad"]).fails(142).message_contains("epsilon refuses ADD");
+    assert_eq!(
+        outcome.order(),
+        ["ADD beta net1", "ADD gamma net1", "ADD epsilon net2", "DEL epsilon net2", "DEL gamma net1", "DEL beta net1",]
+    );
+    let names_of = |list: &Value| names(list).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names_of(&list(&case)), names_of(&before));
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn what_cannot_be_attached_or_detached_is_refused_before_anything_runs() {
+    let case = case();
+    case.add().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    case.pod().ip("link add taken0 type veth peer name taken1");
+    let runs = case.order().len();
+    attach(&case, &["green@net1"]).fails(7).says("net1");
+    attach(&case, &["green@eth0"]).fails(7).says("eth0");
+    attach(&case, &["green@taken0"]).fails(7).says("taken0");
+    attach(&case, &["purple"]).fails(7).says("purple");
+    attach(&case, &["a,b,,"]).fails(7);
+    detach(&case, &["eth0"]).fails(7).says("goes with DEL");
+    detach(&case, &["net9"]).fails(7).says("net9");
+    let nobody = case.braid(&["detach", "nobody", "net1", "--state-dir", "@DIR@/state"]).run();
+    nobody.fails(3).says("nobody");
+    assert_eq!(case.order().len(), runs);
+    case.pod().ip("link del taken0");
+    case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn a_container_is_named_by_the_beginning_of_its_id_and_several_journals_by_the_interface() {
+    let case = case();
+    case.add().succeeds();
+    case.call("ADD").env("CNI_IFNAME", "second0").run().succeeds();
+    let short = |words: &[&str]| {
+        let line: Vec<&str> = ["attach", "cont"].into_iter().chain(words.iter().copied()).collect();
+        let line: Vec<&str> = line.into_iter().chain(["--state-dir", "@DIR@/state"]).collect();
+        case.braid(&line).run()
+    };
+    short(&["blue"]).fails(7).says("--of").says("second0");
+    assert_eq!(short(&["blue", "--of", "second0"]).succeeds().order(), ["ADD beta net1", "ADD gamma net1"]);
+    case.call("DEL").env("CNI_IFNAME", "second0").run().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// The default route goes to the network that asks for it, and back to the one that had it.
+#[test]
+fn a_default_route_is_taken_and_given_back() {
+    let first = bridge("br-one", "10.62.1.0/24").key("isDefaultGateway", true);
+    let case = live(
+        Case::with_reference_plugins(),
+        &[serde_json::from_str(&crate::support::Json::into_json(first)).expect("JSON")],
+    );
+    let case = network(case, "out", &[bridge("br-two", "10.62.2.0/24")]);
+    case.add().succeeds();
+    let route = || case.pod().ip("-4 route show default").trim().to_owned();
+    let before = route();
+    assert!(before.contains("via 10.62.1.1 dev eth0"), "{before}");
+    let outcome = attach(&case, &[r#"{"name":"out","interface":"out0","default-route":["10.62.2.1"]}"#]).succeeds();
+    assert!(route().contains("via 10.62.2.1 dev out0"), "{}", route());
+    let defaults = |result: &Value| {
+        let routes = result["routes"].as_array().into_iter().flatten();
+        routes.filter(|route| route["dst"] == "0.0.0.0/0").map(|route| route["gw"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(defaults(outcome.result()), [json!("10.62.2.1")]);
+    case.check().succeeds();
+    let outcome = detach(&case, &["out0"]).succeeds();
+    assert_eq!(route(), before);
+    assert_eq!(defaults(outcome.result()), [json!("10.62.1.1")]);
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// GC hands each network the attachments that there are by now.
+#[test]
+fn gc_knows_what_was_attached_and_detached() {
+    let ipam = host_local(&["10.63.1.0/24"]);
+    let case = live(
+        Case::with_reference_plugins().cni_version("1.1.0"),
+        &[json!({
+        "cniVersion": "1.1.0", "name": "first", "type": "alpha", "recorder": {"link": true}})],
+    );
+    let case = network(case, "blue", &[recorder("beta").link().key("ipam", ipam)]);
+    let case =
+        case.configuration("blue.conflist", Network::new("blue").version("1.1.0").plugin(recorder("beta").link()));
+    case.add().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
+    let valid = |kind: &str| {
+        let calls = case.calls();
+        let call = calls.iter().rev().find(|call| call.command == "GC" && call.to_string().contains(kind));
+        call.map(|call| call.config()["cni.dev/valid-attachments"].clone())
+    };
+    assert_eq!(valid("beta"), Some(json!([{"containerID": Case::CONTAINER, "ifname": "net1"}])));
+    detach(&case, &["net1"]).succeeds();
+    case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
+    assert!(
+        valid("beta").is_none_or(
+            |valid| valid == json!([]) || valid == json!([{"containerID": Case::CONTAINER, "ifname": "net1"}])
+        )
+    );
+    case.del().succeeds().leaves_nothing();
+}
+
+/// A container that is another by now, at the same path.
+#[test]
+fn another_container_at_the_same_path_is_not_touched() {
+    let case = case();
+    case.add().succeeds();
+    let path = case.pod().path();
+    let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+    case.host().run(&format!("ip netns del {name}"));
+    case.host().run(&format!("ip netns add {name}"));
+    let runs = case.order().len();
+    attach(&case, &["blue"]).fails(3).says("another");
+    assert_eq!(case.order().len(), runs);
+    case.del().succeeds();
+}
+
+/// The history says when, what and by whom.
+#[test]
+fn the_history_of_changes_is_shown() {
+    let case = case();
+    case.add().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    detach(&case, &["net1"]).succeeds();
+    let shown = change(&case, "show", &["-o", "json"]).output();
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let history = shown[0]["changes"].as_array().expect("a list");
+    let what: Vec<_> = history.iter().map(|one| (one["what"].as_str(), one["by"].as_str())).collect();
+    assert_eq!(
+        what,
+        [(Some("attach blue@net1"), Some("command line")), (Some("detach blue@net1"), Some("command line"))]
+    );
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Many changes make no large journal.
+#[test]
+fn a_thousand_changes_leave_a_small_journal() {
+    let case = live(
+        Case::with_reference_plugins(),
+        &[serde_json::from_str(&crate::support::Json::into_json(
+            Network::new("one").plugin(ptp("10.64.1.0/24")).plugin(crate::support::bandwidth()),
+        ))
+        .expect("JSON")],
+    );
+    case.add().succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    let count = std::env::var("BRAID_TEST_CHANGES").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    for number in 0..count {
+        let rate = if number % 2 == 0 { "ingress=8M" } else { "ingress=16M" };
+        let output = change(&case, "update", &["eth0", "--bandwidth", rate]).output();
+        assert!(output.status.success(), "{output:?}");
+        let size = std::fs::metadata(&journal).expect("the journal").len();
+        assert!(size < 1 << 20, "{size} bytes after {number} changes");
+    }
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}

@@ -1,0 +1,229 @@
+//! Changes that fail, are killed, or meet other calls: a container is as before or as wanted, and one DEL leaves nothing.
+
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use nix::sys::signal::Signal;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::{attach, change, detach, live, network, update};
+use crate::support::{Case, Network, bandwidth, bridge, firewall, portmap, recorder, tuning};
+
+/// A container on one recorder's network, and a network of two more to be attached.
+fn case() -> Case {
+    let case = live(Case::new(), &[recorder("alpha").link().ip("10.1.0.5/24").value()]);
+    network(case, "blue", &[recorder("beta").ip("10.2.0.5/24"), recorder("gamma")])
+}
+
+/// A container with all that can be given new values.
+fn real() -> Case {
+    let chain = Network::new("one")
+        .key("disableCheck", true)
+        .plugin(bridge("br-one", "10.65.1.0/24"))
+        .plugin(tuning())
+        .plugin(bandwidth())
+        .plugin(firewall())
+        .plugin(portmap());
+    let chain: Value = serde_json::from_str(&crate::support::Json::into_json(chain)).expect("JSON");
+    let case = live(Case::with_reference_plugins(), &[chain])
+        .runtime_config(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}));
+    network(case, "two", &[bridge("br-two", "10.65.2.0/24"), bandwidth()])
+}
+
+/// What a change has to leave as it was.
+fn state(case: &Case) -> (String, String, String) {
+    let rules = case.host().run("iptables-save");
+    let rules: Vec<&str> = rules.lines().filter(|line| line.starts_with("-A")).collect();
+    (rules.join("\n"), case.host().run("tc qdisc show"), case.pod().run("ip -o link show"))
+}
+
+#[rstest]
+fn killed_at_any_step(
+    #[values("attach", "detach")] command: &str,
+    #[values(Signal::SIGKILL, Signal::SIGTERM)] signal: Signal,
+    #[values("beta", "gamma")] plugin: &str,
+    #[values("before", "after")] at: &str,
+    #[values("attach", "detach", "check", "del")] next: &str,
+) {
+    let case = case();
+    case.add().succeeds();
+    if command == "detach" {
+        attach(&case, &["blue"]).succeeds();
+    }
+    let verb = if command == "attach" { "ADD" } else { "DEL" };
+    let rendezvous = format!("{plugin}-{at}");
+    case.behave(plugin, json!({"hold": {"at": at, "name": rendezvous}, "on": [verb], "ignore_sigterm": true}));
+    let word = if command == "attach" { "blue" } else { "net1" };
+    let running = change(&case, command, &[word]).start();
+    case.held(&rendezvous);
+    running.signal(signal);
+    case.behave(plugin, json!({}));
+    case.release(&rendezvous);
+    match next {
+        "attach" if command == "attach" => drop(attach(&case, &["blue"]).succeeds()),
+        "attach" => drop(attach(&case, &["blue@net7"]).succeeds()),
+        "detach" if command == "attach" => drop(detach(&case, &["net1"]).fails(7)),
+        // The detach that was cut short is ended, and then there is no such interface.
+        "detach" => drop(detach(&case, &["net1"]).succeeds()),
+        "check" => drop(case.check().succeeds()),
+        _ => {}
+    }
+    case.del().succeeds().leaves_nothing();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Wherever an update is killed, the next one sees the old values or the new ones whole, and DEL leaves nothing.
+#[rstest]
+#[case::bandwidth(&["--bandwidth", "ingress=1M,egress=none"])]
+#[case::portmap(&["--port-mappings", "8081:80"])]
+#[case::tuning(&["--plugin", "tuning", "--set", "mtu=1300"])]
+fn an_update_is_killed_at_any_time(#[case] values: &[&str]) {
+    let case = real();
+    let words: Vec<&str> = ["eth0"].into_iter().chain(values.iter().copied()).collect();
+    case.add().succeeds();
+    let before = state(&case);
+    let began = Instant::now();
+    update(&case, &words).succeeds();
+    let whole = began.elapsed();
+    let after = state(&case);
+    case.del().succeeds().leaves_nothing();
+
+    for part in 0..12 {
+        case.add().succeeds();
+        let running = change(&case, "update", &words).start();
+        thread::sleep(whole * part / 12);
+        running.signal(Signal::SIGKILL);
+        let mut running = running;
+        crate::support::wait_for("the end of braid", || running.ended());
+        // Settles what was cut short.
+        drop(change(&case, "update", &["eth0", "--plugin", "firewall", "--set", "backend=\"iptables\""]).output());
+        let now = state(&case);
+        let shape = |state: &(String, String, String)| {
+            (state.0.lines().count(), state.1.matches("tbf").count(), state.2.contains("mtu 1300"))
+        };
+        assert!([shape(&before), shape(&after)].contains(&shape(&now)), "part {part}: {now:#?}");
+        case.del().succeeds().leaves_nothing();
+    }
+}
+
+/// The old values come back whatever the plugin does with the new ones.
+#[rstest]
+#[case::fails(json!({"fail": {"ADD": {"code": 142, "msg": "no"}}}))]
+#[case::answers_nonsense(json!({"raw_stdout": "nonsense", "on": ["ADD"]}))]
+#[case::hangs(json!({"hold": {"at": "before", "name": "for-ever"}, "on": ["ADD"]}))]
+fn a_failed_attach_leaves_the_container_as_it_was(#[case] behaviour: Value) {
+    let case = case();
+    case.add().succeeds();
+    case.behave("gamma", behaviour);
+    let output = change(&case, "attach", &["blue"]).env("BRAID_TEST", "1");
+    drop(output);
+    let conf = fs::read_to_string(case.dir().join("net.d/outer.conflist")).expect("read");
+    let mut conf: Value = serde_json::from_str(&conf).expect("JSON");
+    conf["plugins"][0]["timeouts"] = json!({"plugin": 1, "total": 5, "rollback": 5});
+    fs::write(case.dir().join("net.d/outer.conflist"), conf.to_string()).expect("write");
+    let outcome = attach(&case, &["blue"]).fails_with_any_code();
+    assert_eq!(outcome.order().last().map(String::as_str), Some("DEL beta net1"));
+    case.behave("gamma", json!({}));
+    case.check().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// What cannot be undone is said, owed, shown, and in the way of further changes until it is done.
+#[test]
+fn a_detach_that_fails_is_owed_and_tried_again() {
+    let case = case();
+    case.add().succeeds();
+    attach(&case, &["blue"]).succeeds();
+    case.behave("beta", json!({"fail": {"DEL": {"code": 142, "msg": "beta refuses DEL"}}}));
+    detach(&case, &["net1"]).fails_with_any_code().says("beta refuses DEL");
+    let shown = change(&case, "show", &[]).output();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("owed"), "{shown:?}");
+    attach(&case, &["blue@net5"]).fails_with_any_code().says("net1");
+    case.behave("beta", json!({}));
+    detach(&case, &["net1"]).succeeds();
+    attach(&case, &["blue@net5"]).succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Calls of one container wait for one another, whatever they are.
+#[test]
+fn changes_and_other_calls_at_random() {
+    let case = case();
+    case.add().succeeds();
+    let rounds = 25;
+    thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            let case = &case;
+            scope.spawn(move || {
+                let mut seed = worker + 1;
+                for _ in 0..rounds {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let ifname = format!("w{worker}");
+                    let selection = format!("blue@{ifname}");
+                    match (seed >> 33) % 4 {
+                        0 => drop(change(case, "attach", &[&selection]).run_unrecorded()),
+                        1 => drop(change(case, "detach", &[&ifname]).run_unrecorded()),
+                        2 => drop(case.call("CHECK").run_unrecorded()),
+                        _ => drop(change(case, "show", &["-o", "json"]).output()),
+                    }
+                }
+            });
+        }
+    });
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Containers do not wait for one another.
+#[test]
+fn another_container_does_not_wait() {
+    let case = case();
+    case.add().succeeds();
+    let other = crate::support::Namespace::new("other");
+    let second = |verb: &str| {
+        drop(case.call(verb).env("CNI_CONTAINERID", "second").env("CNI_NETNS", other.path()).run().succeeds());
+    };
+    second("ADD");
+    case.behave("beta", json!({"hold": {"at": "before", "name": "beta"}, "on": ["ADD"]}));
+    let running = change(&case, "attach", &["blue"]).start();
+    case.held("beta");
+    case.behave("beta", json!({}));
+    let began = Instant::now();
+    let line = ["attach", "second", "blue", "--state-dir", "@DIR@/state"];
+    case.braid(&line).run().succeeds();
+    assert!(began.elapsed() < Duration::from_secs(20));
+    case.release("beta");
+    running.wait().succeeds();
+    second("DEL");
+    case.del().succeeds().leaves_nothing();
+}
+
+/// An older Braid refuses a journal that has been changed.
+#[test]
+fn a_changed_journal_has_format_2() {
+    let case = case();
+    case.add().succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    let format = || {
+        let text = fs::read_to_string(&journal).expect("the journal");
+        serde_json::from_str::<Value>(text.lines().next().expect("a line")).expect("JSON")["format"].clone()
+    };
+    assert_eq!(format(), 1);
+    attach(&case, &["blue"]).succeeds();
+    assert_eq!(format(), 2);
+    case.del().succeeds().leaves_nothing();
+}
+
+/// The runtime's DEL comes with the result that it has kept, which knows nothing of the changes.
+#[test]
+fn del_with_the_old_result() {
+    let case = case();
+    let added = case.add().succeeds().result().clone();
+    attach(&case, &["blue"]).succeeds();
+    case.call("CHECK").key("prevResult", added.clone()).run().succeeds();
+    let outcome = case.call("DEL").key("prevResult", added).run().succeeds();
+    assert_eq!(outcome.order(), ["DEL gamma net1", "DEL beta net1", "DEL alpha eth0"]);
+    outcome.leaves_nothing();
+}

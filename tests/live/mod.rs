@@ -1,0 +1,55 @@
+//! A container changes while it lives: `attach`, `detach` and `update`.
+
+/// Networks that come and go.
+mod attach;
+/// Changes that fail, are killed, or meet other calls.
+mod faults;
+/// New values for a bandwidth limit, port mappings, a firewall and tuned parameters.
+mod update;
+
+use serde_json::{Value, json};
+
+use crate::support::{Case, Invocation, Network, Outcome, Plugin};
+
+/// A case whose configuration the command line finds: the network `outer`, with these delegates.
+pub(super) fn live(case: Case, delegates: &[Value]) -> Case {
+    let state = "@DIR@/state";
+    let conf = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [
+        {"type": "braid", "stateDir": state, "confDir": "@DIR@/net.d", "delegates": delegates}]});
+    let case = delegates.iter().fold(case, |case, delegate| case.delegate(delegate.clone()));
+    case.key("confDir", "@DIR@/net.d").configuration("outer.conflist", conf)
+}
+
+/// A network in `@DIR@/net.d`, for a selection to name.
+pub(super) fn network(case: Case, name: &str, plugins: &[Plugin]) -> Case {
+    let network = plugins.iter().cloned().fold(Network::new(name), Network::plugin);
+    case.configuration(&format!("{name}.conflist"), network)
+}
+
+/// A command line about the container of the case.
+pub(super) fn change<'a>(case: &'a Case, command: &str, words: &[&str]) -> Invocation<'a> {
+    let line: Vec<&str> = [command, Case::CONTAINER]
+        .into_iter()
+        .chain(words.iter().copied())
+        .chain(["--state-dir", "@DIR@/state"])
+        .collect();
+    case.braid(&line)
+}
+
+pub(super) fn attach<'a>(case: &'a Case, words: &[&str]) -> Outcome<'a> {
+    change(case, "attach", words).run()
+}
+
+pub(super) fn detach<'a>(case: &'a Case, words: &[&str]) -> Outcome<'a> {
+    change(case, "detach", words).run()
+}
+
+pub(super) fn update<'a>(case: &'a Case, words: &[&str]) -> Outcome<'a> {
+    change(case, "update", words).run()
+}
+
+/// The interfaces of a result that are in the container.
+pub(super) fn interfaces(result: &Value) -> Vec<&str> {
+    let interfaces = result["interfaces"].as_array().into_iter().flatten();
+    interfaces.filter(|one| one["sandbox"].is_string()).filter_map(|one| one["name"].as_str()).collect()
+}
