@@ -24,7 +24,8 @@ use crate::verb::live::{Live, LiveError, Outcome, Which};
 #[derive(Debug, Args)]
 pub(super) struct Container {
     /// The container's ID, or the beginning of it
-    container: String,
+    #[arg(value_name = "CONTAINER")]
+    id: String,
     /// The interface that the runtime asked for, where the container was attached several times
     #[arg(long = "of", value_name = "IFNAME")]
     of: Option<String>,
@@ -103,32 +104,37 @@ pub(super) fn attach(args: &Attach) -> super::Outcome {
     let live = args.container.live(None);
     let network = match &args.network {
         Some(network) => network.clone(),
-        None => live.network_of(which).map_err(refused)?,
+        None => live.network_of(which).map_err(|error| refused(&error))?,
     };
     let config = configuration(&network)?;
     let selections = selections(&args.selections)?;
-    let outcome = args.container.live(Some(config.timeouts)).attach(&config, which, selections).map_err(refused)?;
+    let outcome = args
+        .container
+        .live(Some(config.timeouts))
+        .attach(&config, which, selections)
+        .map_err(|error| refused(&error))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn detach(args: &Detach) -> super::Outcome {
     let interfaces: Vec<&str> = args.interfaces.iter().map(String::as_str).collect();
-    let outcome = args.container.live(None).detach(args.container.which(), &interfaces).map_err(refused)?;
+    let outcome =
+        args.container.live(None).detach(args.container.which(), &interfaces).map_err(|error| refused(&error))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
     let (which, live, values) = (args.container.which(), args.container.live(None), args.update());
     if args.dry_run {
-        let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(refused)?;
+        let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
         return print(&dry_run(&now, &planned));
     }
-    let outcome = live.update(which, &args.interface, &values).map_err(refused)?;
+    let outcome = live.update(which, &args.interface, &values).map_err(|error| refused(&error))?;
     args.container.report(&outcome, &args.interface)
 }
 
-fn refused(error: LiveError) -> CliError {
-    CliError::Cni(CniError::from(&error), Version::LATEST)
+fn refused(error: &LiveError) -> CliError {
+    CliError::Cni(CniError::from(error), Version::LATEST)
 }
 
 /// Braid's part of a network.
@@ -170,7 +176,7 @@ fn wrong(message: String) -> CliError {
 
 impl Container {
     fn which(&self) -> Which<'_> {
-        Which { container: &self.container, ifname: self.of.as_deref() }
+        Which { container: &self.id, ifname: self.of.as_deref() }
     }
 
     fn live(&self, timeouts: Option<Timeouts>) -> Live {

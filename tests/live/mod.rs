@@ -4,6 +4,8 @@
 mod attach;
 /// Changes that fail, are killed, or meet other calls.
 mod faults;
+/// Flows while limits change.
+mod traffic;
 /// New values for a bandwidth limit, port mappings, a firewall and tuned parameters.
 mod update;
 

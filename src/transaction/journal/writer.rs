@@ -156,7 +156,9 @@ impl Journal {
             self.checksum = before.1;
             return Err(io(error));
         }
-        events.into_iter().for_each(|event| self.apply(event));
+        for event in events {
+            self.apply(event);
+        }
         Ok(vec![Arc::clone(&self.file), container.lock_handle()])
     }
 

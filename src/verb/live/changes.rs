@@ -81,7 +81,7 @@ impl Live {
         self.change(which, |call, journal| {
             find::refuse_debts(&journal.state)?;
             let attachments = call.plan(config, &journal.state, selections)?;
-            Ok(transaction::attach_more(call.means(&journal), journal, attachments)?)
+            Ok(transaction::attach_more(call.means(), journal, attachments)?)
         })
     }
 
@@ -105,9 +105,9 @@ impl Live {
                 }
             }
             if indexes.is_empty() {
-                return call.unchanged(&journal.state);
+                return unchanged(&journal.state);
             }
-            Ok(transaction::detach(call.means(&journal), journal, &indexes)?)
+            Ok(transaction::detach(call.means(), journal, &indexes)?)
         })
     }
 
@@ -123,9 +123,9 @@ impl Live {
             ports::refuse_taken(call.store, call.container, &journal.state, index, &planned)?;
             call.refuse_missing_plugins(&journal.state, &planned.attachment)?;
             if planned.steps.is_empty() {
-                return call.unchanged(&journal.state);
+                return unchanged(&journal.state);
             }
-            Ok(transaction::update(call.means(&journal), journal, index, &planned)?)
+            Ok(transaction::update(call.means(), journal, index, &planned)?)
         })
     }
 
@@ -211,6 +211,12 @@ fn planned(state: &State, interface: &str, values: &Update) -> Result<(usize, Pl
     Ok((index, update(&state.header.plan.attachments[index], values)?))
 }
 
+/// Nothing was to be done.
+fn unchanged(state: &State) -> Result<Changed, LiveError> {
+    let result = transaction::merged(state).map_err(ChangeError::Result)?;
+    Ok(Changed { steps: Vec::new(), result })
+}
+
 /// A change under way, its container locked.
 struct Call<'a> {
     store: &'a Store,
@@ -221,12 +227,12 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn means(&self, _journal: &Journal) -> Means<'a> {
+    fn means(&self) -> Means<'a> {
         Means { container: self.container, tools: self.tools, author: self.author }
     }
 
     fn settle(&self, journal: &mut Journal) -> Result<(), LiveError> {
-        let means = self.means(journal);
+        let means = self.means();
         let failures = transaction::settle(means, journal);
         if failures.is_empty() { Ok(()) } else { Err(ChangeError::Unsettled(failures).into()) }
     }
@@ -237,18 +243,12 @@ impl<'a> Call<'a> {
         let plan = &journal.state.header.plan;
         let detaching: Vec<String> =
             pending.detaching.iter().map(|index| plan.attachments[*index].ifname.clone()).collect();
-        let failures = transaction::settle(self.means(journal), journal);
+        let failures = transaction::settle(self.means(), journal);
         let settled = interfaces.iter().copied().filter(|ifname| detaching.iter().any(|one| one == ifname)).collect();
         if failures.is_empty() {
             return Ok(settled);
         }
         Err(ChangeError::Incomplete(failures).into())
-    }
-
-    /// Nothing was to be done.
-    fn unchanged(&self, state: &State) -> Result<Changed, LiveError> {
-        let result = transaction::merged(state).map_err(ChangeError::Result)?;
-        Ok(Changed { steps: Vec::new(), result })
     }
 
     fn refuse_missing_plugins(&self, state: &State, attachment: &Attachment) -> Result<(), LiveError> {

@@ -1,0 +1,104 @@
+//! What changes do to traffic that flows meanwhile: measured, not believed.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::Value;
+
+use super::{live, update};
+use crate::support::{Case, Network, Plugin, bridge};
+
+/// A container behind a bridge, with a limit of 8 Mbit/s into it and 100 kB at once.
+fn case() -> Case {
+    let limit = Plugin::new("net-bandwidth", "bandwidth").key("ingressRate", 8_000_000).key("ingressBurst", 800_000);
+    let chain = Network::new("one").plugin(bridge("br-one", "10.66.1.0/24")).plugin(limit);
+    let chain: Value = serde_json::from_str(&crate::support::Json::into_json(chain)).expect("JSON");
+    live(Case::with_reference_plugins(), &[chain])
+}
+
+/// Bits per second into the container, measured over a second and a half once the burst is used up.
+fn rate(received: &AtomicU64) -> f64 {
+    thread::sleep(Duration::from_millis(700));
+    let (from, began) = (received.load(Ordering::Relaxed), Instant::now());
+    thread::sleep(Duration::from_millis(1500));
+    let bytes = received.load(Ordering::Relaxed) - from;
+    #[expect(clippy::cast_precision_loss, reason = "a few megabytes")]
+    let bits = bytes as f64 * 8.0;
+    bits / began.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_flow_runs_at_the_old_rate_and_then_at_the_new_one() {
+    let case = case();
+    case.add().succeeds();
+    let server = case.pod().inside(|| TcpListener::bind("0.0.0.0:5201")).expect("listen");
+    let address: SocketAddr = "10.66.1.2:5201".parse().expect("an address");
+    let mut client = case.host().inside(|| TcpStream::connect(address)).expect("connect");
+    let (mut served, _) = server.accept().expect("a connection");
+    let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let block = [0; 16 << 10];
+            while !stop.load(Ordering::Relaxed) && client.write_all(&block).is_ok() {}
+            drop(client.shutdown(std::net::Shutdown::Both));
+        });
+        scope.spawn(|| {
+            let mut block = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = served.read(&mut block) {
+                received.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        });
+        let before = rate(&received);
+        update(&case, &["eth0", "--bandwidth", "ingress=16M"]).succeeds();
+        let after = rate(&received);
+        stop.store(true, Ordering::Relaxed);
+        // The payload's share of a packet on the wire is 95 %.
+        for (measured, limit) in [(before, 8e6), (after, 16e6)] {
+            assert!((limit * 0.85..=limit * 1.05).contains(&measured), "{measured:.0} bit/s at a limit of {limit:.0}");
+        }
+    });
+    case.del().succeeds().leaves_nothing();
+}
+
+/// 1500 datagrams at half the limit, and the limit changes six times under them.
+#[test]
+fn no_packet_is_lost_while_a_limit_changes() {
+    const COUNT: u32 = 1500;
+    let case = case();
+    case.add().succeeds();
+    let server = case.pod().inside(|| UdpSocket::bind("0.0.0.0:5202")).expect("listen");
+    setsockopt(&server, sockopt::RcvBufForce, &(16 << 20)).expect("a large buffer, as root");
+    server.set_read_timeout(Some(Duration::from_secs(2))).expect("a limit");
+    let client = case.host().inside(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    client.connect("10.66.1.2:5202").expect("connect");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (began, mut datagram) = (Instant::now(), [0; 1000]);
+            for number in 0..COUNT {
+                datagram[..4].copy_from_slice(&number.to_be_bytes());
+                client.send(&datagram).expect("send");
+                // 4 Mbit/s, whatever the machine does meanwhile.
+                let due = Duration::from_millis(u64::from(number) * 2);
+                thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+        });
+        scope.spawn(|| {
+            for limit in ["16M", "9M", "32M", "8M", "64M", "8M"] {
+                update(&case, &["eth0", "--bandwidth", &format!("ingress={limit},ingressBurst=4M")]).succeeds();
+            }
+        });
+        let mut seen = vec![false; COUNT as usize];
+        let mut datagram = [0; 1500];
+        while seen.iter().any(|seen| !seen) && server.recv(&mut datagram).is_ok() {
+            let number = u32::from_be_bytes(datagram[..4].try_into().expect("four bytes"));
+            seen[number as usize] = true;
+        }
+        let lost = seen.iter().filter(|seen| !**seen).count();
+        assert_eq!(lost, 0, "of {COUNT} datagrams");
+    });
+    case.del().succeeds().leaves_nothing();
+}
