@@ -256,6 +256,45 @@ measure() {
     $((took / 1000000)) $((took % 1000000 / 10000)) $((bytes * 8 / took)) "$limit"
 }
 
+# The rate at which db receives over net1, measured for a second.
+rate_of_db() {
+  local from to began took
+  from=$(in_namespace db ip -j -s link show dev net1 | jq '.[0].stats64.rx.bytes')
+  began=${EPOCHREALTIME/[.,]/}
+  sleep 1
+  to=$(in_namespace db ip -j -s link show dev net1 | jq '.[0].stats64.rx.bytes')
+  took=$((${EPOCHREALTIME/[.,]/} - began))
+  echo $(((to - from) * 8 / took))
+}
+
+# Doubles the limits of net1 while web sends to db, and attaches and detaches a network meanwhile.
+change_while_it_flows() {
+  local before after sender receiver
+  in_namespace db busybox nc -l -p 5002 -e sh -c 'cat >/dev/null' &
+  receiver=$!
+  wait_for_port db 5002
+  in_namespace web busybox nc "$(address db net1)" 5002 </dev/zero >/dev/null 2>&1 &
+  sender=$!
+  # The burst goes first.
+  sleep 1
+  before=$(rate_of_db)
+  run braid update web net1 --bandwidth egress=40M >/dev/null
+  run braid update db net1 --bandwidth ingress=40M >/dev/null
+  sleep 1
+  after=$(rate_of_db)
+  printf '  net1  web -> db: %d Mbit/s before, %d Mbit/s after, in one connection\n' "$before" "$after"
+  ((after > before)) || die "the new limit is not in force"
+  run braid attach web '{"interface": "extra0", "config": {"name": "extra-limited", "type": "bridge", "bridge": "limited1",
+      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.104.3.0/24"}]]}}}' >/dev/null
+  printf '  %-5s of web: %s\n' extra0 "$(address web extra0)"
+  run braid detach web extra0 >/dev/null
+  kill "$sender" "$receiver" 2>/dev/null || true
+  wait "$sender" "$receiver" 2>/dev/null || true
+  run braid update web net1 --bandwidth egress=20M >/dev/null
+  run braid update db net1 --bandwidth ingress=20M >/dev/null
+  good "the limits are as before, and extra0 is gone"
+}
+
 inside() {
   NETWORKS=$1
   CONF=bandwidth-firewall-chained.conflist
@@ -307,6 +346,11 @@ inside() {
   measure eth0 "limit of the outer list: 100 Mbit/s and a burst"
   ((NETWORKS < 2)) || measure net1 "limit of its own chain: 20 Mbit/s and a burst"
   ((NETWORKS < 3)) || measure net2 "no limit"
+
+  if ((NETWORKS >= 2)); then
+    step "A limit is doubled while traffic flows, and a network comes and goes"
+    change_while_it_flows
+  fi
 
   step "CHECK"
   run braid check limited /run/netns/db --container-id db
