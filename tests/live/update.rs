@@ -199,13 +199,13 @@ fn a_port_moves_under_an_open_connection() {
     let case = case(reference_plugins(), &[portmap()])
         .runtime_config(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}));
     case.add().succeeds();
-    let server = case.pod().inside(|| TcpListener::bind("0.0.0.0:80")).expect("listen");
+    let listener = case.pod().inside(|| TcpListener::bind("0.0.0.0:80")).expect("listen");
     let connect = |port: u16| {
         let address: SocketAddr = format!("10.61.1.1:{port}").parse().expect("an address");
         case.host().inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)))
     };
     let mut client = connect(8080).expect("the mapped port");
-    let (mut served, _) = server.accept().expect("a connection");
+    let (mut served, _) = listener.accept().expect("a connection");
     update(&case, &["eth0", "--port-mappings", "8081:80"]).succeeds();
     client.write_all(b"still here").expect("write");
     let mut text = [0; 10];
