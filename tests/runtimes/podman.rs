@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::networks::{failing, ipam, outer, three_networks};
-use crate::support::{Json as _, Machine, bridge, is_real_root};
+use crate::support::{Json as _, Machine, Ran, bridge, is_real_root};
 
 /// A machine with podman set up, or nothing where podman cannot work.
 pub(super) fn machine() -> Option<Machine> {
@@ -31,6 +31,8 @@ fn run(machine: &Machine, options: &str) -> String {
 /// A container that comes and goes: what the networks themselves keep is there from now on.
 fn note_after_a_first_container(machine: &Machine, network: &str) {
     machine.run(&format!("{} true", run(machine, &format!("--rm --network {network}")))).succeeds();
+    // Its monitor may take a moment longer.
+    machine.until("! pgrep -x conmon");
     machine.note();
 }
 
@@ -118,13 +120,38 @@ fn other() -> String {
     outer("other", &format!("[{}]", first.into_json()))
 }
 
+/// A network that nobody gave a name for an interface takes the next free one beside another network of the container.
 #[test]
-fn two_networks_whose_further_interfaces_have_the_same_names_are_told_what_to_do() {
+fn two_networks_of_the_same_configuration_share_a_container() {
     let Some(machine) = machine() else { return };
-    let machine = machine.conf("a.conflist", three_networks("a")).conf("b.conflist", three_networks("b"));
-    note_after_a_first_container(&machine, "a");
-    let ran = machine.run(&format!("{} true", run(&machine, "--rm --network a,b"))).fails();
-    ran.says("on net1: the container has an interface of that name already; a selection with an \"interface\"");
+    let two = |name: &str, digits: [u8; 2]| {
+        let [first, second] =
+            digits.map(|digit| bridge(&format!("br-{digit}"), "").without("ipMasq").key("ipam", ipam(digit)));
+        outer(name, &format!("[{},{}]", first.key("name", name).into_json(), second.into_json()))
+    };
+    let machine = machine.conf("a.conflist", &*two("a", [11, 12])).conf("b.conflist", &*two("b", [13, 14]));
+    note_after_a_first_container(&machine, "a,b");
+    let addresses = |ran: &Ran, is_whole: &[&str]| {
+        for subnet in is_whole {
+            ran.require(ran.stdout.contains(&format!("inet {subnet}.")), &format!("{subnet} was to be there"));
+        }
+        ran.require(ran.stdout.matches("inet 10.10.").count() == is_whole.len(), "no more was to be there");
+    };
+    let all = ["10.10.11", "10.10.12", "10.10.13", "10.10.14"];
+    let ran = machine.run(&format!("{} ip -4 -o addr", run(&machine, "--rm --network a,b"))).succeeds();
+    addresses(&ran, &all);
+    ran.prints(" net1 ").prints(" net2 ");
+    machine.is_as_noted();
+
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --name long --network a"))).succeeds();
+    let inside = || machine.run("podman exec long /bin/busybox ip -4 -o addr").succeeds();
+    machine.run("podman network connect b long").succeeds();
+    addresses(&inside(), &all);
+    machine.run("podman network disconnect a long").succeeds();
+    addresses(&inside(), &all[2..]);
+    machine.run("podman network connect a long").succeeds();
+    addresses(&inside(), &all);
+    machine.run("podman rm -f -t 0 long").succeeds();
     machine.is_as_noted();
 }
 
