@@ -13,6 +13,8 @@
 #                            are fetched from Debian sid if apt-get can, into the user's cache; without them, their tests skip
 #   KUBEBUILDER_ASSETS       a folder with etcd, kube-apiserver and kubectl: the scenarios of Kubernetes run with a real API
 #                            server as well; without it, they run with a double alone
+#   BRAID_TEST_HELM_PYTHON   a Python that has helm-python-sdk, with which Helm's own library renders the chart; if it is not
+#                            set, one is made in the user's cache if pip can, and without it those tests skip
 #   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
@@ -46,6 +48,8 @@ containerd containerd
 containerd ctr
 runc runc
 jq jq
+rpm rpm
+rpm rpmbuild
 valgrind valgrind
 EOF
 }
@@ -124,6 +128,26 @@ fetch_new_plugins() {
         rm -rf "$work"
     fi
     [[ -x $BRAID_TEST_CNI_PATH_NEW/bridge ]] || { unset BRAID_TEST_CNI_PATH_NEW; say "tests of CNI 1.1.0 plugins will skip"; }
+}
+
+# Makes a Python with Helm's library in the user's cache. Any failure only means that some tests skip.
+fetch_helm() {
+    local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/braid-tests
+    [[ -z ${BRAID_TEST_HELM_PYTHON:-} ]] || return 0
+    if [[ ! -x $cache/helm/bin/python ]] && [[ ${BRAID_TEST_NO_INSTALL:-} != 1 ]] && command -v python3 >/dev/null; then
+        say "fetching Helm's library"
+        rm -rf "$cache/helm.part"
+        mkdir -p "$cache"
+        # It comes into its place last, so that nothing is half there.
+        python3 -m venv "$cache/helm.part" >"$cache/helm.log" 2>&1 &&
+            "$cache/helm.part/bin/python" -m pip install --quiet --timeout 20 --retries 0 helm-python-sdk==0.2.2 >>"$cache/helm.log" 2>&1 &&
+            mv -T "$cache/helm.part" "$cache/helm" || printf 'it could not be had: %s\n' "$(tail -n 1 "$cache/helm.log")"
+    fi
+    if [[ -x $cache/helm/bin/python ]]; then
+        export BRAID_TEST_HELM_PYTHON=$cache/helm/bin/python
+    else
+        say "tests of the Helm chart will skip"
+    fi
 }
 
 # Says early what an ordinary user cannot have.
@@ -234,6 +258,7 @@ if [[ ${1:-} == --quick ]]; then
 fi
 install_missing
 fetch_new_plugins
+fetch_helm
 if (($#)); then
     run_tests "$@"
     exit

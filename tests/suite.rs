@@ -137,6 +137,17 @@ mod examples {
     mod scripts;
 }
 
+/// What users download.
+mod release {
+    /// The archives, and what holds for all downloads.
+    mod archives;
+    /// The Helm chart.
+    #[cfg(feature = "kubernetes")]
+    mod chart;
+    /// The packages.
+    mod packages;
+}
+
 /// Pods of a Kubernetes cluster.
 #[cfg(feature = "kubernetes")]
 mod kubernetes;

@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::podman;
-use crate::support::{Machine, Network, braid, bridge};
+use serde_json::{Value, json};
+
+use super::networks::three_networks;
+use super::{containerd, podman};
+use crate::support::{Machine, Network, Release, braid, bridge};
 
 /// What the manifest says about the container, as podman's options.
 const GRANTS: &str = "--read-only --cap-drop all --cap-add DAC_OVERRIDE --security-opt no-new-privileges \
@@ -51,4 +54,44 @@ fn the_image_holds_the_executable_and_installs_it() {
     run("uninstall").succeeds();
     machine.run("ls /etc/cni/net.d").succeeds().prints("10-pods.conflist");
     machine.run("ls /etc/cni/net.d/00-braid.conflist /opt/cni/bin/braid").fails();
+}
+
+#[test]
+fn containerd_loads_the_image_of_a_release_for_both_architectures() {
+    if Command::new("buildah").arg("--version").output().is_err() {
+        eprintln!("there is no buildah: skipped");
+        return;
+    }
+    let Some(machine) = containerd::start("", "k8s.io", three_networks("braid")) else { return };
+    let version = env!("CARGO_PKG_VERSION");
+    let release = Release::new().make(&["image"]);
+    let archive = release.file(&format!("braid-{version}-image.tar"));
+    let name = format!("registry.example/braid:{version}");
+    let ctr = |arguments: &str| machine.run(&format!("ctr --namespace k8s.io {arguments}")).succeeds();
+    ctr(&format!("images import --all-platforms --no-unpack {}", archive.display()));
+    ctr(&format!("images list name=={name}")).prints("linux/amd64,linux/arm64");
+
+    let content = |digest: &Value| ctr(&format!("content get {}", digest.as_str().expect("a digest"))).json();
+    let target = ctr(&format!("images list name=={name}")).stdout;
+    let target = target.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest").into();
+    for (manifest, architecture) in
+        content(&target)["manifests"].as_array().expect("a list").iter().zip(["amd64", "arm64"])
+    {
+        assert_eq!(manifest["platform"], json!({"architecture": architecture, "os": "linux"}));
+        let manifest = content(&manifest["digest"]);
+        let config = content(&manifest["config"]["digest"]);
+        assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1), "{manifest}");
+        assert_eq!(config["architecture"], architecture);
+        assert_eq!(config["config"]["Entrypoint"], json!(["/braid"]));
+        for annotations in [&manifest["annotations"], &config["config"]["Labels"]] {
+            assert_eq!(annotations["org.opencontainers.image.version"], version, "{annotations}");
+            assert_eq!(annotations["org.opencontainers.image.created"], "2023-11-14T22:13:20Z", "{annotations}");
+            assert_eq!(annotations["org.opencontainers.image.licenses"], "Apache-2.0", "{annotations}");
+        }
+    }
+    let again = Release::new().make(&["image"]);
+    assert_eq!(
+        std::fs::read(again.file(&format!("braid-{version}-image.tar"))).unwrap(),
+        std::fs::read(archive).unwrap()
+    );
 }

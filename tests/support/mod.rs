@@ -5,6 +5,7 @@
 //! - [`Outcome`] is what came of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
 //! - [`Namespace`] is a network namespace that goes away;
+//! - [`Release`] is what `.ci/release` makes;
 //! - [`Snapshot`] is all that a call could leave on a host, to compare.
 
 use std::env;
@@ -17,6 +18,7 @@ mod machine;
 mod namespace;
 mod networks;
 mod outcome;
+mod release;
 mod running;
 pub(crate) mod seccomp;
 mod snapshot;
@@ -35,6 +37,7 @@ pub(crate) use networks::{
     reference_plugins, tuning,
 };
 pub(crate) use outcome::Outcome;
+pub(crate) use release::{NEXT, Release};
 pub(crate) use running::{Running, wait_for};
 pub(crate) use snapshot::Snapshot;
 

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Runs before the package is removed or upgraded. What Braid has attached stays attached, and its journals stay: only a
+# Braid that is installed again can detach it.
+set -e
+
+# dpkg says "remove" or "upgrade"; rpm says how many versions of the package stay.
+case ${1:-} in
+upgrade | [1-9]*) exit 0 ;;
+esac
+
+state=/var/lib/cni/braid
+count=0
+for journal in "$state"/attachments/*/*.jsonl "$state"/debts/*; do
+    [ ! -e "$journal" ] || count=$((count + 1))
+done
+if [ "$count" -gt 0 ]; then
+    echo "braid: journals of attachments stay in $state: $count. To detach these containers, install braid again." >&2
+fi
+for configuration in /etc/cni/net.d/*; do
+    [ -f "$configuration" ] || continue
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in
+        *'"braid"'*)
+            echo "braid: $configuration still names braid; new containers cannot be attached by it." >&2
+            break
+            ;;
+        esac
+    done <"$configuration"
+done
+exit 0

@@ -1,0 +1,50 @@
+//! What can be said of all downloads: they are always the same, and nobody can mistake what they are.
+
+use std::process::Command;
+
+use crate::support::Release;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[test]
+fn an_archive_has_all_that_belongs_to_an_executable_and_is_always_the_same() {
+    let [one, other] = [(); 2].map(|()| Release::new().make(&["archives", "sums"]));
+    assert_eq!(one.content(), other.content());
+    let archive = one.file(&format!("braid-{VERSION}-linux-arm64.tar.gz"));
+    let listing = Command::new("tar").arg("-tvf").arg(&archive).output().expect("run tar");
+    let listing = String::from_utf8(listing.stdout).expect("UTF-8");
+    for name in
+        ["braid", "braid.1", "completions/braid.zsh", "LICENSE", "README.md", "CHANGELOG.md", "conf/podman.conflist"]
+    {
+        let name = format!(" braid-{VERSION}-linux-arm64/{name}\n");
+        assert!(listing.contains(&name), "{name} is not among\n{listing}");
+    }
+    assert!(listing.lines().all(|line| line.contains(" 0/0 ") && line.contains(" 2023-11-14 ")), "{listing}");
+}
+
+#[test]
+fn the_sums_are_of_all_that_there_is_to_download() {
+    let release = Release::new().make(&["archives", "sums"]);
+    let check =
+        Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(release.path()).output();
+    let check = String::from_utf8(check.expect("run sha256sum").stdout).expect("UTF-8");
+    let names = release.content().into_iter().map(|(name, _)| name).filter(|name| name != "SHA256SUMS");
+    let expected: Vec<_> = names.map(|name| format!("{name}: OK")).collect();
+    assert_eq!(check.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_step_that_is_not_known_or_comes_too_early_says_so() {
+    let release = Release::new();
+    let ran = release.run(&["archivse"]);
+    assert!(
+        !ran.status.success() && String::from_utf8_lossy(&ran.stderr).contains("there is no step \"archivse\""),
+        "{ran:?}"
+    );
+    std::fs::remove_file(release.file(&format!("braid-{VERSION}-linux-arm64"))).expect("remove it");
+    let ran = release.run(&["archives"]);
+    assert!(
+        !ran.status.success() && String::from_utf8_lossy(&ran.stderr).contains("run the step \"executables\""),
+        "{ran:?}"
+    );
+}

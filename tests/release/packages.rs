@@ -1,0 +1,95 @@
+//! The packages: installed, upgraded and removed below a folder, as an administrator would on a node.
+
+use std::process::Command;
+
+use crate::support::{Machine, NEXT, Release, is_real_root};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A machine with a folder to install packages into: it has a shell for their scripts and nothing else.
+fn machine(programs: &[&str]) -> Option<Machine> {
+    if !is_real_root() {
+        eprintln!("packages are installed by real root: skipped");
+        return None;
+    }
+    if let Some(missing) = programs.iter().find(|program| Command::new(program).arg("--version").output().is_err()) {
+        eprintln!("there is no {missing}: skipped");
+        return None;
+    }
+    let machine = Machine::new();
+    let folder = format!("{}/node", machine.dir().display());
+    machine.run(&format!("mkdir -p {folder}/bin; cp $(which busybox) {folder}/bin/sh")).succeeds();
+    Some(machine)
+}
+
+/// The package manager of a family of distributions.
+struct Manager {
+    /// How it calls the architecture of 64-bit x86.
+    file: fn(&str) -> String,
+    initialise: &'static str,
+    install: &'static str,
+    remove: &'static str,
+}
+
+const DPKG: Manager = Manager {
+    file: |version| format!("braid-cni_{version}-1_amd64.deb"),
+    initialise: "mkdir -p node/var/lib/dpkg/{info,updates,triggers}; touch node/var/lib/dpkg/{status,available}",
+    install: "dpkg --root=$PWD/node --force-bad-path --force-architecture --install",
+    remove: "dpkg --root=$PWD/node --force-bad-path --purge braid-cni",
+};
+
+const RPM: Manager = Manager {
+    file: |version| format!("braid-cni-{version}-1.x86_64.rpm"),
+    initialise: "rpm --root $PWD/node --initdb",
+    // The shell that its script needs is there, but in no package.
+    install: "rpm --root $PWD/node --nodeps --ignorearch --upgrade",
+    remove: "rpm --root $PWD/node --nodeps --erase braid-cni",
+};
+
+impl Manager {
+    fn try_all(&self, machine: &Machine) {
+        let dir = machine.dir().display();
+        let run = |line: &str| machine.run(&format!("cd {dir}; {line}"));
+        let (first, next) = (Release::new().make(&["packages"]), Release::next().make(&["packages"]));
+        let (first, next) = (first.file(&(self.file)(VERSION)), next.file(&(self.file)(NEXT)));
+        run(self.initialise).succeeds();
+
+        run(&format!("{} {}", self.install, first.display())).succeeds();
+        run("node/opt/cni/bin/braid --version").succeeds().prints(&format!("braid {VERSION}"));
+        run("stat -c '%a %U:%G' node/opt/cni/bin/braid").succeeds().prints("755 root:root");
+        run("readlink node/usr/bin/braid; test node/usr/bin/braid -ef node/opt/cni/bin/braid").succeeds();
+        run("zcat node/usr/share/man/man1/braid.1.gz").succeeds().prints(".TH braid 1");
+        run("grep -l braid node/usr/share/bash-completion/completions/braid node/usr/share/zsh/*/_braid \
+             node/usr/share/fish/vendor_completions.d/braid.fish")
+        .succeeds();
+        run("braid validate node/usr/share/doc/braid-cni/conf").succeeds();
+        run("ls node/usr/share/doc/braid-cni/{LICENSE,conf/kubernetes/daemonset.yaml}").succeeds();
+
+        // What is the administrator's and what is attached stays as it is in an upgrade, and nothing is said about it.
+        run("mkdir -p node/var/lib/cni/braid/attachments/c1 node/etc/cni/net.d; \
+             echo '{}' >node/var/lib/cni/braid/attachments/c1/eth0.jsonl; \
+             echo '{\"type\": \"braid\"}' >node/etc/cni/net.d/10-pods.conf; echo '# mine' >>node/etc/logrotate.d/braid")
+        .succeeds();
+        let ran = run(&format!("{} {} </dev/null", self.install, next.display())).succeeds();
+        ran.require(!ran.stderr.contains("braid: "), "an upgrade leaves nothing without its Braid");
+        run("tail -n 1 node/etc/logrotate.d/braid").succeeds().prints("# mine");
+
+        let ran = run(self.remove).succeeds();
+        ran.says("journals of attachments stay in /var/lib/cni/braid: 1")
+            .says("/etc/cni/net.d/10-pods.conf still names braid");
+        run("cat node/var/lib/cni/braid/attachments/c1/eth0.jsonl node/etc/cni/net.d/10-pods.conf").succeeds();
+        run("ls -d node/opt/cni/bin node/usr/bin/braid node/usr/share/doc/braid-cni").fails().prints_nothing();
+    }
+}
+
+#[test]
+fn the_deb_installs_upgrades_and_removes() {
+    let Some(machine) = machine(&["dpkg", "rpmbuild"]) else { return };
+    DPKG.try_all(&machine);
+}
+
+#[test]
+fn the_rpm_installs_upgrades_and_removes() {
+    let Some(machine) = machine(&["dpkg-deb", "rpm", "rpmbuild"]) else { return };
+    RPM.try_all(&machine);
+}
