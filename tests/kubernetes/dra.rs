@@ -163,6 +163,27 @@ fn requests_of_one_claim_go_to_the_attachments_that_name_them(
 }
 
 #[test]
+fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_and_del() {
+    // As sriov-cni does, it takes the device from its own configuration, and keeps nothing.
+    let sriov = "config=$(cat); [ $CNI_COMMAND = VERSION ] || echo \"$CNI_COMMAND $config\" >>\"$RECORDER_DIR/sriov\"\n\
+        case $config in *'\"deviceID\":\"0000:01:00.1\"'*) ;; *) echo '{\"code\":100,\"msg\":\"no VF\"}'; exit 1;; esac\n\
+        [ $CNI_COMMAND != ADD ] || echo '{\"cniVersion\":\"1.0.0\"}'";
+    let (case, api) = in_cluster(node().script("sriov", sriov));
+    api.definition("web", "vf", r#"{"cniVersion": "1.0.0", "name": "vf", "type": "sriov"}"#);
+    let case = pod(&api, case, &by_request(&[("vf", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a"), ("two", "b")]);
+    let devices = [("a", attributes("0000:01:00.1", "")), ("b", attributes("0000:01:00.2", ""))];
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    case.add().succeeds();
+    case.check().succeeds();
+    case.del().succeeds();
+    // It gets the function of the request that is named, and refuses another than it expects.
+    let case = pod(&api, case, &by_request(&[("vf", "two")]));
+    case.add().fails(100).says("no VF");
+}
+
+#[test]
 fn the_api_server_is_asked_for_the_claim_and_for_the_slices_of_this_node_and_driver() {
     let (case, api) = in_cluster(node());
     networks(&api);

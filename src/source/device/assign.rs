@@ -44,7 +44,9 @@ impl Inventory {
     /// What has to be asked first.
     pub fn assign(&self, demands: &[Demand]) -> Result<Assignments, Question> {
         let asked = demands.iter().filter_map(|demand| demand.device_id.as_deref()).collect();
-        let mut round = Round { inventory: self, asked, taken: Vec::new(), used: BTreeSet::new() };
+        let held = self.held.iter().map(|id| Taken { id: id.clone(), share: None, claim: None });
+        let taken = held.collect();
+        let mut round = Round { inventory: self, asked, taken, used: BTreeSet::new() };
         let mut ordered: Vec<&Demand> = demands.iter().collect();
         ordered.sort_by_key(|demand| demand.rank());
         let mut assignments = Assignments::new();

@@ -184,6 +184,8 @@ pub struct Inventory {
     /// By driver and pool.
     pools: BTreeMap<(String, String), Pool>,
     listed: BTreeSet<(String, SliceScope)>,
+    /// The IDs of the devices that attachments of before have.
+    pub(super) held: BTreeSet<String>,
 }
 
 impl Inventory {
@@ -202,6 +204,11 @@ impl Inventory {
             claim.grants.sort_by(|a, b| a.key.cmp(&b.key));
         }
         Self { plugin_devices, claims, ..Self::default() }
+    }
+
+    /// Takes note of a device that an attachment of the pod has already: it goes to no other.
+    pub fn hold(&mut self, id: &str) {
+        self.held.insert(id.to_owned());
     }
 
     /// What the pod says of its claims, once it has been read.

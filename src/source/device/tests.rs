@@ -182,6 +182,16 @@ fn a_shared_device_is_given_as_often_as_it_has_been_shared_out() {
 }
 
 #[test]
+fn a_device_of_an_attachment_of_before_goes_to_no_other() {
+    let devices = [("a", identity("A", "r")), ("b", identity("B", "r"))];
+    let mut inventory = known(vec![grant("one", "a"), grant("one", "b")], &devices);
+    inventory.hold("A");
+    let shown = ids(&inventory, &[of_claim("1", "nics", Some("one")), of_resource("2", "r")]);
+    assert_eq!(shown[0], "B");
+    assert!(shown[1].contains("taken"), "{}", shown[1]);
+}
+
+#[test]
 fn what_is_wrong_with_a_claim_is_named() {
     let grants = || vec![grant("nic", "a"), grant("other", "b"), grant("gpu", "g")];
     let devices = [("a", identity("A", "r")), ("b", identity("B", "")), ("g", Identity::default())];
