@@ -35,6 +35,8 @@ mod plan {
     mod naming;
     /// Selections: what they ask for, and when they apply.
     mod selectors;
+    /// What known plugins do with some configurations.
+    mod traps;
 }
 
 /// All or nothing.

@@ -12,7 +12,7 @@ use crate::config::claim::ClaimRequest;
 use crate::config::meta::is_meta_plugin;
 use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
-use crate::plan::{self, Asked};
+use crate::plan::{self, Asked, traps};
 use crate::runtime::Finder;
 use crate::source::device::{Assignments, DeviceError};
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
@@ -29,6 +29,15 @@ const ANNOTATIONS: [&str; 5] =
     [NETWORKS, RESOURCE_NAME, RESOURCE_CLAIM, "k8s.v1.cni.cncf.io/network-status", STATUS_BEFORE];
 /// The annotation of the network status as it was called once.
 const STATUS_BEFORE: &str = "k8s.v1.cni.cncf.io/networks-status";
+/// Annotations by which pods ask others for networks, and whose they are.
+const OTHERS_ANNOTATIONS: [(&str, &str); 6] = [
+    ("danm.io/interfaces", "an annotation of DANM"),
+    ("danm.k8s.io/interfaces", "an annotation of DANM"),
+    ("cni", "an annotation of CNI-Genie"),
+    ("multi-ip-preferences", "an annotation of CNI-Genie"),
+    ("networks", "an annotation of Knitter, or one without its prefix"),
+    ("network-status", "the name of an annotation without its prefix"),
+];
 /// The keys of a configuration list.
 const LIST_KEYS: [&str; 7] =
     ["name", "cniVersion", "cniVersions", "plugins", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"];
@@ -194,7 +203,11 @@ impl Judge<'_> {
     /// What is to be said of a definition's configuration once it can be read.
     fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig, finder: &Finder) {
         if !keys.contains_key("cniVersion") && !keys.contains_key("cniVersions") {
-            self.warning(format!("{place}: \"cniVersion\" is missing; it speaks the one of Braid's configuration"));
+            let hint =
+                if keys.contains_key("version") { " (\"version\" is another key, which nothing reads)" } else { "" };
+            self.warning(format!(
+                "{place}: \"cniVersion\" is missing{hint}; it speaks the one of Braid's configuration"
+            ));
         }
         if !keys.contains_key("type") {
             for error in Keys::new(keys, place).unknown(&LIST_KEYS) {
@@ -207,6 +220,7 @@ impl Judge<'_> {
                 "{place}: a plugin of type {plugin:?} would lead back to braid; expected another plugin"
             ));
         }
+        self.report.traps(&format!("{}: {place}: ", self.label), traps::of_network(network));
         let is_list = !keys.contains_key("type");
         for (index, plugin) in network.plugins.iter().enumerate() {
             let place = if is_list { format!("{place}: plugins[{index}]") } else { place.to_owned() };
@@ -281,6 +295,12 @@ impl Judge<'_> {
         for (key, text) in annotations {
             let known = ANNOTATIONS.iter().chain(&[DEFAULT_NETWORK]).copied().collect::<Vec<_>>();
             let is_ours = key.starts_with(PREFIX) || key.starts_with("v1.multus-cni.io/");
+            if let Some((_, whose)) = OTHERS_ANNOTATIONS.iter().find(|(other, _)| other == key) {
+                self.warning(format!(
+                    "{place} (line {}): {key:?} is {whose}, which Braid does not read; networks are asked for in {NETWORKS:?}",
+                    text.line
+                ));
+            }
             if is_ours && !known.contains(&key.as_str()) {
                 let hint = nearest(key, &known).map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
                 self.warning(format!("{place} (line {}): the key {key:?} is not known{hint}", text.line));
@@ -345,7 +365,8 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
         let message = error.to_string();
         Finding::Error(if is_stand_in { message.replace("delegates[0]", "the primary network") } else { message })
     });
-    let of_warnings = surveyed.warnings.into_iter().chain(planned.warnings).map(Finding::Warning);
+    let traps = traps::of_plan(&planned.plan).into_iter().map(|trap| trap.message);
+    let of_warnings = surveyed.warnings.into_iter().chain(planned.warnings).chain(traps).map(Finding::Warning);
     of_errors.chain(of_devices).chain(of_refusals).chain(of_warnings).collect()
 }
 

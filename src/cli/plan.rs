@@ -13,6 +13,7 @@ use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
 use crate::config::Problems;
 use crate::config::meta::is_braid;
+use crate::plan::traps::{self, Trap};
 use crate::plan::{self, Asked};
 use crate::runtime::{Finder, deadline};
 use crate::source;
@@ -119,6 +120,15 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
             &mut wrong,
         );
+        let networks = planned.plan.attachments.iter().map(|attachment| &attachment.network);
+        let alone = networks.flat_map(|network| {
+            let at = |trap: Trap| Trap { message: format!("network {:?}: {}", network.name, trap.message), ..trap };
+            traps::of_network(network).into_iter().map(at)
+        });
+        for trap in alone.chain(traps::of_plan(&planned.plan)) {
+            let lines = if trap.is_fatal { &mut report.errors } else { &mut report.warnings };
+            lines.push(trap.message);
+        }
         report.dropped.extend(surveyed.dropped);
         report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
         report.errors.extend(wrong.iter().map(ToString::to_string));

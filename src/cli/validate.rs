@@ -16,6 +16,7 @@ use crate::config::Problems;
 use crate::config::meta::is_braid;
 use crate::config::object::nearest;
 use crate::config::{Config, InvalidConfig};
+use crate::plan::traps::{self, Trap};
 use crate::plan::{self, Asked};
 use crate::request::Request;
 use crate::runtime::{Finder, load};
@@ -262,6 +263,7 @@ impl Report {
                 self.executable(finder, plugin.plugin_type(), &format!("plugins[{index}]"));
             }
         }
+        self.traps("", traps::of_network(network));
     }
 
     fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given, finder: &Finder) {
@@ -284,6 +286,7 @@ impl Report {
             }
         }
         for delegate in &networks {
+            self.traps(&format!("{place}: network {:?}: ", delegate.name), traps::of_network(delegate));
             for plugin in &delegate.plugins {
                 self.executable(finder, plugin.plugin_type(), &format!("{place}: network {:?}", delegate.name));
             }
@@ -294,13 +297,22 @@ impl Report {
         let surveyed = source::survey(&config, &request, view.as_ref());
         if !surveyed.candidates.is_empty() {
             let mut problems = Problems::new();
-            plan::build(
+            let planned = plan::build(
                 &config,
                 &request,
                 Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
                 &mut problems,
             );
             self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
+            self.traps(&format!("{place}: "), traps::of_plan(&planned.plan));
+        }
+    }
+
+    /// Tells of traps, each with what is to stand before it.
+    pub(super) fn traps(&mut self, place: &str, traps: Vec<Trap>) {
+        for Trap { is_fatal, message } in traps {
+            let lines = if is_fatal { &mut self.errors } else { &mut self.warnings };
+            lines.push(format!("{place}{message}"));
         }
     }
 

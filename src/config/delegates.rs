@@ -102,14 +102,16 @@ impl Entry<'_> {
     fn misplaced(&self, object: &RawObject) -> Result<Vec<String>, InvalidConfig> {
         refuse_deciding_keys(object, &self.place)?;
         let beside = beside(object);
+        let is_version_missing = !object.contains_key("cniVersion") && !object.contains_key("cniVersions");
+        let version = (is_version_missing && object.contains_key("version"))
+            .then(|| format!("{}: \"version\" is a key that nothing reads; expected \"cniVersion\"", self.place));
         let misplaced = SELECTION_KEYS.into_iter().filter(|key| object.contains_key(*key));
-        Ok(misplaced
-            .map(|key| {
-                let place = &self.place;
-                let form = right_form(object, key);
-                format!("{place}: {key:?} beside {beside:?} has no effect unless a plugin reads it; expected {form}")
-            })
-            .collect())
+        let misplaced = misplaced.map(|key| {
+            let place = &self.place;
+            let form = right_form(object, key);
+            format!("{place}: {key:?} beside {beside:?} has no effect unless a plugin reads it; expected {form}")
+        });
+        Ok(misplaced.chain(version).collect())
     }
 
     fn selection(&self, object: &RawObject) -> Result<OperatorSelection, InvalidConfig> {

@@ -136,6 +136,10 @@ fn names_are_those_that_kubernetes_takes(#[case] text: String, #[case] problem: 
 
 #[rstest]
 #[case::version(network("web", "one", r#"{"type": "bridge"}"#), "\"cniVersion\" is missing")]
+#[case::misnamed_version(
+    network("web", "one", r#"{"version": "1.0.0", "type": "bridge"}"#),
+    "\"cniVersion\" is missing (\"version\" is another key, which nothing reads)"
+)]
 #[case::list_key(
     network("web", "one", r#"{"cniVersion": "1.0.0", "plugin": 1, "plugins": [{"type": "bridge"}]}"#),
     "the key \"plugin\" is not known, did you mean \"plugins\"?"
@@ -211,6 +215,26 @@ fn a_problem_of_a_pod_is_told_with_its_place(#[case] networks: &str, #[case] pro
     assert_eq!(lines(&machine, &ran)[1], "pod.yml: wrong (1 Pod)");
     assert_eq!(ran.stdout.matches("  error: ").count(), 1, "{}", ran.stdout);
     ran.prints("  error: Pod web/shop (line 1): ").prints(problem);
+}
+
+#[rstest]
+#[case::danm("danm.io/interfaces", "DANM")]
+#[case::genie("cni", "CNI-Genie")]
+#[case::no_prefix("networks", "without its prefix")]
+fn an_annotation_of_others_is_told(#[case] key: &str, #[case] whose: &str) {
+    let ran = validate(&Machine::new(), &[("pod.yaml", &pod("web", key, "one"))]).succeeds();
+    ran.prints("  warning: ").prints(whose).prints("networks are asked for in \"k8s.v1.cni.cncf.io/networks\"");
+}
+
+/// The definition alone is good, and so is a pod with one of it.
+#[test]
+fn two_attachments_that_get_in_each_others_way_are_told() {
+    let limited = r#"{"cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "bandwidth", "egressRate": 1000, "egressBurst": 1000}]}"#;
+    for (networks, is_told) in [("one", false), ("one,one", true)] {
+        let files = [("one.yaml", &*network("web", "one", limited)), ("pod.yml", &*pod("web", NETWORKS, networks))];
+        let ran = validate(&Machine::new(), &files).succeeds();
+        ran.require(ran.stdout.contains("adding link: file exists") == is_told, networks);
+    }
 }
 
 #[test]

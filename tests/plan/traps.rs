@@ -1,0 +1,81 @@
+//! What known plugins do with some configurations, and that `plan` and `validate` tell of it.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{Case, bridge, recorder};
+
+/// A network of one bridge with this IPAM.
+fn with_ipam(ipam: &Value) -> Value {
+    json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br-t", "ipam": ipam})
+}
+
+fn braid(delegates: &Value) -> Value {
+    json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "braid", "delegates": delegates}]})
+}
+
+/// The plugins' own errors are what the messages are written after.
+#[rstest]
+#[case::static_address(json!({"type": "static", "addresses": [{"address": "10.1.0.5"}]}), "addresses[0].address")]
+#[case::subnet(json!({"type": "host-local", "subnet": "10.1.0.0"}), "ipam.subnet")]
+#[case::range(json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0"}]]}), "ranges[0][0].subnet")]
+fn an_address_without_a_prefix_length_is_told_and_fails(#[case] ipam: Value, #[case] place: &str) {
+    let case = Case::with_reference_plugins().delegate(with_ipam(&ipam));
+    case.add().fails_with_any_code().says("CIDR");
+    let case = case.configuration("pods.conflist", braid(&json!([with_ipam(&ipam)])));
+    for command in [&["plan", "pods"][..], &["validate", "@DIR@/net.d/pods.conflist"]] {
+        let output = case.braid(command).output();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!output.status.success() && text.contains(place), "{command:?}: {text}");
+    }
+}
+
+/// Two attachments with an egress limit on networks of these names.
+fn limited(first: &str, second: &str) -> Value {
+    let network = |name: &str, bridge_name: &str, subnet: &str| {
+        let bandwidth = json!({"type": "bandwidth", "egressRate": 1_000_000, "egressBurst": 1_000_000});
+        let bridge = bridge(bridge_name, subnet).value();
+        json!({"cniVersion": "1.0.0", "name": name, "plugins": [bridge, bandwidth]})
+    };
+    json!([network(first, "br-a", "10.1.0.0/24"), network(second, "br-b", "10.2.0.0/24")])
+}
+
+#[rstest]
+#[case::of_one_network("net", "net", true)]
+#[case::of_two_networks("net", "other", false)]
+fn two_egress_limits(#[case] first: &str, #[case] second: &str, #[case] is_trap: bool) {
+    let delegates = limited(first, second);
+    let list = delegates.as_array().expect("a list");
+    let case = Case::with_reference_plugins().delegate(list[0].clone()).delegate(list[1].clone());
+    if is_trap {
+        case.add().fails_with_any_code().says("file exists");
+    } else {
+        case.add().succeeds();
+        case.del().succeeds();
+    }
+    let case = case.configuration("pods.conflist", braid(&delegates));
+    let text = String::from_utf8(case.braid(&["plan", "pods"]).output().stdout).expect("text");
+    assert_eq!(text.contains("limit the egress of one of them only"), is_trap, "{text}");
+}
+
+#[rstest]
+#[case::flannel(json!({"type": "flannel"}), json!({"type": "flannel"}), Some("give each a \"dataDir\" of its own"))]
+#[case::flannel_apart(json!({"type": "flannel"}), json!({"type": "flannel", "dataDir": "/var/lib/cni/flannel2"}), None)]
+#[case::flannel_default(json!({"type": "flannel"}), json!({"type": "flannel", "dataDir": "/var/lib/cni/flannel"}), Some("dataDir"))]
+#[case::portmap(
+    json!({"type": "portmap", "backend": "nftables"}),
+    json!({"type": "portmap", "backend": "nftables"}),
+    Some("use \"backend\": \"iptables\"")
+)]
+#[case::portmap_iptables(json!({"type": "portmap"}), json!({"type": "portmap", "backend": "nftables"}), None)]
+fn two_of_a_kind(#[case] first: Value, #[case] second: Value, #[case] told: Option<&str>) {
+    let alpha: Value = recorder("alpha").value();
+    let list = |name: &str, plugin: &Value| json!({"cniVersion": "1.0.0", "name": name, "plugins": [alpha, plugin]});
+    let delegates = json!([list("one", &first), list("two", &second)]);
+    let case = Case::new().configuration("pods.conflist", braid(&delegates));
+    for command in [&["plan", "pods"][..], &["validate", "@DIR@/net.d/pods.conflist"]] {
+        let text = String::from_utf8(case.braid(command).output().stdout).expect("text");
+        assert_eq!(text.contains("all use plugin"), told.is_some(), "{command:?}: {text}");
+        assert!(told.is_none_or(|told| text.contains(told)), "{command:?}: {text}");
+    }
+}
