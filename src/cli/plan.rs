@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::attached::Attached;
 use super::playing_runtime::{finder, loaded};
 use super::table::{cell, table};
 use super::validate::{braid_config, request_for};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
-use crate::config::Problems;
 use crate::config::meta::is_braid;
+use crate::config::{Config, Problems};
 use crate::plan::traps::{self, Trap};
 use crate::plan::{self, Asked};
 use crate::runtime::{Finder, deadline};
@@ -52,6 +53,9 @@ struct Step {
     plugin: String,
     origin: String,
     reason: String,
+    /// Whether the pod has it, where the pod runs here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attached: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -60,6 +64,9 @@ struct Step {
 struct Report {
     steps: Vec<Step>,
     dropped: Vec<String>,
+    /// What the pod has and does not ask for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    besides: Vec<String>,
     warnings: Vec<String>,
     errors: Vec<String>,
 }
@@ -95,6 +102,7 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
                 plugin: plugin.plugin_type().to_owned(),
                 origin: format!("plugins[{index}]"),
                 reason: "beside braid in the outer list".to_owned(),
+                attached: None,
                 problem: problem(&finder, plugin.plugin_type()),
             });
             continue;
@@ -120,6 +128,13 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
             &mut wrong,
         );
+        let attached = match &args.pod {
+            Some((namespace, name)) => attached_of(&config, (namespace, name), &mut report),
+            None => None,
+        };
+        if let Some(attached) = &attached {
+            report.besides.extend(attached.besides(&planned.plan.attachments));
+        }
         let networks = planned.plan.attachments.iter().map(|attachment| &attachment.network);
         let alone = networks.flat_map(|network| {
             let at = |trap: Trap| Trap { message: format!("network {:?}: {}", network.name, trap.message), ..trap };
@@ -156,12 +171,25 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
                     plugin: plugin.plugin_type().to_owned(),
                     origin: attachment.origin.clone(),
                     reason: attachment.reason.clone(),
+                    attached: attached.as_ref().map(|attached| attached.has(attachment)),
                     problem: problem(&finder, plugin.plugin_type()),
                 });
             }
         }
     }
     Ok(report)
+}
+
+/// What a pod has, where that can be told. A user who may not read the journals gets a warning.
+fn attached_of(config: &Config, pod: (&str, &str), report: &mut Report) -> Option<Attached> {
+    match Attached::of_pod(&config.state_dir, &config.name, pod) {
+        Ok(attached) => attached,
+        Err(CliError::Plain(reason)) => {
+            report.warnings.push(format!("what the pod has cannot be told: {reason}"));
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Why a plugin cannot be run.
@@ -177,6 +205,10 @@ fn problem(finder: &Finder, plugin: &str) -> Option<String> {
 impl Report {
     fn text(&self, explain: bool) -> String {
         let mut headings = vec!["STEP", "INTERFACE", "NETWORK", "PLUGIN", "FROM"];
+        let is_running = self.steps.iter().any(|step| step.attached.is_some());
+        if is_running {
+            headings.push("STATE");
+        }
         if explain {
             headings.push("BECAUSE");
         }
@@ -187,6 +219,8 @@ impl Report {
             .map(|(index, step)| {
                 let mut row = vec![(index + 1).to_string()];
                 row.extend([&step.interface, &step.reference, &step.plugin, &step.origin].map(|text| cell(text)));
+                let state = step.attached.map_or("", |is| if is { "attached" } else { "not attached" });
+                row.extend(is_running.then(|| state.to_owned()));
                 row.extend(explain.then(|| cell(&step.reason)));
                 row
             })
@@ -196,6 +230,9 @@ impl Report {
             for dropped in &self.dropped {
                 let _ = writeln!(text, "dropped: {}", cell(dropped));
             }
+        }
+        for attachment in &self.besides {
+            let _ = writeln!(text, "attached, and not asked for: {}", cell(attachment));
         }
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {}", cell(warning));

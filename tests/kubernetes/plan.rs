@@ -96,6 +96,37 @@ STEP  INTERFACE  NETWORK    PLUGIN  FROM                            BECAUSE
 }
 
 #[test]
+fn of_a_pod_that_runs_it_is_told_what_is_attached() {
+    let (case, api) = node(&json!({}));
+    api.definition("web", "one", &recorder("beta").without("name").into_json());
+    api.definition("web", "two", &recorder("gamma").without("name").into_json());
+    api.pod("web", "shop", &json!({NETWORKS: "one"}));
+    let braid = json!({
+        "cniVersion": "1.0.0", "name": "pods", "type": "braid", "stateDir": case.dir().join("state"),
+        "confDir": case.dir().join("multus.d"), "kubeconfig": case.dir().join("kubeconfig"),
+        "kubernetes": {"timeout": 1, "podResources": case.dir().join("kubelet.sock")},
+        "delegates": [recorder("alpha").value()],
+    });
+    let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop";
+    case.call("ADD").env("CNI_ARGS", args).stdin(braid.to_string()).run().succeeds();
+    api.pod("web", "shop", &json!({NETWORKS: "two@data"}));
+    let planned = |words: &[&str]| {
+        let output = case.braid(&[&["plan", "pods", "--pod", "web/shop"], words].concat()).output();
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let expected = "\
+STEP  INTERFACE  NETWORK    PLUGIN  FROM                            STATE
+1     eth0       net-alpha  alpha   delegates[0]                    attached
+2     data       web/two    gamma   k8s.v1.cni.cncf.io/networks[0]  not attached
+attached, and not asked for: web/one on net1
+";
+    assert_eq!(planned(&[]), expected);
+    let report: Value = serde_json::from_str(&planned(&["-o", "json"])).expect("JSON");
+    assert_eq!(report["steps"][1]["attached"], false);
+    assert_eq!(report["besides"], json!(["web/one on net1"]));
+}
+
+#[test]
 fn a_default_network_takes_the_primarys_place() {
     let (case, api) = node(&json!({}));
     api.definition("kube-system", "special", &recorder("beta").into_json());
