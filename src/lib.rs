@@ -122,6 +122,8 @@ pub mod output;
 pub mod panic;
 
 mod cli;
+#[cfg(test)]
+mod layers;
 mod log;
 
 use std::ffi::OsString;

@@ -17,6 +17,7 @@ mod live;
 mod manifest_devices;
 #[cfg(feature = "kubernetes")]
 mod manifests;
+mod outcome;
 mod plan;
 mod playing_runtime;
 mod run;
@@ -30,8 +31,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::answer;
-use crate::cni::{CniError, Version};
 use crate::config::{DEFAULT_STATE_DIR, LogConfig};
+use outcome::{CliError, Outcome, print};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -247,25 +248,6 @@ enum Format {
     Json,
 }
 
-/// Something that a command could not do.
-#[derive(Debug)]
-enum CliError {
-    /// A plugin's error, or one like it: printed as JSON too, in the network's version.
-    Cni(CniError, Version),
-    /// Anything else, in words.
-    Plain(String),
-    /// What is wrong has been printed.
-    Printed,
-}
-
-impl<E: std::error::Error> From<E> for CliError {
-    fn from(error: E) -> Self {
-        Self::Plain(error.to_string())
-    }
-}
-
-type Outcome = Result<ExitCode, CliError>;
-
 /// Runs the command line.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
@@ -308,14 +290,6 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             drop(answer::write_cni_error(&error, version));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Prints text, and takes a reader that has gone away for one that has read enough.
-fn print(text: &str) -> Outcome {
-    match answer::write_text(text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
     }
 }
 
