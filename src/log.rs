@@ -126,7 +126,7 @@ impl Subscriber for Lines {
         for (key, value) in &self.call {
             members.entry(*key).or_insert_with(|| value.clone().into());
         }
-        // What the answer tells the runtime is told again only to who asks for it.
+        // The runtime has it from the answer, so it is logged only where the log is asked for it.
         let is_answered = members.contains_key(CODE);
         if self.to_stderr.unwrap_or(!is_answered) {
             let mut line = format!("{time} {level:>5} {}", escaped(&message));

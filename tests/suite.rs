@@ -119,10 +119,10 @@ mod cli {
     /// `validate` with Kubernetes objects.
     #[cfg(feature = "kubernetes")]
     mod manifests;
+    /// `add`, `check` and `del` where cnitool would be: its environment, its files.
+    mod operations;
     /// `plan`.
     mod plan;
-    /// `add`, `check` and `del` where cnitool would be: its environment, its files.
-    mod playing_runtime;
     /// `run`, and whatever can end it.
     mod run;
     /// Help, versions, wrong command lines, readers that go away.

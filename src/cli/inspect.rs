@@ -1,4 +1,4 @@
-//! `list` and `show`: what the journals tell.
+//! `list` and `show`: what the journals say.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::playing_runtime::loaded;
+use super::operations::loaded;
 use super::table::table;
 use super::validate::braid_config;
 use super::{CliError, StateDir, print};

@@ -20,7 +20,7 @@ pub(super) const TEMPLATE: &str = "ResourceClaimTemplate";
 /// The claims and templates that are given, by kind, namespace and name.
 pub(super) type GivenClaims = BTreeMap<(&'static str, String, String), ClaimSpec>;
 
-/// The devices of a pod's attachments as far as its manifest tells, and what is to be said of the others.
+/// The devices of a pod's attachments as far as its manifest shows them, and findings about the others.
 pub(super) fn devices(
     config: &Config,
     request: &Request,

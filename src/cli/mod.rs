@@ -17,9 +17,9 @@ mod live;
 mod manifest_devices;
 #[cfg(feature = "kubernetes")]
 mod manifests;
+mod operations;
 mod outcome;
 mod plan;
-mod playing_runtime;
 mod run;
 mod table;
 mod validate;
@@ -43,7 +43,7 @@ Examples:
   braid list                                what is attached on this machine?
 
 Networks are looked up by name in NETCONFPATH (/etc/cni/net.d), plugins in CNI_PATH (/opt/cni/bin).
-`braid help COMMAND` tells more of each command.";
+`braid help COMMAND` says more about each command.";
 
 const AFTER_ADD: &str = "\
 Environment: NETCONFPATH, CNI_PATH, CNI_ARGS, CAP_ARGS (a JSON object) and CNI_IFNAME, as for cnitool.
@@ -130,7 +130,7 @@ Examples:
 /// Attaches containers to several networks, in one transaction.
 ///
 /// As a CNI plugin Braid is called by a container runtime, through the environment and standard input. On the command
-/// line it plays the runtime itself, checks configurations, and tells what is attached.
+/// line it calls plugins as a runtime does, checks configurations, and lists what is attached.
 #[derive(Debug, Parser)]
 #[command(name = "braid", version, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -256,11 +256,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     crate::log::start(&LogConfig::default(), &[]);
     let outcome = match cli.command {
-        Command::Add(attachment) => playing_runtime::add(&attachment),
-        Command::Check(attachment) => playing_runtime::check(&attachment),
-        Command::Del(attachment) => playing_runtime::del(&attachment),
-        Command::Gc { network, valid, netns: _ } => playing_runtime::gc(&network, &valid),
-        Command::Status { network, netns: _ } => playing_runtime::status(&network),
+        Command::Add(attachment) => operations::add(&attachment),
+        Command::Check(attachment) => operations::check(&attachment),
+        Command::Del(attachment) => operations::del(&attachment),
+        Command::Gc { network, valid, netns: _ } => operations::gc(&network, &valid),
+        Command::Status { network, netns: _ } => operations::status(&network),
         Command::Run(run) => run::run(&run),
         Command::Validate(args) => validate::validate(&args),
         Command::Plan(args) => plan::plan(&args),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::attached::Attached;
-use super::playing_runtime::{finder, loaded};
+use super::operations::{finder, loaded};
 use super::table::{cell, table};
 use super::validate::{braid_config, request_for};
 use super::{CliError, Format, Outcome, print};

@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::playing_runtime::{network, networks, parameters};
+use super::operations::{network, networks, parameters};
 use super::{CliError, Outcome};
 use crate::cni::NetworkConfig;
 use crate::cni::config::{Defaults, parse_object};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "kubernetes")]
 use super::manifests;
-use super::playing_runtime::finder;
+use super::operations::finder;
 use super::table::cell;
 use super::{CliError, Outcome, print};
 use crate::cni::Verb;

@@ -15,7 +15,7 @@ pub enum ArgsError {
     /// A pair without `=`, or with nothing before it.
     #[error("part {number} of CNI_ARGS is not KEY=VALUE, expected such pairs separated by ';'")]
     Pair {
-        /// Which, counted from 1. It may be the rest of a secret with a ';' in it, so it is not told.
+        /// Which, counted from 1. It may be the rest of a secret with a ';' in it, so the error does not show it.
         number: usize,
     },
     /// A control character, which no plugin could take apart again.

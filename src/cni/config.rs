@@ -95,7 +95,7 @@ pub fn without_values(error: &serde_json::Error) -> String {
     message
 }
 
-/// Says what kind of thing a JSON value is. A string is not told: where none is expected, it may be a secret.
+/// Says what kind of JSON value this is. A string is not shown: where none is expected, it may be a secret.
 pub fn kind(raw: &RawValue) -> String {
     if raw.get().starts_with('"') { "a string".into() } else { describe(raw) }
 }

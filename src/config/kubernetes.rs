@@ -10,7 +10,7 @@ use super::timeouts::seconds;
 pub(super) const KUBERNETES_KEYS: [&str; 7] =
     ["timeout", "retries", "events", "claimStatus", "kubeletDir", "podResources", "deviceInfoDir"];
 
-/// The kubelet's directory, unless it is told another.
+/// The kubelet's directory, unless it is configured to use another.
 const KUBELET_DIR: &str = "/var/lib/kubelet";
 /// The socket of its pod-resources service, below it.
 const POD_RESOURCES: &str = "pod-resources/kubelet.sock";

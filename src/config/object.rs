@@ -107,7 +107,7 @@ impl<'a> Keys<'a> {
         self.wrong_as(key, describe, expected.into())
     }
 
-    /// The error that `key` holds the wrong kind of thing, which is not told if it is a string.
+    /// The error that `key` has a value of the wrong type. The value is not shown if it is a string.
     pub fn wrong_kind(&self, key: &str, expected: &str) -> KeyError {
         self.wrong_as(key, kind, expected.into())
     }

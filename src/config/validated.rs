@@ -40,7 +40,7 @@ pub enum ResultMode {
 pub enum Concurrency {
     /// At most so many.
     AtMost(usize),
-    /// As many as the attachments' plugins are known to bear.
+    /// As many as the attachments' plugins are known to tolerate.
     Auto,
 }
 
@@ -55,7 +55,7 @@ impl Concurrency {
         }
     }
 
-    /// The number. Of no plugin is it known that it bears company, so [`Self::Auto`] is one after another.
+    /// The number. No plugin is known to tolerate others beside it, so [`Self::Auto`] means one after another.
     pub fn number(self) -> usize {
         match self {
             Self::AtMost(number) => number,

@@ -52,7 +52,7 @@ impl fmt::Display for Family {
 
 /// A unicast default route of the main table.
 ///
-/// Interfaces are kept by name, so that a journalled route can be put back after its interface was made anew.
+/// Interfaces are kept by name, so that a journalled route can be put back after its interface was created again.
 /// `Display` is close to how `ip route` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefaultRoute {
@@ -100,7 +100,7 @@ pub struct DefaultRoute {
     /// The ways it is spread over, in the kernel's order, for a multipath route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next_hops: Vec<NextHop>,
-    /// Whatever else the kernel told of the route, kept unread.
+    /// The route's other attributes as the kernel gave them, kept without being decoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other: Vec<RawAttribute>,
 }
@@ -118,7 +118,7 @@ pub struct NextHop {
     /// Whether the gateway is taken to be on the link even where no address's subnet covers it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub onlink: bool,
-    /// Whatever else the kernel told of it, kept unread.
+    /// Its other attributes as the kernel gave them, kept without being decoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other: Vec<RawAttribute>,
 }
@@ -273,7 +273,7 @@ fn write_gateway(formatter: &mut fmt::Formatter<'_>, family: Family, gateway: Ip
     }
 }
 
-/// What is wrong with an address that can be nobody's gateway.
+/// What is wrong with an address that cannot be a gateway.
 pub(super) fn never_a_gateway(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address is no gateway")

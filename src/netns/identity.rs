@@ -23,7 +23,7 @@ sockopt_impl!(
     u64
 );
 
-/// What tells one network namespace from another.
+/// What identifies a network namespace.
 ///
 /// A path does not: `/proc/PID/ns/net` leads to another namespace once the process is another. Nor do device and inode, except
 /// among namespaces that exist at the same time: the kernel gives the number of a deleted namespace to the next one. The
@@ -104,7 +104,7 @@ pub fn is_deserted(path: &Path) -> bool {
     !processes.flatten().filter(|entry| is_process(&entry.file_name())).any(|process| {
         match Identity::of_file(&process.path().join("ns/net")) {
             Ok(of_process) => of_process.is_same_file(&netns),
-            // It has ended meanwhile, or is a dead one that nobody has reaped.
+            // It has exited meanwhile, or is a zombie.
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(_) => true,
         }

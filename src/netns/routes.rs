@@ -21,7 +21,7 @@ use super::{DefaultRoute, Family, Link, NetlinkError, Netns, NetnsError, NextHop
 /// Bytes of `struct rtmsg`, which a route's attributes follow.
 const ROUTE_HEADER_LEN: usize = 12;
 
-/// Times in routes are told in this many parts of a second (`USER_HZ`).
+/// Times in routes are in units of this many parts of a second (`USER_HZ`).
 const CLOCK_TICKS: i32 = 100;
 
 /// How a route is put among those that are there.

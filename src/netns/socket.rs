@@ -130,7 +130,7 @@ impl RouteSocket {
         Err(NetlinkError::Unstable { attempts: DUMP_ATTEMPTS })
     }
 
-    /// Asks for one thing and waits until the kernel has told it, or that it cannot.
+    /// Sends one request and waits for the kernel's whole answer, or its error.
     pub(super) fn ask(&mut self, request: Request) -> Result<(), NetlinkError> {
         let sequence = self.send(request, 0)?;
         loop {

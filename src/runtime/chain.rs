@@ -312,7 +312,7 @@ impl Chain<'_> {
         outcome.map_err(|source| self.error(step, verb, source))
     }
 
-    /// Logs a plugin's call. A failure is no error yet, as what comes of it is not known here.
+    /// Logs a plugin's call. A failure is not logged as an error, because the caller decides whether it is one.
     fn log(
         &self,
         step: usize,

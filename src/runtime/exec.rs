@@ -1,5 +1,5 @@
-//! One call of one plugin, in words (SPEC §2): the call, what comes of it, and [`Exec`], the trait that the rest of the crate
-//! depends on, so that a test can put its own in. [`Launcher`](super::Launcher) is the real one.
+//! One call of one plugin (SPEC §2): the call, its errors, and [`Exec`], the trait that the rest of the crate
+//! depends on, so that a test can supply its own. [`Launcher`](super::Launcher) runs processes.
 
 use std::fmt;
 use std::fs::File;
@@ -29,7 +29,7 @@ pub struct Call<'a> {
     pub environment: &'a [(&'static str, &'a str)],
     /// The request configuration.
     pub stdin: &'a [u8],
-    /// When it has to be done.
+    /// When it must have finished.
     pub deadline: Option<Instant>,
     /// What has to be on disk before the plugin gets its input.
     pub after: Option<&'a Durable>,
@@ -57,7 +57,7 @@ pub enum PluginError {
         /// Why.
         source: io::Error,
     },
-    /// Talking to it failed.
+    /// Communication with it failed.
     #[error("talking to the plugin failed: {0}")]
     Io(#[source] io::Error),
     /// It got no input, because what had to be on disk first is not.
@@ -69,10 +69,10 @@ pub enum PluginError {
     /// It reported a CNI error. Shown is its message; its details are for whoever shows details.
     #[error("{}", if .0.msg.is_empty() { "it reported an error without a message" } else { &.0.msg })]
     Reported(CniError),
-    /// It ended without a CNI error.
+    /// It exited, or was killed, without a CNI error.
     #[error("{}{}", describe_status(*status), tail(stderr))]
     Ended {
-        /// How it ended.
+        /// Its exit status or signal.
         status: ExitStatus,
         /// The end of its standard error.
         stderr: String,
@@ -82,7 +82,7 @@ pub enum PluginError {
     TimedOut {
         /// How long it had.
         after: Duration,
-        /// What came of killing it.
+        /// Whether it could be killed.
         killed: Killed,
         /// The end of its standard error.
         stderr: String,
@@ -90,7 +90,7 @@ pub enum PluginError {
     /// It printed too much.
     #[error("it printed more than {} MiB on standard output and {killed}", MAX_STDOUT >> 20)]
     TooMuchOutput {
-        /// What came of killing it.
+        /// Whether it could be killed.
         killed: Killed,
     },
     /// It succeeded, but what it printed is not what the operation asks for.
@@ -148,8 +148,8 @@ pub trait Exec: Sync {
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
 
-    /// Has `files` synced, in this order. What is returned is for the [`Call`]s that may not begin before; this may go on
-    /// meanwhile, and does not wait.
+    /// Starts to sync `files`, in this order, and may return before that is finished. The [`Call`]s that must not begin
+    /// before get what is returned.
     ///
     /// # Errors
     /// When it has failed already.

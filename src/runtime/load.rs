@@ -2,7 +2,7 @@
 //!
 //! A directory is searched by network name: first its `.conflist` files by name, then its `.conf` and `.json` files
 //! by name. A list gets the plugin configurations of `<directory>/<network name>/*.conf` appended, unless it says
-//! `loadOnlyInlinedPlugins`. A file that does not parse never hides its neighbours: it is passed over and reported.
+//! `loadOnlyInlinedPlugins`. A file that does not parse is skipped and reported, and never hides the files after it.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -111,7 +111,7 @@ impl From<&SourceError> for CniError {
 /// Talking to the API server or the kubelet failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The pod is not there, or another one has its name by now.
+    /// The pod is gone, or another pod has its name now.
     #[error("pod {namespace}/{name} is gone: {reason}")]
     PodGone {
         /// Its namespace.

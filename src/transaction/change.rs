@@ -1,7 +1,7 @@
 //! Changes of a container that lives: attach, detach, update.
 //!
 //! Each is a transaction of its own over the container's journal. It ends whole, or everything is as before. One that was cut
-//! short is settled by whoever comes next: an attach or an update is taken back, a detach is ended.
+//! short is settled by whoever comes next: an attach or an update is undone, a detach is finished.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -191,7 +191,7 @@ pub fn merged(state: &State) -> Result<AddResult, String> {
     Ok(merge(results.iter().map(|(_, result)| result)))
 }
 
-/// A change that has begun, to be ended.
+/// A change in progress.
 struct Begun<'a> {
     means: Means<'a>,
     began: Instant,

@@ -12,7 +12,7 @@ use crate::cni::{AddResult, CniError};
 use crate::plan::Position;
 use crate::runtime::{Chain, PluginError, StepError, StepResult};
 
-/// How one attachment ended. An optional one that failed has no result.
+/// The result of one attachment. An optional attachment that failed has none.
 type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.

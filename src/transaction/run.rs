@@ -155,7 +155,7 @@ pub struct Transaction<'a> {
 /// What a transaction makes, and so what a failure undoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// All that the journal tells of.
+    /// Everything that the journal records.
     Whole,
     /// A change of what is there.
     Change,
@@ -216,7 +216,7 @@ impl<'a> Transaction<'a> {
         self.durable.wait(self.tools.limits.deadline).map_err(|source| self.journal_failure(source))
     }
 
-    /// Looks at what the journal says by now.
+    /// Reads what the journal says now.
     pub(super) fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.lock().state)
     }

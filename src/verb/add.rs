@@ -51,7 +51,7 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
         planned_and_added().inspect_err(|_| container.tidy())?
     };
     if let Some((session, pod)) = &cluster {
-        tell(config, session, pod, &plan, &results);
+        report(config, session, pod, &plan, &results);
     }
     Ok(())
 }
@@ -78,7 +78,7 @@ fn make_plan(
 }
 
 /// Says what has been attached to whom it may concern, once the runtime has its answer. No pod depends on it.
-fn tell(config: &Config, session: &Session, pod: &Pod, plan: &Plan, results: &[Option<AddResult>]) {
+fn report(config: &Config, session: &Session, pod: &Pod, plan: &Plan, results: &[Option<AddResult>]) {
     let attachments = || plan.attachments.iter().zip(results);
     if config.kubernetes.claim_status {
         let claimed = |(one, result): (&'_ Attachment, &'_ Option<AddResult>)| {

@@ -87,7 +87,7 @@ impl Call<'_> {
         }
     }
 
-    /// Undoes what the journal tells of, with what it tells.
+    /// Undoes what the journal records, with the configuration and results in it.
     fn replay(
         self,
         store: &Store,
@@ -239,7 +239,7 @@ impl Known {
 
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {
     let gathered = source::gather(config, request)?;
-    // Whether the container may do without an attachment is of no matter when it goes.
+    // On DEL, optional attachments are undone like the others.
     let candidates = gathered.candidates.into_iter().map(|candidate| Some(Candidate { optional: false, ..candidate }));
     let mut problems = Problems::new();
     // Interfaces that other networks hold are left out by their names, so the names are those of a container of its own.

@@ -26,7 +26,7 @@ pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] InvalidConfig),
-    /// A network that is asked for is not to be had.
+    /// A network that is asked for cannot be found or used.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// What is asked for cannot be.
@@ -61,7 +61,7 @@ pub enum Error {
         /// The executable.
         path: PathBuf,
     },
-    /// The container's network namespace is not to be had.
+    /// The container's network namespace cannot be used.
     #[error("CNI_NETNS: {0}")]
     Namespace(NetnsError),
     /// The path is none that can be the container's.
@@ -115,7 +115,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The journal cannot be used, so that what it told is not known.
+    /// The journal cannot be used, so that what it recorded is not known.
     #[error("the journal of this attachment cannot be used ({reason}); it is now {}, and what it tells of is to be cleaned up by hand", set_aside.display())]
     Corrupt {
         /// What is wrong with it.

@@ -17,13 +17,13 @@ use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, undo};
 
-/// How many interfaces a container is taken to have that another meta-plugin has attached.
-const PRESUMED: usize = 32;
+/// How many interfaces to protect on a container that something other than Braid has attached.
+const PROTECTED_INTERFACES: usize = 32;
 
 /// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
 /// known, each with what is still attached to it. Goes on after failures and reports them all.
 ///
-/// With a configuration that has become unusable, it goes by the journals alone and says what is wrong at the end.
+/// If the configuration is no longer valid, GC works from the journals alone and reports the configuration's error at the end.
 pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
@@ -58,12 +58,12 @@ struct Sweep<'a> {
     valid: Option<HashSet<(&'a str, &'a str)>>,
     /// What is attached: the network's name and the attachment.
     live: Vec<(String, ValidAttachment)>,
-    /// What the runtime has and a journal tells of, so that it is known what Braid made for it.
-    told: HashSet<(String, String)>,
+    /// What the runtime has and a journal records, so that it is known what Braid made for it.
+    recorded: HashSet<(String, String)>,
     networks: Vec<NetworkConfig>,
-    /// Whether some journal could not be read. What it tells of may be attached, so no plugin may clean up by what the
-    /// others tell.
-    is_blind: bool,
+    /// Whether a journal could not be read. What it records may be attached, so no plugin may clean up by what the
+    /// other journals say.
+    has_unreadable_journal: bool,
     failures: Vec<CniError>,
 }
 
@@ -74,11 +74,11 @@ impl<'a> Sweep<'a> {
         });
         let (networks, errors) = source::every_network(config);
         for error in errors {
-            // It may be one that the API server has: where it was used, a journal tells of it.
+            // It may be one that the API server has: where it was used, a journal records it.
             tracing::warn!(network = config.name, "no GC for a network that cannot be found here: {error}");
         }
-        let (live, told, failures) = (Vec::new(), HashSet::new(), Vec::new());
-        Self { config, valid, live, told, networks, is_blind: false, failures }
+        let (live, recorded, failures) = (Vec::new(), HashSet::new(), Vec::new());
+        Self { config, valid, live, recorded, networks, has_unreadable_journal: false, failures }
     }
 
     fn journals(&mut self, context: &Context, store: &Store, launcher: &Launcher) -> Result<(), Error> {
@@ -229,7 +229,7 @@ impl<'a> Sweep<'a> {
     /// Takes note of what is attached, so that no plugin's GC cleans it up.
     fn keep(&mut self, state: &State) {
         let plan = &state.header.plan;
-        self.told.insert((plan.container_id.clone(), plan.ifname.clone()));
+        self.recorded.insert((plan.container_id.clone(), plan.ifname.clone()));
         self.keep_for_debt(state);
     }
 
@@ -247,13 +247,13 @@ impl<'a> Sweep<'a> {
         let mut valid: Vec<ValidAttachment> =
             self.live.iter().filter(|(name, _)| name == network).map(|(_, one)| one.clone()).collect();
         let mut listed: HashSet<ValidAttachment> = valid.iter().cloned().collect();
-        // What the runtime has and no journal tells of was attached by other means, another meta-plugin before Braid
-        // say. It may be on any network, and under any name that is given by place.
+        // What the runtime has and no journal records was attached by other means, by another meta-plugin before Braid
+        // for example. It may be on any network, and under any of the numbered names.
         for (container_id, ifname) in self.valid.iter().flatten() {
-            if self.told.contains(&((*container_id).to_owned(), (*ifname).to_owned())) {
+            if self.recorded.contains(&((*container_id).to_owned(), (*ifname).to_owned())) {
                 continue;
             }
-            let by_place = (1..PRESUMED).map(|index| format!("net{index}"));
+            let by_place = (1..PROTECTED_INTERFACES).map(|index| format!("net{index}"));
             for ifname in std::iter::once((*ifname).to_owned()).chain(by_place) {
                 let one = ValidAttachment { container_id: (*container_id).to_owned(), ifname };
                 if listed.insert(one.clone()) {
@@ -269,7 +269,7 @@ impl<'a> Sweep<'a> {
         if self.valid.is_none() {
             return;
         }
-        if self.is_blind {
+        if self.has_unreadable_journal {
             let message =
                 "no GC was passed on to the networks, as a journal that cannot be read may tell of what they hold";
             return self.fail(code::CLEANUP_INCOMPLETE, &message);
@@ -292,7 +292,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn cannot_read(&mut self, code: u32, message: &dyn std::fmt::Display) {
-        self.is_blind = true;
+        self.has_unreadable_journal = true;
         self.fail(code, message);
     }
 

@@ -73,7 +73,7 @@ impl LaterChanges {
     }
 }
 
-/// Where what results say is told from what they say of the host.
+/// Distinguishes what results say of the container from what they say of the host.
 #[derive(Debug)]
 struct Container {
     /// The path of its namespace.

@@ -102,7 +102,7 @@ pub(crate) fn is_own_executable(path: &Path) -> bool {
     identity(path).is_some_and(|found| identity(Path::new(OWN)) == Some(found))
 }
 
-/// What tells two files apart, whatever they are called.
+/// What identifies a file, whatever its name.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -36,7 +36,7 @@ fn run(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> io::Result
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(config) {
-            // It has ended without reading all of it, and its answer says why.
+            // It has exited without reading all of it, and its answer says why.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }

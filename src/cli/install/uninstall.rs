@@ -56,7 +56,7 @@ fn take_configuration_away(places: &Places) -> Result<(), CliError> {
 struct Left {
     /// Containers that are attached.
     attached: Vec<String>,
-    /// What tells of attachments and cannot be read, with the reason: only a person can clean up after it.
+    /// Files that record attachments and cannot be read, with the reason: only a person can clean up after them.
     unreadable: Vec<String>,
     /// How many plugins have failed to undo their part until that was given up for the container's sake.
     debts: usize,
@@ -100,7 +100,7 @@ fn drain(places: &Places) -> Result<Left, CliError> {
         }
         waiting.is(format!("waiting: {left}"));
         for id in &left.attached {
-            // Only if it is empty, and so tells of nothing.
+            // Only if it is empty, and so records nothing.
             drop(fs::remove_dir(attachments(places).join(id)));
         }
         std::thread::sleep(INTERVAL);

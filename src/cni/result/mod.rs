@@ -189,7 +189,7 @@ impl AddResult {
         Self::parse_versioned(json, spoken).map(|(result, _)| result)
     }
 
-    /// Reads a result, and the version that it shows to be in: none where it is taken for one of `spoken`.
+    /// Reads a result, and the version that its keys show: none where it is read as one of version `spoken`.
     ///
     /// # Errors
     /// As [`Self::parse`].

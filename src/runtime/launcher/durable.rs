@@ -1,4 +1,4 @@
-//! What has to be on disk before a plugin may do anything.
+//! What must be on disk before a plugin gets its input.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::holder::{Holder, SyncOutcome};
 
-/// Files that are on disk already, or are being synced: what stands for "not before this is durable" in a
-/// [`Call`](crate::runtime::Call).
+/// Files that are on disk already, or are being synced. A [`Call`](crate::runtime::Call) with one gives its plugin no input
+/// before they are durable.
 ///
-/// One is made by [`Exec::sync`](crate::runtime::Exec::sync), and given to each call that depends on it.
+/// [`Exec::sync`](crate::runtime::Exec::sync) makes one, for every call that depends on these files.
 #[derive(Debug)]
 pub struct Durable {
     state: Mutex<State>,

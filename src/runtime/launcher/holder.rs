@@ -1,17 +1,17 @@
-//! The holder: no plugin runs on after the process that called it is dead.
+//! The holder: kills plugins when the process that called them dies.
 //!
 //! A [`Holder`] is a small child process in the process group of the plugins. When its parent dies, however it dies, the
 //! kernel closes the parent's end of a pipe, the holder's *lifeline*; the holder then kills the whole group, the plugins' own
 //! children included. It also keeps the caller's lock files open until nothing of the group is left, so that whoever waits for
-//! those locks starts only after the last plugin is dead. Some are given a moment to end by themselves ([`Grace`]).
+//! those locks starts only after the last plugin is dead. Some processes get a moment to finish ([`Grace`]).
 //!
-//! A group begins with a plugin, and the holder joins it before that plugin gets its input. Should this process be killed
-//! between the two, the kernel kills the plugin; one that is to undo something finds its input empty. The holder also syncs
-//! the files that have to be durable by then, so that the disk and the plugin's start need not wait for each other.
+//! A group begins with a plugin, and the holder joins it before that plugin gets its input. If this process is killed
+//! between the two, the kernel kills the plugin; on DEL the plugin is not killed, and finds its input empty. The holder also
+//! syncs the files that must be durable before the input, so that the disk and the plugin's start do not wait for each other.
 //!
-//! A holder that is not needed any more is told so through its lifeline, and killed: either is enough, where a sandbox forbids
-//! signals or the holder is stopped. One that does not end because the disk does not answer is left behind, and no call waits
-//! for it.
+//! A holder that is no longer needed is dismissed by a byte in its lifeline and by a signal. Either is enough, in case a sandbox
+//! forbids signals or the holder is stopped. A holder that does not exit because the disk does not answer is left behind, and
+//! no call waits for it.
 
 #![expect(unsafe_code, reason = "to fork has no safe wrapper; each use says why it is sound")]
 
@@ -33,16 +33,16 @@ use rustix::process as raw;
 use super::group::wait_until_empty;
 use crate::runtime::process::{poll_timeout, wait_at_most};
 
-/// How long the holder waits for what it has killed to be gone: longer only where a process hangs in the kernel.
+/// How long the holder waits until the processes that it has killed are gone. Only a process that hangs in the kernel takes long.
 const DYING: Duration = Duration::from_secs(10);
-/// How long a holder that is not needed any more is waited for.
-const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long to wait until a dismissed holder exits.
+const DISMISSAL: Duration = Duration::from_secs(1);
 
-/// Who may go on for a while when the process that called a plugin dies, before the group is killed.
+/// Which processes get some time to finish when the process that called a plugin dies, before the group is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grace {
-    /// What the plugin has started: the plugin itself the kernel kills at once. One that hands out addresses, and is killed
-    /// when it has made the file that stands for one and not yet written down whose it is, has lost that address for good.
+    /// The processes that the plugin has started. The kernel kills the plugin itself at once. An IPAM plugin that is killed
+    /// after it has created the file of an address, and before it has written the owner into it, loses that address for good.
     Children,
     /// The plugin too. This is for DEL: a plugin that has removed an interface, and is killed before it removes the packet
     /// filter's rules for that interface's addresses, can never find these rules again.
@@ -68,7 +68,7 @@ pub(in crate::runtime) struct Holder {
     /// Closed by the kernel when this process dies. A byte in it says that the holder is not needed any more.
     lifeline: PipeWriter,
     state: State,
-    /// Set when a holder is let go and does not end: its copies of the locks do not close.
+    /// Set when a dismissed holder does not exit, so that its copies of the locks do not close.
     hangs: Arc<AtomicBool>,
 }
 
@@ -76,7 +76,7 @@ pub(in crate::runtime) struct Holder {
 enum State {
     /// It watches over its group.
     Holding,
-    /// It has been told to end.
+    /// It has been dismissed.
     LetGo,
     /// It is left behind, to kill what is in its group and to keep the locks until that is gone.
     LeftBehind,
@@ -142,7 +142,7 @@ impl Holder {
         Ok((holder, SyncOutcome(outcome)))
     }
 
-    /// Has `hangs` set, should it not end when it is let go.
+    /// Sets `hangs` if the holder does not exit when it is dismissed.
     pub(super) fn reporting_to(mut self, hangs: &Arc<AtomicBool>) -> Self {
         self.hangs = Arc::clone(hangs);
         self
@@ -159,7 +159,7 @@ impl Holder {
         self.group
     }
 
-    /// What becomes of its plugins when this process dies.
+    /// What happens to its plugins when this process dies.
     pub(super) fn grace(&self) -> Grace {
         self.grace
     }
@@ -194,7 +194,7 @@ impl Drop for Holder {
             return;
         }
         self.let_go();
-        if matches!(wait_at_most(self.pid, LETTING_GO), Ok(None)) {
+        if matches!(wait_at_most(self.pid, DISMISSAL), Ok(None)) {
             // It ends when the kernel lets it.
             self.hangs.store(true, Ordering::Relaxed);
         }
@@ -290,7 +290,7 @@ fn close_each(first: libc::c_uint, last: libc::c_uint) {
     if close_range(first, last) {
         return;
     }
-    // A kernel of before 5.9, or one that is told not to do this.
+    // A kernel before 5.9, or a sandbox that forbids this.
     // SAFETY: the call takes an integer.
     let most = libc::c_uint::try_from(unsafe { libc::sysconf(libc::_SC_OPEN_MAX) }).unwrap_or(1 << 20);
     for fd in first..=last.min(most) {

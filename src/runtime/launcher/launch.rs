@@ -1,4 +1,4 @@
-//! The launcher: starts plugins, gives them their input, and ends them.
+//! The launcher: starts plugins, gives them their input, and kills them when their time is over.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -37,20 +37,20 @@ pub struct Launcher {
     /// Held open until the last plugin is dead, should this process be killed.
     locks: Vec<Arc<File>>,
     holders: Mutex<Holders>,
-    /// A holder that was let go has not ended.
+    /// A holder that was dismissed has not exited.
     holder_hangs: Arc<AtomicBool>,
 }
 
-/// The holders of process groups in which nothing runs now, and what became of others.
+/// The holders of process groups in which nothing runs now, and whether others were left behind.
 #[derive(Debug, Default)]
 struct Holders {
     idle: Vec<Holder>,
     let_go: Vec<Holder>,
-    /// One is left behind, with something in its group that has not ended.
+    /// One is left behind, with a process in its group that has not exited.
     is_one_left_behind: bool,
 }
 
-/// What becomes of a plugin when this process dies.
+/// What happens to a plugin when this process dies.
 fn grace_of(verb: Verb) -> Grace {
     if verb == Verb::Del { Grace::Everyone } else { Grace::Children }
 }
@@ -138,14 +138,14 @@ impl Launcher {
         self.locks.iter().map(AsFd::as_fd).collect()
     }
 
-    /// Keeps the holder of a group whose plugin has ended.
+    /// Keeps the holder of a group whose plugin has exited.
     fn keep(&self, holder: Holder) {
         if holder.group().is_some() {
             self.holders().idle.push(holder);
         }
     }
 
-    /// Ends a plugin, and whatever is in its group. What cannot be ended is left to the holder, which keeps the locks.
+    /// Kills a plugin and its process group. A process that cannot be killed is left to the holder, which keeps the locks.
     fn end(&self, plugin: &mut RunningPlugin, holder: Holder) -> Killed {
         let killed = plugin.kill();
         if killed == Killed::Gone {

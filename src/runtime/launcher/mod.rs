@@ -1,7 +1,7 @@
 //! Running plugins as processes.
 //!
-//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`), and talks to
-//! it (`running`). That a plugin gets its input only once something is on disk is a [`Durable`]'s to see to.
+//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`), and
+//! communicates with it (`running`). A [`Durable`] holds a plugin's input back until something is on disk.
 
 mod durable;
 mod group;

@@ -1,4 +1,4 @@
-//! A plugin that runs: its input is written and its outputs are read, all at once and at any size, until its process ends.
+//! A running plugin: writes its input and reads its outputs at the same time, at any size, until its process exits.
 
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -24,7 +24,7 @@ const NOTICE: Duration = Duration::from_millis(200);
 /// How long a plugin that has been killed is waited for.
 const DYING: Duration = Duration::from_secs(2);
 
-/// What came of killing a plugin.
+/// Whether a plugin could be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Killed {
     /// It is gone.
@@ -45,7 +45,7 @@ impl fmt::Display for Killed {
     }
 }
 
-/// How a plugin's run ended.
+/// The outcome of a plugin's run.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Exited(ExitStatus),
@@ -126,7 +126,7 @@ impl RunningPlugin {
             if self.printed.len() > MAX_STDOUT {
                 return Ok(Outcome::TooMuchOutput);
             }
-            // A plugin that prints faster than our reader reads is kept waiting, but not by a reader that has gone.
+            // A plugin that prints faster than our reader reads has to wait, unless the reader is gone.
             output::write_stderr(&[]);
             if ended || !output::is_stderr_behind() {
                 self.read_stderr()?;
@@ -148,7 +148,7 @@ impl RunningPlugin {
         fds.extend(self.stderr.as_ref().filter(|_| !is_behind).map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.stdin.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
         fds.extend(output::has_backlog().then(|| PollFd::new(ours.as_fd(), PollFlags::POLLOUT)));
-        // Whether our reader has gone is to be noticed.
+        // Notices that our reader is gone.
         let patience =
             if is_behind { Some(patience.map_or(NOTICE, |patience| patience.min(NOTICE))) } else { patience };
         match poll(&mut fds, poll_timeout(patience)) {

@@ -42,7 +42,7 @@ pub(crate) fn keep_descriptors_from_plugins() {
     if outcome == 0 {
         return;
     }
-    // A kernel of before 5.11, or one that is told not to do this.
+    // A kernel before 5.11, or a sandbox that forbids this.
     for fd in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
         let fd: Option<RawFd> = fd.file_name().to_str().and_then(|name| name.parse().ok());
         // SAFETY: as above.

@@ -79,7 +79,7 @@ pub(in crate::runtime) fn wait_at_most(pid: Pid, at_most: Duration) -> io::Resul
     }
 }
 
-/// Takes the status of a child process if it has ended.
+/// Reaps a child process if it has exited, and returns its status.
 fn take_status(pid: Pid, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
     let mut status = 0;
     // SAFETY: the call writes one integer, to where there is one. nix's refuses signals that it has no name for.
@@ -90,7 +90,7 @@ fn take_status(pid: Pid, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
     }
 }
 
-/// Whether a child process has ended. Its status can still be taken.
+/// Whether a child process has exited. It is not reaped.
 pub(in crate::runtime) fn has_ended(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))

@@ -219,7 +219,7 @@ impl<'a> Round<'a> {
         open.map_or(Ok(None), Err)
     }
 
-    /// Whether nobody has a device. Shares of one device are told apart by the claims that they are from.
+    /// Whether nobody has a device. Shares of one device differ by the claims that they are from.
     fn is_free(&self, id: &str, object: &str, grant: &Grant) -> Result<bool, Question> {
         for taken in self.taken.iter().filter(|taken| taken.id == id) {
             let Some(other) = &taken.claim else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! Changes of a container that lives, as its journal tells of them.
+//! Changes of a running container, as its journal records them.
 //!
 //! A change begins with one or more lines `attach`, `detach` or `redo`, synced before its first plugin gets its input, and ends
 //! with `changed`, or with `reverted` where it failed and everything is as before. One that has neither was cut short: whoever
@@ -51,7 +51,7 @@ impl State {
         self.detached.get(attachment).copied().unwrap_or(false)
     }
 
-    /// Whether a change that was not ended concerns an attachment.
+    /// Whether an unfinished change concerns an attachment.
     pub fn is_changing(&self, attachment: usize) -> bool {
         self.pending.as_ref().is_some_and(|pending| {
             pending.attaching.contains(&attachment)
@@ -60,7 +60,7 @@ impl State {
         })
     }
 
-    /// What an attachment was before a change that was not ended, if that may have touched the step.
+    /// What an attachment was before an unfinished change, if that may have touched the step.
     pub fn before_change(&self, attachment: usize, step: usize) -> Option<&Redone> {
         let redone = self.pending.as_ref()?.redone.as_deref()?;
         let is_it =

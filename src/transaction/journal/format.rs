@@ -18,7 +18,7 @@ use crate::transaction::claim::Claim;
 
 /// The format of a journal that ADD writes.
 pub const FORMAT: u32 = 1;
-/// The format of a journal that tells of changes. A Braid that knows of none would lose what they made, and refuses it.
+/// The format of a journal with changes. A Braid that does not know changes would lose what they made, so it refuses it.
 pub(super) const CHANGED_FORMAT: u32 = 2;
 
 /// What a checksum is written in.
@@ -89,7 +89,7 @@ pub enum Event {
     Routes(DefaultRouteChange),
     /// They have been put back.
     RoutesUndone,
-    /// ADD has ended well, and this is what the runtime got.
+    /// ADD has succeeded, and this is what the runtime got.
     Complete {
         /// How long ADD took, in microseconds.
         micros: u64,
@@ -129,7 +129,7 @@ pub enum Event {
         /// Its interface.
         interface: String,
     },
-    /// A change has ended well.
+    /// A change has succeeded.
     Changed(Change),
     /// A change has failed, and everything is as before.
     Reverted {

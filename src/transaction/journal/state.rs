@@ -18,7 +18,7 @@ use crate::transaction::claim::Claim;
 pub struct StepState {
     /// It was started.
     pub started: bool,
-    /// It was started, and what became of it is not known or it was killed: it may have been half-way.
+    /// It was started, and its outcome is not known or it was killed: it may have done a part of its work.
     pub interrupted: bool,
     /// It has been undone.
     pub undone: bool,
@@ -67,7 +67,7 @@ pub struct State {
     pub steps: Vec<Vec<StepState>>,
     /// Changes of default routes, not put back.
     pub routes: Vec<DefaultRouteChange>,
-    /// The answer, if ADD ended well.
+    /// The answer, if ADD succeeded.
     pub complete: Option<Box<RawValue>>,
     /// What the results say and the namespace did not have when ADD ended, if that is known.
     pub absent: Option<Vec<Claim>>,
@@ -140,7 +140,7 @@ impl State {
     pub fn to_undo(&self) -> Vec<ToUndo> {
         let has_ended = self.complete.is_some() || self.rolled_back;
         let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
-            // An ADD that ended well has run every step that it could not do without.
+            // An ADD that succeeded has run every step that is not optional.
             let is_optional = self.header.plan.attachments[a].optional;
             let is_ended = self.complete.is_some() && !is_optional && !self.is_changing(a);
             let has_run = !self.is_detached(a) && (self.lost_events() || is_ended);
@@ -180,7 +180,7 @@ impl State {
     }
 
     /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
-    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is told as it is.
+    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is returned as it is.
     pub fn netns_for_del(&self, path: &str) -> String {
         if self.compare_netns(path) == Sameness::Different { String::new() } else { path.to_owned() }
     }

@@ -38,7 +38,7 @@ impl Store {
     /// Opens and locks the state directory, and makes it if it is not there.
     ///
     /// # Errors
-    /// When it cannot be made or opened, or the lock is not to be had before `deadline`.
+    /// When it cannot be created or opened, or the lock is not free before `deadline`.
     pub fn open(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Self, StoreError> {
         if let Some(store) = Self::open_existing(path, sharing, deadline)? {
             Ok(store)
@@ -84,7 +84,7 @@ impl Store {
     /// Locks a container, and makes its directory if it is not there.
     ///
     /// # Errors
-    /// When that fails, or the lock is not to be had before `deadline`.
+    /// When that fails, or the lock is not free before `deadline`.
     pub fn container(&self, id: &str, deadline: Instant) -> Result<Container, StoreError> {
         let mut is_made = false;
         loop {

@@ -1,4 +1,4 @@
-//! `add`, `check`, `del`, `gc` and `status`: Braid in the place of a container runtime, as cnitool is.
+//! `add`, `check`, `del`, `gc` and `status`: the operations of CNI on the command line, as with cnitool.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
