@@ -98,6 +98,11 @@ impl Attachment {
         }
     }
 
+    /// What plugins know its device by, if it has one.
+    pub fn device_id(&self) -> Option<String> {
+        serde_json::from_str(self.capability_args.get("deviceID")?.get()).ok()
+    }
+
     /// How messages call it.
     pub fn label(&self) -> String {
         format!("delegate {:?} on {}", self.network.name, self.ifname)

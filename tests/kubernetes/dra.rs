@@ -360,6 +360,25 @@ fn a_claim_needs_a_pod() {
     case.add().fails(7).says("claim \"nics\"").says("no pod").called_nothing().leaves_nothing();
 }
 
+#[test]
+fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
+    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
+        "kubernetes": {"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet"}, "delegates": [recorder("alpha").value()]});
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
+    let (case, api) = in_cluster(node().configuration("outer.conflist", list));
+    networks(&api);
+    let case = pod(&api, case, &json!([{"name": "vf"}]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a"), ("two", "b")]);
+    let devices = [("a", attributes("A", RESOURCE)), ("b", attributes("B", RESOURCE))];
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    assert_eq!(case.add().succeeds().call_of("ADD", "delta").config()["deviceID"], "A");
+    let attach = |network: &str| case.braid(&["attach", Case::CONTAINER, network, "--state-dir", "@DIR@/state"]).run();
+    assert_eq!(attach("vf2").succeeds().call_of("ADD", "gamma").config()["deviceID"], "B");
+    attach("vf").fails(7).says(RESOURCE).says("taken").called_nothing();
+    case.del().succeeds().leaves_nothing();
+}
+
 /// A node whose devices' addresses are written to claims.
 fn node_with_claim_status() -> Case {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});

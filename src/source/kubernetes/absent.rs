@@ -33,7 +33,7 @@ impl Session {
     }
 
     /// Never called.
-    pub fn gather_for_operator(&self, _: &Config, _: &Request) -> Result<Gathered, SourceError> {
+    pub fn gather_for_operator(&self, _: &Config, _: &Request, _: &[String]) -> Result<Gathered, SourceError> {
         match self.0 {}
     }
 

@@ -32,6 +32,8 @@ pub(super) struct PodDevices<'a> {
     pub(super) api: &'a Api,
     pub(super) config: &'a KubernetesConfig,
     pub(super) pod: &'a Pod,
+    /// The IDs of the devices that attachments of the pod have already.
+    pub(super) held: &'a [String],
     pub(super) deadline: Instant,
 }
 
@@ -45,6 +47,9 @@ impl PodDevices<'_> {
             return Ok(Assignments::new());
         }
         let mut inventory = self.of_kubelet(demands).await?;
+        for id in self.held {
+            inventory.hold(id);
+        }
         loop {
             match inventory.assign(demands) {
                 Ok(assignments) => return Ok(assignments),

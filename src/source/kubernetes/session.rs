@@ -71,7 +71,7 @@ impl Session {
             let pod = problems.or_first(pod)?;
             let wanted = Wanted::list(config, request, Some(&pod)).or_first()?;
             let definitions = objects::definitions(&self.api, wanted.definitions(), |_| false).await?;
-            let devices = self.devices(config, &pod, &wanted, &definitions).await?;
+            let devices = self.devices(config, &pod, &wanted, &definitions, &[]).await?;
             Ok::<_, SourceError>((wanted, PodView { pod, definitions, devices }))
         })?;
         let gathered = look_up(wanted, config, Some(&view)).or_first();
@@ -85,17 +85,22 @@ impl Session {
     }
 
     /// Finds out what the pod is to be attached to by an operator while it lives: what the configuration names, and nothing of
-    /// what the pod asks for.
+    /// what the pod asks for. It gets none of the devices that are `held`, as attachments have them already.
     ///
     /// # Errors
     /// When the pod is gone or another one, or a network is not there or not to be read.
-    pub fn gather_for_operator(&self, config: &Config, request: &Request) -> Result<Gathered, SourceError> {
+    pub fn gather_for_operator(
+        &self,
+        config: &Config,
+        request: &Request,
+        held: &[String],
+    ) -> Result<Gathered, SourceError> {
         let (wanted, view) = self.executor.block_on(async {
             let (pod, _) = self.pod(request).await?;
             let pod = Pod { networks: Vec::new(), default_network: None, warnings: Vec::new(), ..pod };
             let wanted = Wanted::list(config, request, Some(&pod)).or_first()?;
             let definitions = objects::definitions(&self.api, wanted.definitions(), |_| false).await?;
-            let devices = self.devices(config, &pod, &wanted, &definitions).await?;
+            let devices = self.devices(config, &pod, &wanted, &definitions, held).await?;
             Ok::<_, SourceError>((wanted, PodView { pod, definitions, devices }))
         })?;
         look_up(wanted, config, Some(&view)).or_first()
@@ -113,7 +118,7 @@ impl Session {
             let wanted = Wanted::list(config, request, Some(&pod));
             let is_refused = |error: &ClusterError| matches!(error, ClusterError::Refused { .. });
             let definitions = objects::definitions(&self.api, wanted.definitions(), is_refused).await?;
-            let devices = self.devices(config, &pod, &wanted, &definitions).await;
+            let devices = self.devices(config, &pod, &wanted, &definitions, &[]).await;
             let devices = errors.keep(devices).unwrap_or_default();
             let view = PodView { pod, definitions, devices };
             let mut surveyed = look_up(wanted, config, Some(&view));
@@ -123,16 +128,17 @@ impl Session {
         })
     }
 
-    /// The device of each attachment that takes one.
+    /// The device of each attachment that takes one, none of them `held` by another.
     async fn devices(
         &self,
         config: &Config,
         pod: &Pod,
         wanted: &Wanted,
         definitions: &Definitions,
+        held: &[String],
     ) -> Result<Assignments, ClusterError> {
         let (demands, wrong) = wanted.demands(definitions);
-        let pod_devices = PodDevices { api: &self.api, config: &config.kubernetes, pod, deadline: self.deadline };
+        let pod_devices = PodDevices { api: &self.api, config: &config.kubernetes, pod, held, deadline: self.deadline };
         let mut devices = pod_devices.assign(&demands).await?;
         devices.extend(wrong);
         Ok(devices)

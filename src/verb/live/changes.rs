@@ -271,7 +271,7 @@ impl<'a> Call<'a> {
             .map_err(SourceError::from)
             .map_err(Error::from)?
         {
-            Some(session) => session.gather_for_operator(&config, &request),
+            Some(session) => session.gather_for_operator(&config, &request, &self.held_devices(state)?),
             None => source::gather(&config, &request),
         }
         .map_err(Error::from)?;
@@ -296,15 +296,26 @@ impl<'a> Call<'a> {
 
     /// The interfaces that attachments of the container have.
     fn taken_names(&self, state: &State) -> Result<Vec<String>, LiveError> {
-        let mut taken: Vec<String> = state.attachments().map(|(_, attachment)| attachment.ifname.clone()).collect();
+        let mut taken = self.of_each(state, |attachment| Some(attachment.ifname.clone()))?;
         taken.push(state.header.plan.ifname.clone());
+        Ok(taken)
+    }
+
+    /// The devices that attachments of the container have, by their IDs.
+    fn held_devices(&self, state: &State) -> Result<Vec<String>, LiveError> {
+        self.of_each(state, Attachment::device_id)
+    }
+
+    /// What `part` says of each attachment of the container.
+    fn of_each(&self, state: &State, part: impl Fn(&Attachment) -> Option<String>) -> Result<Vec<String>, LiveError> {
+        let mut parts: Vec<String> = state.attachments().filter_map(|(_, attachment)| part(attachment)).collect();
         for ifname in self.container.entries()?.ifnames {
             let which = Which { container: self.container.id(), ifname: Some(&ifname) };
             if let Ok(journal) = find::journal(self.container, which) {
-                taken.extend(journal.state.attachments().map(|(_, attachment)| attachment.ifname.clone()));
+                parts.extend(journal.state.attachments().filter_map(|(_, attachment)| part(attachment)));
             }
         }
-        Ok(taken)
+        Ok(parts)
     }
 }
 
