@@ -56,7 +56,7 @@ pub(super) struct Attach {
     /// Networks: [namespace/]name[@interface], or a network selection as JSON, "config" included
     #[arg(required = true, value_name = "SELECTION")]
     selections: Vec<String>,
-    /// Braid's configuration: the network's name in NETCONFPATH, or a file [default: the network that the container was attached to]
+    /// Braid's configuration: the network's name in NETCONFPATH, or a file [default: the container's own]
     #[arg(long)]
     network: Option<String>,
 }

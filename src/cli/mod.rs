@@ -85,8 +85,8 @@ Examples:
   CNI_PATH=/usr/lib/cni braid validate pods.conflist";
 
 const AFTER_PLAN: &str = "\
-With --pod, of a pod that runs on this node, it also says which of its networks are attached, and which attachments the pod does not
-ask for any more.
+With --pod, and if that pod runs on this node, it also says which of its networks are attached, and which attachments the pod
+no longer asks for.
 Exit status 0: ADD would find all its plugins. 1: it would not, or could not make a plan.
 
 Examples:
