@@ -220,7 +220,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "0 to 16",
         default: "`1`",
-        meaning: "how many of the next plugins may be started, to wait for their input, before their turn",
+        meaning: "how many of the next plugins may be started before their turn; read, and without effect yet",
         read: set_if_there!(|keys| look_ahead = keys.number("lookAhead", 0..=16)?),
     },
     Key {
@@ -228,7 +228,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "list of plugin types",
         default: "`[]`",
-        meaning: "plugins that are never started before their turn, because they act before they have read their input",
+        meaning: "plugins that `lookAhead` leaves out; read, and without effect yet",
         read: |keys, draft| {
             let types = keys.list_of::<String>("noLookAhead", "a list of plugin types", "a plugin type, a string")?;
             for (index, plugin) in types.iter().flatten().enumerate() {

@@ -88,7 +88,12 @@ fn requests_are_those_of_the_specification(
         let (found, expected) = (call.config(), expected(&format!("{verb}/{step}")));
         let (found, expected) = (found.as_object().expect("an object"), expected.as_object().expect("an object"));
         for (key, value) in expected {
-            assert_eq!(found.get(key), Some(value), "{verb} {step}: {key}");
+            let mut value = value.clone();
+            if key == "prevResult" {
+                // The example's result lacks what the specification asks of one, and libcni adds.
+                value["cniVersion"] = "1.1.0".into();
+            }
+            assert_eq!(found.get(key), Some(&value), "{verb} {step}: {key}");
         }
         let more: Vec<_> = found.keys().filter(|key| !expected.contains_key(*key)).collect();
         assert!(more.is_empty(), "{verb} {step}: {more:?} is not in the specification's example");
