@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cni::text::escaped_lines;
+use crate::cni::text::{escaped_lines, shortened};
 use crate::cni::{CniError, Version};
 use crate::output::Output;
 
@@ -63,8 +63,14 @@ pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
     write(&Versions { cni_version, supported_versions: spoken })
 }
 
+/// The most that an error says in its message, in bytes, of however many plugins it tells. Runtimes log it, and put it into
+/// events.
+const MAX_MESSAGE: usize = 64 << 10;
+/// The most that an error says in its details, in bytes.
+const MAX_DETAILS: usize = 256 << 10;
+
 /// Writes an error object. Runtimes print its texts as they are, so that what plugins and pods' authors have put into them is
-/// [escaped](crate::cni::text::escaped_lines).
+/// [escaped](crate::cni::text::escaped_lines). Of long texts only the beginning goes on.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -76,6 +82,9 @@ pub fn write_cni_error(error: &CniError, version: Version) -> io::Result<()> {
         #[serde(flatten)]
         error: &'a CniError,
     }
-    let error = CniError { msg: escaped_lines(&error.msg), details: escaped_lines(&error.details), ..*error };
+    let text = |text: &str, most| shortened(escaped_lines(text), most);
+    let msg = text(&error.msg, MAX_MESSAGE);
+    let details = text(&error.details, MAX_DETAILS);
+    let error = CniError { code: error.code, msg, details };
     write(&Wire { cni_version: version, error: &error })
 }

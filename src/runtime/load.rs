@@ -4,9 +4,12 @@
 //! by name. A list gets the plugin configurations of `<directory>/<network name>/*.conf` appended, unless it says
 //! `loadOnlyInlinedPlugins`. A file that does not parse is skipped and reported, and never hides the files after it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use nix::libc::O_NONBLOCK;
 
 use crate::cni::config::{ConfigError, Defaults, NetworkConfig, PluginConfig, RawObject, parse_object};
 
@@ -177,19 +180,35 @@ pub fn plugins_of(directory: &Path) -> Result<Vec<PluginConfig>, LoadError> {
         .collect()
 }
 
-/// Reads a regular file of bounded size.
+/// Reads a configuration: a regular file of at most [`MAX_CONFIG`] bytes.
 ///
 /// # Errors
 /// When it is anything else, or reading fails.
 pub fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let io = |source| LoadError::Io { path: path.to_owned(), source };
-    let metadata = path.metadata().map_err(io)?;
-    if !metadata.is_file() || metadata.len() > MAX_CONFIG {
-        return Err(LoadError::NotAFile { path: path.to_owned() });
+    let read = read_regular_file(path, MAX_CONFIG);
+    let bytes = read.map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+    bytes.ok_or_else(|| LoadError::NotAFile { path: path.to_owned() })
+}
+
+/// Reads a regular file of at most `max` bytes. Nothing if it is something else or larger: a named pipe is not waited for.
+///
+/// # Errors
+/// When it cannot be opened or read.
+pub fn read_regular_file(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let is_fit = |metadata: &Metadata| metadata.is_file() && metadata.len() <= max;
+    // To open a device can do something, and a socket cannot be opened.
+    if !is_fit(&path.metadata()?) {
+        return Ok(None);
+    }
+    // Something else may stand there by now.
+    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !is_fit(&metadata) {
+        return Ok(None);
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    File::open(path).map_err(io)?.take(MAX_CONFIG).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
+    let read = file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((read as u64 <= max).then_some(bytes))
 }
 
 #[cfg(test)]

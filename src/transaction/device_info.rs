@@ -2,13 +2,14 @@
 //! before the attachment's first plugin runs, removed once the attachment is undone. The plan in the journal says where it is.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
 use crate::plan::DeviceInfo;
+use crate::runtime::load;
 
 /// The largest description accepted, in bytes.
 const MAX: u64 = 1 << 20;
@@ -25,6 +26,8 @@ pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
     }
     let Some(content) = content else { return Ok(()) };
     let temporary = temporary(&info.file);
+    // What a killed process of this number has left.
+    drop(fs::remove_file(&temporary));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&temporary)?;
     let written = file.write_all(&content).and_then(|()| fs::rename(&temporary, &info.file));
     if written.is_err() {
@@ -36,7 +39,8 @@ pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
 /// Removes the description; one that is not there has been removed already.
 pub(super) fn remove(info: &DeviceInfo) -> io::Result<()> {
     match fs::remove_file(&info.file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // Where something else stands in the place of its directory, it cannot be there.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
         _ => Ok(()),
     }
 }
@@ -59,12 +63,9 @@ pub fn read_device_info(info: &DeviceInfo) -> Option<Box<RawValue>> {
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX {
-        return Err(io::Error::other(format!("{} is larger than {} MiB", path.display(), MAX >> 20)));
-    }
-    Ok(bytes)
+    load::read_regular_file(path, MAX)?.ok_or_else(|| {
+        io::Error::other(format!("{} is not a regular file of at most {} MiB", path.display(), MAX >> 20))
+    })
 }
 
 fn temporary(file: &Path) -> PathBuf {
@@ -89,8 +90,29 @@ mod tests {
         assert_eq!(read_device_info(&info).unwrap().get(), "1");
         text.push(b' ');
         fs::write(source, &text).unwrap();
-        assert!(put(&info).unwrap_err().to_string().contains("larger than 1 MiB"));
+        assert!(put(&info).unwrap_err().to_string().contains("regular file of at most 1 MiB"));
         fs::write(&info.file, "x").unwrap();
         assert!(read_device_info(&info).is_none());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_description_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let info = DeviceInfo { file: directory.path().join("file"), source: Some(directory.path().join("source")) };
+        for pipe in [&info.file, info.source.as_ref().unwrap()] {
+            nix::unistd::mkfifo(pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        assert!(put(&info).unwrap_err().to_string().contains("is not a regular file"));
+        assert!(read_device_info(&info).is_none());
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let info = DeviceInfo { file: directory.path().join("file"), source: Some(directory.path().join("source")) };
+        fs::write(info.source.as_deref().unwrap(), "{}").unwrap();
+        fs::write(temporary(&info.file), "half").unwrap();
+        put(&info).unwrap();
+        assert_eq!(read_device_info(&info).unwrap().get(), "{}");
     }
 }

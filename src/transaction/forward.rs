@@ -84,12 +84,13 @@ pub(super) fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concur
             );
             Ok(Some(result))
         }
-        Err(Failure::Attach { label, source }) if attachment.optional => {
+        Err(failure @ (Failure::Attach { .. } | Failure::DeviceInfo { .. })) if attachment.optional => {
             tracing::warn!(
                 network = attachment.network.name,
                 interface = attachment.ifname,
-                error = %source,
-                "{label} failed; it is optional, so it is undone and the container goes without it"
+                error = %failure,
+                "{} failed; it is optional, so it is undone and the container goes without it",
+                attachment.label()
             );
             for failure in undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index) {
                 tracing::error!(error = %failure, "could not be undone now; DEL will try again");

@@ -157,6 +157,20 @@ fn a_message_of_megabytes_is_cut() {
     assert!(text.len() < 64 << 10, "{} bytes", text.len());
 }
 
+#[test]
+fn the_messages_of_many_plugins_are_cut_together() {
+    let fail = json!({"code": 142, "msg": "m".repeat(5000), "details": "d".repeat(20_000)});
+    let failing = || recorder("alpha").told("fail", json!({"DEL": fail, "CHECK": fail}));
+    let case = (0..40).fold(Case::new(), |case, _| case.delegate(failing()));
+    case.add().succeeds();
+    for verb in ["CHECK", "DEL"] {
+        let text = case.call(verb).run().fails_with_any_code().says("bytes more").error_text();
+        assert!(text.len() < 330 << 10, "{verb}: {} bytes", text.len());
+    }
+    case.behave("alpha", json!({}));
+    case.del().succeeds().leaves_nothing();
+}
+
 /// Runtimes print an error as it is.
 #[test]
 fn an_error_cannot_deceive_whoever_reads_it() {

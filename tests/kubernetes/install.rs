@@ -370,15 +370,34 @@ fn uninstall_says_which_journals_it_cannot_use() {
     }
     node.write("state/attachments/c1/eth0.jsonl", "no journal\n");
     node.write("state/attachments/c2/eth0.jsonl.corrupt", "no journal\n");
+    fs::create_dir_all(node.path("state/debts/c3")).unwrap();
+    node.write("state/debts/c3/eth0.jsonl.corrupt", "no journal\n");
     for arguments in [&["uninstall"][..], &["uninstall", "--drain"]] {
         let output = node.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        for part in ["c1/eth0.jsonl", "c2/eth0.jsonl.corrupt", "by hand", "bin/braid stays"] {
+        for part in
+            ["c1/eth0.jsonl", "c2/eth0.jsonl.corrupt", "debts/c3/eth0.jsonl.corrupt", "by hand", "bin/braid stays"]
+        {
             assert!(said.contains(part), "{said}");
         }
     }
     assert!(node.path("bin/braid").exists());
+}
+
+#[test]
+fn uninstall_counts_each_parked_debt() {
+    let node = Node::new();
+    node.write("net.d/10-pods.conflist", PRIMARY);
+    assert!(node.install(&[]).status.success());
+    fs::create_dir_all(node.path("state/debts/c1")).unwrap();
+    for (debt, said) in [("eth0.jsonl", "; 1 debt is parked"), ("eth0.1.jsonl", "; 2 debts are parked")] {
+        node.write(&format!("state/debts/c1/{debt}"), "a journal\n");
+        let output = node.run(&["uninstall"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 /// A machine with a primary network, as any runtime may have used it before.

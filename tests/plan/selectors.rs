@@ -1,5 +1,7 @@
 //! Selections: what they ask for, and when they apply.
 
+use std::fs;
+
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -73,6 +75,27 @@ fn an_optional_attachment_may_fail() {
     assert_eq!(names, ["eth0", "net2"]);
     outcome.called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "ADD gamma net2"]);
     case.del().succeeds().called(&["DEL gamma net2", "DEL alpha eth0"]).leaves_nothing();
+}
+
+/// A file stands in the place of the directory of descriptions.
+#[rstest]
+fn an_optional_attachment_whose_device_cannot_be_described_may_fail(#[values(1, 2)] concurrency: u32) {
+    let case = |optional: bool| {
+        let beta = recorder("beta").key("capabilities", json!({"CNIDeviceInfoFile": true}));
+        let case = Case::new()
+            .key("kubernetes", json!({"deviceInfoDir": "@DIR@/file/devinfo"}))
+            .key("concurrency", concurrency)
+            .delegate(recorder("alpha"))
+            .delegate(selection(beta, &json!({"optional": optional})))
+            .delegate(recorder("gamma"));
+        fs::write(case.dir().join("file"), "").expect("write the file");
+        case
+    };
+    let forgiving = case(true);
+    let outcome = forgiving.add().succeeds().stderr_contains("file/devinfo");
+    assert_eq!(outcome.result()["interfaces"].as_array().expect("a list").len(), 2);
+    forgiving.del().succeeds().called(&["DEL gamma net2", "DEL alpha eth0"]).leaves_nothing();
+    case(false).add().fails(5).says("file/devinfo").leaves_nothing();
 }
 
 #[test]

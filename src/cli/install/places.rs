@@ -45,13 +45,13 @@ pub(in crate::cli) struct Uninstall {
 #[expect(clippy::struct_field_names, reason = "they are the names of the options")]
 pub(super) struct Places {
     /// Where the runtime looks for configurations
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    #[arg(long, value_name = "DIR", value_parser = absolute, default_value = "/etc/cni/net.d")]
     pub(super) conf_dir: PathBuf,
     /// Where the runtime looks for plugins
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_BIN_DIR)]
+    #[arg(long, value_name = "DIR", value_parser = absolute, default_value = DEFAULT_BIN_DIR)]
     pub(super) bin_dir: PathBuf,
     /// Where journals are kept
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    #[arg(long, value_name = "DIR", value_parser = absolute, default_value = DEFAULT_STATE_DIR)]
     pub(super) state_dir: PathBuf,
 }
 
@@ -66,5 +66,32 @@ impl Places {
 
     pub(super) fn executable(&self) -> PathBuf {
         self.bin_dir.join("braid")
+    }
+}
+
+/// A directory, which the runtime and the node have to find too.
+fn absolute(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("expected an absolute path") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    #[test]
+    fn a_relative_directory_is_refused_before_anything_is_installed() {
+        let parse = |option: &str, directory: &str| {
+            let command = Places::augment_args(clap::Command::new("install"));
+            let matches = command.try_get_matches_from(["install", option, directory])?;
+            Places::from_arg_matches(&matches)
+        };
+        for option in ["--conf-dir", "--bin-dir", "--state-dir"] {
+            let error = parse(option, "relative").unwrap_err().to_string();
+            assert!(error.contains(option) && error.contains("an absolute path"), "{error}");
+            assert!(parse(option, "/absolute").is_ok());
+        }
     }
 }

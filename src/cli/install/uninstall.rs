@@ -8,14 +8,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::places::{Places, Uninstall};
 use super::report::{Problem, say};
 use super::{call, files};
 use crate::cli::{CliError, Outcome};
+use crate::runtime::deadline;
 use crate::transaction::journal::State;
-use crate::transaction::{Sharing, Store};
+use crate::transaction::store::debts;
+use crate::transaction::{DebtId, Sharing, Store};
 
 /// How long another call's lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,7 +60,7 @@ struct Left {
     attached: Vec<String>,
     /// Files that record attachments and cannot be read, with the reason: only a person can clean up after them.
     unreadable: Vec<String>,
-    /// How many plugins have failed to undo their part until that was given up for the container's sake.
+    /// How many debts are parked.
     debts: usize,
 }
 
@@ -79,7 +81,11 @@ impl fmt::Display for Left {
             let journals = self.unreadable.join(", ");
             format!("what is attached by these journals must be cleaned up by hand, as they cannot be used: {journals}")
         });
-        let debts = (self.debts > 0).then(|| format!("{} debts are parked, which `braid list` shows", self.debts));
+        let debts = match self.debts {
+            0 => None,
+            1 => Some("1 debt is parked, which `braid list` shows".to_owned()),
+            many => Some(format!("{many} debts are parked, which `braid list` shows")),
+        };
         let parts: Vec<String> = attached.into_iter().chain(unreadable).chain(debts).collect();
         f.write_str(&parts.join("; "))
     }
@@ -110,9 +116,11 @@ fn drain(places: &Places) -> Result<Left, CliError> {
 /// Detaches what belongs to containers that are gone, and returns what is left. Not every runtime calls DEL with the
 /// configuration that ADD had: containerd calls the plugins of the one that comes first by then.
 fn detach_gone(places: &Places, failing: &mut Problem) -> Result<Left, CliError> {
-    let debts = fs::read_dir(places.state_dir.join("debts")).map_or(0, Iterator::count);
-    let mut left = Left { debts, ..Left::default() };
-    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, Instant::now() + PATIENCE)? else {
+    let (parked, set_aside): (Vec<_>, Vec<_>) = debts(&places.state_dir)?.into_iter().partition(DebtId::is_journal);
+    let mut left = Left { debts: parked.len(), ..Left::default() };
+    let unusable = set_aside.iter().map(|id| format!("{} (set aside)", id.path(&places.state_dir).display()));
+    left.unreadable.extend(unusable);
+    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, deadline::after(PATIENCE))? else {
         return Ok(left);
     };
     let mut failures = Vec::new();

@@ -14,6 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, gettid};
 
+use crate::runtime::deadline;
+
 /// How often it is looked whether a process has ended, where the kernel does not say so by itself: twice as long is waited
 /// each time that nothing has happened.
 pub(in crate::runtime) const FIRST_INTERVAL: Duration = Duration::from_millis(1);
@@ -62,7 +64,7 @@ pub(in crate::runtime) fn wait_at_most(pid: Pid, at_most: Duration) -> io::Resul
     if let Some(status) = take_status(pid, libc::WNOHANG)? {
         return Ok(Some(status));
     }
-    let until = Instant::now() + at_most;
+    let until = deadline::after(at_most);
     let exit = pidfd(pid).ok();
     let mut interval = FIRST_INTERVAL;
     loop {

@@ -4,9 +4,6 @@
 //! for ever. What comes out is complete, so that nothing that connects later opens a file, starts a process or looks into the
 //! environment.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -14,13 +11,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Uri};
 use kube::config::{AuthInfo, Cluster, Config as ClientConfig, Kubeconfig};
-use nix::libc::O_NONBLOCK;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::proxy::{self, Proxy};
 use crate::request::variable;
+use crate::runtime::load;
 
 /// The largest file that is read, in bytes. A kubeconfig of a thousand clusters has less.
 const MAX_FILE: u64 = 16 << 20;
@@ -271,16 +268,8 @@ fn read_text(path: &Path) -> Result<String, String> {
 
 /// Reads a regular file of bounded size.
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    // Without this flag, a pipe would be waited for before it is known to be one.
-    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return Err(format!("{} is no regular file of at most {} MiB", path.display(), MAX_FILE >> 20));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    let read = load::read_regular_file(path, MAX_FILE).map_err(|error| format!("{}: {error}", path.display()))?;
+    read.ok_or_else(|| format!("{} is no regular file of at most {} MiB", path.display(), MAX_FILE >> 20))
 }
 
 #[cfg(test)]

@@ -4,16 +4,14 @@
 //! A file that cannot be used is passed over, with a line in the log: what it would say can be asked of the API server.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use nix::libc::O_NONBLOCK;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::runtime::load;
 use crate::source::device::{DeviceKey, Identity};
 
 /// The largest file that is read, in bytes.
@@ -135,15 +133,8 @@ fn pass_over(path: &Path, reason: &dyn std::fmt::Display) {
 }
 
 fn contents(file: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(file)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    if file.take(MAX_SIZE + 1).read_to_end(&mut bytes)? as u64 > MAX_SIZE {
-        return Err(io::Error::other(format!("it is larger than {MAX_SIZE} bytes")));
-    }
-    Ok(bytes)
+    let unfit = || io::Error::other(format!("it is no regular file of at most {MAX_SIZE} bytes"));
+    load::read_regular_file(file, MAX_SIZE)?.ok_or_else(unfit)
 }
 
 /// The devices in a stream of objects, which say the same in one version each: the first that is known holds.
