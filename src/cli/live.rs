@@ -357,7 +357,9 @@ fn port_mappings(text: &str) -> Result<Mappings, String> {
     if text == "none" {
         return Ok(Mappings(Vec::new()));
     }
-    if text.trim_start().starts_with('[') {
+    // In text form, an IPv6 address stands in brackets.
+    let is_json = |rest: &str| rest.trim_start().starts_with(['{', ']']);
+    if text.trim_start().strip_prefix('[').is_some_and(is_json) {
         return PortMapping::parse_list(text).map(Mappings).map_err(|error| error.to_string());
     }
     text.split(',').map(port_mapping).collect::<Result<_, _>>().map(Mappings)
@@ -454,6 +456,8 @@ mod tests {
         }
         assert_eq!(port_mappings("none").unwrap().0.len(), 0);
         assert_eq!(port_mappings("80:80,81:81").unwrap().0.len(), 2);
+        assert_eq!(port_mappings("[::1]:80:80,[fd00::1]:81:81/udp").unwrap().0[1].host_ip, "fd00::1");
+        assert_eq!(port_mappings("[ ]").unwrap().0.len(), 0);
         assert_eq!(port_mappings(r#"[{"hostPort":80,"containerPort":81}]"#).unwrap().0[0].container_port, 81);
         assert!(port_mappings(r#"[{"hostPort":0,"containerPort":81}]"#).is_err());
     }

@@ -88,6 +88,15 @@ pub struct PortMapping {
 }
 
 impl PortMapping {
+    /// Whether two mappings would forward one port of one address of the host.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_one_address = match (self.host_ip.parse::<IpAddr>(), other.host_ip.parse::<IpAddr>()) {
+            (Ok(a), Ok(b)) => a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified()),
+            _ => true,
+        };
+        self.host_port == other.host_port && self.protocol == other.protocol && is_one_address
+    }
+
     /// Reads a JSON list of mappings, as a selection has it under `portMappings`.
     ///
     /// # Errors

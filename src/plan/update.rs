@@ -222,6 +222,18 @@ pub enum UpdateError {
         /// How many there are.
         count: usize,
     },
+    /// The chain has fewer.
+    #[error("{label}: its chain has no {plugin_type}#{number}, only {count} of type {plugin_type:?}")]
+    NoSuchStep {
+        /// Which attachment.
+        label: String,
+        /// The type asked for.
+        plugin_type: String,
+        /// Which one was asked for, counted from 1.
+        number: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// A plugin of a type that cannot be redone.
     #[error(
         "{label}: a plugin of type {plugin_type:?} cannot be changed while the container lives, only bandwidth, portmap, firewall \
@@ -310,6 +322,7 @@ impl Planner<'_> {
             (None, [one]) => Ok(*one),
             (None, [_, _, ..]) => Err(UpdateError::WhichStep { label, plugin_type, count: places.len() }),
             (Some(number), _) if (1..=places.len()).contains(&number) => Ok(places[number - 1]),
+            (Some(number), [_, ..]) => Err(UpdateError::NoSuchStep { label, plugin_type, number, count: places.len() }),
             _ => {
                 let chain = plugins.iter().map(|plugin| plugin.plugin_type().to_owned()).collect();
                 Err(UpdateError::NoStep { label, plugin_type, chain })
@@ -323,6 +336,12 @@ impl Planner<'_> {
         if Kind::of(&new.network.plugins[at]).is_none() {
             return Err(UpdateError::Kind { label: self.label.clone(), plugin_type });
         }
+        if update.set.is_empty() && update.unset.is_empty() {
+            return Err(self.value(&plugin_type, "--plugin", "no key is given: --set KEY=JSON or --unset KEY"));
+        }
+        if let Some(key) = update.unset.iter().find(|key| update.set.keys().any(|set| folds_to(set, key))) {
+            return Err(self.value(&plugin_type, key, "it is to be set and to be left out; say one of them"));
+        }
         let mut keys = new.network.plugins[at].keys().clone();
         for key in update.set.keys().chain(&update.unset) {
             if ["type", "name", "cniVersion", "prevResult", "runtimeConfig", "capabilities"]
@@ -330,6 +349,11 @@ impl Planner<'_> {
                 .any(|own| folds_to(key, own))
             {
                 return Err(self.value(&plugin_type, key, "it is the protocol's, and cannot be changed"));
+            }
+            let is_limit = LIMIT_KEYS.iter().flatten().any(|own| folds_to(key, own));
+            if plugin_type == BANDWIDTH && !is_limit {
+                let why = "only its limits can be changed: ingressRate, ingressBurst, egressRate and egressBurst";
+                return Err(self.value(&plugin_type, key, why));
             }
             // Go's parser, which most plugins have, takes the last of two keys that differ in case alone.
             keys.retain(|own, _| !folds_to(own, key));
@@ -360,7 +384,8 @@ impl Planner<'_> {
             None => Ok(old),
             Some(LimitUpdate::Unlimited) => Ok(None),
             Some(LimitUpdate::Limited { rate, burst }) => {
-                let burst = burst.or(old.map(|old| old.burst)).unwrap_or_else(|| (rate / 10).max(LEAST_BURST));
+                let burst =
+                    burst.or(old.map(|old| old.burst)).unwrap_or_else(|| (rate / 10).clamp(LEAST_BURST, MOST_BURST));
                 self.limit(key, RateLimit { rate, burst }).map(Some)
             }
         };
@@ -386,6 +411,13 @@ impl Planner<'_> {
             RateLimit { rate: 0..8, .. } => "a rate is at least 8 bits per second".to_owned(),
             RateLimit { burst: 0..8, .. } => "a burst is at least 8 bits".to_owned(),
             RateLimit { burst, .. } if burst > MOST_BURST => format!("a burst is at most {MOST_BURST} bits"),
+            // The plugin counts the time that a burst takes in whole microseconds, and the kernel refuses none.
+            RateLimit { rate, burst } if burst / 8 < (rate / 8).div_ceil(1_000_000) => {
+                let least = (rate / 8).div_ceil(1_000_000) * 8;
+                format!(
+                    "a burst of {burst} bits is too small for {rate} bits per second: give {key}Burst={least} or more"
+                )
+            }
             limit => return Ok(limit),
         };
         Err(self.value(BANDWIDTH, key, why))
@@ -395,6 +427,11 @@ impl Planner<'_> {
         let at = self.find("portmap", None)?;
         if !new.network.plugins[at].declares(PORT_MAPPINGS) {
             let why = "this step does not declare that capability, so it would get no mapping";
+            return Err(self.value("portmap", PORT_MAPPINGS, why));
+        }
+        let twice = (1..mappings.len()).find(|at| mappings[..*at].iter().any(|other| other.overlaps(&mappings[*at])));
+        if let Some(at) = twice {
+            let why = format!("the host port {}/{} is there twice", mappings[at].host_port, mappings[at].protocol);
             return Err(self.value("portmap", PORT_MAPPINGS, why));
         }
         if mappings.is_empty() {
@@ -444,6 +481,13 @@ impl Planner<'_> {
                     self.refuse_half_limits(plugin)?;
                     let from = Limits::of(before, &self.old.capability_args);
                     let to = Limits::of(plugin, &new.capability_args);
+                    for (key, before, after) in
+                        [("ingress", from.ingress, to.ingress), ("egress", from.egress, to.egress)]
+                    {
+                        if let Some(limit) = after.filter(|_| before != after) {
+                            self.limit(key, limit)?;
+                        }
+                    }
                     if from.egress.is_some() != to.egress.is_some() {
                         result_changes = Some(plugin.plugin_type());
                     }
@@ -653,6 +697,7 @@ mod tests {
         assert!(error(&plain, &keys("portmap", "{}", &[])).contains("no plugin of type \"portmap\", only bridge"));
         assert!(error(&plain, &keys("bridge", r#"{"mtu":1}"#, &[])).contains("braid detach and braid attach"));
         let two = attachment(r#",{"type":"tuning"},{"type":"tuning"}"#, "{}");
+        let numbered = PluginUpdate { plugin_type: "tuning".into(), number: Some(3), ..PluginUpdate::default() };
         assert!(error(&two, &keys("tuning", r#"{"mtu":1}"#, &[])).contains("say which one, such as tuning#1"));
         let wall = attachment(r#",{"type":"firewall"}"#, "{}");
         assert!(error(&wall, &keys("firewall", r#"{"INGRESSPOLICY":"isolated"}"#, &[])).contains("ingressPolicy"));
@@ -663,5 +708,25 @@ mod tests {
         assert!(error(&undeclared, &mappings).contains("does not declare"));
         assert!(error(&plain, &bandwidth(limited(7, None), None)).contains("at least 8 bits"));
         assert!(error(&plain, &bandwidth(limited(800, Some(1 << 40)), None)).contains("at most"));
+        assert!(
+            error(&plain, &bandwidth(limited(400_000_000_000, Some(80_000)), None)).contains("ingressBurst=400000 or")
+        );
+        assert!(update(&plain, &bandwidth(limited(400_000_000_000, None), None)).is_ok());
+        assert!(error(&two, &Update { plugins: vec![numbered], ..Update::default() }).contains("no tuning#3, only 2"));
+        assert!(error(&wall, &keys("firewall", r#"{"backend":"iptables"}"#, &["Backend"])).contains("say one of them"));
+        let limited_step = attachment(r#",{"type":"bandwidth"}"#, "{}");
+        assert!(error(&limited_step, &keys("bandwidth", r#"{"shapedSubnets":[]}"#, &[])).contains("only its limits"));
+        let fast = keys("bandwidth", r#"{"ingressRate":400000000000,"ingressBurst":80000}"#, &[]);
+        assert!(error(&limited_step, &fast).contains("ingressBurst=400000 or"));
+        let mapping = |host_ip: &str| PortMapping {
+            host_port: 80,
+            container_port: 80,
+            protocol: "tcp".into(),
+            host_ip: host_ip.into(),
+        };
+        let mapped = attachment(r#",{"type":"portmap","capabilities":{"portMappings":true}}"#, "{}");
+        let two = |a, b| Update { port_mappings: Some(vec![mapping(a), mapping(b)]), ..Update::default() };
+        assert!(error(&mapped, &two("", "127.0.0.1")).contains("80/tcp is there twice"));
+        assert!(update(&mapped, &two("0.0.0.0", "::")).is_ok());
     }
 }

@@ -282,9 +282,17 @@ fn details_of(error: &Error) -> String {
 pub(super) fn details_of_rolled_back(rolled_back: &RolledBack) -> String {
     let plugin = match &rolled_back.cause {
         Failure::Attach { source, .. } => CniError::from(&source.source).details,
+        Failure::Routes { source, .. } => sources(source),
+        Failure::Bandwidth { source, .. } => sources(source),
         _ => String::new(),
     };
     join(plugin, &rolled_back.cleanup)
+}
+
+/// What an error's message leaves to its sources, such as what the kernel has said.
+fn sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// `first`, and what could not be undone.
@@ -392,12 +400,22 @@ pub(super) fn store_code(error: &StoreError) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netns::{NetlinkError, NetnsError};
 
     #[test]
     fn what_containerd_takes_for_a_success_is_replaced() {
         assert_eq!(retryable("Not Found: ü not found"), "missing: ü missing");
         assert_eq!(retryable("open x: no such file or directory"), "open x: no such file or folder");
         assert_eq!(retryable("nnot foundnot fount"), "nmissingnot fount");
+    }
+
+    #[test]
+    fn what_the_kernel_said_is_in_the_details() {
+        let refused = NetlinkError::Refused { errno: nix::errno::Errno::EINVAL, explanation: None };
+        let source = NetnsError::Netlink { netns: "the host".into(), action: "add a route".into(), source: refused };
+        let cause = Failure::Routes { label: "net1".into(), source };
+        let details = details_of_rolled_back(&RolledBack { cause, cleanup: Vec::new() });
+        assert!(details.starts_with("the kernel refused: EINVAL"), "{details}");
     }
 
     /// It used to take time by the square of the length.

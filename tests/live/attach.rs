@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{attach, change, detach, interfaces, live, network};
-use crate::support::{Case, Network, bridge, host_local, ptp, recorder};
+use crate::support::{Case, Network, bridge, host_local, portmap, ptp, recorder};
 
 /// A container on one recorder's network, and two more networks to be attached.
 fn case() -> Case {
@@ -240,5 +240,61 @@ fn a_thousand_changes_leave_a_small_journal() {
         assert!(size < 1 << 20, "{size} bytes after {number} changes");
     }
     case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// A container with the host port 8080, and a network to be attached with others.
+fn mapped() -> Case {
+    let chain = Network::new("one").plugin(bridge("br-one", "10.66.1.0/24")).plugin(portmap());
+    let chain = serde_json::from_str(&crate::support::Json::into_json(chain)).expect("JSON");
+    let case = live(Case::with_reference_plugins(), &[chain])
+        .runtime_config(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}));
+    network(case, "two", &[bridge("br-two", "10.66.2.0/24"), portmap()])
+}
+
+fn with_port(ifname: &str, host_port: u16) -> String {
+    let mappings = json!([{"hostPort": host_port, "containerPort": 81, "protocol": "tcp"}]);
+    json!({"name": "two", "interface": ifname, "portMappings": mappings}).to_string()
+}
+
+/// The plugin does not look whether a host port is taken, nor whose the rules of a network are.
+#[test]
+fn host_ports_that_are_taken_are_not_attached_again() {
+    let case = mapped();
+    case.add().succeeds();
+    let rules = || {
+        let rules = case.host().run("iptables-save -t nat");
+        rules.lines().filter(|line| line.contains("--to-destination")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = rules();
+    attach(&case, &[&with_port("a1", 8080)]).fails(7).says("8080/tcp").says("eth0");
+    attach(&case, &[&with_port("a1", 8081), &with_port("a2", 8081)]).fails(7).says("8081/tcp").says("a1");
+    assert_eq!(rules(), before);
+    attach(&case, &[&with_port("a1", 8081)]).succeeds();
+    // Of one network, detaching the one would remove the rules of the other.
+    attach(&case, &[&with_port("a2", 8082)]).fails(7).says("different names");
+    detach(&case, &["a1"]).succeeds();
+    assert_eq!(rules(), before);
+    case.del().succeeds().leaves_nothing();
+}
+
+/// ADD takes two attachments of one network with mappings. The DEL of one would remove the rules of both.
+#[test]
+fn rules_that_two_attachments_share_are_removed_with_both() {
+    let selection = |ifname: &str, port| serde_json::from_str::<Value>(&with_port(ifname, port)).expect("JSON");
+    let first = json!({"cniVersion": "1.0.0", "name": "first", "type": "alpha", "recorder": {"link": true}});
+    let case = live(Case::with_reference_plugins(), &[first, selection("a1", 8081), selection("a2", 8082)]);
+    // With masquerading, the bridge's DEL fails as well while the network has another attachment.
+    let case = network(case, "two", &[bridge("br-two", "10.66.2.0/24").key("ipMasq", false), portmap()]);
+    case.add().succeeds();
+    let rules = || {
+        let rules = case.host().run("iptables-save -t nat");
+        rules.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = rules();
+    detach(&case, &["a1"]).fails(7).says("a2").says("detach these two at once");
+    assert_eq!(rules(), before);
+    detach(&case, &["a1", "a2"]).succeeds();
+    assert!(!rules().iter().any(|rule| rule.contains("--to-destination")), "{:?}", rules());
     case.del().succeeds().leaves_nothing();
 }

@@ -81,6 +81,7 @@ impl Live {
         self.change(which, |call, journal| {
             find::refuse_debts(&journal.state)?;
             let attachments = call.plan(config, &journal.state, selections)?;
+            ports::refuse_taken_by_new(call.store, call.container, &journal.state, &attachments)?;
             Ok(transaction::attach_more(call.means(), journal, attachments)?)
         })
     }
@@ -107,6 +108,7 @@ impl Live {
             if indexes.is_empty() {
                 return unchanged(&journal.state);
             }
+            ports::refuse_shared_with_rest(call.store, call.container, &journal.state, &indexes)?;
             Ok(transaction::detach(call.means(), journal, &indexes)?)
         })
     }

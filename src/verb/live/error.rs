@@ -144,11 +144,11 @@ pub enum LiveError {
     },
     /// The rules of two attachments cannot be told apart by the plugin.
     #[error(
-        "portmap cannot tell the rules of {ifname:?} from those of {other:?} ({why}), so that changing the ones would remove the \
-         others; braid detach and braid attach make the attachment anew"
+        "portmap cannot tell the rules of {ifname:?} from those of {other:?} ({why}), so that changing or removing the ones would \
+         remove the others; attach the networks under different names and with the iptables backend, and detach these two at once"
     )]
     SharedRules {
-        /// The interface to be updated.
+        /// The interface to be attached, updated or detached.
         ifname: String,
         /// The other one.
         other: String,

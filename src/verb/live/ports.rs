@@ -18,35 +18,74 @@ pub(super) fn refuse_taken(
     index: usize,
     planned: &PlannedUpdate,
 ) -> Result<(), LiveError> {
-    let is_mapped = |how| how == How::Again(Kind::Portmap);
-    if !planned.steps.iter().any(|redo| is_mapped(redo.how)) {
+    if !planned.steps.iter().any(|redo| redo.how == How::Again(Kind::Portmap)) {
         return Ok(());
     }
-    let attachment = &planned.attachment;
-    for (other, known) in state.attachments().filter(|(other, _)| *other != index) {
-        if state.is_attached(other) {
-            refuse_shared(attachment, known)?;
-            refuse_same_port(attachment, known, container.id())?;
-        }
+    let mut known = known(store, container, state)?;
+    known.retain(|known| known.index != Some(index));
+    refuse(&planned.attachment, &known, container.id())
+}
+
+/// Holds the mappings of new attachments against all that the node's journals tell of, and against one another.
+pub(super) fn refuse_taken_by_new(
+    store: &Store,
+    container: &Container,
+    state: &State,
+    attachments: &[Attachment],
+) -> Result<(), LiveError> {
+    if attachments.iter().all(|attachment| mappings(attachment).is_empty()) {
+        return Ok(());
     }
-    for id in store.container_ids()? {
-        for (known, ifname) in others(store, &id, container.id(), &state.header.plan.ifname)? {
-            if id == container.id() {
-                refuse_shared(attachment, &known).map_err(|error| match error {
-                    LiveError::SharedRules { ifname: own, why, .. } => {
-                        LiveError::SharedRules { ifname: own, other: ifname.clone(), why }
-                    }
-                    other => other,
-                })?;
-            }
-            refuse_same_port(attachment, &known, &id)?;
-        }
+    let mut known = known(store, container, state)?;
+    for attachment in attachments.iter().filter(|attachment| !mappings(attachment).is_empty()) {
+        refuse(attachment, &known, container.id())?;
+        known.push(Known { container_id: container.id().to_owned(), index: None, attachment: attachment.clone() });
     }
     Ok(())
 }
 
-/// The attachments of a container, with their interfaces, but for those of the journal that is being changed.
-fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<(Attachment, String)>, LiveError> {
+/// The DEL of an attachment must not remove rules of one that stays.
+pub(super) fn refuse_shared_with_rest(
+    store: &Store,
+    container: &Container,
+    state: &State,
+    indexes: &[usize],
+) -> Result<(), LiveError> {
+    let detached = indexes.iter().map(|index| &state.header.plan.attachments[*index]);
+    let mut detached = detached.filter(|attachment| !mappings(attachment).is_empty()).peekable();
+    if detached.peek().is_none() {
+        return Ok(());
+    }
+    let mut known = known(store, container, state)?;
+    known.retain(|known| known.container_id == container.id() && known.index.is_none_or(|at| !indexes.contains(&at)));
+    detached.try_for_each(|attachment| known.iter().try_for_each(|known| refuse_shared(attachment, &known.attachment)))
+}
+
+/// An attachment that the node's journals tell of.
+struct Known {
+    container_id: String,
+    /// Its place in the journal that is being changed, if it is in that one.
+    index: Option<usize>,
+    attachment: Attachment,
+}
+
+/// The attachments of the node.
+fn known(store: &Store, container: &Container, state: &State) -> Result<Vec<Known>, LiveError> {
+    let own = state.attachments().filter(|(index, _)| state.is_attached(*index));
+    let own = own.map(|(index, attachment)| Known {
+        container_id: container.id().to_owned(),
+        index: Some(index),
+        attachment: attachment.clone(),
+    });
+    let mut found: Vec<Known> = own.collect();
+    for id in store.container_ids()? {
+        found.extend(others(store, &id, container.id(), &state.header.plan.ifname)?);
+    }
+    Ok(found)
+}
+
+/// The attachments of a container, but for those of the journal that is being changed.
+fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>, LiveError> {
     let Some(container) = store.unlocked_container(id)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for ifname in container.entries()?.ifnames.into_iter().filter(|ifname| id != own_id || ifname != own) {
@@ -54,15 +93,29 @@ fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<(Attac
         if let Ok(Opened::Journal(journal)) = Journal::look(&container, &ifname) {
             let state = &journal.state;
             let there = state.attachments().filter(|(index, _)| state.is_attached(*index));
-            found.extend(there.map(|(_, attachment)| (attachment.clone(), attachment.ifname.clone())));
+            found.extend(there.map(|(_, attachment)| Known {
+                container_id: id.to_owned(),
+                index: None,
+                attachment: attachment.clone(),
+            }));
         }
     }
     Ok(found)
 }
 
+fn refuse(new: &Attachment, known: &[Known], own_id: &str) -> Result<(), LiveError> {
+    for Known { container_id, attachment, .. } in known {
+        refuse_same_port(new, attachment, container_id)?;
+        if container_id == own_id {
+            refuse_shared(new, attachment)?;
+        }
+    }
+    Ok(())
+}
+
 fn refuse_same_port(new: &Attachment, known: &Attachment, container_id: &str) -> Result<(), LiveError> {
     for mapping in mappings(new) {
-        if mappings(known).iter().any(|other| overlap(&mapping, other)) {
+        if mappings(known).iter().any(|other| mapping.overlaps(other)) {
             return Err(LiveError::PortTaken {
                 port: format!("{}/{}", mapping.host_port, mapping.protocol),
                 container_id: container_id.to_owned(),
@@ -142,11 +195,4 @@ impl From<Given> for PortMapping {
             host_ip: given.host_ip.unwrap_or_default(),
         }
     }
-}
-
-fn overlap(a: &PortMapping, b: &PortMapping) -> bool {
-    let is_any = |ip: &str| ip.is_empty() || ["0.0.0.0", "::"].contains(&ip);
-    a.host_port == b.host_port
-        && a.protocol == b.protocol
-        && (is_any(&a.host_ip) || is_any(&b.host_ip) || a.host_ip == b.host_ip)
 }
