@@ -139,6 +139,12 @@ mod examples {
     mod scripts;
 }
 
+/// What users read.
+mod documentation {
+    /// Links between pages.
+    mod links;
+}
+
 /// What users download.
 mod release {
     /// The archives, and what holds for all downloads.

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::support::Release;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -31,6 +33,25 @@ fn the_sums_are_of_all_that_there_is_to_download() {
     let names = release.content().into_iter().map(|(name, _)| name).filter(|name| name != "SHA256SUMS");
     let expected: Vec<_> = names.map(|name| format!("{name}: OK")).collect();
     assert_eq!(check.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_provenance_is_of_all_that_was_made_before_it() {
+    let release = Release::new().make(&["archives", "provenance", "sums"]);
+    let path = release.file(&format!("braid-{VERSION}.intoto.json"));
+    let statement: Value = serde_json::from_slice(&std::fs::read(path).expect("a statement")).expect("JSON");
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
+    let sums = std::fs::read_to_string(release.file("SHA256SUMS")).expect("the sums");
+    let subjects = statement["subject"].as_array().expect("a list").iter();
+    let subjects = subjects.map(|subject| {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        format!("{}  {}", text(&subject["digest"]["sha256"]), text(&subject["name"]))
+    });
+    let others = sums.lines().filter(|line| !line.ends_with(".intoto.json"));
+    assert_eq!(subjects.collect::<Vec<_>>(), others.collect::<Vec<_>>());
+    let made_of = &statement["predicate"]["buildDefinition"]["resolvedDependencies"];
+    assert!(made_of.as_array().expect("a list").iter().any(|one| one["name"] == "Cargo.lock"), "{made_of}");
 }
 
 #[test]
