@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::slice;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -184,15 +185,13 @@ fn pretty(json: &str) -> Result<String, CliError> {
     Ok(serde_json::to_string_pretty(&value)? + "\n")
 }
 
-/// The CNI error of a failure: the first plugin's own, with the others in its details.
+/// The CNI error of a failure, with the first plugin's code. Its details are what the message does not say.
 fn cni_error(error: &NetworkError, version: Version) -> CliError {
     let in_version = |error| CliError::Cni(error, version);
     let message = error.to_string();
-    let (first, rest) = match error {
-        NetworkError::Add { cause, cleanup, .. } => (Some(&**cause), cleanup.as_slice()),
-        NetworkError::Gc { stale, failures, .. } if stale.is_empty() => {
-            (failures.first(), failures.get(1..).unwrap_or_default())
-        }
+    let (failures, cleanup) = match error {
+        NetworkError::Add { cause, cleanup, .. } => (slice::from_ref(&**cause), cleanup.as_slice()),
+        NetworkError::Gc { stale, failures, .. } if stale.is_empty() => (failures.as_slice(), [].as_slice()),
         NetworkError::Gc { .. } => return in_version(CniError::new(code::CLEANUP_INCOMPLETE, message)),
         NetworkError::NotKept { cleanup, .. } => {
             let cleanup: Vec<_> = cleanup.iter().map(ToString::to_string).collect();
@@ -200,7 +199,7 @@ fn cni_error(error: &NetworkError, version: Version) -> CliError {
         }
         NetworkError::Name(_) => return in_version(CniError::new(code::INVALID_ENVIRONMENT, message)),
         NetworkError::Version { .. } => return in_version(CniError::new(code::INCOMPATIBLE_VERSION, message)),
-        NetworkError::Plugins { failures, .. } => (failures.first(), failures.get(1..).unwrap_or_default()),
+        NetworkError::Plugins { failures, .. } => (failures.as_slice(), [].as_slice()),
         NetworkError::NoCheck { .. } => {
             return in_version(CniError::new(code::INCOMPATIBLE_VERSION, message));
         }
@@ -208,10 +207,14 @@ fn cni_error(error: &NetworkError, version: Version) -> CliError {
         NetworkError::AlreadyAttached { .. } => return in_version(CniError::new(code::ALREADY_ATTACHED, message)),
         NetworkError::Cache { .. } => return in_version(CniError::new(code::IO, message)),
     };
-    let own = first.map(|step| CniError::from(&step.source));
-    let mut details: Vec<String> = own.iter().map(|own| own.details.clone()).filter(|text| !text.is_empty()).collect();
-    details.extend(rest.iter().map(ToString::to_string));
-    let code = own.map_or(code::PLUGIN_FAILED, |own| own.code);
+    let own: Vec<CniError> = failures.iter().map(|step| CniError::from(&step.source)).collect();
+    let details = own.iter().zip(failures).filter(|(own, _)| !own.details.is_empty());
+    let details = details.map(|(own, step)| match failures {
+        [_] => own.details.clone(),
+        _ => format!("plugin {:?}: {}", step.plugin_type, own.details),
+    });
+    let details: Vec<String> = details.chain(cleanup.iter().map(ToString::to_string)).collect();
+    let code = own.first().map_or(code::PLUGIN_FAILED, |own| own.code);
     in_version(CniError::new(code, message).with_details(details.join("; ")))
 }
 

@@ -74,6 +74,28 @@ fn check_is_not_made_where_there_is_none(#[case] network: Network, #[case] succe
 }
 
 #[test]
+fn check_tells_each_failure_once() {
+    let case = Case::new().configuration("n.conflist", chain("1.0.0"));
+    let pod = pod(&case);
+    succeeds(case.braid(&["add", "n", &pod]).output());
+    for kind in ["alpha", "beta"] {
+        let fail = json!({"code": 142, "msg": format!("{kind} differs"), "details": format!("so does {kind}")});
+        case.behave(kind, json!({"fail": {"CHECK": fail}}));
+    }
+    let output = case.braid(&["check", "n", &pod]).output();
+    let error: Value = serde_json::from_slice(&output.stdout).expect("an error");
+    let message = error["msg"].as_str().expect("a message");
+    assert!(message.contains("alpha differs") && message.contains("beta differs"), "{message}");
+    assert_eq!(error["code"], 142);
+    assert_eq!(error["details"], r#"plugin "alpha": so does alpha; plugin "beta": so does beta"#);
+    for kind in ["alpha", "beta"] {
+        case.behave(kind, json!({}));
+    }
+    succeeds(case.braid(&["del", "n", &pod]).output());
+    assert_eq!(case.changes(), "");
+}
+
+#[test]
 fn del_goes_on_after_a_failure_and_can_be_tried_again() {
     let case = Case::new().configuration("n.conflist", chain("1.0.0"));
     let pod = pod(&case);
