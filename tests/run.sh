@@ -229,12 +229,6 @@ test_musl() {
         cli::run faults::killed::a_plugin faults::limits networks:: runtimes::podman transaction::crash
 }
 
-# Builds an executable twice and compares.
-reproducible() {
-    builds_for_musl || { echo "rustc does not build for musl here: rustup target add $musl"; return; }
-    .ci/reproducible
-}
-
 # Runs every fuzz target for a bounded time. What it finds is in tests/fuzz/artifacts.
 fuzz() {
     local target host fuzz=(--fuzz-dir tests/fuzz)
@@ -288,8 +282,6 @@ step "licences, sources and bans of crates" check_crates
 step "instructions of an ADD" tests/bench/instructions.sh
 step "tests of a build for musl" test_musl
 step "tests" run_all_tests
-# Two release builds: nothing to wait for at a desk.
-[[ -z ${CI:-} ]] || step "the same bytes from two builds" reproducible
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
 printf '\nIt took %d min %d s:\n' $((SECONDS / 60)) $((SECONDS % 60))
 printf '%s\n' "${took[@]}"
