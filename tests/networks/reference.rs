@@ -106,7 +106,7 @@ fn what_a_plugin_can_neither_do_nor_undo_is_owed_once() {
     let left = case.changes();
     assert!(!left.is_empty() && left.lines().all(|line| line.contains(" state/attachments/")), "{left}");
     assert!(case.owes());
-    case.del().succeeds().stderr_contains("taken for undone").leaves_nothing();
+    case.del().succeeds().stderr_contains("so it has nothing to undo").leaves_nothing();
     assert!(!case.owes());
 }
 
