@@ -30,6 +30,12 @@ fn machine() -> Option<Machine> {
     Some(machine)
 }
 
+/// A release is static. What cargo builds for the tests brings no C library of its own, and is lent this machine's.
+fn libraries() -> &'static str {
+    let is_dynamic = Command::new("ldd").arg(braid()).output().is_ok_and(|output| output.status.success());
+    if is_dynamic { "-v /usr/lib:/usr/lib:ro -v /lib:/lib:ro -v /lib64:/lib64:ro" } else { "" }
+}
+
 #[test]
 fn the_image_holds_the_executable_and_installs_it() {
     let Some(machine) = machine() else { return };
@@ -45,7 +51,9 @@ fn the_image_holds_the_executable_and_installs_it() {
     machine.run("rm /opt/cni/bin/braid; mkdir -p /var/lib/cni/braid").succeeds();
     let run = |arguments: &str| {
         let cgroup = machine.cgroup();
-        machine.run(&format!("podman run --rm --network host --cgroup-parent {cgroup} {GRANTS} braid:test {arguments}"))
+        let options = format!("{GRANTS} {}", libraries());
+        machine
+            .run(&format!("podman run --rm --network host --cgroup-parent {cgroup} {options} braid:test {arguments}"))
     };
     run("--version").succeeds().prints(concat!("braid ", env!("CARGO_PKG_VERSION")));
     run("install --once").succeeds().says("this node is ready");
