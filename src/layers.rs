@@ -13,7 +13,7 @@ use proc_macro2::{TokenStream, TokenTree};
 const LAYERS: &[&[&str]] = &[
     &["cni"],
     &["output", "panic", "answer", "request", "runtime", "plugin"],
-    &["config", "log"],
+    &["config", "log", "telemetry"],
     &["source"],
     &["plan", "netns", "merge"],
     &["transaction"],

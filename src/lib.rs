@@ -119,6 +119,8 @@ pub mod plugin;
 
 pub mod output;
 
+pub mod telemetry;
+
 pub mod panic;
 
 mod cli;

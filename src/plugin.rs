@@ -320,6 +320,7 @@ mod tests {
             args_text: String::new(),
             cni_path: String::new(),
             in_cluster: false,
+            traceparent: None,
             stdin: stdin.into(),
         }
     }

@@ -35,6 +35,8 @@ pub struct Request {
     pub args_text: String,
     /// `CNI_PATH`.
     pub cni_path: String,
+    /// `TRACEPARENT`: the trace that the caller is a part of.
+    pub traceparent: Option<String>,
     /// Whether the environment points at a Kubernetes API server that this process runs beside.
     pub in_cluster: bool,
     /// Standard input.
@@ -168,6 +170,8 @@ impl Request {
             cni_path: of_network("CNI_PATH")?,
             in_cluster: !of_network("KUBERNETES_SERVICE_HOST")?.is_empty()
                 && !of_network("KUBERNETES_SERVICE_PORT")?.is_empty(),
+            // What nobody can read is no trace.
+            traceparent: variable("TRACEPARENT").unwrap_or_default(),
             stdin: Vec::new(),
         };
         request.check_names()?;

@@ -23,6 +23,8 @@ mod protocol {
     mod requests;
     /// What the runtime gets back.
     mod results;
+    /// What a call tells whoever listens, and traces.
+    mod telemetry;
     /// GC and STATUS: what they need, whom they ask, and what they leave alone.
     mod upkeep;
     /// VERSION, CHECK, STATUS, GC, and calls that come when they should not.

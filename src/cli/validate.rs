@@ -356,6 +356,7 @@ pub(super) fn request_for(args: Args) -> Request {
         args,
         cni_path: String::new(),
         in_cluster: false,
+        traceparent: None,
         stdin: Vec::new(),
     }
 }

@@ -15,6 +15,7 @@ pub mod load;
 mod networks;
 mod process;
 mod reverse;
+mod runs;
 
 pub use chain::{Attachment, Chain, StepError, StepResult};
 pub use exec::{Call, Exec, PluginError};
@@ -24,3 +25,4 @@ pub use networks::{NetworkError, Networks};
 pub use process::pidfd;
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};
 pub use reverse::undo_in_reverse;
+pub use runs::{Run, Runs, SpanId, Trace};

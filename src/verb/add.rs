@@ -25,10 +25,9 @@ use crate::transaction::{
 const READINESS: Duration = Duration::from_secs(45);
 
 /// Attaches the container to its networks and answers with the result.
-pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
+pub(super) fn add(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
     refuse_unfit_namespace(request)?;
-    let context = Context::new(request, config);
-    wait_until_ready(&context, config)?;
+    wait_until_ready(context, config)?;
     let cluster = Session::open(config, request, context.deadline).map_err(SourceError::from)?;
     let (request, gathered, cluster) = match cluster {
         Some(session) => {
@@ -43,8 +42,8 @@ pub(super) fn add(request: &Request, config: &Config) -> Result<(), Error> {
         let store = Store::open(&config.state_dir, Sharing::Shared, context.deadline)?;
         let container = store.container(&request.container_id, context.deadline)?;
         let planned_and_added = || {
-            let plan = make_plan(&context, request, config, gathered, &container)?;
-            let call = Call { context: &context, request, config, plan: &plan, cluster: cluster.as_ref() };
+            let plan = make_plan(context, request, config, gathered, &container)?;
+            let call = Call { context, request, config, plan: &plan, cluster: cluster.as_ref() };
             let results = call.add_locked(&store, &container)?;
             Ok::<_, Error>((plan, results))
         };

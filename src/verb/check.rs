@@ -20,14 +20,13 @@ use crate::transaction::{Claim, Container, Journal, Means, Opened, Seen, Sharing
 /// is wrong at once.
 ///
 /// What counts is how ADD left the container, and what the plugins after Braid have changed since.
-pub(super) fn check(request: &Request, config: &Config) -> Result<(), Error> {
+pub(super) fn check(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_check() {
         return Err(Error::NoSuchVerb { verb: Verb::Check, version: config.version });
     }
     if config.disable_check {
         return Ok(());
     }
-    let context = Context::new(request, config);
     let not_attached = || Error::NotAttached {
         container_id: request.container_id.clone(),
         ifname: request.ifname.clone(),

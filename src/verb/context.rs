@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Timeouts};
 use crate::request::{GUARD, Request};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Finder, Launcher, deadline};
+use crate::runtime::{Finder, Launcher, Runs, deadline};
 use crate::transaction::Tools;
 
 /// The means of one call.
@@ -22,6 +22,7 @@ pub(super) struct Context {
     limits: Limits,
     rollback: Duration,
     guard: String,
+    runs: Arc<Runs>,
 }
 
 impl Context {
@@ -35,6 +36,7 @@ impl Context {
             limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
             rollback: config.timeouts.rollback,
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
+            runs: Arc::new(Runs::new(request.traceparent.as_deref())),
         }
     }
 
@@ -49,6 +51,7 @@ impl Context {
             limits: Limits { plugin: Some(timeouts.plugin), deadline: Some(deadline) },
             rollback: timeouts.rollback,
             guard: format!("a change of {container_id:?}"),
+            runs: Arc::default(),
         }
     }
 
@@ -59,11 +62,16 @@ impl Context {
 
     /// A launcher whose plugins are dead before `locks` are free.
     pub(super) fn launcher(&self, locks: Vec<Arc<File>>) -> Launcher {
-        Launcher::new().with_variable(GUARD, &self.guard).holding(locks)
+        Launcher::new().with_variable(GUARD, &self.guard).holding(locks).recording(self.runs.clone())
     }
 
     pub(super) fn tools<'a>(&self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
         Tools { finder, exec: launcher, limits: self.limits, rollback: self.rollback }
+    }
+
+    /// The plugins that were run so far.
+    pub(super) fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -24,13 +24,17 @@ use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError,
 ///
 /// What ADD wrote down is enough for that, so a configuration that has become unusable since is no obstacle: `config` then
 /// holds no more than where the journal is, and `unusable` says why.
-pub(super) fn del(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
-    let context = Context::new(request, config);
+pub(super) fn del(
+    context: &Context,
+    request: &Request,
+    config: &Config,
+    unusable: Option<InvalidConfig>,
+) -> Result<(), Error> {
     if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
         tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
     }
     let known = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
-    let call = Call { context: &context, request, config, unusable, has_state: known.is_some() };
+    let call = Call { context, request, config, unusable, has_state: known.is_some() };
     let store = match known {
         Some(store) => Some(store),
         None => if_writable(Store::open(&config.state_dir, Sharing::Shared, context.deadline))?,

@@ -10,6 +10,7 @@ use crate::cni::error::code;
 use crate::cni::{CniError, Version};
 use crate::config::InvalidConfig;
 use crate::netns::NetnsError;
+use crate::panic::Panicked;
 use crate::plan::PlanError;
 use crate::request::RequestError;
 use crate::runtime::StepError;
@@ -20,6 +21,9 @@ use crate::transaction::{CleanupFailure, Failure, RolledBack, StoreError, UndoEr
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// It is a defect of this program.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The call cannot be understood.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -337,6 +341,7 @@ pub(super) fn code_of_failure(failure: &Failure) -> u32 {
 
 fn code_of(error: &Error) -> u32 {
     match error {
+        Error::Panicked(error) => CniError::from(error).code,
         Error::Request(error) => CniError::from(error).code,
         Error::Config(error) => match error {
             InvalidConfig::Cni(error) | InvalidConfig::Delegate { source: error, .. } => CniError::from(error).code,

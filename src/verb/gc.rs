@@ -10,7 +10,6 @@ use crate::cni::Verb;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
 use crate::config::{Config, InvalidConfig};
-use crate::request::Request;
 use crate::runtime::{Chain, Launcher};
 use crate::source;
 use crate::transaction::journal::State;
@@ -24,26 +23,25 @@ const PROTECTED_INTERFACES: usize = 32;
 /// known, each with what is still attached to it. Goes on after failures and reports them all.
 ///
 /// If the configuration is no longer valid, GC works from the journals alone and reports the configuration's error at the end.
-pub(super) fn gc(request: &Request, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
+pub(super) fn gc(context: &Context, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Gc, version: config.version });
     }
     if config.disable_gc {
         return Ok(());
     }
-    let context = Context::new(request, config);
     let mut sweep = Sweep::new(config);
     if let Some(store) = Store::open_existing(&config.state_dir, Sharing::Exclusive, context.deadline)? {
         let lock = store.lock_handle();
         let launcher = context.launcher(vec![lock]);
-        sweep.journals(&context, &store, &launcher)?;
-        sweep.debts(&context, &store, &launcher);
-        sweep.left_by_multus(&context, &launcher);
-        sweep.networks(&context, &launcher);
+        sweep.journals(context, &store, &launcher)?;
+        sweep.debts(context, &store, &launcher);
+        sweep.left_by_multus(context, &launcher);
+        sweep.networks(context, &launcher);
     } else {
         let launcher = context.launcher(Vec::new());
-        sweep.left_by_multus(&context, &launcher);
-        sweep.networks(&context, &launcher);
+        sweep.left_by_multus(context, &launcher);
+        sweep.networks(context, &launcher);
     }
     if let Some(error) = unusable {
         sweep.failures.push(CniError::new(code::INVALID_CONFIG, error.to_string()));

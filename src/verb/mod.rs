@@ -13,15 +13,15 @@ mod status;
 mod takeover;
 mod version;
 
+use context::Context;
 pub use error::{Error, Finding, NotReady, What};
 pub(crate) use preflight::is_own_executable;
 
-use std::time::Instant;
-
-use crate::cni::CniError;
-use crate::cni::Verb;
+use crate::cni::{CniError, Verb};
 use crate::config::Config;
 use crate::request::Request;
+use crate::runtime::{Run, Runs, Trace};
+use crate::{panic, telemetry};
 
 /// Carries out a call.
 ///
@@ -46,8 +46,10 @@ pub fn run(request: &Request) -> Result<(), Error> {
         (Err(error), verb @ (Verb::Del | Verb::Gc)) => (Config::essentials(&request.stdin, verb)?, Some(error)),
         (Err(error), _) => return Err(error.into()),
     };
-    let began = Instant::now();
-    crate::log::start(&config.log, &about(request, &config));
+    let context = Context::new(request, &config);
+    let span = context.runs().trace().map(|trace| (trace, trace.span().to_string()));
+    let span = span.as_ref().map(|(trace, span)| (*trace, span.as_str()));
+    crate::log::start(&config.log, &about(request, &config, span));
     for warning in &config.call_warnings {
         tracing::warn!("{warning}");
     }
@@ -55,20 +57,57 @@ pub fn run(request: &Request) -> Result<(), Error> {
     for warning in &config.operator_warnings {
         tracing::debug!("{warning}");
     }
-    let outcome = match request.verb {
-        Verb::Add => add::add(request, &config),
-        Verb::Del => del::del(request, &config, unusable),
-        Verb::Check => check::check(request, &config),
-        Verb::Status => status::status(request, &config),
-        Verb::Gc => gc::gc(request, &config, unusable),
+    let carry_out = || match request.verb {
+        Verb::Add => add::add(&context, request, &config),
+        Verb::Del => del::del(&context, request, &config, unusable),
+        Verb::Check => check::check(&context, request, &config),
+        Verb::Status => status::status(&context, request, &config),
+        Verb::Gc => gc::gc(&context, &config, unusable),
         Verb::Version => version::version(request),
     };
-    crate::log::ended(outcome.as_ref().err().map(CniError::from).as_ref(), began.elapsed());
+    let outcome = panic::caught(carry_out).map_err(Error::from).flatten();
+    let error = outcome.as_ref().err().map(CniError::from);
+    let took = context.began.elapsed();
+    crate::log::ended(error.as_ref(), took);
+    let is_told = telemetry::tell(&config.state_dir, || {
+        let subject = telemetry::Subject {
+            verb: request.verb.as_str(),
+            network: &config.name,
+            container: &request.container_id,
+            interface: &request.ifname,
+            pod_uid: request.arg("K8S_POD_UID").unwrap_or_default(),
+        };
+        telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), context.runs())
+    });
+    if !is_told {
+        log_spans(context.runs());
+    }
     outcome
 }
 
+/// The spans of the plugins of a traced call, in the log: nobody else exports them.
+fn log_spans(runs: &Runs) {
+    let Some(trace) = runs.trace() else { return };
+    for Run { plugin_type, verb, ifname, took, code, span, .. } in runs.take() {
+        let (span, parent) = (span.map(|span| span.to_string()), trace.span().to_string());
+        let ms = took.as_secs_f64() * 1e3;
+        tracing::info!(
+            spanId = span,
+            parentSpanId = parent,
+            interface = ifname,
+            code,
+            durationMs = ms,
+            "{plugin_type} {verb}"
+        );
+    }
+}
+
 /// What every line of the log is about.
-fn about<'a>(request: &'a Request, config: &'a Config) -> [(&'static str, &'a str); 7] {
+fn about<'a>(
+    request: &'a Request,
+    config: &'a Config,
+    span: Option<(&'a Trace, &'a str)>,
+) -> [(&'static str, &'a str); 10] {
     let arg = |key| request.arg(key).unwrap_or_default();
     [
         ("verb", request.verb.as_str()),
@@ -78,5 +117,8 @@ fn about<'a>(request: &'a Request, config: &'a Config) -> [(&'static str, &'a st
         ("container", &request.container_id),
         ("network", &config.name),
         ("interface", &request.ifname),
+        ("traceId", span.map_or("", |(trace, _)| trace.id())),
+        ("spanId", span.map_or("", |(_, span)| span)),
+        ("parentSpanId", span.map_or("", |(trace, _)| trace.parent())),
     ]
 }

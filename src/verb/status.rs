@@ -17,11 +17,10 @@ use crate::transaction::store::debts;
 
 /// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
 /// if there is to be one, and every network that a container could get.
-pub(super) fn status(request: &Request, config: &Config) -> Result<(), Error> {
+pub(super) fn status(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Status, version: config.version });
     }
-    let context = Context::new(request, config);
     let launcher = context.launcher(Vec::new());
     let mut missing = Vec::new();
     if let Some(reason) = unwritable(&config.state_dir) {

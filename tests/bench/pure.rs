@@ -53,6 +53,7 @@ fn request(configuration: &str) -> Request {
         args_text: String::new(),
         cni_path: "/opt/cni/bin".into(),
         in_cluster: false,
+        traceparent: None,
         stdin: configuration.into(),
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -19,6 +19,7 @@ use super::running::{Killed, Outcome, RunningPlugin};
 use super::spawn::{Program, spawn};
 use crate::cni::{CniError, Verb};
 use crate::runtime::exec::{Call, Exec, PluginError, Stdout};
+use crate::runtime::runs::{Run, Runs, SpanId, TRACEPARENT};
 
 /// The protocol's variables (SPEC §2, "Parameters").
 const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
@@ -32,6 +33,8 @@ const BUSY_FOR: Duration = Duration::from_secs(2);
 pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
     guard: Option<(String, String)>,
+    /// Where the runs of plugins are written down, if anywhere.
+    runs: Option<Arc<Runs>>,
     /// What every plugin's environment has in common.
     inherited: OnceLock<Vec<CString>>,
     /// Held open until the last plugin is dead, should this process be killed.
@@ -75,6 +78,13 @@ impl Launcher {
         self
     }
 
+    /// Writes down in `runs` what each plugin takes. If these are part of a trace, every plugin gets a span of its own.
+    #[must_use]
+    pub fn recording(mut self, runs: Arc<Runs>) -> Self {
+        self.runs = Some(runs);
+        self
+    }
+
     /// Starts a plugin. It is alive, and waits for its input: [`Started::run`] gives it that, and sees to it that what it
     /// depends on is on disk by then. Of the call, neither `stdin` nor `deadline` matters yet.
     ///
@@ -82,11 +92,16 @@ impl Launcher {
     /// When it cannot be started.
     pub fn start<'a>(&'a self, call: &Call<'a>) -> Result<Started<'a>, PluginError> {
         let grace = grace_of(call.verb);
+        let record = self.runs.as_ref().map(|runs| Record::of(call, runs));
+        let traceparent = record.as_ref().and_then(|record| record.runs.traceparent(record.span));
         let start = |group| {
-            let plugin = self.spawn(call, group);
+            let plugin = self.spawn(call, group, traceparent.as_deref());
             plugin.map_err(|source| PluginError::Start { path: call.executable.to_owned(), source })
         };
-        let started = |plugin, holder| Started { launcher: self, parts: Some((plugin, holder)), after: call.after };
+        let started = |plugin, holder| {
+            let parts = Some((plugin, holder));
+            Started { launcher: self, parts, after: call.after, record }
+        };
         if let Some(holder) = self.idle_holder(grace) {
             return match start(holder.group()) {
                 Ok(plugin) => Ok(started(plugin, holder)),
@@ -158,7 +173,7 @@ impl Launcher {
     }
 
     /// Starts a plugin. It is alive, and waits for its standard input.
-    fn spawn(&self, call: &Call<'_>, group: Option<Pid>) -> io::Result<RunningPlugin> {
+    fn spawn(&self, call: &Call<'_>, group: Option<Pid>, traceparent: Option<&str>) -> io::Result<RunningPlugin> {
         let (stdin, to_plugin) = io::pipe()?;
         let (from_plugin, stdout) = io::pipe()?;
         let (errors_of_plugin, stderr) = io::pipe()?;
@@ -167,7 +182,12 @@ impl Launcher {
         }
         let path = CString::new(call.executable.as_os_str().as_bytes())?;
         let command = [("CNI_COMMAND", call.verb.as_str())];
-        let own = command.iter().chain(call.environment).map(|(name, value)| CString::new(format!("{name}={value}")));
+        let traceparent = traceparent.map(|value| (TRACEPARENT, value));
+        let own = command
+            .iter()
+            .chain(call.environment)
+            .chain(&traceparent)
+            .map(|(name, value)| CString::new(format!("{name}={value}")));
         let own = own.collect::<Result<Vec<_>, _>>()?;
         let environment: Vec<&CStr> = self.inherited().iter().chain(&own).map(CString::as_c_str).collect();
         let program = Program {
@@ -197,8 +217,10 @@ impl Launcher {
         self.inherited.get_or_init(|| {
             let guard = self.guard.iter().map(|(name, value)| (name.into(), value.into()));
             let is_guard = |name: &OsStr| self.guard.as_ref().is_some_and(|(guard, _)| name == guard.as_str());
+            let is_traced = self.runs.as_ref().is_some_and(|runs| runs.trace().is_some());
+            let is_trace = |name: &OsStr| is_traced && name == TRACEPARENT;
             std::env::vars_os()
-                .filter(|(name, _)| !PROTOCOL.iter().any(|of| name == of) && !is_guard(name))
+                .filter(|(name, _)| !PROTOCOL.iter().any(|of| name == of) && !is_guard(name) && !is_trace(name))
                 .chain(guard)
                 .map(|(mut variable, value): (OsString, OsString)| {
                     variable.push("=");
@@ -247,6 +269,34 @@ pub struct Started<'a> {
     /// Taken when it runs or is dropped.
     parts: Option<(RunningPlugin, Holder)>,
     after: Option<&'a Durable>,
+    record: Option<Record<'a>>,
+}
+
+/// What a plugin's run is written down with.
+#[derive(Debug)]
+struct Record<'a> {
+    runs: &'a Runs,
+    plugin_type: String,
+    verb: Verb,
+    ifname: String,
+    span: Option<SpanId>,
+}
+
+impl<'a> Record<'a> {
+    fn of(call: &Call<'_>, runs: &'a Runs) -> Self {
+        let plugin_type = call.executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
+        let ifname = ifname.map_or_else(String::new, |(_, value)| (*value).to_owned());
+        Self { runs, plugin_type, verb: call.verb, ifname, span: runs.new_span() }
+    }
+
+    /// Writes a run down that has just ended.
+    fn ended(self, took: Duration, outcome: &Result<Stdout, PluginError>) {
+        let Self { runs, plugin_type, verb, ifname, span } = self;
+        let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
+        runs.add(Run { plugin_type, verb, ifname, began, took, code, span });
+    }
 }
 
 impl Started<'_> {
@@ -259,6 +309,15 @@ impl Started<'_> {
             // Dropping `self` ends the plugin.
             after.wait(deadline).map_err(PluginError::NotDurable)?;
         }
+        let began = Instant::now();
+        let outcome = self.run_to_end(stdin, deadline);
+        if let Some(record) = self.record.take() {
+            record.ended(began.elapsed(), &outcome);
+        }
+        outcome
+    }
+
+    fn run_to_end(&mut self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
         let Some((mut plugin, holder)) = self.parts.take() else { unreachable!("they are taken once") };
         let began = Instant::now();
         let outcome = plugin.run(stdin, deadline);

@@ -335,6 +335,7 @@ fn request_of(state: &State) -> Result<Request, LiveError> {
         args_text: plan.args.clone(),
         cni_path: plan.path.clone(),
         in_cluster: false,
+        traceparent: None,
         stdin: Vec::new(),
     })
 }

@@ -1,0 +1,199 @@
+//! What a call tells the agent of a node, if there is one: one datagram, which is never waited for.
+//!
+//! The socket is `events.sock` in the state directory, so only who may read the journals may listen. A call without a listener
+//! pays for finding that out: three system calls. [`Report`] is the datagram, one JSON object.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::{Run, Runs};
+
+/// The format of reports. A listener ignores those of another.
+pub const FORMAT: u32 = 1;
+/// The most plugins that a report tells of. With that many it is well below what a datagram may hold.
+const MAX_PLUGINS: usize = 512;
+
+/// What a call did, and how long it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report<'a> {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The operation: CNI's in capitals; `attach`, `detach` or `update` for a change of a running container.
+    pub verb: Cow<'a, str>,
+    /// The name of Braid's network.
+    pub network: Cow<'a, str>,
+    /// The container's ID; empty where the operation has none.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub container: Cow<'a, str>,
+    /// The interface that the runtime asked for; empty where the operation has none.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub interface: Cow<'a, str>,
+    /// The pod's UID, if the runtime said it.
+    #[serde(default, rename = "podUID", skip_serializing_if = "str::is_empty")]
+    pub pod_uid: Cow<'a, str>,
+    /// When it began, in nanoseconds since 1970.
+    pub began: u64,
+    /// How long it took, in nanoseconds.
+    pub took: u64,
+    /// The code of its error; 0 where there was none.
+    pub code: u32,
+    /// The plugins that it ran, in the order of their ends.
+    pub plugins: Vec<PluginReport<'a>>,
+    /// The trace that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceReport<'a>>,
+}
+
+/// One plugin of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginReport<'a> {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub plugin_type: Cow<'a, str>,
+    /// The operation.
+    pub verb: Cow<'a, str>,
+    /// The interface that it was about.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub interface: Cow<'a, str>,
+    /// When it got its input, in nanoseconds since 1970.
+    pub began: u64,
+    /// How long it took from then, in nanoseconds.
+    pub took: u64,
+    /// The code of its error; 0 where there was none.
+    pub code: u32,
+    /// Its span, where the call is traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Cow<'a, str>>,
+}
+
+/// Where a call is in a trace. The IDs are hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceReport<'a> {
+    /// The trace.
+    pub id: Cow<'a, str>,
+    /// The caller's span.
+    pub parent: Cow<'a, str>,
+    /// The call's.
+    pub span: Cow<'a, str>,
+}
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// See [`Report::verb`].
+    pub verb: &'a str,
+    /// See [`Report::network`].
+    pub network: &'a str,
+    /// See [`Report::container`].
+    pub container: &'a str,
+    /// See [`Report::interface`].
+    pub interface: &'a str,
+    /// See [`Report::pod_uid`].
+    pub pod_uid: &'a str,
+}
+
+impl<'a> Report<'a> {
+    /// The report of a call that has just ended, with this code.
+    pub fn of(subject: Subject<'a>, took: Duration, code: u32, runs: &'a Runs) -> Self {
+        let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        Self {
+            format: FORMAT,
+            verb: subject.verb.into(),
+            network: subject.network.into(),
+            container: subject.container.into(),
+            interface: subject.interface.into(),
+            pod_uid: subject.pod_uid.into(),
+            began: since_1970(began),
+            took: nanos(took),
+            code,
+            plugins: runs.take().into_iter().take(MAX_PLUGINS).map(PluginReport::from).collect(),
+            trace: runs.trace().map(|trace| TraceReport {
+                id: trace.id().into(),
+                parent: trace.parent().into(),
+                span: trace.span().to_string().into(),
+            }),
+        }
+    }
+}
+
+impl From<Run> for PluginReport<'_> {
+    fn from(run: Run) -> Self {
+        Self {
+            plugin_type: run.plugin_type.into(),
+            verb: run.verb.as_str().into(),
+            interface: run.ifname.into(),
+            began: since_1970(run.began),
+            took: nanos(run.took),
+            code: run.code,
+            span: run.span.map(|span| span.to_string().into()),
+        }
+    }
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    nanos(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+/// The socket that a node's agent listens on.
+pub fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("events.sock")
+}
+
+/// Tells the agent of a node, if one listens. `report` is made only then. What cannot be sent at once is lost: metrics do not
+/// matter as much as a call. Returns whether it was sent.
+pub fn tell<'a>(state_dir: &Path, report: impl FnOnce() -> Report<'a>) -> bool {
+    let Ok(socket) = listener(state_dir) else { return false };
+    let Ok(bytes) = serde_json::to_vec(&report()) else { return false };
+    let sent = socket.send(&bytes);
+    if let Err(error) = &sent {
+        tracing::debug!("the agent was not told of this call: {error}");
+    }
+    sent.is_ok()
+}
+
+/// A socket that is connected to the agent's.
+fn listener(state_dir: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(socket_path(state_dir))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUBJECT: Subject<'_> =
+        Subject { verb: "ADD", network: "pods", container: "c1", interface: "eth0", pod_uid: "" };
+
+    #[test]
+    fn a_listener_gets_one_object_and_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::default();
+        tell(dir.path(), || unreachable!("nobody listens"));
+        let socket = UnixDatagram::bind(socket_path(dir.path())).unwrap();
+        tell(dir.path(), || Report::of(SUBJECT, Duration::from_millis(5), 7, &runs));
+        let mut datagram = vec![0; 1 << 16];
+        let length = socket.recv(&mut datagram).unwrap();
+        let report: Report<'_> = serde_json::from_slice(&datagram[..length]).unwrap();
+        assert_eq!((report.took, report.code, &*report.container), (5_000_000, 7, "c1"));
+        // Nobody reads: the queue of the socket fills up.
+        for _ in 0..10_000 {
+            tell(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, &runs));
+        }
+        // A socket that its owner has left behind.
+        drop(socket);
+        tell(dir.path(), || unreachable!("nobody listens"));
+    }
+}
