@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::operations::loaded;
-use super::table::table;
+use super::table::{self, table};
 use super::validate::braid_config;
 use super::{CliError, StateDir, print};
 use crate::cni::config::parse_object;
@@ -108,27 +108,26 @@ pub(super) fn attach(args: &Attach) -> super::Outcome {
     };
     let config = configuration(&network)?;
     let selections = selections(&args.selections)?;
-    let outcome = args
-        .container
-        .live(Some(config.timeouts))
-        .attach(&config, which, selections)
-        .map_err(|error| refused(&error))?;
+    let live = args.container.live(Some(config.timeouts)).writing_pod_status(config.clone());
+    let outcome = live.attach(&config, which, selections).map_err(|error| refused(&error))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn detach(args: &Detach) -> super::Outcome {
     let interfaces: Vec<&str> = args.interfaces.iter().map(String::as_str).collect();
-    let outcome =
-        args.container.live(None).detach(args.container.which(), &interfaces).map_err(|error| refused(&error))?;
+    let live = args.container.live_with_pod()?;
+    let outcome = live.detach(args.container.which(), &interfaces).map_err(|error| refused(&error))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
-    let (which, live, values) = (args.container.which(), args.container.live(None), args.update());
+    let (which, values) = (args.container.which(), args.update());
     if args.dry_run {
+        let live = args.container.live(None);
         let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
         return print(&dry_run(&now, &planned));
     }
+    let live = args.container.live_with_pod()?;
     let outcome = live.update(which, &args.interface, &values).map_err(|error| refused(&error))?;
     args.container.report(&outcome, &args.interface)
 }
@@ -181,6 +180,23 @@ impl Container {
 
     fn live(&self, timeouts: Option<Timeouts>) -> Live {
         Live::new(&self.state.state_dir).with_timeouts(timeouts.unwrap_or_default()).by("command line")
+    }
+
+    /// As above, and what is written about a pod follows. The change itself needs no configuration, so one that is not there is
+    /// no error.
+    fn live_with_pod(&self) -> Result<Live, CliError> {
+        let live = self.live(None);
+        if live.pod_of(self.which()).map_err(|error| refused(&error))?.is_none() {
+            return Ok(live);
+        }
+        let network = live.network_of(self.which()).map_err(|error| refused(&error))?;
+        match configuration(&network) {
+            Ok(config) => Ok(live.writing_pod_status(config)),
+            Err(error) => {
+                tell!("braid: what is written about the pod does not follow: {}", table::message(&error.message()));
+                Ok(live)
+            }
+        }
     }
 
     fn report(&self, outcome: &Outcome, interface: &str) -> super::Outcome {

@@ -16,6 +16,17 @@ pub(super) enum CliError {
     Printed,
 }
 
+impl CliError {
+    /// The same as text, for what goes on after it.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Self::Cni(error, _) => error.to_string(),
+            Self::Plain(message) => message.clone(),
+            Self::Printed => "see above".into(),
+        }
+    }
+}
+
 impl<E: std::error::Error> From<E> for CliError {
     fn from(error: E) -> Self {
         Self::Plain(error.to_string())

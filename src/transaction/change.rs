@@ -178,17 +178,26 @@ pub fn settle(means: Means<'_>, journal: &mut Journal) -> Vec<CleanupFailure> {
 /// # Errors
 /// When a result cannot be read, in words.
 pub fn merged(state: &State) -> Result<AddResult, String> {
+    Ok(merge(results(state)?.iter().map(|(_, result)| result)))
+}
+
+/// The result of each attachment that is there, with its place in the plan and with the default routes that there are now.
+///
+/// # Errors
+/// When one cannot be read, in words.
+pub fn results(state: &State) -> Result<Vec<(usize, AddResult)>, String> {
     let mut results = Vec::new();
     for (index, attachment) in state.attachments().filter(|(index, _)| state.is_attached(*index)) {
         let Some(raw) = state.result(index) else { continue };
         let result = AddResult::parse(raw.get().as_bytes(), attachment.network.version)
             .map_err(|error| format!("{}: {error}", attachment.label()))?;
-        results.push((attachment.ifname.as_str(), result));
+        results.push((index, result));
     }
+    let ifname = |index: usize| state.header.plan.attachments[index].ifname.as_str();
     for change in &state.routes {
-        follow_default_route(results.iter_mut().map(|(name, result)| (Some(*name), result)), change);
+        follow_default_route(results.iter_mut().map(|(index, result)| (Some(ifname(*index)), result)), change);
     }
-    Ok(merge(results.iter().map(|(_, result)| result)))
+    Ok(results)
 }
 
 /// A change in progress.
@@ -200,9 +209,9 @@ struct Begun<'a> {
 
 impl Begun<'_> {
     fn end(&self, tx: &Transaction<'_>, steps: Vec<StepReport>) -> Result<Changed, Failure> {
-        let (result, results) = tx.with_state(|state| (merged(state), claimed(state)));
-        let result = result.map_err(Failure::Result)?;
-        let attached = results.iter().map(|(ifname, result)| (ifname.as_str(), result));
+        let results = tx.with_state(results).map_err(Failure::Result)?;
+        let ifname = |index: usize| tx.plan.attachments[index].ifname.as_str();
+        let attached = results.iter().map(|(index, result)| (ifname(*index), result));
         let change = Change {
             time: now_millis(),
             micros: micros(self.began.elapsed()),
@@ -211,19 +220,8 @@ impl Begun<'_> {
             absent: absent(&tx.plan.netns, attached),
         };
         tx.record(Event::Changed(change))?;
-        Ok(Changed { steps, result })
+        Ok(Changed { steps, result: merge(results.iter().map(|(_, result)| result)) })
     }
-}
-
-/// The interfaces of the attachments, with their results.
-fn claimed(state: &State) -> Vec<(String, AddResult)> {
-    let results = state.attachments().filter(|(index, _)| state.is_attached(*index));
-    let results = results.filter_map(|(index, attachment)| {
-        let raw = state.result(index)?;
-        let result = AddResult::parse(raw.get().as_bytes(), attachment.network.version).ok()?;
-        Some((attachment.ifname.clone(), result))
-    });
-    results.collect()
 }
 
 fn end_detach(journal: &mut Journal, means: Means<'_>, what: String, took: Duration) {

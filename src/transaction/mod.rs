@@ -18,7 +18,7 @@ pub mod store;
 mod undo;
 
 pub use bandwidth::BandwidthError;
-pub use change::{ChangeError, Changed, Means, StepReport, attach_more, detach, merged, settle, update};
+pub use change::{ChangeError, Changed, Means, StepReport, attach_more, detach, merged, results, settle, update};
 pub use claim::{Claim, Seen, absent};
 pub use debt::{Debt, Parked, look_at_debt};
 pub use device_info::read_device_info;

@@ -362,8 +362,9 @@ fn a_claim_needs_a_pod() {
 
 #[test]
 fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
+    let kubernetes = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
     let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
-        "kubernetes": {"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet"}, "delegates": [recorder("alpha").value()]});
+        "kubernetes": kubernetes, "delegates": [recorder("alpha").value()]});
     let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
     let (case, api) = in_cluster(node().configuration("outer.conflist", list));
     networks(&api);
@@ -376,6 +377,15 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
     let attach = |network: &str| case.braid(&["attach", Case::CONTAINER, network, "--state-dir", "@DIR@/state"]).run();
     assert_eq!(attach("vf2").succeeds().call_of("ADD", "gamma").config()["deviceID"], "B");
     attach("vf").fails(7).says(RESOURCE).says("taken").called_nothing();
+    // The claim says what its devices have.
+    let interfaces = || {
+        let devices = api.server.get(CLAIM).unwrap()["status"]["devices"].clone();
+        let name = |device: &Value| device["networkData"]["interfaceName"].as_str().unwrap().to_owned();
+        devices.as_array().into_iter().flatten().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(interfaces(), ["net1", "net2"]);
+    case.braid(&["detach", Case::CONTAINER, "net1", "--state-dir", "@DIR@/state"]).run().succeeds();
+    assert_eq!(interfaces(), ["net2"]);
     case.del().succeeds().leaves_nothing();
 }
 

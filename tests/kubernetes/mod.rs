@@ -14,6 +14,7 @@ mod isolation;
 mod kube_apiserver;
 mod kubelet;
 mod listener;
+mod live;
 mod plan;
 mod rights;
 mod selections;

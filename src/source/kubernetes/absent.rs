@@ -53,6 +53,11 @@ impl Session {
     }
 
     /// Never called.
+    pub fn edit_status(&self, _: &Request, _: impl FnOnce(&str) -> String) -> Result<Pod, ClusterError> {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn announce(&self, _: &Pod, _: &[Notice]) {
         match self.0 {}
     }

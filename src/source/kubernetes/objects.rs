@@ -15,7 +15,7 @@ use crate::source::ClusterError;
 use crate::source::pod::{Definition, DefinitionKey, Definitions, Pod, RESOURCE_CLAIM, RESOURCE_NAME};
 
 /// The annotation that the status of a pod's networks is written to (NPWG specification, §5).
-const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+pub(super) const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// The API group and version of network-attachment-definitions.
 const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::api::Api;
 use super::claim_status;
@@ -146,6 +147,11 @@ impl Session {
 
     /// The pod, if it is the one that the call is for, with all that is wrong with its annotations.
     async fn pod(&self, request: &Request) -> Result<(Pod, Problems<AnnotationError>), ClusterError> {
+        self.metadata(request).await.map(|metadata| self.read(&metadata))
+    }
+
+    /// The pod's metadata, if it is the one that the call is for.
+    async fn metadata(&self, request: &Request) -> Result<ObjectMeta, ClusterError> {
         let gone = |reason: &str| ClusterError::PodGone {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -153,17 +159,35 @@ impl Session {
         };
         let metadata = objects::pod(&self.api, &self.namespace, &self.name).await?;
         let metadata = metadata.ok_or_else(|| gone("the API server does not know it"))?;
-        let annotations = metadata.annotations.unwrap_or_default();
-        let annotation = |key: &str| annotations.get(key).map(String::as_str);
-        let uid = metadata.uid.unwrap_or_default();
-        let is_static = annotation(CONFIG_SOURCE).is_some_and(|source| source != "api");
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        let is_static = annotation(&metadata, CONFIG_SOURCE).is_some_and(|source| source != "api");
         if let Some(expected) = request.arg("K8S_POD_UID").filter(|expected| !expected.is_empty() && *expected != uid)
             && !is_static
         {
             let reason = format!("the pod of that name is another one (UID {uid}, expected {expected})");
             return Err(gone(&reason));
         }
-        Ok(Pod::read(&self.namespace, &self.name, &uid, annotation))
+        Ok(metadata)
+    }
+
+    fn read(&self, metadata: &ObjectMeta) -> (Pod, Problems<AnnotationError>) {
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        Pod::read(&self.namespace, &self.name, uid, |key| annotation(metadata, key))
+    }
+
+    /// Changes the status of the pod's networks: `edit` makes the new one of what is there. Returns the pod.
+    ///
+    /// # Errors
+    /// When the pod is gone or another one, or the API server does not take it.
+    pub fn edit_status(&self, request: &Request, edit: impl FnOnce(&str) -> String) -> Result<Pod, ClusterError> {
+        let metadata = self.executor.block_on(self.metadata(request))?;
+        let (pod, _) = self.read(&metadata);
+        let now = annotation(&metadata, objects::NETWORK_STATUS).unwrap_or_default();
+        let edited = edit(now);
+        if edited != now {
+            self.write_status(&pod, &edited)?;
+        }
+        Ok(pod)
     }
 
     /// Writes the status of the pod's networks. A pod that is gone has none, and that is no error.
@@ -241,6 +265,10 @@ impl Session {
             tracing::debug!("events could not be posted in time");
         }
     }
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// The call with the arguments that plugins of a pod get.

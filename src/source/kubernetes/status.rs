@@ -1,5 +1,9 @@
 //! What is written about a pod once it is attached: the `network-status` annotation and events.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -55,19 +59,93 @@ pub struct Claimed {
     pub result: Option<AddResult>,
 }
 
+/// The entries of a pod's attachments, each by its network and its interface, in order: what of the annotation is one
+/// container's.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkEntries(IndexMap<(String, String), Box<RawValue>>);
+
+impl NetworkEntries {
+    /// The entries of attachments, in a pod whose namespace is at `netns`. `has_default` says whether the first attachment is
+    /// the pod's default network.
+    pub fn new(netns: &str, attached: &[Attached<'_>], has_default: bool) -> Self {
+        let entries = entries(netns, attached, has_default);
+        let entries = entries.iter().map(|entry| {
+            let key = (entry.name.to_owned(), entry.interface.to_owned());
+            (key, indented(&serde_json::to_string_pretty(entry).unwrap_or_default()))
+        });
+        Self(entries.collect())
+    }
+
+    /// Whether these say the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().all(|(key, entry)| other.0.get(key).is_some_and(|other| other.get() == entry.get()))
+    }
+}
+
+/// An entry as it stands in the annotation.
+fn indented(entry: &str) -> Box<RawValue> {
+    RawValue::from_string(entry.replace('\n', "\n  ")).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
 /// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, at least one for each
 /// attachment, and exactly one, of the first attachment, is the default. The pod's namespace is at `netns`.
 ///
 /// # Panics
 /// Never: what is written is plain data.
 pub fn network_status(netns: &str, attached: &[Attached<'_>]) -> String {
+    serde_json::to_string_pretty(&entries(netns, attached, true)).expect("plain data serialises")
+}
+
+fn entries<'a>(netns: &str, attached: &[Attached<'a>], has_default: bool) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'_>> = attached.iter().flat_map(|one| entries_of(one, netns)).collect();
     // A plugin may list other interfaces in the pod before the one that was asked for.
     let primary = attached.first().map(|one| (one.network, one.ifname));
     let default = entries.iter().position(|entry| Some((entry.name, entry.interface)) == primary).unwrap_or(0);
-    if let Some(entry) = entries.get_mut(default) {
+    if let Some(entry) = entries.get_mut(default).filter(|_| has_default) {
         entry.default = true;
     }
+    entries
+}
+
+/// The annotation after a change: `now` is what it holds, `before` and `after` are the attachments of the changed container, and
+/// `gone` says of a network and an interface whether they were of an attachment that is not there any more. Entries that the
+/// change does not concern stay as they are, character by character and in their order, those of others included.
+///
+/// # Panics
+/// Never: what is written is plain data.
+pub fn changed_network_status(
+    now: &str,
+    before: &NetworkEntries,
+    after: &NetworkEntries,
+    gone: impl Fn(&str, &str) -> bool,
+) -> String {
+    #[derive(serde::Deserialize)]
+    struct Key<'a> {
+        #[serde(borrow, default)]
+        name: Cow<'a, str>,
+        #[serde(borrow, default)]
+        interface: Cow<'a, str>,
+    }
+    let now: Vec<&RawValue> = serde_json::from_str(now).unwrap_or_default();
+    let mut written = BTreeSet::new();
+    let mut entries: Vec<&RawValue> = Vec::new();
+    for entry in now {
+        let Ok(Key { name, interface }) = serde_json::from_str(entry.get()) else {
+            entries.push(entry);
+            continue;
+        };
+        let key = (name.into_owned(), interface.into_owned());
+        match (before.0.get(&key), after.0.get(&key)) {
+            (Some(old), Some(new)) if old.get() == new.get() => entries.push(entry),
+            (_, Some(new)) => entries.push(new),
+            (Some(_), None) => {}
+            (None, None) if gone(&key.0, &key.1) => {}
+            (None, None) => entries.push(entry),
+        }
+        written.insert(key);
+    }
+    entries.extend(after.0.iter().filter(|(key, _)| !written.contains(*key)).map(|(_, entry)| &**entry));
     serde_json::to_string_pretty(&entries).expect("plain data serialises")
 }
 
@@ -128,6 +206,8 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::cni::Version;
 
@@ -158,6 +238,37 @@ mod tests {
             {"name": "ns/second", "interface": "net1", "default": false, "dns": {}},
         ]);
         assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn what_a_change_does_not_concern_stays_word_for_word() {
+        let result = |ip: &str| {
+            result(&format!(
+                r#"{{"interfaces": [{{"name": "i", "sandbox": "/n"}}], "ips": [{{"address": "{ip}/24", "interface": 0}}]}}"#
+            ))
+        };
+        let [one, two, other] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(result);
+        let attached = |network, ifname, result| Attached { network, ifname, result, device_info: None };
+        let entries = |attached: &[Attached<'_>]| NetworkEntries::new("/n", attached, true);
+        let before = [attached("a", "i", &one), attached("b", "i", &two), attached("c", "i", &one)];
+        let now = network_status("/n", &before).replace("\"a\",", "\"a\",  \"x\": 1, ");
+        let after = [attached("a", "i", &one), attached("c", "i", &other), attached("d", "i", &two)];
+        let kept = now.split_once("  },").unwrap().0;
+
+        let changed = changed_network_status(&now, &entries(&before), &entries(&after), |_, _| false);
+        assert!(changed.starts_with(kept), "{changed}");
+        let read: serde_json::Value = serde_json::from_str(&changed).unwrap();
+        let names: Vec<_> = read.as_array().unwrap().iter().map(|one| (&one["name"], &one["ips"][0])).collect();
+        let expected = [("a", "10.0.0.1"), ("c", "10.0.0.3"), ("d", "10.0.0.2")];
+        assert_eq!(format!("{names:?}"), format!("{:?}", expected.map(|(name, ip)| (json!(name), json!(ip)))));
+        assert_eq!(changed.replace("  \"x\": 1, ", ""), network_status("/n", &after), "formatted as ADD does");
+
+        let with_others = changed.replace("\"c\"", "\"others\"");
+        let changed =
+            changed_network_status(&with_others, &entries(&before), &entries(&after[..1]), |name, _| name == "d");
+        assert_eq!(changed.matches("\"name\"").count(), 2, "a and others: {changed}");
+        let whole = changed_network_status("", &NetworkEntries::default(), &entries(&before), |_, _| false);
+        assert_eq!(whole, network_status("/n", &before));
     }
 
     /// As Calico, older AWS VPC plugins and others answer.

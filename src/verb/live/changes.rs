@@ -8,6 +8,7 @@ use super::super::error::Error;
 use super::super::preflight::{open_namespace, preflight, refuse_taken_names};
 use super::error::LiveError;
 use super::find::{self, Which};
+use super::pod_status::write_pod_status;
 use super::ports;
 use crate::cni::{AddResult, RawObject, Verb, Version};
 use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems, Timeouts};
@@ -15,7 +16,7 @@ use crate::plan::update::{PlannedUpdate, Update, update};
 use crate::plan::{self, Asked, Attachment};
 use crate::request::Request;
 use crate::runtime::deadline;
-use crate::source::kubernetes::Session;
+use crate::source::kubernetes::{Session, pod_of};
 use crate::source::{self, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, Sharing, Store};
@@ -26,6 +27,7 @@ pub struct Live {
     state_dir: PathBuf,
     timeouts: Timeouts,
     author: String,
+    pods: Option<Config>,
 }
 
 /// A container that was changed.
@@ -44,7 +46,7 @@ pub struct Outcome {
 impl Live {
     /// The containers whose journals are in a state directory.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), timeouts: Timeouts::default(), author: "library".into() }
+        Self { state_dir: state_dir.into(), timeouts: Timeouts::default(), author: "library".into(), pods: None }
     }
 
     /// The same with other limits of time than the defaults of the configuration.
@@ -57,6 +59,23 @@ impl Live {
     #[must_use]
     pub fn by(self, author: &str) -> Self {
         Self { author: author.to_owned(), ..self }
+    }
+
+    /// The same, and what is written about a pod follows the changes of its container, as far as Braid's configuration asks for
+    /// that: its `network-status`, and the status of its resource claims. A change that cannot be written there is made all the
+    /// same, and the log says so.
+    #[must_use]
+    pub fn writing_pod_status(self, config: Config) -> Self {
+        Self { pods: Some(config), ..self }
+    }
+
+    /// Whether a container is a pod's, as namespace and name.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn pod_of(&self, which: Which<'_>) -> Result<Option<(String, String)>, LiveError> {
+        let request = self.look(which, request_of)??;
+        Ok(pod_of(&request).map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
     }
 
     /// The name of the network that a container was attached to.
@@ -199,8 +218,32 @@ impl Live {
             tools: context.tools(&finder, &launcher),
             author: &self.author,
         };
-        let changed = work(&call, journal)?;
-        Ok(Outcome { container_id: id, ifname, version, changed })
+        let before = self.pods.is_some().then(|| journal.state.clone());
+        let outcome = work(&call, journal);
+        // A change that failed may have settled an earlier one.
+        if let Some(before) = before {
+            self.follow(&container, &before);
+        }
+        Ok(Outcome { container_id: id, ifname, version, changed: outcome? })
+    }
+
+    /// Has what is written about the pod follow what is in the journal now. No change depends on it.
+    fn follow(&self, container: &Container, before: &State) {
+        let Some(config) = &self.pods else { return };
+        let ifname = &before.header.plan.ifname;
+        let written = match State::peek(container, ifname) {
+            Ok(Some(Ok(after))) => write_pod_status(config, Some(before), &after).map_err(|error| error.to_string()),
+            Ok(Some(Err(reason))) => Err(reason),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = written {
+            tracing::warn!(
+                container = container.id(),
+                interface = ifname,
+                "the container is changed, but what is written about its pod is not: {reason}"
+            );
+        }
     }
 }
 
@@ -322,7 +365,7 @@ impl<'a> Call<'a> {
 }
 
 /// The call that a journal is of.
-fn request_of(state: &State) -> Result<Request, LiveError> {
+pub(super) fn request_of(state: &State) -> Result<Request, LiveError> {
     let plan = &state.header.plan;
     let args = plan.args.parse().map_err(|error| Error::Request(crate::request::RequestError::Args(error)))?;
     Ok(Request {

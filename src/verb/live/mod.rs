@@ -24,8 +24,10 @@
 mod changes;
 mod error;
 mod find;
+mod pod_status;
 mod ports;
 
 pub use changes::{Live, Outcome};
 pub use error::LiveError;
 pub use find::Which;
+pub use pod_status::write_pod_status;

@@ -1,0 +1,119 @@
+//! What is written about a pod follows the changes of its container: the `network-status` annotation, and the status of its
+//! resource claims.
+
+use std::time::{Duration, Instant};
+
+use super::changes::request_of;
+use super::error::LiveError;
+use crate::cni::AddResult;
+use crate::config::Config;
+use crate::plan::{Attachment, Position};
+use crate::runtime::deadline;
+use crate::source::kubernetes::{Attached, Claimed, NetworkEntries, Session, changed_network_status};
+use crate::source::{ClusterError, SourceError};
+use crate::transaction::journal::State;
+use crate::transaction::{self, read_device_info};
+
+/// How long the API server is waited for. The container is locked meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has what is written about a pod follow its container's journal, from what that said before to what it says after. Nothing
+/// is asked where the journal names no pod, `config` does not ask for Kubernetes, or nothing of it has changed. Without a
+/// `before`, each entry of the container is written anew.
+///
+/// Entries of the annotation that did not change stay as they are, in their order, and so do those of others. The caller has
+/// locked the container, so that nobody writes at the same time.
+///
+/// # Errors
+/// When the pod is gone or another one, or the API server does not take the annotation. A claim's status that cannot be written
+/// is logged.
+pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) -> Result<(), LiveError> {
+    let request = request_of(after)?;
+    let until = deadline::from(Instant::now(), PATIENCE);
+    let before = before.map(Told::read).transpose()?.unwrap_or_default();
+    let after = Told { gone: gone(after), ..Told::read(after)? };
+    let is_told = before.entries.is_same(&after.entries);
+    let is_claimed = !config.kubernetes.claim_status || before.claims() == after.claims();
+    if is_told && is_claimed {
+        return Ok(());
+    }
+    let Some(session) = Session::open(config, &request, until).map_err(unwritten)? else { return Ok(()) };
+    let edit = |now: &str| {
+        if is_told {
+            return now.to_owned();
+        }
+        let is_gone = |network: &str, ifname: &str| after.gone.iter().any(|(n, i)| n == network && i == ifname);
+        changed_network_status(now, &before.entries, &after.entries, is_gone)
+    };
+    let pod = session.edit_status(&request, edit).map_err(unwritten)?;
+    if !is_claimed {
+        session.write_claim_status(&pod, &request.netns, &after.claimed_since(before));
+    }
+    Ok(())
+}
+
+fn unwritten(error: ClusterError) -> LiveError {
+    LiveError::Plan(SourceError::from(error).into())
+}
+
+/// What a journal has to tell about its pod.
+#[derive(Debug, Default)]
+struct Told {
+    entries: NetworkEntries,
+    claimed: Vec<Claimed>,
+    /// Networks and interfaces of attachments that are not there any more.
+    gone: Vec<(String, String)>,
+}
+
+impl Told {
+    fn read(state: &State) -> Result<Self, LiveError> {
+        let plan = &state.header.plan;
+        let results = transaction::results(state).map_err(transaction::ChangeError::Result)?;
+        let attached: Vec<(&Attachment, &AddResult)> =
+            results.iter().map(|(index, result)| (&plan.attachments[*index], result)).collect();
+        let entry = |(one, result): &(&'_ Attachment, &'_ AddResult)| {
+            one.allocated.clone().map(|device| Claimed {
+                device,
+                ifname: one.ifname.clone(),
+                result: Some((*result).clone()),
+            })
+        };
+        let claimed = attached.iter().filter_map(entry).collect();
+        let attached: Vec<_> = attached
+            .into_iter()
+            .map(|(one, result)| Attached {
+                network: &one.reference,
+                ifname: &one.ifname,
+                result,
+                device_info: one.device_info.as_ref().and_then(read_device_info),
+            })
+            .collect();
+        let entries = NetworkEntries::new(&plan.netns, &attached, plan.position == Position::Primary);
+        Ok(Self { entries, claimed, gone: Vec::new() })
+    }
+
+    /// What claims are told, in an order of its own.
+    fn claims(&self) -> Vec<String> {
+        let mut claims: Vec<String> = self.claimed.iter().map(|one| format!("{one:?}")).collect();
+        claims.sort();
+        claims
+    }
+
+    /// The devices that attachments have, and those that they had before.
+    fn claimed_since(self, before: Self) -> Vec<Claimed> {
+        let mut claimed = self.claimed;
+        for one in before.claimed {
+            if !claimed.iter().any(|now| now.device == one.device) {
+                claimed.push(Claimed { result: None, ..one });
+            }
+        }
+        claimed
+    }
+}
+
+/// The attachments of a journal that are not there any more.
+fn gone(state: &State) -> Vec<(String, String)> {
+    let attachments = state.header.plan.attachments.iter().enumerate();
+    let gone = attachments.filter(|(index, _)| state.is_detached(*index));
+    gone.map(|(_, one)| (one.reference.clone(), one.ifname.clone())).collect()
+}
