@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan", "netns", "merge"],
     &["transaction"],
     &["verb"],
+    &["metrics"],
     &["cli"],
 ];
 

@@ -111,6 +111,8 @@ pub mod answer;
 
 pub mod verb;
 
+pub mod metrics;
+
 pub mod cni;
 
 pub mod runtime;

@@ -48,6 +48,7 @@ containerd containerd
 containerd ctr
 runc runc
 jq jq
+prometheus promtool
 rpm rpm
 rpm rpmbuild
 valgrind valgrind

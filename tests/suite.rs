@@ -121,6 +121,8 @@ mod cli {
     /// `validate` with Kubernetes objects.
     #[cfg(feature = "kubernetes")]
     mod manifests;
+    /// Metrics without an agent, alert rules and the dashboard.
+    mod metrics;
     /// `add`, `check` and `del` where cnitool would be: its environment, its files.
     mod operations;
     /// `plan`.

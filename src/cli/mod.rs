@@ -17,6 +17,7 @@ mod live;
 mod manifest_devices;
 #[cfg(feature = "kubernetes")]
 mod manifests;
+mod metrics;
 mod operations;
 mod outcome;
 mod plan;
@@ -103,6 +104,12 @@ what is owed, and GC tries again; unusable, where a journal is damaged and was s
 Examples:
   braid list
   braid list -o json | jq -r '.[] | select(.state != \"attached\") | .containerID'";
+
+const AFTER_METRICS: &str = "\
+NETCONFPATH is where the configurations are whose address pools are counted, beside those of what is attached.
+
+Example:
+  braid metrics >braid.prom.new && mv braid.prom.new /var/lib/prometheus/node-exporter/braid.prom";
 
 const AFTER_ATTACH: &str = "\
 Several networks are one transaction: all of them, or none. NETCONFPATH and CNI_PATH are as for `braid add`.
@@ -194,6 +201,9 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Print gauges of this node for Prometheus, as the node exporter's textfile collector takes them
+    #[command(after_help = AFTER_METRICS)]
+    Metrics(StateDir),
     /// Attach a container that lives to more networks, and print its result as of now
     #[command(after_help = AFTER_ATTACH)]
     Attach(live::Attach),
@@ -266,6 +276,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
+        Command::Metrics(state) => metrics::metrics(&state.state_dir),
         Command::Attach(args) => live::attach(&args),
         Command::Detach(args) => live::detach(&args),
         Command::Update(args) => live::update(&args),

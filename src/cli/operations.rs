@@ -109,13 +109,18 @@ pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
     loaded(name).map(|loaded| loaded.network)
 }
 
+/// Where configurations are.
+pub(super) fn conf_dir() -> Result<PathBuf, CliError> {
+    Ok(PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into())))
+}
+
 /// The configuration of a name, or of a file.
 pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     let is_file_name = [".conflist", ".conf", ".json"].iter().any(|extension| name.ends_with(extension));
     if name.contains('/') || is_file_name {
         return Ok(load::from_file(Path::new(name))?);
     }
-    let directory = PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into()));
+    let directory = conf_dir()?;
     let found = load::by_name(&directory, name)?;
     for skipped in &found.skipped {
         tell!("braid: passed over {skipped}");
