@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["transaction"],
     &["verb"],
     &["metrics"],
+    &["doctor"],
     &["cli"],
 ];
 

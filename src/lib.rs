@@ -113,6 +113,8 @@ pub mod verb;
 
 pub mod metrics;
 
+pub mod doctor;
+
 pub mod cni;
 
 pub mod runtime;

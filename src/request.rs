@@ -133,6 +133,23 @@ pub fn own_executable() -> io::Result<PathBuf> {
 }
 
 impl Request {
+    /// An ADD of no container in particular, to plan with.
+    pub fn of_no_container(args: Args) -> Self {
+        Self {
+            verb: Verb::Add,
+            container_id: "container".into(),
+            netns: String::new(),
+            own_netns_allowed: false,
+            ifname: "eth0".into(),
+            args_text: args.to_string(),
+            args,
+            cni_path: String::new(),
+            in_cluster: false,
+            traceparent: None,
+            stdin: Vec::new(),
+        }
+    }
+
     /// Reads the call, if this is one: without `CNI_COMMAND` the program is a command line.
     ///
     /// # Errors

@@ -116,6 +116,8 @@ mod runtimes {
 mod cli {
     /// `add`, `check`, `del` and `gc` of networks with several plugins.
     mod commands;
+    /// `doctor`.
+    mod doctor;
     /// `list` and `show`.
     mod inspect;
     /// `validate` with Kubernetes objects.

@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use super::operations::loaded;
 use super::table::{self, table};
-use super::validate::braid_config;
 use super::{CliError, StateDir, print};
 use crate::cni::config::parse_object;
 use crate::cni::{CniError, RawObject, Version};
@@ -145,7 +144,7 @@ fn configuration(network: &str) -> Result<Config, CliError> {
         .position(is_braid)
         .ok_or_else(|| CliError::Plain(format!("network {:?} has no plugin of braid's", network.name)))?;
     let mut problems = Problems::new();
-    let config = braid_config(&network, index, &mut problems);
+    let config = Config::in_network(&network, index, &mut problems);
     Ok(problems.or_first(config)?.expect("there is a configuration where there is no problem"))
 }
 

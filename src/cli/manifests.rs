@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::manifest_devices::{CLAIM, TEMPLATE, devices};
-use super::validate::{Given, Report, request_for};
+use super::validate::{Given, Report};
 use crate::cni::config::{Defaults, NetworkConfig, RawObject, get, parse_object};
 use crate::cni::{Args, validate};
 use crate::config::Config;
@@ -13,6 +13,7 @@ use crate::config::meta::is_meta_plugin;
 use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
 use crate::plan::{self, Asked, traps};
+use crate::request::Request;
 use crate::runtime::Finder;
 use crate::source::device::{Assignments, DeviceError};
 use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
@@ -336,7 +337,7 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
     let mut args = Args::default();
     args.set("K8S_POD_NAMESPACE", &view.pod.namespace);
     args.set("K8S_POD_NAME", &view.pod.name);
-    let request = request_for(args);
+    let request = Request::of_no_container(args);
     let (devices, of_devices) = devices(config, &request, view, template, given);
     let view = PodView { devices, ..view.clone() };
     let surveyed = source::survey(config, &request, Some(&view));

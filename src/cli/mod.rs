@@ -10,6 +10,7 @@ macro_rules! tell {
 }
 
 mod attached;
+mod doctor;
 mod inspect;
 mod install;
 mod live;
@@ -42,6 +43,7 @@ Examples:
   braid run pods -- ip addr                 try a network, leaving nothing behind
   braid add pods web                        attach the namespace that `ip netns add web` made
   braid list                                what is attached on this machine?
+  braid doctor                              is anything wrong with this machine?
 
 Networks are looked up by name in NETCONFPATH (/etc/cni/net.d), plugins in CNI_PATH (/opt/cni/bin).
 `braid help COMMAND` says more about each command.";
@@ -110,6 +112,18 @@ NETCONFPATH is where the configurations are whose address pools are counted, bes
 
 Example:
   braid metrics >braid.prom.new && mv braid.prom.new /var/lib/prometheus/node-exporter/braid.prom";
+
+const AFTER_DOCTOR: &str = "\
+It looks at the state directories, libcni's cached results, the addresses of host-local, the interfaces of the host, the
+configurations in NETCONFPATH and the plugins in CNI_PATH. What a container has whose network namespace is held by anything is
+never touched, and what is not known counts as alive. docs/operations.md says what each finding means.
+Exit status 0: nothing is wrong, or --fix has mended it all. 1: something is.
+
+Examples:
+  braid doctor
+  braid doctor --fix
+  braid doctor --forget 3f9a61/eth0
+  braid doctor -o json | jq -r '.[] | .kind + \" \" + .subject'";
 
 const AFTER_ATTACH: &str = "\
 Several networks are one transaction: all of them, or none. NETCONFPATH and CNI_PATH are as for `braid add`.
@@ -204,6 +218,9 @@ enum Command {
     /// Print gauges of this node for Prometheus, as the node exporter's textfile collector takes them
     #[command(after_help = AFTER_METRICS)]
     Metrics(StateDir),
+    /// Say what is wrong with this node and what mends it: leaks, debts, hidden configurations, missing plugins
+    #[command(after_help = AFTER_DOCTOR)]
+    Doctor(doctor::Doctor),
     /// Attach a container that lives to more networks, and print its result as of now
     #[command(after_help = AFTER_ATTACH)]
     Attach(live::Attach),
@@ -277,6 +294,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
         Command::Metrics(state) => metrics::metrics(&state.state_dir),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Attach(args) => live::attach(&args),
         Command::Detach(args) => live::detach(&args),
         Command::Update(args) => live::update(&args),

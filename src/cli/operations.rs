@@ -104,14 +104,14 @@ pub(super) fn finder() -> Result<Finder, CliError> {
     })
 }
 
-/// The network of a name, or of a file.
-pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
-    loaded(name).map(|loaded| loaded.network)
-}
-
 /// Where configurations are.
 pub(super) fn conf_dir() -> Result<PathBuf, CliError> {
     Ok(PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into())))
+}
+
+/// The network of a name, or of a file.
+pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
+    loaded(name).map(|loaded| loaded.network)
 }
 
 /// The configuration of a name, or of a file.

@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::attached::Attached;
 use super::operations::{finder, loaded};
 use super::table::{cell, table};
-use super::validate::{braid_config, request_for};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;
 use crate::config::meta::is_braid;
 use crate::config::{Config, Problems};
 use crate::plan::traps::{self, Trap};
 use crate::plan::{self, Asked};
+use crate::request::Request;
 use crate::runtime::{Finder, deadline};
 use crate::source;
 use crate::verb::is_own_executable;
@@ -108,10 +108,10 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             continue;
         }
         let mut problems = Problems::new();
-        let config = braid_config(network, index, &mut problems);
+        let config = Config::in_network(network, index, &mut problems);
         report.errors.extend(problems.iter().map(|error| format!("plugins[{index}]: {error}")));
         let Some(config) = config else { continue };
-        let mut request = request_for(args.args.parse()?);
+        let mut request = Request::of_no_container(args.args.parse()?);
         request.ifname.clone_from(&args.ifname);
         crate::cni::validate::interface_name(&request.ifname)?;
         let (request, surveyed) = if let Some((namespace, name)) = &args.pod {

@@ -9,13 +9,12 @@ use super::manifests;
 use super::operations::finder;
 use super::table::cell;
 use super::{CliError, Outcome, print};
-use crate::cni::Verb;
-use crate::cni::config::{Insert, RawObject};
+use crate::cni::config::RawObject;
 use crate::cni::{Args, NetworkConfig, PluginConfig};
+use crate::config::Config;
 use crate::config::Problems;
 use crate::config::meta::is_braid;
 use crate::config::object::nearest;
-use crate::config::{Config, InvalidConfig};
 use crate::plan::traps::{self, Trap};
 use crate::plan::{self, Asked};
 use crate::request::Request;
@@ -137,7 +136,7 @@ impl Given {
             let Content::Network(network) = &file.content else { continue };
             for (index, plugin) in network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin)) {
                 let place = format!("{} plugins[{index}] ({})", file.path.display(), plugin.plugin_type());
-                let config = braid_config(network, index, &mut Problems::new());
+                let config = Config::in_network(network, index, &mut Problems::new());
                 given.configs.extend(config.map(|config| (place, config)));
             }
         }
@@ -269,7 +268,7 @@ impl Report {
     fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given, finder: &Finder) {
         let place = format!("plugins[{index}] ({})", network.plugins[index].plugin_type());
         let mut problems = Problems::new();
-        let config = braid_config(network, index, &mut problems);
+        let config = Config::in_network(network, index, &mut problems);
         self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
         let Some(config) = config else { return };
         let warnings = config.operator_warnings.iter().chain(&config.call_warnings);
@@ -292,7 +291,7 @@ impl Report {
             }
         }
         // What a container without any arguments would get, where that is anything.
-        let request = request_for(Args::default());
+        let request = Request::of_no_container(Args::default());
         let view = definitions.map(|definitions| PodView { definitions: definitions.clone(), ..PodView::default() });
         let surveyed = source::survey(&config, &request, view.as_ref());
         if !surveyed.candidates.is_empty() {
@@ -320,43 +319,5 @@ impl Report {
         if let Err(error) = finder.find(plugin_type) {
             self.warnings.push(format!("{place}: {error}"));
         }
-    }
-}
-
-/// The configuration that Braid would get, as the plugin at `index` of a network. None if there is a problem.
-pub(super) fn braid_config(
-    network: &NetworkConfig,
-    index: usize,
-    problems: &mut Problems<InvalidConfig>,
-) -> Option<Config> {
-    let none = RawObject::new();
-    let json = network.plugins[index].request(&Insert {
-        name: &network.name,
-        version: network.version,
-        capability_args: &none,
-        args: None,
-        prev_result: None,
-        valid_attachments: None,
-    });
-    let mut config = Config::check(&json, problems)?;
-    // Behind another plugin there is a result to add to.
-    config.prev_result = (index > 0).then(crate::cni::AddResult::default);
-    Some(config)
-}
-
-/// An ADD of no container in particular.
-pub(super) fn request_for(args: Args) -> Request {
-    Request {
-        verb: Verb::Add,
-        container_id: "container".into(),
-        netns: String::new(),
-        own_netns_allowed: false,
-        ifname: "eth0".into(),
-        args_text: args.to_string(),
-        args,
-        cni_path: String::new(),
-        in_cluster: false,
-        traceparent: None,
-        stdin: Vec::new(),
     }
 }

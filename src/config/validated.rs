@@ -14,8 +14,8 @@ use super::policy::Policy;
 use super::problems::Problems;
 use super::selection::Selection;
 use super::timeouts::{Debts, Timeouts};
-use crate::cni::config::{ConfigError, RawObject, parse_object};
-use crate::cni::{AddResult, ValidAttachment, Verb, Version};
+use crate::cni::config::{ConfigError, Insert, RawObject, parse_object};
+use crate::cni::{AddResult, NetworkConfig, ValidAttachment, Verb, Version};
 
 /// Where journals are kept if the configuration does not say.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/braid";
@@ -187,6 +187,23 @@ impl Config {
         let is_good = draft.problems.is_empty();
         problems.extend(draft.problems);
         is_good.then_some(draft.config)
+    }
+
+    /// The configuration that Braid gets as the plugin at `index` of a network. None if there is a problem.
+    pub fn in_network(network: &NetworkConfig, index: usize, problems: &mut Problems<InvalidConfig>) -> Option<Self> {
+        let none = RawObject::new();
+        let json = network.plugins[index].request(&Insert {
+            name: &network.name,
+            version: network.version,
+            capability_args: &none,
+            args: None,
+            prev_result: None,
+            valid_attachments: None,
+        });
+        let mut config = Self::check(&json, problems)?;
+        // Behind another plugin there is a result to add to.
+        config.prev_result = (index > 0).then(AddResult::default);
+        Some(config)
     }
 
     fn draft(object: &RawObject) -> Draft {

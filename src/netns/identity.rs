@@ -28,7 +28,7 @@ sockopt_impl!(
 /// A path does not: `/proc/PID/ns/net` leads to another namespace once the process is another. Nor do device and inode, except
 /// among namespaces that exist at the same time: the kernel gives the number of a deleted namespace to the next one. The
 /// cookie it gives once a boot.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
     inode: u64,
@@ -74,6 +74,17 @@ impl Identity {
         Self { device: metadata.dev(), inode: metadata.ino(), cookie }
     }
 
+    /// What is known of another namespace that exists, by its inode alone.
+    #[must_use]
+    pub fn of_inode(&self, inode: u64) -> Self {
+        Self { device: self.device, inode, cookie: None }
+    }
+
+    /// Its inode, as links in `/proc/PID/ns` name it.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
     /// Compares with the identity of a namespace that existed at another time of the same boot.
     pub fn compare(&self, other: &Self) -> Sameness {
         match (self.cookie, other.cookie) {
@@ -93,10 +104,8 @@ impl Identity {
 /// Whether a namespace exists and no process is in it: a runtime may keep the namespace of a container until DEL has succeeded.
 /// False where that cannot be known, as in a PID namespace, which hides the processes outside.
 pub fn is_deserted(path: &Path) -> bool {
-    // PROC_PID_INIT_INO of linux/proc_ns.h.
-    const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-    let sees_all = Path::new("/proc/self/ns/pid").metadata().is_ok_and(|own| own.ino() == FIRST_PID_NAMESPACE);
-    let (true, Ok(netns), Ok(processes)) = (sees_all, Identity::of_file(path), fs::read_dir("/proc")) else {
+    let (true, Ok(netns), Ok(processes)) = (sees_all_processes(), Identity::of_file(path), fs::read_dir("/proc"))
+    else {
         return false;
     };
     // The first process is the machine's own, and may have more rights than this one.
@@ -109,6 +118,13 @@ pub fn is_deserted(path: &Path) -> bool {
             Err(_) => true,
         }
     })
+}
+
+/// Whether this process sees all others: a PID namespace hides the processes outside.
+pub fn sees_all_processes() -> bool {
+    // PROC_PID_INIT_INO of linux/proc_ns.h.
+    const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+    Path::new("/proc/self/ns/pid").metadata().is_ok_and(|own| own.ino() == FIRST_PID_NAMESPACE)
 }
 
 /// The cookie of the namespace that a socket belongs to.

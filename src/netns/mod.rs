@@ -27,6 +27,7 @@
 
 mod change;
 mod default_route;
+mod devices;
 mod error;
 mod identity;
 mod links;
@@ -40,8 +41,9 @@ mod traffic;
 
 pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_route, restore};
 pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
+pub use devices::Device;
 pub use error::{NetlinkError, NetnsError};
-pub use identity::{Identity, Sameness, is_deserted};
+pub use identity::{Identity, Sameness, is_deserted, sees_all_processes};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};
 pub use sysctl::{Sysctls, read_sysctls, write_sysctls};

@@ -30,7 +30,7 @@ pub struct Netns {
     /// How errors name the namespace.
     pub(super) name: String,
     /// The namespace's file.
-    file: File,
+    pub(super) file: File,
     pub(super) socket: RouteSocket,
 }
 

@@ -10,7 +10,9 @@ use netlink_packet_core::{
     NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable, NlasIterator, parse_i32, parse_string, parse_u32,
 };
-use netlink_packet_route::{address::AddressMessage, link::LinkMessage, route::RouteMessage, tc::TcMessage};
+use netlink_packet_route::{
+    address::AddressMessage, link::LinkMessage, nsid::NsidMessage, route::RouteMessage, tc::TcMessage,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::libc;
@@ -39,8 +41,12 @@ pub(super) enum Request {
     NewRoute(RouteMessage),
     /// Remove a route.
     DelRoute(RouteMessage),
+    /// Make or change a link.
+    NewLink(LinkMessage),
     /// Remove a link.
     DelLink(LinkMessage),
+    /// The number that a namespace gives another.
+    GetNsid(NsidMessage),
     /// A queueing discipline.
     GetQdisc(TcMessage),
     /// Change a queueing discipline.
@@ -59,7 +65,9 @@ impl NetlinkSerializable for Request {
             Self::GetRoute(_) => libc::RTM_GETROUTE,
             Self::NewRoute(_) => libc::RTM_NEWROUTE,
             Self::DelRoute(_) => libc::RTM_DELROUTE,
+            Self::NewLink(_) => libc::RTM_NEWLINK,
             Self::DelLink(_) => libc::RTM_DELLINK,
+            Self::GetNsid(_) => libc::RTM_GETNSID,
             Self::GetQdisc(_) => libc::RTM_GETQDISC,
             Self::NewQdisc(_) => libc::RTM_NEWQDISC,
             Self::DelQdisc(_) => libc::RTM_DELQDISC,
@@ -69,7 +77,8 @@ impl NetlinkSerializable for Request {
 
     fn buffer_len(&self) -> usize {
         match self {
-            Self::GetLink(message) | Self::DelLink(message) => message.buffer_len(),
+            Self::GetLink(message) | Self::NewLink(message) | Self::DelLink(message) => message.buffer_len(),
+            Self::GetNsid(message) => message.buffer_len(),
             Self::GetAddress(message) => message.buffer_len(),
             Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.buffer_len(),
             Self::GetQdisc(message) | Self::NewQdisc(message) | Self::DelQdisc(message) | Self::GetFilter(message) => {
@@ -80,7 +89,8 @@ impl NetlinkSerializable for Request {
 
     fn serialize(&self, buffer: &mut [u8]) {
         match self {
-            Self::GetLink(message) | Self::DelLink(message) => message.emit(buffer),
+            Self::GetLink(message) | Self::NewLink(message) | Self::DelLink(message) => message.emit(buffer),
+            Self::GetNsid(message) => message.emit(buffer),
             Self::GetAddress(message) => message.emit(buffer),
             Self::GetRoute(message) | Self::NewRoute(message) | Self::DelRoute(message) => message.emit(buffer),
             Self::GetQdisc(message) | Self::NewQdisc(message) | Self::DelQdisc(message) | Self::GetFilter(message) => {

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `wanted` | lists what is asked for, by the operator, the runtime and the pod |
 //! | `lookup` | finds the network of each, in a definition or on disk |
+//! | [`bearer_token`] | what a token says of itself |
 //! | [`conf_dir`] | the networks on disk |
 //! | [`device`] | hands the devices of a pod out |
 //! | [`pod`] | what an API server and the kubelet say of a pod, as data |
 //! | [`kubernetes`] | asks them |
 
+pub mod bearer_token;
 mod candidate;
 pub mod conf_dir;
 pub mod device;

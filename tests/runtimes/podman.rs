@@ -238,6 +238,26 @@ fn a_killed_container_leaves_nothing() {
     machine.run("podman rm web").succeeds();
 }
 
+/// Killed with its monitor, which would clean up: nobody calls DEL.
+#[test]
+fn what_podman_leaves_when_it_is_killed_is_mended_by_doctor() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("braid.conflist", three_networks("braid"));
+    note_after_a_first_container(&machine, "braid");
+    machine.run(&format!("{} sleep 1000", run(&machine, "-d --name web --network braid -p 8080:80"))).succeeds();
+    machine
+        .run("pids=$(podman inspect -f '{{.State.Pid}} {{.State.ConmonPid}}' web); kill -KILL ${pids#* } ${pids% *}")
+        .succeeds();
+    machine.until("! pgrep -x conmon");
+    // The namespace is still mounted, and podman may use it again.
+    machine.run("braid doctor --fix").exits(0).prints_nothing();
+    machine.run("umount /run/netns/netns-*; rm /run/netns/netns-*").succeeds();
+    machine.run("braid doctor").exits(1).prints("container-gone").prints("result-stale");
+    machine.run("braid doctor --fix").exits(0);
+    machine.is_as_noted();
+    machine.run("podman rm -f -t 0 web").succeeds();
+}
+
 #[test]
 fn a_killed_run_is_swept_up_after() {
     let Some(mut machine) = machine() else { return };

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::files::{self, Links};
 use super::report::{Problem, say};
-use super::token::Token;
 use crate::request::variable;
+use crate::source::bearer_token::Token;
 use crate::source::kubernetes::lasting_token;
 
 /// The permissions of the file and of its directory: the token is for root alone.

@@ -7,7 +7,7 @@
 //! - `places`: where things are on the node, and the arguments of both commands;
 //! - `files`: files that are written whole or not at all;
 //! - `executable`: the copy of Braid in the runtime's directory of plugins;
-//! - `token`, `kubeconfig`: the credentials that Braid uses at the API server;
+//! - `kubeconfig`: the credentials that Braid uses at the API server;
 //! - `primary`, `conflist`: the primary network's configuration, and Braid's in front of it;
 //! - `call`: calls of the installed Braid, as a runtime makes them;
 //! - `keep`: the loop of `install`;
@@ -22,7 +22,6 @@ mod kubeconfig;
 mod places;
 mod primary;
 mod report;
-mod token;
 mod uninstall;
 
 pub(super) use keep::install;

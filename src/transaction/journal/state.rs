@@ -197,7 +197,8 @@ impl State {
         }
     }
 
-    fn is_of_another_boot(&self) -> bool {
+    /// Whether the machine was started anew since.
+    pub fn is_of_another_boot(&self) -> bool {
         let (then, now) = (&self.header.boot, boot_id());
         !then.is_empty() && !now.is_empty() && *then != now
     }

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 /// A bearer token that can be sent, and has not expired as far as it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Token(String);
+pub struct Token(String);
 
 /// Why a text is no token to write into a kubeconfig. The text itself is in no message.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TokenError {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
     /// There is nothing.
     #[error("the token is empty")]
     Empty,
@@ -29,7 +29,7 @@ impl Token {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub(super) fn parse(text: &[u8], now: SystemTime) -> Result<Self, TokenError> {
+    pub fn parse(text: &[u8], now: SystemTime) -> Result<Self, TokenError> {
         let text = text.trim_ascii();
         if text.is_empty() {
             return Err(TokenError::Empty);
@@ -51,19 +51,29 @@ impl Token {
     }
 
     /// The text to send.
-    pub(super) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.0
     }
 
     /// Whose token this is, as it says itself: namespace and name of a service account.
-    pub(super) fn service_account(&self) -> Option<(String, String)> {
+    pub fn service_account(&self) -> Option<(String, String)> {
         let claims = self.claims()?;
         let (namespace, name) = claims["sub"].as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
         Some((namespace.to_owned(), name.to_owned()))
     }
 
-    fn expiry(&self) -> Option<SystemTime> {
-        UNIX_EPOCH.checked_add(Duration::from_secs(self.claims()?["exp"].as_u64()?))
+    /// When it ends, if it says so.
+    pub fn expiry(&self) -> Option<SystemTime> {
+        self.time("exp")
+    }
+
+    /// When it was issued, if it says so.
+    pub fn issued(&self) -> Option<SystemTime> {
+        self.time("iat")
+    }
+
+    fn time(&self, claim: &str) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.claims()?[claim].as_u64()?))
     }
 
     fn claims(&self) -> Option<Value> {

@@ -1,0 +1,66 @@
+//! Checks of the addresses that host-local has given away.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Finding, Kind, Mending, Node, Reservation};
+
+/// Whom and what the records on the node tell of.
+pub(super) struct Accounted<'a> {
+    node: &'a Node,
+    containers: HashSet<&'a str>,
+    cached: HashSet<IpAddr>,
+}
+
+impl<'a> Accounted<'a> {
+    pub(super) fn of(node: &'a Node) -> Self {
+        let containers = node
+            .attached
+            .container_ids()
+            .chain(node.results.iter().map(|result| result.cached.container_id.as_str()))
+            .chain(node.known_to_multus.iter().map(String::as_str))
+            .collect();
+        let results = node.results.iter().flat_map(|result| result.result().ips);
+        Self { node, containers, cached: results.map(|ip| ip.address.addr()).collect() }
+    }
+
+    /// Whether a record tells of a container, or a process is in it.
+    pub(super) fn has_container(&self, id: &str) -> bool {
+        self.containers.contains(id) || self.node.living.has_process_of(id)
+    }
+
+    /// Whether a cached result tells of an address, or it is in a namespace that lives.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.cached.contains(&address) || self.node.living.has_address(address)
+    }
+}
+
+/// All findings of this family. Addresses given less than `min_age` ago are left alone: an ADD may be under way that only its
+/// own runtime knows of.
+pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
+    let accounted = Accounted::of(node);
+    let is_nobodys =
+        |one: &&Reservation| !accounted.has_container(&one.container_id) && !accounted.has_address(one.address);
+    let leaked = node.reservations.iter().filter(is_nobodys);
+    let findings = leaked.map(|one| {
+        let network = one.pool.file_name().unwrap_or_default().to_string_lossy();
+        let owner = match one.container_id.as_str() {
+            "" => "whose owner was never written down".to_owned(),
+            id => format!("for container {id}"),
+        };
+        let meaning = format!(
+            "host-local keeps an address of {network:?} {owner}: no journal, no cached result and no namespace accounts for it"
+        );
+        let mending = if node.living.has_refused() {
+            Mending::Not("there are namespaces that must not be looked into".into())
+        } else if one.age < min_age {
+            Mending::Not(format!("it was given {} s ago, and an ADD may be under way", one.age.as_secs()))
+        } else {
+            Mending::Safe
+        };
+        let finding = Finding::safe(Kind::AddressLeaked, one.file().display().to_string(), meaning, "release it");
+        Finding { mending, ..finding }
+    });
+    findings.collect()
+}

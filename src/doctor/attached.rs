@@ -1,0 +1,216 @@
+//! What Braid's own state directories hold: journals, debts, and what cannot be used.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::living::{Living, Place};
+use crate::netns::{DefaultRoute, Family, Netns, Sameness};
+use crate::runtime::deadline;
+use crate::transaction::journal::State;
+use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
+
+/// How long another call's lock on the state directory is waited for.
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What has become of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It lives, or may live.
+    Alive,
+    /// It is gone for certain.
+    Gone,
+}
+
+/// A journal.
+#[derive(Debug, Clone)]
+pub struct SeenJournal {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// What it says.
+    pub state: State,
+    /// What its path of the namespace leads to.
+    pub place: Place,
+    /// The default routes of its container, where that is its namespace for certain.
+    pub default_routes: Vec<DefaultRoute>,
+}
+
+impl SeenJournal {
+    /// The container.
+    pub fn container_id(&self) -> &str {
+        &self.state.header.plan.container_id
+    }
+
+    /// As `CONTAINER/INTERFACE`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.container_id(), self.state.header.plan.ifname)
+    }
+
+    /// What has become of its container.
+    pub fn fate(&self, living: &Living) -> Fate {
+        if self.state.is_of_another_boot() {
+            return Fate::Gone;
+        }
+        let identity = self.state.header.netns_id;
+        let is_out_of_sight = match self.place {
+            Place::Namespace(now) => match identity {
+                Some(then) => then.compare(&now) != Sameness::Different,
+                None => true,
+            },
+            Place::Nothing | Place::SomethingElse => false,
+            // Its process has ended. Others may be in the namespace.
+            Place::OutOfSight => {
+                let is_of_a_process = Path::new(&self.state.header.plan.netns).starts_with("/proc");
+                !(is_of_a_process && living.sees_all && identity.is_some())
+            }
+        };
+        let is_elsewhere = identity.is_some_and(|identity| living.has(&identity));
+        if is_out_of_sight || is_elsewhere || living.has_process_of(self.container_id()) {
+            Fate::Alive
+        } else {
+            Fate::Gone
+        }
+    }
+}
+
+/// A debt that can be tried again.
+#[derive(Debug, Clone)]
+pub struct SeenDebt {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// Which.
+    pub id: DebtId,
+    /// What it says.
+    pub state: State,
+}
+
+/// Something that cannot be used, and tells that something may be attached.
+#[derive(Debug, Clone)]
+pub struct SeenUnusable {
+    /// The file.
+    pub path: PathBuf,
+    /// The container.
+    pub container_id: String,
+    /// Why.
+    pub reason: String,
+    /// The debt that it is, if it was set aside.
+    pub debt: Option<DebtId>,
+}
+
+/// All that state directories hold.
+#[derive(Debug, Clone, Default)]
+pub struct Attached {
+    /// The journals of attachments.
+    pub journals: Vec<SeenJournal>,
+    /// The debts.
+    pub debts: Vec<SeenDebt>,
+    /// What cannot be used.
+    pub unusable: Vec<SeenUnusable>,
+    /// What could not be looked at, and why.
+    pub unexamined: BTreeMap<PathBuf, String>,
+}
+
+impl Attached {
+    /// Reads state directories. No container is locked.
+    pub(super) fn read(state_dirs: &[PathBuf]) -> Self {
+        let mut all = Self::default();
+        for state_dir in state_dirs {
+            match Store::open_existing(state_dir, Sharing::Shared, deadline::after(PATIENCE)) {
+                Ok(Some(store)) => all.read_store(&store),
+                Ok(None) => {}
+                Err(error) => all.cannot(state_dir, &error),
+            }
+        }
+        all
+    }
+
+    /// Reads a state directory that is locked.
+    pub(super) fn read_store(&mut self, store: &Store) {
+        match store.container_ids() {
+            Ok(ids) => {
+                for id in ids {
+                    if let Err(error) = self.read_container(store, &id) {
+                        self.cannot(&store.path().join("attachments").join(&id), &error);
+                    }
+                }
+            }
+            Err(error) => self.cannot(store.path(), &error),
+        }
+        match store.debts() {
+            Ok(debts) => debts.into_iter().for_each(|id| self.read_debt(store, id)),
+            Err(error) => self.cannot(store.path(), &error),
+        }
+        for path in store.not_directories().unwrap_or_default() {
+            let container_id = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            let reason = "it is no directory".into();
+            self.unusable.push(SeenUnusable { path, container_id, reason, debt: None });
+        }
+        self.journals.sort_by_cached_key(SeenJournal::id);
+    }
+
+    fn cannot(&mut self, path: &Path, error: &StoreError) {
+        self.unexamined.insert(path.to_owned(), error.to_string());
+    }
+
+    fn read_container(&mut self, store: &Store, id: &str) -> Result<(), StoreError> {
+        let Some(container) = store.unlocked_container(id)? else { return Ok(()) };
+        let entries = container.entries()?;
+        for ifname in entries.ifnames {
+            match State::peek(&container, &ifname)? {
+                Some(Ok(state)) => self.journals.push(seen(store.path(), state)),
+                Some(Err(reason)) => {
+                    let path = container.journal_path(&ifname);
+                    self.unusable.push(SeenUnusable { path, container_id: id.into(), reason, debt: None });
+                }
+                None => {}
+            }
+        }
+        for path in entries.set_aside {
+            let reason = "it was set aside".into();
+            self.unusable.push(SeenUnusable { path, container_id: id.into(), reason, debt: None });
+        }
+        Ok(())
+    }
+
+    fn read_debt(&mut self, store: &Store, id: DebtId) {
+        let reason = match look_at_debt(store, &id) {
+            Ok(None) => return,
+            Ok(Some(Parked::Journal(journal))) => {
+                return self.debts.push(SeenDebt { state_dir: store.path().into(), id, state: journal.state });
+            }
+            Ok(Some(Parked::Unusable(_))) if !id.is_journal() => "it was set aside".to_owned(),
+            Ok(Some(Parked::Unusable(reason))) => reason,
+            Err(error) => error.to_string(),
+        };
+        let (path, container_id) = (id.path(store.path()), id.container_id().to_owned());
+        self.unusable.push(SeenUnusable { path, container_id, reason, debt: Some(id) });
+    }
+
+    /// The containers that something here tells of, whatever has become of them.
+    pub fn container_ids(&self) -> impl Iterator<Item = &str> {
+        let journals = self.journals.iter().map(SeenJournal::container_id);
+        let debts = self.debts.iter().map(|debt| debt.id.container_id());
+        journals.chain(debts).chain(self.unusable.iter().map(|one| one.container_id.as_str()))
+    }
+
+    /// All states that can be read.
+    pub fn states(&self) -> impl Iterator<Item = &State> {
+        self.journals.iter().map(|journal| &journal.state).chain(self.debts.iter().map(|debt| &debt.state))
+    }
+}
+
+fn seen(state_dir: &Path, state: State) -> SeenJournal {
+    let path = Path::new(&state.header.plan.netns);
+    let place = Place::of(path);
+    let is_same = match (place, state.header.netns_id) {
+        (Place::Namespace(now), Some(then)) => then.compare(&now) == Sameness::Same,
+        _ => false,
+    };
+    let default_routes = if is_same { default_routes(path) } else { Vec::new() };
+    SeenJournal { state_dir: state_dir.to_owned(), state, place, default_routes }
+}
+
+/// The default routes at a path. What cannot be read is no finding of its own: the container may be ending.
+fn default_routes(path: &Path) -> Vec<DefaultRoute> {
+    let Ok(mut netns) = Netns::open(path) else { return Vec::new() };
+    [Family::V4, Family::V6].into_iter().flat_map(|family| netns.default_routes(family).unwrap_or_default()).collect()
+}

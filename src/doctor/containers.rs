@@ -1,0 +1,49 @@
+//! Checks of Braid's own records: journals of containers that are gone, what is owed, and what cannot be used.
+
+use super::attached::{Fate, SeenDebt, SeenJournal, SeenUnusable};
+use super::{Finding, Kind, Mending, Node};
+
+/// All findings of this family.
+pub(super) fn check(node: &Node) -> Vec<Finding> {
+    let attached = &node.attached;
+    let journals = attached.journals.iter().filter_map(|journal| of_journal(node, journal));
+    let debts = attached.debts.iter().map(of_debt);
+    journals.chain(debts).chain(attached.unusable.iter().map(of_unusable)).collect()
+}
+
+fn of_journal(node: &Node, journal: &SeenJournal) -> Option<Finding> {
+    let plan = &journal.state.header.plan;
+    if journal.fate(&node.living) == Fate::Gone {
+        let meaning = format!(
+            "the container is gone, and nobody has called DEL: what it had on network {:?} is still held",
+            plan.network
+        );
+        return Some(Finding::safe(Kind::ContainerGone, journal.id(), meaning, "undo its attachments, as GC does"));
+    }
+    let owed = journal.state.steps.iter().flatten().find_map(|step| step.owed.as_ref())?;
+    let meaning = format!("its DEL has failed, and its namespace is still there: {}", owed.msg);
+    let remedy = "remove the cause; the runtime repeats its DEL. `braid show CONTAINER` lists what is owed";
+    let reason = "the container may live".to_owned();
+    let finding = Finding::by_hand(Kind::CleanupOwed, journal.id(), meaning, remedy);
+    Some(Finding { mending: Mending::Not(reason), ..finding })
+}
+
+fn of_debt(debt: &SeenDebt) -> Finding {
+    let owed = debt.state.steps.iter().flatten().find_map(|step| step.owed.as_ref());
+    let why = owed.map(|error| format!(": {}", error.msg)).unwrap_or_default();
+    let meaning = format!("DEL has given up on network {:?}{why}", debt.state.header.plan.network);
+    let remedy = format!("remove the cause, then --fix tries again; or --forget {}", debt.id);
+    Finding::safe(Kind::Debt, debt.id.to_string(), meaning, remedy)
+}
+
+fn of_unusable(one: &SeenUnusable) -> Finding {
+    let path = one.path.display();
+    let (subject, remedy) = match &one.debt {
+        Some(id) => {
+            (id.to_string(), format!("clean up by hand what container {} had, then --forget {id}", one.container_id))
+        }
+        None => (path.to_string(), "the container's next DEL, or GC, sets it aside".to_owned()),
+    };
+    let meaning = format!("a journal cannot be used ({}): {path}", one.reason);
+    Finding::by_hand(Kind::JournalUnusable, subject, meaning, remedy)
+}

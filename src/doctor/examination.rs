@@ -1,0 +1,57 @@
+//! All checks together, once or twice.
+
+use std::thread;
+use std::time::Duration;
+
+use super::{
+    Finding, Kind, Node, Places, addresses, configurations, containers, interfaces, requirements, results, rules,
+    tokens,
+};
+use crate::netns::NetnsError;
+
+/// How far apart two looks are: a DEL or an ADD that is under way is over, or has got further.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A node that was looked at, and what is wrong with it.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The node.
+    pub node: Node,
+    /// What is wrong, in the order of the kinds.
+    pub findings: Vec<Finding>,
+}
+
+/// Goes through all checks. `min_age` is how old an address has to be to be released.
+pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
+    let mut findings = containers::check(node);
+    findings.extend(results::check(node));
+    findings.extend(addresses::check(node, min_age));
+    findings.extend(rules::check(node));
+    findings.extend(interfaces::check(node));
+    findings.extend(configurations::check(node));
+    findings.extend(requirements::check(node));
+    findings.extend(tokens::check(node));
+    let remedy = "run it as root, on the node itself";
+    findings.extend(node.unexamined.iter().map(|(path, why)| {
+        Finding::by_hand(Kind::NotExamined, path.display().to_string(), format!("it was not looked at: {why}"), remedy)
+    }));
+    findings.sort_by(|a, b| (a.kind, &a.subject).cmp(&(b.kind, &b.subject)));
+    findings
+}
+
+/// Looks at the node and, if calls that are under way may be what was seen, once more: only what is seen twice is a finding.
+///
+/// # Errors
+/// As [`Node::look`].
+pub fn look_twice(places: &Places, min_age: Duration) -> Result<Examined, NetnsError> {
+    let node = Node::look(places)?;
+    let first = examine(&node, min_age);
+    if !first.iter().any(|finding| finding.kind.can_pass()) {
+        return Ok(Examined { node, findings: first });
+    }
+    thread::sleep(PAUSE);
+    let node = Node::look(places)?;
+    let mut findings = examine(&node, min_age);
+    findings.retain(|finding| !finding.kind.can_pass() || first.iter().any(|seen| seen.is_same(finding)));
+    Ok(Examined { node, findings })
+}

@@ -1,0 +1,167 @@
+//! What is wrong with a node, and what mends it.
+
+use serde::Serialize;
+
+/// The kinds of what can be wrong. The names in the output are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A journal of a container that is gone.
+    ContainerGone,
+    /// A container whose DEL has failed, and whose namespace is still there.
+    CleanupOwed,
+    /// A debt that is parked.
+    Debt,
+    /// A journal that cannot be used.
+    JournalUnusable,
+    /// A result that libcni keeps for a container that is gone.
+    ResultStale,
+    /// An address of host-local that nothing accounts for.
+    AddressLeaked,
+    /// Rules of iptables for a container that nothing accounts for.
+    RuleLeaked,
+    /// An interface on the host whose other end is nobody's.
+    InterfaceOrphaned,
+    /// A configuration that the runtime takes in the place of Braid's.
+    ConfigurationHidden,
+    /// A plugin that is not there.
+    PluginMissing,
+    /// A program that a plugin needs and that is not there.
+    ProgramMissing,
+    /// A kind of link that a plugin needs and that the kernel does not know.
+    KernelFeatureMissing,
+    /// Two networks that both are to be the default.
+    TwoDefaults,
+    /// A token that is about to end, or has ended.
+    TokenEnding,
+    /// Something that could not be looked at.
+    NotExamined,
+}
+
+impl Kind {
+    /// All kinds, in the order of the documentation.
+    pub const ALL: [Self; 15] = [
+        Self::ContainerGone,
+        Self::CleanupOwed,
+        Self::Debt,
+        Self::JournalUnusable,
+        Self::ResultStale,
+        Self::AddressLeaked,
+        Self::RuleLeaked,
+        Self::InterfaceOrphaned,
+        Self::ConfigurationHidden,
+        Self::PluginMissing,
+        Self::ProgramMissing,
+        Self::KernelFeatureMissing,
+        Self::TwoDefaults,
+        Self::TokenEnding,
+        Self::NotExamined,
+    ];
+
+    /// Its name in the output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ContainerGone => "container-gone",
+            Self::CleanupOwed => "cleanup-owed",
+            Self::Debt => "debt",
+            Self::JournalUnusable => "journal-unusable",
+            Self::ResultStale => "result-stale",
+            Self::AddressLeaked => "address-leaked",
+            Self::RuleLeaked => "rule-leaked",
+            Self::InterfaceOrphaned => "interface-orphaned",
+            Self::ConfigurationHidden => "configuration-hidden",
+            Self::PluginMissing => "plugin-missing",
+            Self::ProgramMissing => "program-missing",
+            Self::KernelFeatureMissing => "kernel-feature-missing",
+            Self::TwoDefaults => "two-defaults",
+            Self::TokenEnding => "token-ending",
+            Self::NotExamined => "not-examined",
+        }
+    }
+
+    /// Whether calls that are under way can look like it for a moment.
+    pub fn can_pass(self) -> bool {
+        matches!(
+            self,
+            Self::ContainerGone
+                | Self::CleanupOwed
+                | Self::Debt
+                | Self::JournalUnusable
+                | Self::ResultStale
+                | Self::AddressLeaked
+                | Self::RuleLeaked
+                | Self::InterfaceOrphaned
+        )
+    }
+}
+
+/// Whether `--fix` mends a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mending {
+    /// It does: nothing that a living container has can be hit.
+    Safe,
+    /// It does not, for this reason.
+    Not(String),
+    /// It is not for a program to mend.
+    ByHand,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// What it is about: an ID, an address, a name or a file.
+    pub subject: String,
+    /// What it means, in a sentence.
+    pub meaning: String,
+    /// What mends it.
+    pub remedy: String,
+    /// Whether `--fix` does.
+    pub mending: Mending,
+}
+
+impl Finding {
+    /// A finding that a person mends.
+    pub fn by_hand(
+        kind: Kind,
+        subject: impl Into<String>,
+        meaning: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        let (subject, meaning, remedy) = (subject.into(), meaning.into(), remedy.into());
+        Self { kind, subject, meaning, remedy, mending: Mending::ByHand }
+    }
+
+    /// A finding that `--fix` mends.
+    pub fn safe(kind: Kind, subject: impl Into<String>, meaning: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { mending: Mending::Safe, ..Self::by_hand(kind, subject, meaning, remedy) }
+    }
+
+    /// Whether both are about the same thing.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.kind, &self.subject) == (other.kind, &other.subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_listed_once_under_its_name() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+            assert_eq!(Kind::ALL.iter().filter(|other| other.name() == kind.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn the_documentation_has_a_section_for_every_kind() {
+        let page = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"))
+            .unwrap();
+        for kind in Kind::ALL {
+            assert!(page.contains(&format!("\n### `{}`\n", kind.name())), "docs/operations.md lacks {}", kind.name());
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What `--fix` does, each with one more look before: undo, release, remove. And what `--forget` does.
+//!
+//! Braid's own records are mended with the state directory locked as GC locks it, so that no ADD or DEL of Braid's is under
+//! way. DEL of a cached result is called as a runtime would, without that lock, as it may call Braid. A pool of host-local is
+//! locked as host-local locks it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use super::attached::{Attached, Fate, PATIENCE};
+use super::living::{Living, Place};
+use super::records::{Reservation, SeenResult};
+use super::{Examined, Finding, Kind, Mending, Node, Places, examine, rules};
+use crate::config::Timeouts;
+use crate::netns::Netns;
+use crate::request::GUARD;
+use crate::runtime::chain::Limits;
+use crate::runtime::{Finder, Launcher, Networks, deadline};
+use crate::transaction::multus::{Asking, MultusState};
+use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
+
+/// How long an interface or a rule has to look like nobody's: a plugin makes it and gives it to its container in less.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What came of a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is mended: what was done.
+    Mended(String),
+    /// It is left as it is: why.
+    Left(String),
+}
+
+/// A finding that was to be mended.
+#[derive(Debug, Clone)]
+pub struct Mended {
+    /// The finding.
+    pub finding: Finding,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of one attempt: what was done, or why nothing was.
+type Attempt = Result<String, String>;
+
+/// Mends those of the findings of an examination that are safe to mend, except for `attempted`.
+pub fn mend(places: &Places, min_age: Duration, examined: &Examined, attempted: &[Mended]) -> Vec<Mended> {
+    let is_new = |finding: &&Finding| !attempted.iter().any(|mended| mended.finding.is_same(finding));
+    let safe = examined.findings.iter().filter(|finding| finding.mending == Mending::Safe).filter(is_new);
+    let safe: Vec<&Finding> = safe.collect();
+    let of_kinds = |kinds: &[Kind]| -> Vec<&Finding> {
+        safe.iter().filter(|finding| kinds.contains(&finding.kind)).copied().collect()
+    };
+    let mender = Mender { places, min_age, node: &examined.node };
+    let mut all = mender.results(&of_kinds(&[Kind::ResultStale]));
+    all.extend(mender.records(&of_kinds(&[Kind::ContainerGone, Kind::Debt])));
+    all.extend(mender.rest(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
+    all
+}
+
+/// Forgets a debt.
+///
+/// # Errors
+/// When there is no such debt, or it cannot be removed.
+pub fn forget(state_dirs: &[PathBuf], id: &DebtId) -> Result<(), ForgetError> {
+    for state_dir in state_dirs {
+        let until = deadline::after(PATIENCE);
+        let Some(store) = Store::open_existing(state_dir, Sharing::Shared, until)? else { continue };
+        if let Some(debt) = Debt::open(&store, id, until)? {
+            return Ok(debt.forget()?);
+        }
+    }
+    Err(ForgetError::None(id.clone()))
+}
+
+/// A debt that cannot be forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// There is none.
+    #[error("there is no debt {0}; `braid list` shows those that there are")]
+    None(DebtId),
+    /// Its file is in the way.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+struct Mender<'a> {
+    places: &'a Places,
+    min_age: Duration,
+    /// The node as it was when the findings were made.
+    node: &'a Node,
+}
+
+impl Mender<'_> {
+    fn results(&self, findings: &[&Finding]) -> Vec<Mended> {
+        let Some(living) = (!findings.is_empty()).then(look_at_living).flatten() else { return Vec::new() };
+        let attached = Attached::read(&self.node.state_dirs);
+        each(findings, |finding| {
+            let result = self.node.results.iter().find(|result| result.id() == finding.subject);
+            let mut result = result.ok_or("it is not there any more")?.clone();
+            if !result.cached.netns.is_empty() {
+                result.place = Place::of(Path::new(&result.cached.netns));
+            }
+            match result.fate(&living, &attached) {
+                Fate::Gone => self.result(&result, &attached),
+                Fate::Alive => Err("its container may live".into()),
+            }
+        })
+    }
+
+    /// Calls DEL of a result's network as libcni would, and removes the result.
+    fn result(&self, one: &SeenResult, attached: &Attached) -> Attempt {
+        let id = &one.cached.container_id;
+        let remove = || {
+            let cache = crate::runtime::cache::Cache::new(&one.cache_dir);
+            cache.remove(&one.cached.network_name, id, &one.cached.if_name).map_err(|error| error.to_string())
+        };
+        let Ok(network) = one.cached.network() else {
+            return remove().map(|()| "removed it; its configuration is not whole, so no DEL was called".into());
+        };
+        if network.plugins.iter().any(|plugin| ["multus", "multus-shim"].contains(&plugin.plugin_type())) {
+            let undone = self.left_by_multus(one)?;
+            return remove().map(|()| format!("{undone}removed it"));
+        }
+        let own = attached.journals.iter().find(|journal| journal.container_id() == id);
+        let path = own.map(|journal| journal.state.header.plan.path.as_str()).filter(|path| !path.is_empty());
+        let finder = path.map_or_else(|| self.places.finder.clone(), Finder::new);
+        let networks = Networks::new("").with_finder(finder).with_cache_dir(&one.cache_dir);
+        if let Err(error) = networks.executables(&network) {
+            return remove().map(|()| format!("removed it; no DEL was called: {error}"));
+        }
+        let mut attachment = one.cached.attachment();
+        attachment.netns.clear();
+        let deleted = networks.del(&network, &attachment).map_err(|error| error.to_string());
+        deleted.map(|()| format!("called DEL of network {:?} and removed it", network.name))
+    }
+
+    fn left_by_multus(&self, one: &SeenResult) -> Attempt {
+        let asking =
+            Asking { container_id: &one.cached.container_id, ifname: &one.cached.if_name, netns: "", args: "" };
+        let state = MultusState::read(&self.places.multus_dir, asking).map_err(|error| error.to_string())?;
+        let Some(state) = state else { return Ok(String::new()) };
+        let launcher = Launcher::new();
+        let failures = state.undo(tools(&self.places.finder, &launcher, deadline::after(Timeouts::default().total)));
+        if !failures.is_empty() {
+            let failures: Vec<_> = failures.iter().map(|(label, error)| format!("{label}: {error}")).collect();
+            return Err(failures.join("; "));
+        }
+        state.remove().map_err(|error| error.to_string())?;
+        Ok("undid what Multus had attached, and ".into())
+    }
+
+    /// Mends what Braid's own records tell of.
+    fn records(&self, findings: &[&Finding]) -> Vec<Mended> {
+        if findings.is_empty() {
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for state_dir in &self.node.state_dirs {
+            let is_here = |finding: &&&Finding| self.directory_of(finding) == Some(state_dir);
+            let findings: Vec<&Finding> = findings.iter().filter(is_here).copied().collect();
+            if findings.is_empty() {
+                continue;
+            }
+            match Store::open_existing(state_dir, Sharing::Exclusive, deadline::after(Timeouts::default().total)) {
+                Ok(Some(store)) => all.extend(self.in_store(&store, &findings)),
+                Ok(None) => all.extend(each(&findings, |_| Err("it is not there any more".into()))),
+                Err(error) => all.extend(each(&findings, |_| Err(error.to_string()))),
+            }
+        }
+        all
+    }
+
+    fn directory_of(&self, finding: &Finding) -> Option<&PathBuf> {
+        let attached = &self.node.attached;
+        if finding.kind == Kind::Debt {
+            let debt = attached.debts.iter().find(|debt| debt.id.to_string() == finding.subject);
+            return debt.map(|debt| &debt.state_dir);
+        }
+        attached.journals.iter().find(|journal| journal.id() == finding.subject).map(|journal| &journal.state_dir)
+    }
+
+    fn in_store(&self, store: &Store, findings: &[&Finding]) -> Vec<Mended> {
+        let until = deadline::after(Timeouts::default().total);
+        let launcher = Launcher::new().with_variable(GUARD, "braid doctor").holding(vec![store.lock_handle()]);
+        let Some(living) = look_at_living() else { return Vec::new() };
+        let mut attached = Attached::default();
+        attached.read_store(store);
+        each(findings, |finding| {
+            if Instant::now() >= until {
+                return Err("the others have taken all of the time; run it again".into());
+            }
+            if finding.kind == Kind::Debt {
+                return self.debt(store, &finding.subject, &launcher, until);
+            }
+            match attached.journals.iter().find(|journal| journal.id() == finding.subject) {
+                None => Ok("undone with its cached result".into()),
+                Some(journal) if journal.fate(&living) == Fate::Gone => {
+                    let plan = &journal.state.header.plan;
+                    self.journal(store, (&plan.container_id, &plan.ifname), &launcher, until)
+                }
+                Some(_) => Err("its container may live".into()),
+            }
+        })
+    }
+
+    fn journal(&self, store: &Store, (id, ifname): (&str, &str), launcher: &Launcher, until: Instant) -> Attempt {
+        let text = |error: StoreError| error.to_string();
+        let Some(container) = store.existing_container(id, until).map_err(text)? else {
+            return Ok("somebody else has undone it".into());
+        };
+        let outcome = match Journal::open(&container, ifname).map_err(text)? {
+            Opened::None | Opened::Unfinished => Ok("somebody else has undone it".into()),
+            Opened::Corrupt(reason) => Err(format!("its journal cannot be used: {reason}")),
+            Opened::Journal(mut journal) => {
+                let finder = self.finder_for(&journal.state.header.plan.path);
+                let failures = undo(&mut journal, tools(&finder, launcher, until), "");
+                if failures.is_empty() {
+                    container.remove_journal(ifname).map_err(text)?;
+                    Ok("undid its attachments".into())
+                } else {
+                    Err(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+                }
+            }
+        };
+        container.tidy();
+        outcome
+    }
+
+    fn debt(&self, store: &Store, id: &str, launcher: &Launcher, until: Instant) -> Attempt {
+        let id: DebtId = id.parse().map_err(|error: <DebtId as std::str::FromStr>::Err| error.to_string())?;
+        let Some(mut debt) = Debt::open(store, &id, until).map_err(|error| error.to_string())? else {
+            return Ok("somebody else has undone it".into());
+        };
+        let path = debt.state().map(|state| state.header.plan.path.clone()).unwrap_or_default();
+        let finder = self.finder_for(&path);
+        let failures = debt.retry(tools(&finder, launcher, until));
+        if failures.is_empty() {
+            return Ok("undid what was owed".into());
+        }
+        Err(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    fn finder_for(&self, path: &str) -> Finder {
+        if path.is_empty() { self.places.finder.clone() } else { Finder::new(path) }
+    }
+
+    /// Mends what no record accounts for, if one more look says the same.
+    fn rest(&self, findings: &[&Finding]) -> Vec<Mended> {
+        if findings.is_empty() {
+            return Vec::new();
+        }
+        // Of addresses it is known how old they are.
+        if findings.iter().any(|finding| finding.kind != Kind::AddressLeaked) {
+            thread::sleep(PAUSE);
+        }
+        let node = match Node::look(self.places) {
+            Ok(node) => node,
+            Err(error) => return each(findings, |_| Err(error.to_string())),
+        };
+        let again = examine(&node, self.min_age);
+        each(findings, |finding| {
+            let is_still = again.iter().any(|seen| seen.is_same(finding) && seen.mending == Mending::Safe);
+            if !is_still {
+                return Err("one more look says otherwise".into());
+            }
+            match finding.kind {
+                Kind::AddressLeaked => release(Path::new(&finding.subject), &node),
+                Kind::RuleLeaked => rules::remove(&finding.subject, &node),
+                _ => self.remove(&finding.subject, &node),
+            }
+        })
+    }
+
+    fn remove(&self, name: &str, node: &Node) -> Attempt {
+        let of =
+            |node: &Node| node.links.iter().find(|device| device.link.name == name).map(|device| device.link.clone());
+        let (Some(before), Some(now)) = (of(self.node), of(node)) else {
+            return Err("it is not there any more".into());
+        };
+        if before.index != now.index {
+            return Err("it is another interface of that name".into());
+        }
+        let removed = Netns::current().and_then(|mut host| host.remove_link(&now));
+        removed.map(|()| "removed it".into()).map_err(|error| error.to_string())
+    }
+}
+
+fn look_at_living() -> Option<Living> {
+    Netns::current().ok().map(|mut host| Living::look(&mut host))
+}
+
+fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tools<'a> {
+    let timeouts = Timeouts::default();
+    let limits = Limits { plugin: Some(timeouts.plugin), deadline: Some(until) };
+    Tools { finder, exec: launcher, limits, rollback: timeouts.rollback }
+}
+
+/// Releases an address as host-local would: with its pool locked.
+fn release(file: &Path, node: &Node) -> Attempt {
+    let text = |error: io::Error| error.to_string();
+    let seen = node.reservations.iter().find(|one| one.file() == file).ok_or("it is not there any more")?;
+    let lock = lock_pool(&seen.pool)?;
+    let now = Reservation::read(file, node.now).ok_or("it is not there any more")?;
+    if now != *seen {
+        return Err("it was given to another container meanwhile".into());
+    }
+    fs::remove_file(file).map_err(text)?;
+    drop(lock);
+    Ok("released it".into())
+}
+
+/// Locks a pool of host-local.
+fn lock_pool(pool: &Path) -> Result<File, String> {
+    let path = pool.join("lock");
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    // host-local makes it with its first address. One that is not there has no holder.
+    let file = File::options().read(true).append(true).create(true).open(&path).map_err(failed)?;
+    let until = deadline::after(PATIENCE);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+fn each(findings: &[&Finding], attempt: impl FnMut(&Finding) -> Attempt) -> Vec<Mended> {
+    let mut attempt = attempt;
+    let outcomes = findings.iter().map(|finding| {
+        let outcome = match attempt(finding) {
+            Ok(done) => Outcome::Mended(done),
+            Err(why) => Outcome::Left(why),
+        };
+        Mended { finding: (*finding).clone(), outcome }
+    });
+    outcomes.collect()
+}

@@ -1,0 +1,46 @@
+//! What is wrong with a node, and what mends it: `braid doctor`.
+//!
+//! [`Node::look`] reads everything once: the state directories, libcni's results, host-local's addresses, the namespaces that
+//! live, the host's links, the configurations and what they need. [`examine`] goes by that alone. What calls under way can look
+//! like for a moment is looked at twice ([`look_twice`]). [`mend`] does what is safe.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `node` | a node as it is |
+//! | `living` | the network namespaces that something holds |
+//! | `attached` | journals, debts, what cannot be used; what has become of a container |
+//! | `records` | what libcni and host-local write down |
+//! | `setup` | configurations, and what they need |
+//! | `finding` | what can be wrong |
+//! | `containers`, `results`, `addresses`, `rules`, `interfaces`, `configurations`, `requirements`, `tokens` | the checks, each family in a file, pure |
+//! | `examination` | all checks together |
+//! | `mend` | what `--fix` and `--forget` do |
+
+mod addresses;
+mod attached;
+mod configurations;
+mod containers;
+mod examination;
+mod finding;
+mod interfaces;
+mod living;
+mod mend;
+mod node;
+mod records;
+mod requirements;
+mod results;
+mod rules;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+pub use attached::{Attached, Fate, SeenDebt, SeenJournal, SeenUnusable};
+pub use examination::{Examined, examine, look_twice};
+pub use finding::{Finding, Kind, Mending};
+pub use living::{Access, Living, Namespace, Place};
+pub use mend::{ForgetError, Mended, Outcome, forget, mend};
+pub use node::{Node, Places, SeenToken};
+pub use records::{Reservation, SeenResult};
+pub use rules::SeenRule;
+pub use setup::{Configuration, Lack, Lacks};

@@ -1,0 +1,190 @@
+//! A node as it is now, read once: everything that the checks go by.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::attached::Attached;
+use super::living::Living;
+use super::records::{self, Reservation, SeenResult};
+use super::rules::{self, SeenRule};
+use super::setup::{self, Configuration, Kernel, Lacks, Uses};
+use crate::cni::NetworkConfig;
+use crate::netns::{Device, Netns, NetnsError};
+use crate::runtime::Finder;
+use crate::source::bearer_token::{Token, TokenError};
+
+/// Where things are on the node.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The state directory. Those of the configurations are looked at too.
+    pub state_dir: PathBuf,
+    /// libcni's directories.
+    pub cache_dirs: Vec<PathBuf>,
+    /// The runtime's directory of configurations.
+    pub conf_dir: PathBuf,
+    /// Where plugins are.
+    pub finder: Finder,
+    /// Where Multus keeps its state.
+    pub multus_dir: PathBuf,
+}
+
+/// A token of a kubeconfig.
+#[derive(Debug, Clone)]
+pub struct SeenToken {
+    /// The kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The token, or why it is none.
+    pub token: Result<Token, TokenError>,
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// When it was looked at.
+    pub now: SystemTime,
+    /// What lives on it.
+    pub living: Living,
+    /// What the state directories hold.
+    pub attached: Attached,
+    /// What libcni keeps.
+    pub results: Vec<SeenResult>,
+    /// The containers that Multus's own state tells of.
+    pub known_to_multus: HashSet<String>,
+    /// The addresses that host-local has given away.
+    pub reservations: Vec<Reservation>,
+    /// The rules of iptables that plugins have marked with a container.
+    pub rules: Vec<SeenRule>,
+    /// The links of the host.
+    pub links: Vec<Device>,
+    /// The links of the host that have addresses, other than those that every link has.
+    pub addressed: HashSet<u32>,
+    /// The links of the host that a filter redirects to.
+    pub redirected_to: HashSet<u32>,
+    /// The configurations in the runtime's directory.
+    pub configurations: Vec<Configuration>,
+    /// The plugins that are missing.
+    pub missing_plugins: Lacks,
+    /// The programs that are missing.
+    pub missing_programs: Lacks,
+    /// The kinds of links that are missing.
+    pub missing_kinds: Lacks,
+    /// The tokens of the kubeconfigs.
+    pub tokens: Vec<SeenToken>,
+    /// The state directories.
+    pub state_dirs: Vec<PathBuf>,
+    /// What could not be looked at, and why.
+    pub unexamined: BTreeMap<PathBuf, String>,
+}
+
+impl Node {
+    /// Looks at the node.
+    ///
+    /// # Errors
+    /// When the kernel does not say what links there are.
+    pub fn look(places: &Places) -> Result<Self, NetnsError> {
+        let configurations = setup::configurations(&places.conf_dir);
+        let state_dirs = setup::state_dirs(&places.state_dir, &configurations);
+        let attached = Attached::read(&state_dirs);
+        let now = SystemTime::now();
+        let mut host = Netns::current()?;
+        // The kernel gives a namespace its number as it lists a link that leads there.
+        let links = host.devices()?;
+        let living = Living::look(&mut host);
+        let mut unexamined = attached.unexamined.clone();
+        if living.is_barred {
+            unexamined.insert("/proc".into(), "not all processes may be looked at".into());
+        }
+        let (results, unread): (Vec<_>, Vec<_>) =
+            records::results(&places.cache_dirs, booted(now)).into_iter().partition(Result::is_ok);
+        let results: Vec<SeenResult> = results.into_iter().flatten().collect();
+        unexamined.extend(unread.into_iter().filter_map(Result::err).map(|(path, error)| (path, error.to_string())));
+        let networks = networks(&configurations, &attached, &results);
+        let data_dirs = records::data_dirs(networks.iter());
+        let uses = Uses::of(&configurations, &attached, places.finder.path());
+        let mut kernel = Kernel::new();
+        Ok(Self {
+            now,
+            reservations: records::reservations(&data_dirs, now),
+            rules: rules::rules(),
+            known_to_multus: records::known_to_multus(&places.multus_dir),
+            addressed: addressed(&mut host)?,
+            redirected_to: redirected_to(&mut host, &links)?,
+            missing_plugins: uses.missing_plugins(&places.finder),
+            missing_programs: uses.missing_programs(&|name| setup::program(name).is_some()),
+            missing_kinds: uses.missing_kinds(&mut |kind| kernel.knows(kind)),
+            tokens: tokens(&places.conf_dir, &configurations),
+            living,
+            attached,
+            results,
+            links,
+            configurations,
+            state_dirs,
+            unexamined,
+        })
+    }
+}
+
+/// All networks that anything on the node tells of.
+fn networks(configurations: &[Configuration], attached: &Attached, results: &[SeenResult]) -> Vec<NetworkConfig> {
+    let configured = configurations.iter().flat_map(|one| std::iter::once(&one.network).chain(&one.delegates)).cloned();
+    let attached = attached.states().flat_map(|state| &state.header.plan.attachments);
+    let cached = results.iter().filter_map(|one| one.cached.network().ok());
+    configured.chain(attached.map(|attachment| attachment.network.clone())).chain(cached).collect()
+}
+
+/// When the machine was started.
+fn booted(now: SystemTime) -> SystemTime {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = uptime.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
+    let uptime = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    // Without it, nothing counts as older.
+    if uptime.is_zero() { SystemTime::UNIX_EPOCH } else { now.checked_sub(uptime).unwrap_or(SystemTime::UNIX_EPOCH) }
+}
+
+fn addressed(host: &mut Netns) -> Result<HashSet<u32>, NetnsError> {
+    let of_every_link = |address: std::net::IpAddr| match address {
+        std::net::IpAddr::V4(_) => false,
+        std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let addresses = host.addresses()?.into_iter();
+    Ok(addresses.filter(|address| !of_every_link(address.net.addr())).map(|address| address.link).collect())
+}
+
+/// The links that filters lead to. Only where there are some that could be nobody's is it worth asking.
+fn redirected_to(host: &mut Netns, links: &[Device]) -> Result<HashSet<u32>, NetnsError> {
+    let mut found = HashSet::new();
+    if !links.iter().any(|link| link.kind == "ifb") {
+        return Ok(found);
+    }
+    for device in links {
+        found.extend(host.ingress_filters(&device.link)?.iter().filter_map(|filter| filter.redirects_to));
+    }
+    Ok(found)
+}
+
+/// The tokens of the kubeconfig that `install` writes, and of those that configurations name.
+fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<SeenToken> {
+    if !cfg!(feature = "kubernetes") {
+        return Vec::new();
+    }
+    let named = configurations.iter().flat_map(|one| &one.braids).filter_map(|config| config.kubeconfig.clone());
+    let mut files: Vec<PathBuf> = std::iter::once(conf_dir.join("braid.d/kubeconfig")).chain(named).collect();
+    files.sort();
+    files.dedup();
+    files.into_iter().flat_map(|file| tokens_of(&file)).collect()
+}
+
+/// The tokens of a kubeconfig in JSON, as `install` writes it.
+fn tokens_of(kubeconfig: &Path) -> Vec<SeenToken> {
+    let read = crate::runtime::load::read(kubeconfig).ok();
+    let object = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()).unwrap_or_default();
+    let users = object["users"].as_array().into_iter().flatten();
+    let texts = users.filter_map(|user| user["user"]["token"].as_str());
+    let seen = texts.map(|text| SeenToken {
+        kubeconfig: kubeconfig.to_owned(),
+        token: Token::parse(text.as_bytes(), SystemTime::now()),
+    });
+    seen.collect()
+}

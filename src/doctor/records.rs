@@ -1,0 +1,164 @@
+//! What others write down of attachments: the results that libcni caches, and the addresses that host-local has given away.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::attached::{Attached, Fate};
+use super::living::{Living, Place, age_of};
+use crate::cni::AddResult;
+use crate::cni::config::{RawObject, get};
+use crate::cni::{NetworkConfig, PluginConfig, Version};
+use crate::runtime::cache::{Cache, Cached};
+
+/// Where host-local keeps its addresses if a configuration does not say.
+const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+/// How much older than the machine's start a file has to be to be of an earlier one: clocks are set.
+const BOOT_MARGIN: Duration = Duration::from_secs(120);
+
+/// A result that libcni keeps.
+#[derive(Debug, Clone)]
+pub struct SeenResult {
+    /// libcni's directory, in which the results are.
+    pub cache_dir: PathBuf,
+    /// What libcni wrote.
+    pub cached: Cached,
+    /// Where it says that the namespace is.
+    pub place: Place,
+    /// Whether it was written before the machine was started.
+    pub is_of_another_boot: bool,
+}
+
+impl SeenResult {
+    /// As libcni names the file: `NETWORK-CONTAINER-INTERFACE`.
+    pub fn id(&self) -> String {
+        let Cached { network_name, container_id, if_name, .. } = &self.cached;
+        format!("{network_name}-{container_id}-{if_name}")
+    }
+
+    /// The result, as far as it can be read.
+    pub fn result(&self) -> AddResult {
+        let raw = self.cached.result.as_ref();
+        raw.and_then(|raw| AddResult::parse(raw.get().as_bytes(), Version::LATEST).ok()).unwrap_or_default()
+    }
+
+    /// What has become of its container. libcni keeps no namespace's identity, so more has to speak for it.
+    pub fn fate(&self, living: &Living, attached: &Attached) -> Fate {
+        let own = attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
+        let fates: Vec<Fate> = own.map(|journal| journal.fate(living)).collect();
+        if fates.contains(&Fate::Alive) || living.has_process_of(&self.cached.container_id) {
+            return Fate::Alive;
+        }
+        match self.place {
+            Place::Namespace(_) => return Fate::Alive,
+            _ if self.is_of_another_boot => return Fate::Gone,
+            _ => {}
+        }
+        let result = self.result();
+        let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && !one.mac.is_empty());
+        let ips = || result.ips.iter().map(|ip| ip.address.addr());
+        if ips().any(|ip| living.has_address(ip)) || macs().any(|one| living.has_mac(&one.mac)) {
+            return Fate::Alive;
+        }
+        let is_told = ips().next().is_some() || macs().next().is_some();
+        let is_of_a_process = Path::new(&self.cached.netns).starts_with("/proc");
+        match self.place {
+            Place::Nothing | Place::SomethingElse if !self.cached.netns.is_empty() => Fate::Gone,
+            // The process is gone, and no namespace that lives has what the result tells of.
+            Place::OutOfSight if is_of_a_process && living.sees_all && !living.has_refused() && is_told => Fate::Gone,
+            // The journals know better where the namespace was.
+            _ if !fates.is_empty() => Fate::Gone,
+            _ => Fate::Alive,
+        }
+    }
+}
+
+/// Reads the results below libcni's directories.
+pub(super) fn results(cache_dirs: &[PathBuf], booted: SystemTime) -> Vec<Result<SeenResult, (PathBuf, io::Error)>> {
+    let mut all = Vec::new();
+    for cache_dir in cache_dirs {
+        match Cache::new(cache_dir).all() {
+            Ok(results) => all.extend(results.into_iter().map(|cached| Ok(seen(cache_dir, cached, booted)))),
+            Err(error) => all.push(Err((cache_dir.join("results"), error))),
+        }
+    }
+    all
+}
+
+fn seen(cache_dir: &Path, cached: Cached, booted: SystemTime) -> SeenResult {
+    let place = if cached.netns.is_empty() { Place::OutOfSight } else { Place::of(Path::new(&cached.netns)) };
+    let mut one = SeenResult { cache_dir: cache_dir.into(), cached, place, is_of_another_boot: false };
+    let age = age_of(&cache_dir.join("results").join(one.id()), booted);
+    one.is_of_another_boot = age.is_some_and(|age| age > BOOT_MARGIN);
+    one
+}
+
+/// An address that host-local has given away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The folder of the network.
+    pub pool: PathBuf,
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is; empty where host-local was killed before it had written that.
+    pub container_id: String,
+    /// How long ago it was given.
+    pub age: Duration,
+}
+
+impl Reservation {
+    /// The file that stands for it.
+    pub fn file(&self) -> PathBuf {
+        self.pool.join(self.address.to_string())
+    }
+
+    /// Reads the file of an address. None if there is none.
+    pub(super) fn read(file: &Path, now: SystemTime) -> Option<Self> {
+        let address = file.file_name()?.to_str()?.parse().ok()?;
+        if !file.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return None;
+        }
+        let text = fs::read_to_string(file).ok()?;
+        let container_id = text.lines().next().unwrap_or_default().trim().to_owned();
+        let age = age_of(file, now).unwrap_or_default();
+        Some(Self { pool: file.parent()?.to_owned(), address, container_id, age })
+    }
+}
+
+/// Reads the pools of host-local, by network and address.
+pub(super) fn reservations(data_dirs: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Reservation> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pools: BTreeSet<PathBuf> = data_dirs.iter().flat_map(|folder| entries(folder).collect::<Vec<_>>()).collect();
+    let mut all: Vec<Reservation> = pools
+        .iter()
+        .flat_map(|pool| entries(pool).filter_map(|file| Reservation::read(&file, now)).collect::<Vec<_>>())
+        .collect();
+    all.sort_by(|a, b| (&a.pool, a.address).cmp(&(&b.pool, b.address)));
+    all
+}
+
+/// Where networks have host-local keep its addresses.
+pub(super) fn data_dirs<'a>(networks: impl Iterator<Item = &'a NetworkConfig>) -> BTreeSet<PathBuf> {
+    let mut directories = BTreeSet::from([PathBuf::from(DEFAULT_DATA_DIR)]);
+    for plugin in networks.flat_map(|network| &network.plugins) {
+        let Some(ipam) = ipam(plugin) else { continue };
+        let data_dir: Option<PathBuf> = get(&ipam, "dataDir", "a directory").ok().flatten();
+        directories.extend(data_dir.filter(|directory| directory.is_absolute()));
+    }
+    directories
+}
+
+/// The configuration of a plugin's IPAM plugin.
+pub(super) fn ipam(plugin: &PluginConfig) -> Option<RawObject> {
+    get(plugin.keys(), "ipam", "an object").ok().flatten()
+}
+
+/// The containers that Multus's own state tells of.
+pub(super) fn known_to_multus(multus_dir: &Path) -> HashSet<String> {
+    let own = crate::transaction::multus::MultusState::container_ids(multus_dir).unwrap_or_default();
+    let cached = Cache::new(multus_dir).all().unwrap_or_default();
+    own.into_iter().chain(cached.into_iter().map(|cached| cached.container_id)).collect()
+}

@@ -1,0 +1,342 @@
+//! How the node is set up: configurations, and what they need of plugins, programs and the kernel.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::attached::Attached;
+use super::records::ipam;
+use crate::cni::config::{get, get_bool};
+use crate::cni::{NetworkConfig, PluginConfig};
+use crate::config::meta::is_braid;
+use crate::config::{Config, DEFAULT_STATE_DIR, Problems};
+use crate::netns::Netns;
+use crate::runtime::{Finder, load};
+use crate::source;
+
+/// A configuration in the runtime's directory.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    /// Its file.
+    pub file: PathBuf,
+    /// The network.
+    pub network: NetworkConfig,
+    /// Braid's configurations in it: its own plugins of that type, as far as they can be used.
+    pub braids: Vec<Config>,
+    /// The networks that these delegate to and that are found without an API server.
+    pub delegates: Vec<NetworkConfig>,
+}
+
+impl Configuration {
+    /// Whether one of its plugins is Braid.
+    pub fn is_braids(&self) -> bool {
+        !self.braids.is_empty() || self.network.plugins.iter().any(|plugin| plugin.plugin_type() == "braid")
+    }
+
+    /// Its name for a person.
+    pub fn file_name(&self) -> String {
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The networks whose plugins run: its own, and those that are delegated to.
+    fn networks(&self) -> impl Iterator<Item = &NetworkConfig> {
+        std::iter::once(&self.network).chain(&self.delegates)
+    }
+}
+
+/// Reads the configurations of a directory in the order in which runtimes take them: by name. What cannot be read is passed
+/// over, as they do.
+pub(super) fn configurations(conf_dir: &Path) -> Vec<Configuration> {
+    let mut files = load::files(conf_dir).unwrap_or_default();
+    files.sort();
+    let loaded = files.into_iter().filter_map(|file| Some((load::from_file(&file).ok()?.network, file)));
+    let read = loaded.map(|(network, file)| {
+        let plugins = network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin));
+        let braids = plugins.filter_map(|(index, _)| Config::in_network(&network, index, &mut Problems::new()));
+        let braids: Vec<Config> = braids.collect();
+        let delegates = braids.iter().flat_map(|config| source::every_network(config).0).collect();
+        Configuration { file, network, braids, delegates }
+    });
+    read.collect()
+}
+
+/// Where the Braids of configurations keep their journals, wherever else they are looked for.
+pub(super) fn state_dirs(own: &Path, configurations: &[Configuration]) -> Vec<PathBuf> {
+    let mut all = vec![own.to_owned(), PathBuf::from(DEFAULT_STATE_DIR)];
+    let braids = configurations.iter().flat_map(|configuration| &configuration.braids);
+    all.extend(braids.map(|config| config.state_dir.clone()));
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Something that a plugin needs and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lack {
+    /// What: a plugin's type, a program, a kind of link.
+    pub what: String,
+    /// The plugin that needs it; empty where it is the plugin itself.
+    pub plugin: String,
+    /// Where it was looked for.
+    pub searched: String,
+}
+
+/// What is missing, each with who needs it: configurations and containers.
+pub type Lacks = BTreeMap<Lack, Vec<String>>;
+
+/// The plugins that the node uses.
+pub(super) struct Uses<'a> {
+    all: Vec<Use<'a>>,
+}
+
+/// A plugin that is used.
+struct Use<'a> {
+    plugin: &'a PluginConfig,
+    /// Who uses it.
+    user: String,
+    /// The directories that it is looked up in.
+    path: String,
+}
+
+impl<'a> Uses<'a> {
+    pub(super) fn of(configurations: &'a [Configuration], attached: &'a Attached, cni_path: &str) -> Self {
+        let mut all = Vec::new();
+        for configuration in configurations {
+            for (index, network) in configuration.networks().enumerate() {
+                let of_delegate = configuration.braids.first().filter(|_| index > 0);
+                let path = of_delegate.map_or_else(|| cni_path.to_owned(), |config| config.plugin_path(cni_path));
+                let user = configuration.file_name();
+                let plugins = network.plugins.iter();
+                all.extend(plugins.map(|plugin| Use { plugin, user: user.clone(), path: path.clone() }));
+            }
+        }
+        for state in attached.states() {
+            let plan = &state.header.plan;
+            for (_, attachment) in state.attachments() {
+                let user = format!("container {}", plan.container_id);
+                let plugins = attachment.network.plugins.iter();
+                all.extend(plugins.map(|plugin| Use { plugin, user: user.clone(), path: plan.path.clone() }));
+            }
+        }
+        Self { all }
+    }
+
+    /// The plugins that are not where they are looked up. `finder` is that of `CNI_PATH`.
+    pub(super) fn missing_plugins(&self, finder: &Finder) -> Lacks {
+        let mut lacks = Lacks::new();
+        let mut finders: BTreeMap<&str, Finder> = BTreeMap::new();
+        for one in &self.all {
+            let is_default = one.path.is_empty() || one.path == finder.path();
+            let own = finders
+                .entry(&one.path)
+                .or_insert_with(|| if is_default { finder.clone() } else { Finder::new(&one.path) }.remembering());
+            let ipam = ipam(one.plugin).and_then(|ipam| get::<String>(&ipam, "type", "a plugin").ok().flatten());
+            for name in std::iter::once(one.plugin.plugin_type().to_owned()).chain(ipam.filter(|name| !name.is_empty()))
+            {
+                let is_there = own.find(&name).is_ok() || name == "braid" && finder.find(&name).is_ok();
+                if !is_there {
+                    let searched = if one.path.is_empty() { finder.path() } else { &one.path };
+                    note(&mut lacks, &name, "", searched, &one.user);
+                }
+            }
+        }
+        lacks
+    }
+
+    /// The programs that plugins call and that are not on the node.
+    pub(super) fn missing_programs(&self, is_there: &dyn Fn(&str) -> bool) -> Lacks {
+        let mut lacks = Lacks::new();
+        for one in &self.all {
+            let programs = programs_of(one.plugin);
+            if !programs.is_empty() && !programs.iter().any(|program| is_there(program)) {
+                let plugin = one.plugin.plugin_type();
+                note(&mut lacks, &programs.join(" or "), plugin, &PROGRAM_DIRECTORIES.join(":"), &one.user);
+            }
+        }
+        lacks
+    }
+
+    /// The kinds of links that plugins make and the kernel does not know.
+    pub(super) fn missing_kinds(&self, knows: &mut dyn FnMut(&'static str) -> bool) -> Lacks {
+        let mut lacks = Lacks::new();
+        for one in &self.all {
+            for kind in kinds_of(one.plugin).iter().filter(|kind| !knows(kind)) {
+                note(&mut lacks, kind, one.plugin.plugin_type(), "", &one.user);
+            }
+        }
+        lacks
+    }
+}
+
+fn note(lacks: &mut Lacks, what: &str, plugin: &str, searched: &str, user: &str) {
+    let users = lacks.entry(Lack { what: what.into(), plugin: plugin.into(), searched: searched.into() }).or_default();
+    if !users.iter().any(|known| known == user) {
+        users.push(user.to_owned());
+    }
+}
+
+/// Where programs are looked for that plugins call by name.
+const PROGRAM_DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// Where a program is on the node.
+pub(super) fn program(name: &str) -> Option<PathBuf> {
+    Finder::new(&PROGRAM_DIRECTORIES.join(":")).find(name).ok()
+}
+
+/// The programs of which a plugin needs one. None if it needs none.
+fn programs_of(plugin: &PluginConfig) -> &'static [&'static str] {
+    const IPTABLES: &[&str] = &["iptables"];
+    const NFT: &[&str] = &["nft"];
+    const EITHER: &[&str] = &["iptables", "nft"];
+    let text = |key| get::<String>(plugin.keys(), key, "a string").ok().flatten().unwrap_or_default();
+    let of_backend = |backend: &str| match backend {
+        "iptables" => IPTABLES,
+        "nftables" => NFT,
+        _ => EITHER,
+    };
+    match plugin.plugin_type() {
+        "portmap" => of_backend(&text("backend")),
+        // By way of D-Bus, where a daemon does it.
+        "firewall" if text("backend") == "firewalld" => &[],
+        "firewall" => IPTABLES,
+        "bridge" | "ptp" if get_bool(plugin.keys(), "ipMasq").unwrap_or(false) => of_backend(&text("ipMasqBackend")),
+        _ => &[],
+    }
+}
+
+/// The kinds of links that a plugin makes.
+fn kinds_of(plugin: &PluginConfig) -> &'static [&'static str] {
+    match plugin.plugin_type() {
+        "bridge" => &["bridge", "veth"],
+        "ptp" => &["veth"],
+        "bandwidth" => &["ifb"],
+        "macvlan" => &["macvlan"],
+        "ipvlan" => &["ipvlan"],
+        "vlan" => &["vlan"],
+        "dummy" => &["dummy"],
+        "vrf" => &["vrf"],
+        "bond" => &["bond"],
+        "tap" => &["tun"],
+        _ => &[],
+    }
+}
+
+/// What the kernel can do, asked without leaving anything.
+///
+/// A kind is asked for in a network namespace that nobody sees. Asking also has the kernel load the kind's module, as using it
+/// would; but the modules in [`MAKES_LINKS`] make links in the host's namespace once they are loaded. So these are asked for
+/// only where nothing can be loaded, or the module is there already. What is not known counts as there.
+pub(super) struct Kernel {
+    netns: Option<Netns>,
+    known: BTreeMap<&'static str, bool>,
+}
+
+/// Kinds whose modules make links by themselves, each with its module.
+const MAKES_LINKS: [(&str, &str); 3] = [("ifb", "ifb"), ("dummy", "dummy"), ("bond", "bonding")];
+
+impl Kernel {
+    pub(super) fn new() -> Self {
+        Self { netns: Netns::fresh().ok(), known: BTreeMap::new() }
+    }
+
+    pub(super) fn knows(&mut self, kind: &'static str) -> bool {
+        if let Some(known) = self.known.get(kind) {
+            return *known;
+        }
+        let is_harmless = MAKES_LINKS.iter().all(|(name, module)| *name != kind || cannot_be_loaded(module));
+        let known = match &mut self.netns {
+            Some(netns) if is_harmless => netns.knows_kind(kind).unwrap_or(true),
+            _ if !is_harmless => is_module_there(kind),
+            _ => true,
+        };
+        self.known.insert(kind, known);
+        known
+    }
+}
+
+/// Whether asking for a module's kind loads nothing: the kernel has no modules, or this one already.
+fn cannot_be_loaded(module: &str) -> bool {
+    !Path::new("/proc/modules").exists() || Path::new("/sys/module").join(module).exists()
+}
+
+/// Whether the running kernel's modules have one for a kind. Where they are not in sight, nothing is known.
+fn is_module_there(kind: &str) -> bool {
+    let module = MAKES_LINKS.iter().find(|(name, _)| *name == kind).map_or(kind, |(_, module)| module);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let directory = Path::new("/lib/modules").join(release.trim());
+    let lists = ["modules.dep", "modules.builtin"].map(|name| std::fs::read_to_string(directory.join(name)));
+    let [Ok(loadable), Ok(built_in)] = lists else { return true };
+    has_module(&loadable, module) || has_module(&built_in, module)
+}
+
+/// Whether a list of modules has one: `kernel/drivers/net/ifb.ko.xz: …`.
+fn has_module(list: &str, module: &str) -> bool {
+    let paths = list.lines().filter_map(|line| line.split(':').next());
+    let mut names = paths.filter_map(|path| path.rsplit('/').next()?.split(".ko").next());
+    names.any(|name| name.replace('-', "_") == module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(plugins: &str) -> NetworkConfig {
+        format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{plugins}]}}"#).parse().unwrap()
+    }
+
+    fn configuration(plugins: &str) -> Vec<Configuration> {
+        let file = PathBuf::from("/etc/cni/net.d/10-n.conflist");
+        vec![Configuration { file, network: network(plugins), braids: Vec::new(), delegates: Vec::new() }]
+    }
+
+    fn names(lacks: &Lacks) -> Vec<(&str, &str)> {
+        lacks.keys().map(|lack| (lack.what.as_str(), lack.plugin.as_str())).collect()
+    }
+
+    #[test]
+    fn a_plugin_needs_the_program_of_its_backend() {
+        let attached = Attached::default();
+        let needed = |plugins: &str, there: &'static [&'static str]| {
+            let configurations = configuration(plugins);
+            let uses = Uses::of(&configurations, &attached, "/opt/cni/bin");
+            let lacks = uses.missing_programs(&|program| there.contains(&program));
+            names(&lacks).into_iter().map(|(what, plugin)| format!("{plugin}: {what}")).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(needed(r#"{"type":"portmap"}"#, &[]), "portmap: iptables or nft");
+        assert_eq!(needed(r#"{"type":"portmap"}"#, &["nft"]), "");
+        assert_eq!(needed(r#"{"type":"portmap","backend":"iptables"}"#, &["nft"]), "portmap: iptables");
+        assert_eq!(needed(r#"{"type":"firewall"}"#, &["nft"]), "firewall: iptables");
+        assert_eq!(needed(r#"{"type":"firewall","backend":"firewalld"}"#, &[]), "");
+        assert_eq!(needed(r#"{"type":"bridge"}"#, &[]), "");
+        assert_eq!(needed(r#"{"type":"bridge","ipMasq":true}"#, &["iptables"]), "");
+        assert_eq!(needed(r#"{"type":"ptp","ipMasq":true,"ipMasqBackend":"nftables"}"#, &["iptables"]), "ptp: nft");
+    }
+
+    #[test]
+    fn a_plugin_needs_the_kind_of_links_that_it_makes() {
+        let configurations = configuration(r#"{"type":"bridge"},{"type":"bandwidth"},{"type":"ipvlan"}"#);
+        let attached = Attached::default();
+        let uses = Uses::of(&configurations, &attached, "");
+        let lacks = uses.missing_kinds(&mut |kind| kind != "ifb" && kind != "ipvlan");
+        assert_eq!(names(&lacks), [("ifb", "bandwidth"), ("ipvlan", "ipvlan")]);
+        assert_eq!(lacks.values().next().unwrap(), &["10-n.conflist"]);
+    }
+
+    #[test]
+    fn a_plugin_and_its_ipam_plugin_are_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/sh", dir.path().join("bridge")).unwrap();
+        let finder = Finder::new(dir.path().to_str().unwrap());
+        let configurations = configuration(r#"{"type":"bridge","ipam":{"type":"host-local"}},{"type":"tuning"}"#);
+        let attached = Attached::default();
+        let lacks = Uses::of(&configurations, &attached, finder.path()).missing_plugins(&finder);
+        assert_eq!(names(&lacks), [("host-local", ""), ("tuning", "")]);
+    }
+
+    #[test]
+    fn modules_are_found_in_lists_whatever_they_are_packed_with() {
+        let list = "kernel/drivers/net/ifb.ko.xz: kernel/x/y.ko\nkernel/drivers/net/bonding/bonding.ko.zst:\n\
+            kernel/drivers/net/dummy-x.ko\n";
+        assert!(has_module(list, "ifb") && has_module(list, "bonding") && has_module(list, "dummy_x"));
+        assert!(!has_module(list, "y") && !has_module(list, "dummy"));
+    }
+}
