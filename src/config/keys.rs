@@ -114,7 +114,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Essential,
         form: "string",
         default: "required",
-        meaning: "`braid`, or whatever the executable is called",
+        meaning: "`braid`, or the name of the executable",
         read: |keys, draft| {
             let plugin_type = keys.string("type")?.ok_or_else(|| missing("\"type\""))?;
             validate::plugin_type(&plugin_type).map_err(|source| ConfigError::Name { key: "type".into(), source })?;
@@ -140,7 +140,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Essential,
         form: "string",
         default: "`0.1.0`; libcni inserts the list's",
-        meaning: "the version Braid answers in: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0",
+        meaning: "the version of Braid's answers: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0 or 1.1.0",
         read: set!(|keys| version = spoken_version(keys.as_object())?),
     },
     Key {
@@ -148,7 +148,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Essential,
         form: "list of strings",
         default: "",
-        meaning: "more versions; the highest one known is spoken",
+        meaning: "more versions; Braid uses the highest one that it knows",
         read: NOTHING,
     },
     Key {
@@ -156,7 +156,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "object of booleans",
         default: "",
-        meaning: "what the runtime may hand over. Give Braid those of the primary's plugins",
+        meaning: "which capability arguments the runtime passes to Braid. List those of the primary's plugins",
         read: NOTHING,
     },
     Key {
@@ -203,7 +203,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "object",
         default: "`{\"giveUpAfter\": 600}`",
-        meaning: "`giveUpAfter`: how many seconds after its first failure DEL goes on failing for a step that cannot be undone, before what is owed is [parked](how-braid-decides.md#del); 0 is for ever",
+        meaning: "`giveUpAfter`: for how many seconds DEL keeps failing because of a step that cannot be undone, before the debt is [parked](how-braid-decides.md#del); 0 means for ever",
         read: set!(|keys| debts = Debts::read(keys)?),
     },
     Key {
@@ -211,7 +211,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "`\"warn\"`, `\"fail\"` or `\"off\"`",
         default: "`\"warn\"`",
-        meaning: "what CHECK makes of a plugin that refuses an attachment which a pod asked for: say it in the log, fail, or do not ask the plugin. See [CHECK](how-braid-decides.md#check)",
+        meaning: "what CHECK does when a plugin reports a problem with an attachment that a pod asked for: log it, fail, or not call the plugin at all. See [CHECK](how-braid-decides.md#check)",
         read: set_if_there!(|keys| pod_checks = keys
             .one_of("podChecks", &[("warn", PodChecks::Warn), ("fail", PodChecks::Fail), ("off", PodChecks::Off)])?),
     },
@@ -255,7 +255,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Essential,
         form: "path",
         default: "`/var/lib/cni/braid`",
-        meaning: "where journals are. `cniDir` is its other name; `stateDir` wins",
+        meaning: "where journals are kept. `cniDir` is another name; `stateDir` wins",
         read: set_if_there!(|keys| state_dir = keys.absolute("stateDir")?.or(keys.absolute("cniDir")?)),
     },
     Key {
@@ -263,7 +263,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Essential,
         form: "path",
         default: "`/var/lib/cni/multus`",
-        meaning: "another name of `stateDir`, and where Multus kept its state, for pods that it attached",
+        meaning: "another name for `stateDir`, and the directory where Multus kept its state, for pods that Multus attached",
         read: set_if_there!(|keys| multus_dir = keys.absolute("cniDir")?),
     },
     Key {
@@ -279,7 +279,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "path",
         default: "",
-        meaning: "where plugins are looked up before `CNI_PATH`. With neither, `/opt/cni/bin`",
+        meaning: "a directory that is searched for plugins before `CNI_PATH`. If both are missing, `/opt/cni/bin`",
         read: set!(|keys| bin_dir = keys.absolute("binDir")?.map(|directory| directory.to_string_lossy().into_owned())),
     },
     Key {
@@ -287,7 +287,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "boolean",
         default: "`false`",
-        meaning: "CHECK answers success without looking",
+        meaning: "CHECK succeeds without checking anything",
         read: set!(|keys| disable_check = keys.boolean("disableCheck")?),
     },
     Key {
@@ -295,7 +295,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Gc,
         form: "boolean",
         default: "`false`",
-        meaning: "GC answers success without doing anything",
+        meaning: "GC succeeds without doing anything",
         read: set!(|keys| disable_gc = keys.boolean("disableGC")?),
     },
     Key {
@@ -311,7 +311,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "`panic`, `error`, `warning`, `info`, `verbose`, `debug`, `trace`",
         default: "`warning`",
-        meaning: "how much is logged; `panic` is nothing, `verbose` is `info`, and `trace` is `debug` with what the HTTP client says of each frame",
+        meaning: "how much is logged. `panic` logs nothing, `verbose` is the same as `info`, and `trace` is `debug` with the HTTP client's messages about each frame",
         read: set!(|keys| log.level = logging::level(keys)?),
     },
     Key {
@@ -319,7 +319,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "path",
         default: "",
-        meaning: "a file to log to as well, one JSON object a line; see [the log](#the-log)",
+        meaning: "a log file in addition, with one JSON object in each line; see [the log](#the-log)",
         read: set!(|keys| log.file = keys.absolute("logFile")?),
     },
     Key {
@@ -335,7 +335,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "object",
         default: "",
-        meaning: "when the file is set aside: `maxSize` 100 (MB), `maxBackups` 5, `maxAge` 5 (days). `compress` has no effect: files set aside stay as they are",
+        meaning: "when the log file is rotated: `maxSize` 100 (MB), `maxBackups` 5, `maxAge` 5 (days). `compress` has no effect",
         read: |keys, draft| {
             let unknown = draft.config.log.read_options(keys)?;
             draft.config.operator_warnings.extend(unknown.iter().map(ToString::to_string));
@@ -347,7 +347,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "object",
         default: "",
-        meaning: "what the runtime hands over. `networks` in it holds [selections](#selections) of the container's author",
+        meaning: "the capability arguments from the runtime. `networks` in it holds [selections](#selections) of the container's author",
         read: |keys, draft| {
             let runtime_config = keys.object("runtimeConfig")?.unwrap_or_default();
             let Parsed { selections, warnings } = runtime_selections(&runtime_config, &mut draft.problems);
@@ -362,7 +362,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "object",
         default: "",
-        meaning: "laid over the `args` of every delegate's plugins",
+        meaning: "merged into the `args` of every delegate's plugins; these values win",
         read: set!(|keys| args = keys.object("args")?.unwrap_or_default()),
     },
     Key {
@@ -370,7 +370,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "object",
         default: "",
-        meaning: "there when Braid is chained after another plugin",
+        meaning: "present when Braid is chained after another plugin",
         read: |keys, draft| {
             let Some(raw) = keys.raw("prevResult") else { return Ok(()) };
             let result = AddResult::parse(raw.get().as_bytes(), draft.config.version);
@@ -383,7 +383,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Ignored,
         form: "object",
         default: "",
-        meaning: "a key of the specification that is for plugins which assign addresses; no effect",
+        meaning: "a key of the specification for plugins that assign addresses; no effect",
         read: NOTHING,
     },
     Key {
@@ -399,7 +399,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Gc,
         form: "list",
         default: "",
-        meaning: "GC: what is still attached; `null` is an empty list. `cni.dev/attachments` is its older name, and what either lists is attached",
+        meaning: "GC: the attachments that are still valid; `null` is an empty list. `cni.dev/attachments` is its older name; an attachment in either list is valid",
         read: set!(|keys| valid_attachments = ValidAttachment::in_config(keys.as_object())?),
     },
     Key {
@@ -415,7 +415,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "string",
         default: "",
-        meaning: "the primary network; `delegates` is then not used. A name in `confDir`, a file, or a directory, whose first configuration is taken",
+        meaning: "the primary network; `delegates` is then not used. A name in `confDir`, a file, or a directory, of which the first configuration is used",
         read: set!(|keys| multus.cluster_network = keys.string("clusterNetwork")?.filter(|name| !name.is_empty())),
     },
     Key {
@@ -423,7 +423,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "list of strings",
         default: "`[]`",
-        meaning: "more networks of every container, with `clusterNetwork`",
+        meaning: "more networks for every container, with `clusterNetwork`",
         read: set_if_there!(|keys| multus.default_networks = names(keys, "defaultNetworks")?),
     },
     Key {
@@ -439,7 +439,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "string",
         default: "",
-        meaning: "the chain in `<directory of clusterNetwork>/<this name>/*.conf` is made the last attachment, if there is any file",
+        meaning: "the chain in `<directory of clusterNetwork>/<this name>/*.conf` becomes the last attachment, if there is any file",
         read: set!(
             |keys| multus.auxiliary_chain = keys.string("auxiliaryCNIChainName")?.filter(|name| !name.is_empty())
         ),
@@ -449,7 +449,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "path",
         default: "",
-        meaning: "how the Kubernetes API server is reached; see [kubernetes.md](kubernetes.md)",
+        meaning: "the credentials for the Kubernetes API server; see [kubernetes.md](kubernetes.md)",
         read: set!(|keys| kubeconfig = keys.absolute("kubeconfig")?),
     },
     Key {
@@ -457,7 +457,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "object",
         default: "",
-        meaning: "how it and the kubelet are talked to; see [kubernetes.md](kubernetes.md#when-kubernetes-is-asked)",
+        meaning: "settings for the API server and the kubelet; see [kubernetes.md](kubernetes.md#when-kubernetes-is-asked)",
         read: set!(|keys| kubernetes = KubernetesConfig::read(keys)?),
     },
     Key {
@@ -465,7 +465,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "string",
         default: "`\"kube-system\"`",
-        meaning: "the namespace of definitions that `clusterNetwork`, `defaultNetworks` and `delegates` name without one",
+        meaning: "the namespace of definitions that `clusterNetwork`, `defaultNetworks` and `delegates` name without a namespace",
         read: set_if_there!(
             |keys| multus.multus_namespace = keys.string("multusNamespace")?.filter(|name| !name.is_empty())
         ),
