@@ -1,6 +1,7 @@
-//! `attach`, `detach` and `update`: a container changes while it lives.
+//! `attach`, `detach`, `update` and `sync`: a container changes while it lives.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -17,7 +18,7 @@ use crate::config::selection::PortMapping;
 use crate::config::{Config, OperatorSelection, Problems, Selection, Timeouts};
 use crate::plan::Attachment;
 use crate::plan::update::{BandwidthUpdate, How, LimitUpdate, PlannedUpdate, PluginUpdate, Update};
-use crate::verb::live::{Live, LiveError, Outcome, Which};
+use crate::verb::live::{Live, LiveError, Outcome, Synced, Which};
 
 /// Which container.
 #[derive(Debug, Args)]
@@ -96,6 +97,69 @@ pub(super) struct UpdateArgs {
     /// Say which steps would be undone and done, and with what, and do nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// The arguments of `sync`.
+#[derive(Debug, Args)]
+pub(super) struct Sync {
+    /// The container's ID, or the beginning of it
+    #[arg(value_name = "CONTAINER")]
+    id: String,
+    /// The interface that the runtime asked for, where the container was attached several times
+    #[arg(long = "of", value_name = "IFNAME")]
+    of: Option<String>,
+    #[command(flatten)]
+    state: StateDir,
+    /// Braid's configuration: the network's name in NETCONFPATH, or a file [default: the container's own]
+    #[arg(long)]
+    network: Option<String>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// What to print
+    #[arg(short, long, value_enum, default_value_t = super::Format::Table)]
+    output: super::Format,
+    /// Who does it, for the journal
+    #[arg(long, hide = true, default_value = "sync")]
+    by: String,
+}
+
+pub(super) fn sync(args: &Sync) -> super::Outcome {
+    let which = Which { container: &args.id, ifname: args.of.as_deref() };
+    let live = Live::new(&args.state.state_dir).by(&args.by);
+    let network = match &args.network {
+        Some(network) => network.clone(),
+        None => live.network_of(which).map_err(|error| refused(&error))?,
+    };
+    let config = configuration(&network)?;
+    let synced = live.sync(&config, which, args.dry_run).map_err(|error| refused(&error))?;
+    print(&match args.output {
+        super::Format::Json => format!("{}\n", serde_json::to_string_pretty(&synced)?),
+        super::Format::Table => synced_table(&synced),
+    })?;
+    if synced.is_whole() { Ok(ExitCode::SUCCESS) } else { Err(CliError::Printed) }
+}
+
+fn synced_table(synced: &Synced) -> String {
+    if let Some(reason) = &synced.skipped {
+        return format!("nothing was done: {reason}\n");
+    }
+    let row = |what: &str, interface: &str, network: &str, more: String| {
+        [what, interface, network].map(str::to_owned).into_iter().chain([more]).collect::<Vec<_>>()
+    };
+    let mut rows = Vec::new();
+    rows.extend(synced.detached.iter().map(|one| row("detached", &one.interface, &one.network, String::new())));
+    rows.extend(synced.updated.iter().map(|one| row("updated", &one.interface, &one.network, String::new())));
+    rows.extend(synced.attached.iter().map(|one| row("attached", &one.interface, &one.network, one.ips.join(" "))));
+    rows.extend(
+        synced.failed.iter().map(|one| {
+            row("failed", one.interface.as_deref().unwrap_or_default(), &one.network, one.error.to_string())
+        }),
+    );
+    if rows.is_empty() {
+        return "the container has what its pod asks for\n".to_owned();
+    }
+    table(&["WHAT", "INTERFACE", "NETWORK", "DETAILS"], &rows)
 }
 
 pub(super) fn attach(args: &Attach) -> super::Outcome {

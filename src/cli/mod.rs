@@ -139,6 +139,15 @@ It needs neither a configuration nor an API server. The primary network goes wit
 Example:
   braid detach web net1";
 
+const AFTER_SYNC: &str = "\
+It asks the API server for the pod, and holds the pod's annotation against the container's journal. The primary network, the
+operator's own networks and what `braid attach` has attached stay.
+Exit status 0: the container has what its pod asks for, or goes away. 1: something failed, and the output says what.
+
+Examples:
+  braid sync web --dry-run
+  braid sync 4fd8a1 -o json | jq .failed";
+
 const AFTER_UPDATE: &str = "\
 Limits are changed without losing a packet. If a plugin refuses its new values, the old ones stay in force.
 
@@ -230,6 +239,9 @@ enum Command {
     /// Give plugins of a container that lives new values: limits, port mappings, a firewall, tuned parameters
     #[command(after_help = AFTER_UPDATE)]
     Update(live::UpdateArgs),
+    /// Bring a container that lives to what its pod asks for now
+    #[command(after_help = AFTER_SYNC)]
+    Sync(live::Sync),
     /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
     Install(install::Install),
     /// Take Braid off this Kubernetes node
@@ -298,6 +310,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Attach(args) => live::attach(&args),
         Command::Detach(args) => live::detach(&args),
         Command::Update(args) => live::update(&args),
+        Command::Sync(args) => live::sync(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Completions { shell } => {

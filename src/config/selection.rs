@@ -371,6 +371,27 @@ impl Selection {
         Ok(selection)
     }
 
+    /// All that it asks of its network: every key but those that say which network, and which interface.
+    pub fn asked(&self) -> RawObject {
+        let mut asked = self.capability_args();
+        if let Some(guid) = asked.shift_remove("infinibandGUID") {
+            asked.insert("infiniband-guid".into(), guid);
+        }
+        if !self.cni_args.is_empty() {
+            asked.insert("cni-args".into(), raw(&self.cni_args));
+        }
+        if let Some(gateways) = &self.default_route {
+            asked.insert("default-route".into(), raw(gateways));
+        }
+        if let Some(ClaimRequest { claim, request }) = &self.resource_claim {
+            asked.insert("resourceClaim".into(), raw(&serde_json::json!({ "claim": claim, "request": request })));
+        }
+        if let Some(reference) = &self.ipam_claim_reference {
+            asked.insert("ipam-claim-reference".into(), raw(reference));
+        }
+        asked
+    }
+
     /// The capability arguments that this selection asks for (NPWG specification, §4.1.2.1).
     pub fn capability_args(&self) -> RawObject {
         let mut args = RawObject::new();

@@ -77,6 +77,10 @@ pub struct Attachment {
     /// The default routes it asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<Vec<IpAddr>>,
+    /// All that the pod asked of it, in the words of a selection: what a later change of the pod's annotation is held against,
+    /// whatever values an operator has given it since. None where the operator asked for it, and in older journals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<RawObject>,
     /// The description of its device; there while the attachment is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_info: Option<DeviceInfo>,
@@ -101,6 +105,20 @@ impl Attachment {
     /// What plugins know its device by, if it has one.
     pub fn device_id(&self) -> Option<String> {
         serde_json::from_str(self.capability_args.get("deviceID")?.get()).ok()
+    }
+
+    /// All that was asked of it, in the words of a selection. Of one that an older journal tells of, that is what its plugins
+    /// were given: devices and claims are not known.
+    pub fn asked(&self) -> RawObject {
+        if let Some(asked) = &self.asked {
+            return asked.clone();
+        }
+        let of = |key: &str| self.capability_args.get(key).cloned();
+        let keys = ["ips", "mac", "portMappings", "bandwidth"].map(|key| (key, of(key)));
+        let mut asked: RawObject = keys.into_iter().filter_map(|(key, value)| Some((key.into(), value?))).collect();
+        asked.extend(of("infinibandGUID").map(|guid| ("infiniband-guid".into(), guid)));
+        asked.extend(self.default_route.as_ref().map(|gateways| ("default-route".into(), raw(gateways))));
+        asked
     }
 
     /// How messages call it.
@@ -337,7 +355,8 @@ fn attachment(
     ifname: String,
     is_primary: bool,
 ) -> Attachment {
-    let Candidate { mut network, selection, optional, author, origin, reason, resource, allocated, .. } = candidate;
+    let Candidate { mut network, selection, asked, optional, author, origin, reason, resource, allocated, .. } =
+        candidate;
     // What the runtime gave is for the interface it asked for (NPWG specification, §7.5).
     let mut capability_args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
     capability_args.shift_remove("networks");
@@ -375,6 +394,7 @@ fn attachment(
         plugin_args,
         optional,
         default_route: selection.default_route,
+        asked,
         device_info,
         allocated,
     }
@@ -523,7 +543,11 @@ fn refuse_duplicates(foreign: &[(&str, &str)], attachments: &[Attachment], probl
     }
 }
 
-fn refuse_two_default_routes(attachments: &[Attachment]) -> Result<(), PlanError> {
+/// Of each family, one attachment of a container may ask for the default route.
+///
+/// # Errors
+/// When two do.
+pub fn refuse_two_default_routes(attachments: &[Attachment]) -> Result<(), PlanError> {
     let asking = || attachments.iter().filter_map(|a| a.default_route.as_ref().map(|gateways| (a, gateways)));
     for (family, v4) in [("IPv4", true), ("IPv6", false)] {
         // Which families an empty list stands for is known only once its plugins have run: it may be either.

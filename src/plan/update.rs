@@ -245,6 +245,18 @@ pub enum UpdateError {
         /// The type.
         plugin_type: String,
     },
+    /// The step does not declare the capability.
+    #[error(
+        "{label}: {plugin_type}: {capability}: this step does not declare that capability, so that it would not get it"
+    )]
+    Undeclared {
+        /// Which attachment.
+        label: String,
+        /// The plugin's type.
+        plugin_type: &'static str,
+        /// The capability.
+        capability: &'static str,
+    },
     /// A value that the plugin could not take, or not give back.
     #[error("{label}: {plugin_type}: {key}: {why}")]
     Value {
@@ -303,6 +315,26 @@ pub fn update(attachment: &Attachment, update: &Update) -> Result<PlannedUpdate,
     }
     if let Some(mappings) = &update.port_mappings {
         planner.set_port_mappings(&mut new, mappings)?;
+    }
+    planner.steps(new)
+}
+
+/// Decides which steps of an attachment are redone once the pod asks for other limits and mappings. They reach the plugins as
+/// ADD hands them out, in the arguments of their capabilities: limits in a plugin's configuration stay, which are the operator's.
+///
+/// # Errors
+/// As [`update`].
+pub fn ask(attachment: &Attachment, asked: &RawObject) -> Result<PlannedUpdate, UpdateError> {
+    let planner = Planner { old: attachment, label: attachment.label() };
+    let was = attachment.asked();
+    let mut new = Attachment { asked: Some(asked.clone()), ..attachment.clone() };
+    if !same_value(get(&was, BANDWIDTH), get(asked, BANDWIDTH)) {
+        planner.ask_bandwidth(&mut new, get(asked, BANDWIDTH))?;
+    }
+    if !same_value(get(&was, PORT_MAPPINGS), get(asked, PORT_MAPPINGS)) {
+        let mappings: Option<Vec<PortMapping>> =
+            get(asked, PORT_MAPPINGS).and_then(|raw| serde_json::from_str(raw.get()).ok());
+        planner.set_port_mappings(&mut new, &mappings.unwrap_or_default())?;
     }
     planner.steps(new)
 }
@@ -405,6 +437,25 @@ impl Planner<'_> {
         Ok(())
     }
 
+    fn ask_bandwidth(&self, new: &mut Attachment, asked: Option<&RawValue>) -> Result<(), UpdateError> {
+        let asked: RawObject = asked.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let at = self.find(BANDWIDTH, None)?;
+        if !new.network.plugins[at].declares(BANDWIDTH) {
+            return Err(self.undeclared(BANDWIDTH, BANDWIDTH));
+        }
+        let [ingress, egress] = LIMIT_KEYS.map(|[rate, burst]| {
+            let number =
+                |key| get(&asked, key).and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok()).filter(|n| *n > 0);
+            number(rate).map_or(LimitUpdate::Unlimited, |rate| LimitUpdate::Limited { rate, burst: number(burst) })
+        });
+        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(new.network.plugins[at].keys(), key).is_some());
+        if in_config {
+            new.capability_args.insert(BANDWIDTH.into(), raw(&asked));
+            return Ok(());
+        }
+        self.set_bandwidth(new, &BandwidthUpdate { ingress: Some(ingress), egress: Some(egress) })
+    }
+
     /// What the plugin, and the kernel, can do.
     fn limit(&self, key: &str, limit: RateLimit) -> Result<RateLimit, UpdateError> {
         let why = match limit {
@@ -426,8 +477,7 @@ impl Planner<'_> {
     fn set_port_mappings(&self, new: &mut Attachment, mappings: &[PortMapping]) -> Result<(), UpdateError> {
         let at = self.find("portmap", None)?;
         if !new.network.plugins[at].declares(PORT_MAPPINGS) {
-            let why = "this step does not declare that capability, so it would get no mapping";
-            return Err(self.value("portmap", PORT_MAPPINGS, why));
+            return Err(self.undeclared("portmap", PORT_MAPPINGS));
         }
         let twice = (1..mappings.len()).find(|at| mappings[..*at].iter().any(|other| other.overlaps(&mappings[*at])));
         if let Some(at) = twice {
@@ -557,6 +607,10 @@ impl Planner<'_> {
         }
         let why = "the chain has two, which keep the original values in one file, so that neither can be undone alone";
         Err(self.value("tuning", "type", why))
+    }
+
+    fn undeclared(&self, plugin_type: &'static str, capability: &'static str) -> UpdateError {
+        UpdateError::Undeclared { label: self.label.clone(), plugin_type, capability }
     }
 
     fn value(&self, plugin_type: &str, key: &str, why: impl Into<String>) -> UpdateError {

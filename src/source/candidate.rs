@@ -1,7 +1,7 @@
 //! An attachment whose network has been found.
 
 use super::device::AllocatedDevice;
-use crate::cni::NetworkConfig;
+use crate::cni::{NetworkConfig, RawObject};
 use crate::config::{Author, Selection};
 
 /// An attachment to be made, with its network found and nothing else decided.
@@ -11,6 +11,9 @@ pub struct Candidate {
     pub network: NetworkConfig,
     /// What was asked for.
     pub selection: Selection,
+    /// All that a pod asked of the network, in its own words: nothing was looked up or chosen for it. None where the operator
+    /// asked.
+    pub asked: Option<RawObject>,
     /// The name by which the network was found on disk, where a NetworkAttachmentDefinition without a configuration stands
     /// for it. A policy judges this name beside the definition's own.
     pub on_disk_name: Option<String>,

@@ -119,6 +119,7 @@ impl Lookup<'_> {
     /// What is asked for, with its network and its device.
     fn candidate(&mut self, want: Want, view: Option<&PodView>) -> Result<Candidate, SourceError> {
         let Want { target, mut selection, optional, author, origin, reason } = want;
+        let asked = (author == Author::Pod).then(|| selection.asked());
         let mut resource = None;
         let mut on_disk_name = None;
         let network = match target {
@@ -161,7 +162,7 @@ impl Lookup<'_> {
             // It takes none, or which it takes is not known.
             _ => {}
         }
-        Ok(Candidate { network, selection, on_disk_name, optional, author, origin, reason, resource, allocated })
+        Ok(Candidate { network, selection, asked, on_disk_name, optional, author, origin, reason, resource, allocated })
     }
 
     /// Why it is not known whether a definition is there.

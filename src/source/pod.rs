@@ -67,6 +67,30 @@ impl Pod {
     }
 }
 
+/// A pod that lives, as the API server knows it now.
+#[derive(Debug, Default)]
+pub struct PodNow {
+    /// It, with the networks that it asks for now.
+    pub pod: Pod,
+    /// What is wrong with its annotations.
+    pub problems: Problems<AnnotationError>,
+    /// Whether it is being deleted.
+    pub is_deleting: bool,
+    /// Its `network-status`, empty if it has none.
+    pub status: String,
+}
+
+impl Pod {
+    /// The names by which attachments of a selection of its know their network: that of the definition, and that of the
+    /// network on disk which stands in for one.
+    pub fn references(&self, selection: &Selection) -> Vec<String> {
+        let namespace = selection.namespace.as_deref().unwrap_or(&self.namespace);
+        let mut references = vec![format!("{namespace}/{}", selection.name)];
+        references.extend(selection.namespace.is_none().then(|| selection.name.clone()));
+        references
+    }
+}
+
 /// A pod's annotation that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pod {namespace}/{name}: {reason}")]

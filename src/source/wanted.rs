@@ -17,6 +17,8 @@ use crate::runtime::load::{self, LoadError};
 
 /// The key that names the auxiliary chain.
 const AUXILIARY: &str = "auxiliaryCNIChainName";
+/// Why what a pod's annotation asks for applies.
+const BY_POD: &str = "the pod asks for it";
 
 /// Everything that is asked for, its networks not looked up yet.
 #[derive(Debug, Default)]
@@ -99,10 +101,21 @@ impl Wanted {
         wanted.by_pod(config, place, &config.runtime_selections, "runtimeConfig.networks", "the runtime asks for it");
         if let Some(pod) = pod {
             wanted.warnings.extend(pod.warnings.iter().cloned());
-            wanted.by_pod(config, place, &pod.networks, pod::NETWORKS, "the pod asks for it");
+            wanted.by_pod(config, place, &pod.networks, pod::NETWORKS, BY_POD);
         }
         if let Some(chain) = auxiliary_chain(config) {
             wanted.by_operator(config, request, pod.is_some(), chain);
+        }
+        wanted
+    }
+
+    /// Lists one selection of a pod's annotation, by its place in it.
+    pub fn of_pod(config: &Config, pod: &Pod, index: usize) -> Self {
+        let mut wanted = Self::default();
+        let namespace = Some(pod.namespace.as_str());
+        let place = Place { pod_namespace: namespace, default_namespace: namespace, has_api: true };
+        if let Some(selection) = pod.networks.get(index) {
+            wanted.want(place.want(config, selection, &format!("{}[{index}]", pod::NETWORKS), BY_POD));
         }
         wanted
     }
@@ -127,6 +140,11 @@ impl Wanted {
             }
         }
         keys
+    }
+
+    /// Where its attachments are asked for.
+    pub fn origins(&self) -> impl Iterator<Item = &str> {
+        self.wants.iter().flatten().map(|want| want.origin.as_str())
     }
 
     /// The attachments that take a device, and what is wrong with those that do not say well which.

@@ -112,21 +112,17 @@ pub fn attach_more(means: Means<'_>, journal: Journal, attachments: Vec<Attachme
 /// # Errors
 /// When a step cannot be undone: the others are, and the next detach, and DEL, try it again.
 pub fn detach(means: Means<'_>, mut journal: Journal, indexes: &[usize]) -> Result<Changed, ChangeError> {
-    let plan = &journal.state.header.plan;
-    let detached: Vec<Attachment> = indexes.iter().map(|index| plan.attachments[*index].clone()).collect();
-    let what = format!("detach {}", names(&detached));
     let began = Instant::now();
     let events = indexes.iter().map(|index| Event::Detach(*index)).collect();
     for file in journal.begin_change(means.container, events)? {
         let path = means.container.journal_path(&journal.state.header.plan.ifname);
         file.sync_all().map_err(|source| StoreError::Io { action: "sync", path, source })?;
     }
-    let (steps, failures) = finish_detach(&mut journal, means.tools);
+    let Finished { steps, failures, .. } = finish_detach(&mut journal, means, indexes, began);
     if !failures.is_empty() {
         return Err(ChangeError::Incomplete(failures));
     }
     let result = merged(&journal.state).map_err(ChangeError::Result)?;
-    end_detach(&mut journal, means, what, began.elapsed());
     Ok(Changed { steps, result })
 }
 
@@ -159,16 +155,12 @@ pub fn update(
 /// Settles a change that was cut short. Nothing happens where there is none.
 pub fn settle(means: Means<'_>, journal: &mut Journal) -> Vec<CleanupFailure> {
     let Some(pending) = journal.state.pending.clone() else { return Vec::new() };
-    if pending.detaching.is_empty() {
-        return revert(journal, means.tools);
+    let mut failures = Vec::new();
+    if !pending.attaching.is_empty() || pending.redone.is_some() {
+        failures.extend(revert(journal, means.tools));
     }
-    let began = Instant::now();
-    let (_, failures) = finish_detach(journal, means.tools);
-    if failures.is_empty() {
-        let plan = &journal.state.header.plan;
-        let detached: Vec<Attachment> =
-            pending.detaching.iter().map(|index| plan.attachments[*index].clone()).collect();
-        end_detach(journal, means, format!("detach {}", names(&detached)), began.elapsed());
+    if !pending.detaching.is_empty() {
+        failures.extend(finish_detach(journal, means, &pending.detaching, Instant::now()).failures);
     }
     failures
 }
@@ -217,21 +209,12 @@ impl Begun<'_> {
             micros: micros(self.began.elapsed()),
             author: self.means.author.to_owned(),
             what: self.what.clone(),
+            owing: Vec::new(),
             absent: absent(&tx.plan.netns, attached),
         };
         tx.record(Event::Changed(change))?;
         Ok(Changed { steps, result: merge(results.iter().map(|(_, result)| result)) })
     }
-}
-
-fn end_detach(journal: &mut Journal, means: Means<'_>, what: String, took: Duration) {
-    journal.note(Event::Changed(Change {
-        time: now_millis(),
-        micros: micros(took),
-        author: means.author.to_owned(),
-        what,
-        absent: None,
-    }));
 }
 
 fn names(attachments: &[Attachment]) -> String {
@@ -264,29 +247,53 @@ fn reports(state: &State, index: usize) -> Vec<StepReport> {
     reports.collect()
 }
 
-/// Undoes what is being detached. A default route that an attachment had taken goes back first, so that the container is never
-/// without one.
-fn finish_detach(journal: &mut Journal, tools: Tools<'_>) -> (Vec<StepReport>, Vec<CleanupFailure>) {
+/// What became of attachments that were to be undone.
+struct Finished {
+    steps: Vec<StepReport>,
+    failures: Vec<CleanupFailure>,
+}
+
+/// Undoes attachments that are being detached. A default route that one had taken goes back first, so that the container is never
+/// without one. Those that are undone are ended, and of the others it is known that they are owed.
+fn finish_detach(journal: &mut Journal, means: Means<'_>, indexes: &[usize], began: Instant) -> Finished {
     let netns = journal.state.header.plan.netns.clone();
-    let mut failures = Vec::new();
-    let mut steps = Vec::new();
-    let detaching = journal.state.pending.as_ref().map(|pending| pending.detaching.clone()).unwrap_or_default();
-    for index in detaching.into_iter().rev() {
+    let mut finished = Finished { steps: Vec::new(), failures: Vec::new() };
+    let mut undone = Vec::new();
+    for index in indexes.iter().rev().copied() {
         let attachment = journal.state.header.plan.attachments[index].clone();
-        failures.extend(give_back_default_route(journal, &netns, &attachment.ifname));
         let began = Instant::now();
-        failures.extend(undo_one(journal, tools, &netns, index));
+        let mut failures: Vec<CleanupFailure> =
+            give_back_default_route(journal, &netns, &attachment.ifname).into_iter().collect();
+        failures.extend(undo_one(journal, means.tools, &netns, index));
         let count = u32::try_from(attachment.network.plugins.len()).unwrap_or(1).max(1);
         let took = began.elapsed() / count;
-        steps.extend(attachment.network.plugins.iter().enumerate().rev().map(|(step, plugin)| StepReport {
+        finished.steps.extend(attachment.network.plugins.iter().enumerate().rev().map(|(step, plugin)| StepReport {
             interface: attachment.ifname.clone(),
             step,
             plugin: plugin.plugin_type().to_owned(),
             verb: "DEL",
             took,
         }));
+        if failures.is_empty() {
+            undone.push(index);
+        }
+        finished.failures.extend(failures);
     }
-    (steps, failures)
+    if !undone.is_empty() {
+        undone.reverse();
+        let plan = &journal.state.header.plan;
+        let detached: Vec<Attachment> = undone.iter().map(|index| plan.attachments[*index].clone()).collect();
+        let detaching = journal.state.pending.as_ref().map(|pending| pending.detaching.clone()).unwrap_or_default();
+        journal.note(Event::Changed(Change {
+            time: now_millis(),
+            micros: micros(began.elapsed()),
+            author: means.author.to_owned(),
+            what: format!("detach {}", names(&detached)),
+            owing: detaching.into_iter().filter(|index| !undone.contains(index)).collect(),
+            absent: None,
+        }));
+    }
+    finished
 }
 
 /// Takes a change back: what it made is undone, and what it gave new values gets the old ones.
@@ -294,17 +301,24 @@ pub(super) fn revert(journal: &mut Journal, tools: Tools<'_>) -> Vec<CleanupFail
     let Some(pending) = journal.state.pending.clone() else { return Vec::new() };
     let netns = journal.state.header.plan.netns.clone();
     let mut failures = Vec::new();
+    let mut owing = Vec::new();
     for index in pending.attaching.iter().rev() {
         let ifname = journal.state.header.plan.attachments[*index].ifname.clone();
+        let before = failures.len();
         failures.extend(give_back_default_route(journal, &netns, &ifname));
         failures.extend(undo_one(journal, tools, &netns, *index));
+        if failures.len() > before {
+            owing.push(*index);
+        }
     }
+    let mut unrestored = Vec::new();
     if let Some(redone) = &pending.redone {
-        failures.extend(Restoring { journal, tools, netns: &netns, redone }.restore());
+        unrestored = Restoring { journal, tools, netns: &netns, redone }.restore();
     }
-    if failures.is_empty() {
-        journal.note(Event::Reverted { time: now_millis() });
+    if unrestored.is_empty() {
+        journal.note(Event::Reverted { time: now_millis(), owing });
     }
+    failures.extend(unrestored);
     failures
 }
 

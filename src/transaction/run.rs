@@ -201,7 +201,7 @@ impl<'a> Transaction<'a> {
     ) -> Result<Self, StoreError> {
         let files = journal.begin_change(container, events)?;
         let durable = tools.exec.sync(files).map_err(|source| {
-            journal.note(Event::Reverted { time: now_millis() });
+            journal.note(Event::Reverted { time: now_millis(), owing: Vec::new() });
             StoreError::Io { action: "sync", path: container.journal_path(&plan.ifname), source }
         })?;
         Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal), scope: Scope::Change })

@@ -19,6 +19,7 @@ mod plan;
 mod rights;
 mod selections;
 mod status;
+mod sync;
 
 use cluster::Cluster;
 use double::{Double, Fault, TOKEN};

@@ -90,6 +90,30 @@ fn several_selections_are_one_transaction() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// A journal that changes have made long is written anew without what is gone, and the others are still found.
+#[test]
+fn a_journal_that_has_become_long_still_names_the_right_attachments() {
+    let case = case();
+    let case = network(case, "wide", &[recorder("epsilon").key("padding", "x".repeat(50 << 10))]);
+    case.add().succeeds();
+    attach(&case, &["wide@w0"]).succeeds();
+    attach(&case, &["green@lan"]).succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    let length = || std::fs::metadata(&journal).expect("the journal").len();
+    let (mut longest, mut is_shorter) = (0, false);
+    for _ in 0..5 {
+        detach(&case, &["w0"]).succeeds();
+        assert_eq!(detach(&case, &["lan"]).succeeds().order(), ["DEL delta lan"]);
+        is_shorter |= length() < longest;
+        attach(&case, &["wide@w0"]).succeeds();
+        attach(&case, &["green@lan"]).succeeds();
+        longest = length().max(longest);
+        assert_eq!(names(&list(&case)), ["eth0", "w0", "lan"]);
+    }
+    assert!(is_shorter, "{longest}");
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn what_cannot_be_attached_or_detached_is_refused_before_anything_runs() {
     let case = case();

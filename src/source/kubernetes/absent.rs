@@ -8,7 +8,7 @@ use super::scope::{is_configured, pod_of};
 use super::status::{Claimed, Notice};
 use crate::config::Config;
 use crate::request::Request;
-use crate::source::pod::{Definitions, Pod};
+use crate::source::pod::{Definitions, Pod, PodNow};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed};
 
 /// One call's dialogue with the API server, of which there is none.
@@ -34,6 +34,22 @@ impl Session {
 
     /// Never called.
     pub fn gather_for_operator(&self, _: &Config, _: &Request, _: &[String]) -> Result<Gathered, SourceError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn pod_now(&self, _: &Request) -> Result<PodNow, ClusterError> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn look_up(
+        &self,
+        _: &Config,
+        _: &Pod,
+        _: &[usize],
+        _: &[String],
+    ) -> Result<Vec<Result<Gathered, SourceError>>, ClusterError> {
         match self.0 {}
     }
 

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::request::Request;
 use crate::source::device::Assignments;
-use crate::source::pod::{AnnotationError, Definitions, Pod, PodView};
+use crate::source::pod::{AnnotationError, Definitions, Pod, PodNow, PodView};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed, Wanted, look_up};
 
 /// The annotation by which a pod that the API server did not make is known; its UID is not the kubelet's.
@@ -105,6 +105,65 @@ impl Session {
             Ok::<_, SourceError>((wanted, PodView { pod, definitions, devices }))
         })?;
         look_up(wanted, config, Some(&view)).or_first()
+    }
+
+    /// The pod as it is now, if it is the one that the call was for.
+    ///
+    /// # Errors
+    /// When the pod is gone or another one, or the API server cannot be asked.
+    pub fn pod_now(&self, request: &Request) -> Result<PodNow, ClusterError> {
+        let metadata = self.executor.block_on(self.metadata(request))?;
+        let (pod, problems) = self.read(&metadata);
+        let status = annotation(&metadata, objects::NETWORK_STATUS).unwrap_or_default().to_owned();
+        Ok(PodNow { pod, problems, is_deleting: metadata.deletion_timestamp.is_some(), status })
+    }
+
+    /// Looks up selections of the pod's annotation, by their places in it: each is found or not for itself. They get none of
+    /// the devices that are `held`, as attachments have them already.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked at all.
+    pub fn look_up(
+        &self,
+        config: &Config,
+        pod: &Pod,
+        places: &[usize],
+        held: &[String],
+    ) -> Result<Vec<Result<Gathered, SourceError>>, ClusterError> {
+        let wanted: Vec<Wanted> = places.iter().map(|place| Wanted::of_pod(config, pod, *place)).collect();
+        let (definitions, devices) = self.executor.block_on(async {
+            let mut keys: Vec<_> = wanted.iter().flat_map(Wanted::definitions).collect();
+            keys.sort();
+            keys.dedup();
+            let definitions = objects::definitions(&self.api, keys, |_| true).await?;
+            let mut devices = Assignments::new();
+            let mut demands = Vec::new();
+            for (of_one, wrong) in wanted.iter().map(|one| one.demands(&definitions)) {
+                demands.extend(of_one);
+                devices.extend(wrong);
+            }
+            let pod_devices =
+                PodDevices { api: &self.api, config: &config.kubernetes, pod, held, deadline: self.deadline };
+            let assigned = pod_devices.assign(&demands).await;
+            let unassigned: Vec<String> = demands.iter().map(|demand| demand.origin.clone()).collect();
+            Ok::<_, ClusterError>((
+                definitions,
+                assigned.map(|more| devices.extend(more)).map(|()| devices).map_err(|error| (error, unassigned)),
+            ))
+        })?;
+        let (devices, refusal) = match devices {
+            Ok(devices) => (devices, None),
+            Err((error, origins)) => (Assignments::new(), Some((error.to_string(), origins))),
+        };
+        let view = PodView { pod: pod.clone(), definitions, devices };
+        let one = |wanted: Wanted| match &refusal {
+            Some((reason, origins)) if wanted.origins().any(|origin| origins.iter().any(|one| one == origin)) => {
+                let origin = wanted.origins().next().unwrap_or_default().to_owned();
+                Err(SourceError::Withheld { origin, reason: reason.clone() })
+            }
+            _ => look_up(wanted, config, Some(&view)).or_first(),
+        };
+        Ok(wanted.into_iter().map(one).collect())
     }
 
     /// Finds out what the pod would be attached to, and all that is wrong with it. Nothing is written, and no event posted.

@@ -83,6 +83,29 @@ impl NetworkEntries {
     }
 }
 
+impl NetworkEntries {
+    /// Whether the annotation has each of them, and none of those that are `gone`.
+    pub fn are_in(&self, annotation: &str, gone: impl Fn(&str, &str) -> bool) -> bool {
+        let entries: Vec<&RawValue> = serde_json::from_str(annotation).unwrap_or_default();
+        let keys: BTreeSet<(String, String)> = entries.iter().filter_map(|entry| key_of(entry)).collect();
+        self.0.keys().all(|key| keys.contains(key))
+            && keys.iter().all(|key| self.0.contains_key(key) || !gone(&key.0, &key.1))
+    }
+}
+
+/// The network and the interface of an entry.
+fn key_of(entry: &RawValue) -> Option<(String, String)> {
+    #[derive(serde::Deserialize)]
+    struct Key<'a> {
+        #[serde(borrow, default)]
+        name: Cow<'a, str>,
+        #[serde(borrow, default)]
+        interface: Cow<'a, str>,
+    }
+    let Key { name, interface } = serde_json::from_str(entry.get()).ok()?;
+    Some((name.into_owned(), interface.into_owned()))
+}
+
 /// An entry as it stands in the annotation.
 fn indented(entry: &str) -> Box<RawValue> {
     RawValue::from_string(entry.replace('\n', "\n  ")).unwrap_or_else(|_| RawValue::NULL.to_owned())
@@ -120,22 +143,14 @@ pub fn changed_network_status(
     after: &NetworkEntries,
     gone: impl Fn(&str, &str) -> bool,
 ) -> String {
-    #[derive(serde::Deserialize)]
-    struct Key<'a> {
-        #[serde(borrow, default)]
-        name: Cow<'a, str>,
-        #[serde(borrow, default)]
-        interface: Cow<'a, str>,
-    }
     let now: Vec<&RawValue> = serde_json::from_str(now).unwrap_or_default();
     let mut written = BTreeSet::new();
     let mut entries: Vec<&RawValue> = Vec::new();
     for entry in now {
-        let Ok(Key { name, interface }) = serde_json::from_str(entry.get()) else {
+        let Some(key) = key_of(entry) else {
             entries.push(entry);
             continue;
         };
-        let key = (name.into_owned(), interface.into_owned());
         match (before.0.get(&key), after.0.get(&key)) {
             (Some(old), Some(new)) if old.get() == new.get() => entries.push(entry),
             (_, Some(new)) => entries.push(new),
@@ -199,9 +214,51 @@ impl Notice {
     /// The event of an attachment.
     pub fn attached(network: &str, ifname: &str, result: &AddResult) -> Self {
         let ips: Vec<String> = result.ips.iter().map(|ip| ip.address.to_string()).collect();
+        Self::attached_with(network, ifname, &ips)
+    }
+
+    /// The event of an attachment with these addresses.
+    pub fn attached_with(network: &str, ifname: &str, ips: &[String]) -> Self {
         let message = format!("Add {ifname} [{}] from {network}", ips.join(" "));
         Self { reason: "AddedInterface", message, is_warning: false }
     }
+
+    /// The event of an attachment that is there no more.
+    pub fn detached(network: &str, ifname: &str) -> Self {
+        let message = format!("Remove {ifname} from {network}");
+        Self { reason: "RemovedInterface", message, is_warning: false }
+    }
+
+    /// The event of an attachment that could not be made.
+    pub fn not_attached(network: &str, ifname: &str, reason: &str) -> Self {
+        let message = format!("Failed to add {}: {reason}", interface_of(network, ifname));
+        Self { reason: "FailedAddingInterface", message: bounded(message), is_warning: true }
+    }
+
+    /// The event of an attachment that could not be undone.
+    pub fn not_detached(network: &str, ifname: &str, reason: &str) -> Self {
+        let message = format!("Failed to remove {}: {reason}", interface_of(network, ifname));
+        Self { reason: "FailedRemovingInterface", message: bounded(message), is_warning: true }
+    }
+}
+
+fn interface_of(network: &str, ifname: &str) -> String {
+    match (network, ifname) {
+        ("", "") => "networks".to_owned(),
+        (network, "") => format!("an interface from {network}"),
+        (network, ifname) => format!("{ifname} from {network}"),
+    }
+}
+
+/// An API server takes a message of 1024 bytes.
+fn bounded(mut message: String) -> String {
+    const MOST: usize = 1024;
+    if message.len() > MOST {
+        let end = (0..=MOST - '…'.len_utf8()).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A change begins with one or more lines `attach`, `detach` or `redo`, synced before its first plugin gets its input, and ends
 //! with `changed`, or with `reverted` where it failed and everything is as before. One that has neither was cut short: whoever
-//! comes next settles it.
+//! comes next settles it. What could not be undone goes on being undone, and other changes may come before that ends.
 
 use serde_json::value::RawValue;
 
@@ -83,7 +83,10 @@ impl State {
                 if index >= self.steps.len() {
                     return Err(NoSuchStep(Step(index, 0)));
                 }
-                self.pending.get_or_insert_default().detaching.push(index);
+                let detaching = &mut self.pending.get_or_insert_default().detaching;
+                if !detaching.contains(&index) {
+                    detaching.push(index);
+                }
             }
             Event::Redo { index, attachment, steps } => {
                 let length = attachment.network.plugins.len();
@@ -99,14 +102,27 @@ impl State {
                     Some(Box::new(Redone { attachment: index, old, old_result, steps, begun: Vec::new() }));
             }
             Event::Changed(change) => {
-                let pending = self.pending.take().unwrap_or_default();
-                pending.detaching.into_iter().for_each(|index| self.mark_detached(index));
+                let mut pending = self.pending.take().unwrap_or_default();
+                // A change that makes something ends no other that undoes something.
+                if pending.attaching.is_empty() && pending.redone.is_none() {
+                    let ended = pending.detaching.iter().filter(|index| !change.owing.contains(index));
+                    ended.for_each(|index| self.mark_detached(*index));
+                    pending.detaching.retain(|index| change.owing.contains(index));
+                }
+                self.keep_detaching(pending.detaching);
                 self.absent = change.absent.clone().or(self.absent.take());
                 self.history.push(change);
             }
-            Event::Reverted { .. } => {
-                let pending = self.pending.take().unwrap_or_default();
-                pending.attaching.into_iter().for_each(|index| self.mark_detached(index));
+            Event::Reverted { owing, .. } => {
+                let mut pending = self.pending.take().unwrap_or_default();
+                for index in pending.attaching {
+                    if owing.contains(&index) {
+                        pending.detaching.push(index);
+                    } else {
+                        self.mark_detached(index);
+                    }
+                }
+                self.keep_detaching(pending.detaching);
                 if let Some(redone) = pending.redone {
                     self.steps[redone.attachment].truncate(redone.old.network.plugins.len());
                     self.header.plan.attachments[redone.attachment] = redone.old;
@@ -115,6 +131,13 @@ impl State {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Attachments are still being undone, whatever else ends.
+    fn keep_detaching(&mut self, detaching: Vec<usize>) {
+        if !detaching.is_empty() {
+            self.pending = Some(Pending { detaching, ..Pending::default() });
+        }
     }
 
     fn mark_detached(&mut self, index: usize) {

@@ -135,6 +135,9 @@ pub enum Event {
     Reverted {
         /// When, in milliseconds since 1970.
         time: u64,
+        /// Attachments that it made and that could not be undone: they are being undone from now on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        owing: Vec<usize>,
     },
 }
 
@@ -150,6 +153,9 @@ pub struct Change {
     pub author: String,
     /// What, in words.
     pub what: String,
+    /// Attachments that are still being undone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owing: Vec<usize>,
     /// What the results say and the namespace did not have when it ended. `None` where nothing new is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<Vec<Claim>>,

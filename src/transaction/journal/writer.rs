@@ -128,8 +128,22 @@ impl Journal {
         })
     }
 
+    /// Writes a journal anew that changes have made long. Attachments that were detached are not in it any more, so that the
+    /// others may have other places.
+    ///
+    /// # Errors
+    /// When it cannot be written; the journal is then as it was before.
+    pub fn shorten(&mut self, container: &Container) -> Result<(), StoreError> {
+        if self.length > LONG
+            && let Some((header, kept)) = self.state.condensed()
+        {
+            *self = Self::write_anew(&container.journal(&self.state.header.plan.ifname), header, kept)?;
+        }
+        Ok(())
+    }
+
     /// Begins a change: writes these events, and returns what has to be synced before its first plugin gets its input. A journal
-    /// that tells of no change yet is written anew in the format that can, and so is one that changes have made long.
+    /// that tells of no change yet is written anew in the format that can.
     ///
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
@@ -140,8 +154,7 @@ impl Journal {
     ) -> Result<Vec<Arc<File>>, StoreError> {
         let place = container.journal(&self.state.header.plan.ifname);
         let io = |source| StoreError::Io { action: "write", path: place.path(), source };
-        let is_first = self.state.header.format < CHANGED_FORMAT;
-        if (is_first || self.length > LONG)
+        if self.state.header.format < CHANGED_FORMAT
             && let Some((header, kept)) = self.state.condensed()
         {
             *self = Self::write_anew(&place, header, kept)?;
@@ -272,7 +285,7 @@ impl State {
     }
 }
 
-/// A journal that is longer, in bytes, is written anew by the next change.
+/// A journal that is longer, in bytes, is written anew before the next change.
 const LONG: u64 = 256 << 10;
 
 /// A journal that could be written and not be read again would lose what it says.

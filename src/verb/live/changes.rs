@@ -25,7 +25,7 @@ use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, 
 #[derive(Debug, Clone)]
 pub struct Live {
     state_dir: PathBuf,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
     author: String,
     pods: Option<Config>,
 }
@@ -173,7 +173,7 @@ impl Live {
         Ok(look(&find::journal(&container, which)?.state))
     }
 
-    fn open(&self, which: Which<'_>) -> Result<(Store, String), LiveError> {
+    pub(super) fn open(&self, which: Which<'_>) -> Result<(Store, String), LiveError> {
         let deadline = deadline::from(Instant::now(), self.timeouts.total);
         let store = Store::open_existing(&self.state_dir, Sharing::Shared, deadline)?;
         let store = store.ok_or_else(|| self.no_container(which))?;
@@ -181,7 +181,7 @@ impl Live {
         Ok((store, id))
     }
 
-    fn no_container(&self, which: Which<'_>) -> LiveError {
+    pub(super) fn no_container(&self, which: Which<'_>) -> LiveError {
         LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: self.state_dir.clone() }
     }
 
@@ -202,13 +202,32 @@ impl Live {
         which: Which<'_>,
         work: impl FnOnce(&Call<'_>, Journal) -> Result<Changed, LiveError>,
     ) -> Result<Outcome, LiveError> {
+        self.locked(which, |call, journal| {
+            let plan = &journal.state.header.plan;
+            let (container_id, ifname, version) = (plan.container_id.clone(), plan.ifname.clone(), plan.version);
+            let before = self.pods.is_some().then(|| journal.state.clone());
+            let outcome = work(call, journal);
+            // A change that failed may have settled an earlier one.
+            if let Some(before) = before {
+                self.follow(call.container, &before);
+            }
+            Ok(Outcome { container_id, ifname, version, changed: outcome? })
+        })
+    }
+
+    /// Works on a container that is locked and lives.
+    pub(super) fn locked<T>(
+        &self,
+        which: Which<'_>,
+        work: impl FnOnce(&Call<'_>, Journal) -> Result<T, LiveError>,
+    ) -> Result<T, LiveError> {
         let (store, id) = self.open(which)?;
         let context = Context::of_container(&id, self.timeouts);
         let container = store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(which))?;
-        let journal = find::journal(&container, which)?;
+        let mut journal = find::journal(&container, which)?;
         find::refuse_unfit(&journal.state)?;
+        journal.shorten(&container)?;
         let plan = &journal.state.header.plan;
-        let (ifname, version) = (plan.ifname.clone(), plan.version);
         let finder = context.finder_for(&plan.path);
         let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
         let call = Call {
@@ -218,13 +237,7 @@ impl Live {
             tools: context.tools(&finder, &launcher),
             author: &self.author,
         };
-        let before = self.pods.is_some().then(|| journal.state.clone());
-        let outcome = work(&call, journal);
-        // A change that failed may have settled an earlier one.
-        if let Some(before) = before {
-            self.follow(&container, &before);
-        }
-        Ok(Outcome { container_id: id, ifname, version, changed: outcome? })
+        work(&call, journal)
     }
 
     /// Has what is written about the pod follow what is in the journal now. No change depends on it.
@@ -263,20 +276,20 @@ fn unchanged(state: &State) -> Result<Changed, LiveError> {
 }
 
 /// A change under way, its container locked.
-struct Call<'a> {
-    store: &'a Store,
-    container: &'a Container,
-    context: &'a Context,
-    tools: transaction::Tools<'a>,
-    author: &'a str,
+pub(super) struct Call<'a> {
+    pub(super) store: &'a Store,
+    pub(super) container: &'a Container,
+    pub(super) context: &'a Context,
+    pub(super) tools: transaction::Tools<'a>,
+    pub(super) author: &'a str,
 }
 
 impl<'a> Call<'a> {
-    fn means(&self) -> Means<'a> {
+    pub(super) fn means(&self) -> Means<'a> {
         Means { container: self.container, tools: self.tools, author: self.author }
     }
 
-    fn settle(&self, journal: &mut Journal) -> Result<(), LiveError> {
+    pub(super) fn settle(&self, journal: &mut Journal) -> Result<(), LiveError> {
         let means = self.means();
         let failures = transaction::settle(means, journal);
         if failures.is_empty() { Ok(()) } else { Err(ChangeError::Unsettled(failures).into()) }
@@ -296,7 +309,7 @@ impl<'a> Call<'a> {
         Err(ChangeError::Incomplete(failures).into())
     }
 
-    fn refuse_missing_plugins(&self, state: &State, attachment: &Attachment) -> Result<(), LiveError> {
+    pub(super) fn refuse_missing_plugins(&self, state: &State, attachment: &Attachment) -> Result<(), LiveError> {
         let mut plan = state.header.plan.clone();
         plan.attachments = vec![attachment.clone()];
         Ok(preflight(&plan, self.tools.finder)?)
@@ -384,7 +397,7 @@ pub(super) fn request_of(state: &State) -> Result<Request, LiveError> {
 }
 
 /// Braid's configuration with these selections alone.
-fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
+pub(super) fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
     Config {
         delegates: selections.into_iter().map(|operator| Delegate::Selection(Box::new(operator))).collect(),
         // There is a primary attachment already, whoever made it.

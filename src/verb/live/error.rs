@@ -155,6 +155,20 @@ pub enum LiveError {
         /// Why not.
         why: &'static str,
     },
+    /// Nobody can be asked what the container's pod asks for.
+    #[error("container {container_id:?} cannot be held against its pod: {why}")]
+    NoPod {
+        /// The container.
+        container_id: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Others change the container all the time.
+    #[error("container {container_id:?} has been changed by others at the same time, again and again")]
+    Moving {
+        /// The container.
+        container_id: String,
+    },
     /// The values cannot be given.
     #[error(transparent)]
     Update(#[from] UpdateError),
@@ -197,9 +211,10 @@ fn code_of(error: &LiveError) -> u32 {
         | LiveError::NotMade { .. }
         | LiveError::Taken { .. }
         | LiveError::PortTaken { .. }
+        | LiveError::NoPod { .. }
         | LiveError::SharedRules { .. } => code::INVALID_CONFIG,
         LiveError::Corrupt { .. } | LiveError::Owed { .. } => code::CLEANUP_INCOMPLETE,
-        LiveError::NotWhole { .. } => code::TRY_AGAIN,
+        LiveError::NotWhole { .. } | LiveError::Moving { .. } => code::TRY_AGAIN,
         LiveError::Namespace(_) => code::NAMESPACE,
         LiveError::Update(error) => CniError::from(error).code,
         LiveError::Plan(error) => CniError::from(error).code,

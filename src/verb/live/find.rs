@@ -7,7 +7,7 @@ use crate::cni::{AddResult, validate};
 use crate::netns::{Netns, NetnsError, Sameness};
 use crate::plan::Position;
 use crate::transaction::journal::State;
-use crate::transaction::{Container, Journal, Opened, Store};
+use crate::transaction::{Container, Journal, Opened, Store, StoreError};
 
 /// A container, as an operator names it.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,19 @@ pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, Li
 
 /// The journal that is meant, of a container that is locked.
 pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal, LiveError> {
+    open(container, which, Journal::open)
+}
+
+/// What the journal says that is meant. The container need not be locked.
+pub(super) fn look(container: &Container, which: Which<'_>) -> Result<State, LiveError> {
+    open(container, which, Journal::look).map(|journal| journal.state)
+}
+
+fn open(
+    container: &Container,
+    which: Which<'_>,
+    open: impl FnOnce(&Container, &str) -> Result<Opened, StoreError>,
+) -> Result<Journal, LiveError> {
     let ifnames = container.entries()?.ifnames;
     let ifname = match (which.ifname, ifnames.as_slice()) {
         (Some(ifname), _) => ifnames.iter().find(|name| *name == ifname),
@@ -53,7 +66,7 @@ pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal
         let ifname = which.ifname.unwrap_or_default().to_owned();
         return Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname, ifnames });
     };
-    match Journal::open(container, ifname)? {
+    match open(container, ifname)? {
         Opened::Journal(journal) => Ok(*journal),
         Opened::Corrupt(reason) => Err(LiveError::Corrupt { path: container.journal_path(ifname), reason }),
         Opened::None | Opened::Unfinished => {

@@ -26,8 +26,10 @@ mod error;
 mod find;
 mod pod_status;
 mod ports;
+mod sync;
 
 pub use changes::{Live, Outcome};
 pub use error::LiveError;
 pub use find::Which;
 pub use pod_status::write_pod_status;
+pub use sync::{AttachedNow, Failed, Network, PodName, Synced};

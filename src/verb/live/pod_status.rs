@@ -52,6 +52,23 @@ pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) 
     Ok(())
 }
 
+/// Whether the annotation tells of each attachment of a container, and of none that is not there any more.
+pub(super) fn is_told(state: &State, status: &str) -> Result<bool, LiveError> {
+    let entries = Told::read(state)?.entries;
+    let is_gone = |network: &str, ifname: &str| gone(state).iter().any(|(n, i)| n == network && i == ifname);
+    Ok(entries.are_in(status, is_gone))
+}
+
+/// Adds to the annotation what it lacks of a container's attachments, and removes those that are not there any more: after a
+/// change that was cut short before it was told. The caller has locked the container.
+pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<(), LiveError> {
+    let entries = Told::read(state)?.entries;
+    let gone = gone(state);
+    let is_gone = |network: &str, ifname: &str| gone.iter().any(|(n, i)| n == network && i == ifname);
+    let edit = |now: &str| changed_network_status(now, &entries, &entries, is_gone);
+    session.edit_status(&request_of(state)?, edit).map(drop).map_err(unwritten)
+}
+
 fn unwritten(error: ClusterError) -> LiveError {
     LiveError::Plan(SourceError::from(error).into())
 }

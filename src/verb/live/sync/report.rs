@@ -1,0 +1,99 @@
+//! What a sync has done.
+
+use serde::Serialize;
+
+use crate::cni::CniError;
+use crate::source::kubernetes::Notice;
+
+/// What was done for a container, or would be.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Synced {
+    /// The container.
+    pub container: String,
+    /// The interface that the runtime asked for.
+    pub interface: String,
+    /// Its pod.
+    pub pod: PodName,
+    /// Attachments that are not there any more, those included that were made anew.
+    pub detached: Vec<Network>,
+    /// Attachments that have other values.
+    pub updated: Vec<Network>,
+    /// Attachments that were made.
+    pub attached: Vec<AttachedNow>,
+    /// What could not be done.
+    pub failed: Vec<Failed>,
+    /// The network-attachment-definitions that the pod's selections name, as `namespace/name`.
+    pub definitions: Vec<String>,
+    /// Why nothing was done, although nobody knows whether the container is as its pod asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// What to tell about the pod.
+    #[serde(skip)]
+    pub(super) notices: Vec<Notice>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// An attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// The network, as `network-status` names it.
+    pub network: String,
+    /// The interface in the container.
+    pub interface: String,
+}
+
+/// An attachment that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttachedNow {
+    /// The selection that asks for it.
+    pub selection: String,
+    /// The network, as `network-status` names it.
+    pub network: String,
+    /// The interface in the container.
+    pub interface: String,
+    /// Its addresses.
+    pub ips: Vec<String>,
+}
+
+/// Something that could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// The selection, the annotation as a whole, or nothing where the pod asks for it no more.
+    pub selection: Option<String>,
+    /// The network, as the annotation or `network-status` names it.
+    pub network: String,
+    /// The interface in the container, if it has one.
+    pub interface: Option<String>,
+    /// Why not.
+    pub error: CniError,
+}
+
+impl Synced {
+    /// Whether the container is as its pod asks.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    pub(super) fn fail_to_attach(&mut self, failed: Failed) {
+        let ifname = failed.interface.as_deref().unwrap_or_default();
+        self.notices.push(Notice::not_attached(&failed.network, ifname, &failed.error.msg));
+        self.failed.push(failed);
+    }
+
+    pub(super) fn fail_to_detach(&mut self, failed: Failed) {
+        let ifname = failed.interface.as_deref().unwrap_or_default();
+        self.notices.push(Notice::not_detached(&failed.network, ifname, &failed.error.msg));
+        self.failed.push(failed);
+    }
+}

@@ -1,0 +1,439 @@
+//! Bringing about what is different, the container locked.
+
+use super::super::super::context::Context;
+use super::super::super::preflight::{open_namespace, refuse_taken_names};
+use super::super::changes::{Call, Live, request_of};
+use super::super::error::LiveError;
+use super::super::find::{self, Which};
+use super::super::pod_status::{complete_pod_status, is_told, write_pod_status};
+use super::super::ports;
+use super::planning::{New, Planner, Seen, Work, difference, origin};
+use super::report::{AttachedNow, Failed, Network, PodName, Synced};
+use crate::cni::CniError;
+use crate::config::{Config, Timeouts};
+use crate::plan::Attachment;
+use crate::plan::difference::Changed;
+use crate::source::SourceError;
+use crate::source::kubernetes::{Notice, Session};
+use crate::source::pod::{NETWORKS, Pod, PodNow};
+use crate::transaction::journal::State;
+use crate::transaction::{self, ChangeError, Journal};
+
+/// How often a container is looked at that others change meanwhile.
+const LOOKS: usize = 5;
+
+impl Live {
+    /// Brings a container that lives to what its pod asks for now, by the rules of ADD: attaches what is missing, detaches what
+    /// is gone, and gives other values to what has changed. What the operator attached stays. `config` is Braid's configuration.
+    ///
+    /// Each selection is brought about for itself, so one that fails does not keep the others; what failed is in the outcome.
+    /// With `is_trial`, nothing is changed, and the outcome says what would be.
+    ///
+    /// # Errors
+    /// When the container is not there or not whole, or its pod is gone or cannot be asked. Nothing was done then.
+    pub fn sync(&self, config: &Config, which: Which<'_>, is_trial: bool) -> Result<Synced, LiveError> {
+        let live = self.clone().with_timeouts(Timeouts { ..config.timeouts });
+        let first = live.look_at(which)?;
+        let id = first.state.header.plan.container_id.clone();
+        let whole = Which { container: &id, ifname: Some(&first.state.header.plan.ifname.clone()) };
+        let syncing = Syncing { live: &live, config, which: whole, before: first.state.clone() };
+        match syncing.run(first, is_trial) {
+            // It went away while it was looked at.
+            Err(
+                error @ (LiveError::NoContainer { .. }
+                | LiveError::NoJournal { .. }
+                | LiveError::Gone { .. }
+                | LiveError::AnotherNamespace { .. }),
+            ) => Ok(Synced { skipped: Some(error.to_string()), ..syncing.report(None) }),
+            Err(LiveError::NotWhole { .. }) if live.is_going(whole) => {
+                let reason = format!("container {id:?} is being detached");
+                Ok(Synced { skipped: Some(reason), ..syncing.report(None) })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Looks at a container without waiting for its lock.
+    fn look_at(&self, which: Which<'_>) -> Result<Seen, LiveError> {
+        let (store, id) = self.open(which)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
+        let state = find::look(&container, which)?;
+        let mut others = Vec::new();
+        for ifname in container.entries()?.ifnames.iter().filter(|ifname| **ifname != state.header.plan.ifname) {
+            if let Some(Ok(state)) = State::peek(&container, ifname)? {
+                others.extend(state.attachments().map(|(_, attachment)| attachment.clone()));
+            }
+        }
+        Ok(Seen { state, others })
+    }
+
+    /// Whether DEL has begun.
+    fn is_going(&self, which: Which<'_>) -> bool {
+        self.look_at(which).map_or(true, |seen| seen.state.complete.is_some() && seen.state.is_being_undone())
+    }
+}
+
+/// A sync of one container.
+struct Syncing<'a> {
+    live: &'a Live,
+    config: &'a Config,
+    which: Which<'a>,
+    /// Its journal when it was looked at first.
+    before: State,
+}
+
+/// How a container was found once it was locked.
+enum Found {
+    /// As it was looked at, and the work is done.
+    Done,
+    /// Otherwise: the work has to be planned anew.
+    Moved,
+}
+
+impl Syncing<'_> {
+    fn run(&self, first: Seen, is_trial: bool) -> Result<Synced, LiveError> {
+        let mut seen = first;
+        let (mut is_settled, mut unsettled) = (false, None);
+        for look in 0..LOOKS {
+            if look > 0 {
+                seen = self.live.look_at(self.which)?;
+            }
+            find::refuse_unfit(&seen.state)?;
+            let context = Context::of_container(self.which.container, self.live.timeouts);
+            let request = request_of(&seen.state)?;
+            let no_pod = |why| LiveError::NoPod { container_id: self.which.container.to_owned(), why };
+            if crate::source::kubernetes::pod_of(&request).is_none() {
+                return Err(no_pod("its journal names no pod"));
+            }
+            let session = Session::open(self.config, &request, context.deadline).map_err(asking)?;
+            let session = session.ok_or_else(|| no_pod("braid's configuration has no \"kubeconfig\""))?;
+            let now = session.pod_now(&request).map_err(asking)?;
+            let mut report = self.report(Some(&now.pod));
+            if now.is_deleting {
+                return Ok(Synced { skipped: Some("the pod is being deleted".into()), ..report });
+            }
+            if !is_trial && is_owing(&seen.state) && !is_settled {
+                // It is tried once: what is owed after that does not keep the rest.
+                is_settled = true;
+                unsettled = self.settle()?;
+                continue;
+            }
+            unsettled.iter().cloned().for_each(|failed| report.fail_to_detach(failed));
+            if let Some(problem) = now.problems.iter().next() {
+                report.fail_to_attach(Failed {
+                    selection: Some(NETWORKS.into()),
+                    network: String::new(),
+                    interface: None,
+                    error: CniError::from(&SourceError::Annotation(problem.clone())),
+                });
+                self.announce(&session, &now.pod, &report, is_trial);
+                return Ok(report);
+            }
+            let finder = context.finder_for(&seen.state.header.plan.path);
+            let planner =
+                Planner { config: self.config, request: &request, session: &session, pod: &now.pod, finder: &finder };
+            let work = planner.plan(&seen, difference(&seen.state, &now.pod))?;
+            if is_trial {
+                tell(&mut report, &seen.state, &work);
+                return Ok(report);
+            }
+            if let Found::Moved = self.bring_about(&session, &now, &seen, work, &mut report)? {
+                continue;
+            }
+            self.announce(&session, &now.pod, &report, is_trial);
+            return Ok(report);
+        }
+        Err(LiveError::Moving { container_id: self.which.container.to_owned() })
+    }
+
+    fn report(&self, pod: Option<&Pod>) -> Synced {
+        let name =
+            pod.map(|pod| PodName { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() });
+        let mut definitions: Vec<String> = pod
+            .map(|pod| pod.networks.iter().filter_map(|one| pod.references(one).into_iter().next()).collect())
+            .unwrap_or_default();
+        definitions.sort();
+        definitions.dedup();
+        Synced {
+            container: self.which.container.to_owned(),
+            interface: self.before.header.plan.ifname.clone(),
+            pod: name.unwrap_or_default(),
+            definitions,
+            ..Synced::default()
+        }
+    }
+
+    fn announce(&self, session: &Session, pod: &Pod, report: &Synced, is_trial: bool) {
+        if self.config.kubernetes.events && !is_trial && !report.notices.is_empty() {
+            session.announce(pod, &report.notices);
+        }
+    }
+
+    /// Tries what is owed again. Returns what is owed after that.
+    fn settle(&self) -> Result<Option<Failed>, LiveError> {
+        self.live.locked(self.which, |call, mut journal| {
+            let settled = call.settle(&mut journal).and_then(|()| {
+                let owed: Vec<usize> = owed(&journal.state);
+                if owed.is_empty() { Ok(()) } else { call.detach(journal, &owed) }
+            });
+            let Err(error) = settled else { return Ok(None) };
+            let state = call.state(self.which)?;
+            let owing = state.attachments().find(|(index, _)| state.is_changing(*index) || owed_by(&state, *index));
+            let owing = owing.map(|(_, attachment)| network(attachment));
+            Ok(Some(Failed {
+                selection: None,
+                network: owing.as_ref().map(|one| one.network.clone()).unwrap_or_default(),
+                interface: owing.map(|one| one.interface),
+                error: CniError::from(&error),
+            }))
+        })
+    }
+
+    /// Brings the work about, if the container is still as it was looked at.
+    fn bring_about(
+        &self,
+        session: &Session,
+        now: &PodNow,
+        seen: &Seen,
+        work: Work,
+        report: &mut Synced,
+    ) -> Result<Found, LiveError> {
+        let is_settled = work.difference.is_empty() && work.new.is_empty();
+        let has_changed = self.before.history.len() != seen.state.history.len()
+            || self.before.history.last() != seen.state.history.last();
+        if is_settled && !has_changed && is_told(&seen.state, &now.status)? {
+            return Ok(Found::Done);
+        }
+        self.live.locked(self.which, |call, journal| {
+            if !is_same(&journal.state, &seen.state) {
+                return Ok(Found::Moved);
+            }
+            drop(journal);
+            Doing { call, which: self.which, seen, report }.everything(work);
+            let after = call.state(self.which)?;
+            let written = write_pod_status(self.config, Some(&self.before), &after);
+            let written = written.and_then(|()| {
+                if is_settled && !is_told(&after, &now.status)? { complete_pod_status(session, &after) } else { Ok(()) }
+            });
+            if let Err(error) = written {
+                report.failed.push(Failed {
+                    selection: None,
+                    network: String::new(),
+                    interface: None,
+                    error: CniError::from(&error),
+                });
+            }
+            Ok(Found::Done)
+        })
+    }
+}
+
+fn asking(error: crate::source::ClusterError) -> LiveError {
+    LiveError::Plan(SourceError::from(error).into())
+}
+
+/// Whether a change was cut short, or something of the container could not be undone.
+fn is_owing(state: &State) -> bool {
+    state.pending.is_some() || !owed(state).is_empty()
+}
+
+fn owed(state: &State) -> Vec<usize> {
+    state.attachments().map(|(index, _)| index).filter(|index| owed_by(state, *index)).collect()
+}
+
+fn owed_by(state: &State, index: usize) -> bool {
+    !state.is_attached(index) && state.steps[index].iter().any(|step| step.owed.is_some())
+}
+
+/// Whether nobody has changed a container since it was looked at.
+fn is_same(locked: &State, seen: &State) -> bool {
+    let attachments = |state: &State| {
+        let attachments =
+            state.attachments().map(|(index, attachment)| (index, serde_json::to_string(attachment).ok()));
+        attachments.collect::<Vec<_>>()
+    };
+    let is_changing =
+        |state: &State| state.attachments().map(|(index, _)| state.is_changing(index)).collect::<Vec<_>>();
+    is_changing(locked) == is_changing(seen)
+        && locked.history.last() == seen.history.last()
+        && attachments(locked) == attachments(seen)
+}
+
+fn network(attachment: &Attachment) -> Network {
+    Network { network: attachment.reference.clone(), interface: attachment.ifname.clone() }
+}
+
+/// Says what would be done.
+fn tell(report: &mut Synced, state: &State, work: &Work) {
+    let of = |index: usize| network(&state.header.plan.attachments[index]);
+    report.detached.extend(work.difference.detach.iter().map(|index| of(*index)));
+    for one in &work.difference.update {
+        match &one.planned {
+            Ok(_) => report.updated.push(of(one.pair.attachment)),
+            Err(error) => {
+                report.failed.push(failed(one.pair.selection, of(one.pair.attachment), CniError::from(error)));
+            }
+        }
+    }
+    for one in &work.new {
+        match &one.planned {
+            Ok(attachment) => {
+                report.detached.extend(one.replaced.map(of));
+                report.attached.push(attached(one.selection, attachment, Vec::new()));
+            }
+            Err(error) => report.failed.push(unplanned(one, error)),
+        }
+    }
+}
+
+fn failed(selection: usize, network: Network, error: CniError) -> Failed {
+    let Network { network, interface } = network;
+    Failed { selection: Some(origin(selection)), network, interface: Some(interface), error }
+}
+
+fn unplanned(new: &New, error: &CniError) -> Failed {
+    Failed {
+        selection: Some(origin(new.selection)),
+        network: new.network.clone(),
+        interface: new.interface.clone(),
+        error: error.clone(),
+    }
+}
+
+fn attached(selection: usize, attachment: &Attachment, ips: Vec<String>) -> AttachedNow {
+    let Network { network, interface } = network(attachment);
+    AttachedNow { selection: origin(selection), network, interface, ips }
+}
+
+/// The work on a container that is locked.
+struct Doing<'a, 'b> {
+    call: &'a Call<'a>,
+    which: Which<'a>,
+    seen: &'a Seen,
+    report: &'b mut Synced,
+}
+
+impl Doing<'_, '_> {
+    /// What goes comes first, as it may free names, addresses, ports and devices.
+    fn everything(&mut self, work: Work) {
+        let mut going = work.difference.detach;
+        let is_planned = |new: &&New| new.planned.is_ok();
+        going.extend(work.new.iter().filter(is_planned).filter_map(|new| new.replaced));
+        going.sort_unstable();
+        let mut staying = Vec::new();
+        for index in going.into_iter().rev() {
+            if !self.detach(index) {
+                staying.push(index);
+            }
+        }
+        for changed in work.difference.update {
+            self.update(changed);
+        }
+        for new in work.new {
+            match &new.planned {
+                Ok(_) if new.replaced.is_some_and(|index| staying.contains(&index)) => {}
+                Ok(attachment) => self.attach(new.selection, attachment),
+                Err(error) => self.report.fail_to_attach(unplanned(&new, error)),
+            }
+        }
+    }
+
+    /// The journal, with no change under way but for what is still being undone.
+    fn journal(&self) -> Result<Journal, LiveError> {
+        let mut journal = find::journal(self.call.container, self.which)?;
+        if journal.state.pending.as_ref().is_some_and(|one| !one.attaching.is_empty() || one.redone.is_some()) {
+            self.call.settle(&mut journal)?;
+        }
+        Ok(journal)
+    }
+
+    fn detach(&mut self, index: usize) -> bool {
+        let network = network(&self.seen.state.header.plan.attachments[index]);
+        let outcome = self.journal().and_then(|journal| {
+            let index = find::attachment(&journal.state, &network.interface)?;
+            self.call.detach(journal, &[index])
+        });
+        match outcome {
+            Ok(()) => {
+                self.report.notices.push(Notice::detached(&network.network, &network.interface));
+                self.report.detached.push(network);
+                true
+            }
+            Err(error) => {
+                let Network { network, interface } = network;
+                let error = CniError::from(&error);
+                self.report.fail_to_detach(Failed { selection: None, network, interface: Some(interface), error });
+                false
+            }
+        }
+    }
+
+    fn update(&mut self, changed: Changed) {
+        let Changed { pair, planned } = changed;
+        let network = network(&self.seen.state.header.plan.attachments[pair.attachment]);
+        let outcome = planned.map_err(LiveError::from).and_then(|planned| {
+            let journal = self.journal()?;
+            let index = find::attachment(&journal.state, &network.interface)?;
+            let call = self.call;
+            ports::refuse_taken(call.store, call.container, &journal.state, index, &planned)?;
+            call.refuse_missing_plugins(&journal.state, &planned.attachment)?;
+            Ok(transaction::update(call.means(), journal, index, &planned)?)
+        });
+        match outcome {
+            Ok(_) => self.report.updated.push(network),
+            Err(error) => self.report.fail_to_attach(failed(pair.selection, network, CniError::from(&error))),
+        }
+    }
+
+    fn attach(&mut self, selection: usize, attachment: &Attachment) {
+        match self.attached(attachment) {
+            Ok(ips) => {
+                let one = attached(selection, attachment, ips);
+                self.report.notices.push(Notice::attached_with(&one.network, &one.interface, &one.ips));
+                self.report.attached.push(one);
+            }
+            Err(error) => {
+                let failed = failed(selection, network(attachment), CniError::from(&error));
+                self.report.fail_to_attach(failed);
+            }
+        }
+    }
+
+    /// Attaches, and returns the addresses.
+    fn attached(&self, attachment: &Attachment) -> Result<Vec<String>, LiveError> {
+        let (journal, call) = (self.journal()?, self.call);
+        let ifname = &attachment.ifname;
+        let is_taken = journal.state.attachments().any(|(_, one)| one.ifname == *ifname);
+        if is_taken {
+            let container_id = call.container.id().to_owned();
+            return Err(LiveError::Taken { container_id, ifname: ifname.clone() });
+        }
+        let new = [attachment.clone()];
+        ports::refuse_taken_by_new(call.store, call.container, &journal.state, &new)?;
+        let mut plan = journal.state.header.plan.clone();
+        plan.attachments = new.to_vec();
+        let mut netns = open_namespace(&plan)?;
+        refuse_taken_names(&plan, netns.as_mut())?;
+        drop(netns);
+        transaction::attach_more(call.means(), journal, new.to_vec())?;
+        let state = call.state(self.which)?;
+        let results = transaction::results(&state).map_err(ChangeError::Result)?;
+        let own = results.into_iter().find(|(index, _)| state.header.plan.attachments[*index].ifname == *ifname);
+        let ips = own.map(|(_, result)| result.ips).unwrap_or_default();
+        Ok(ips.iter().map(|ip| ip.address.to_string()).collect())
+    }
+}
+
+impl Call<'_> {
+    /// Undoes attachments.
+    fn detach(&self, journal: Journal, indexes: &[usize]) -> Result<(), LiveError> {
+        ports::refuse_shared_with_rest(self.store, self.container, &journal.state, indexes)?;
+        transaction::detach(self.means(), journal, indexes)?;
+        Ok(())
+    }
+
+    /// What the journal says now.
+    fn state(&self, which: Which<'_>) -> Result<State, LiveError> {
+        find::look(self.container, which)
+    }
+}
