@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["verb"],
     &["metrics"],
     &["doctor"],
+    &["agent"],
     &["cli"],
 ];
 

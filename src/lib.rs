@@ -127,6 +127,8 @@ pub mod telemetry;
 
 pub mod panic;
 
+#[cfg(feature = "kubernetes")]
+mod agent;
 mod cli;
 #[cfg(test)]
 mod layers;

@@ -9,6 +9,8 @@ macro_rules! tell {
     }};
 }
 
+#[cfg(feature = "kubernetes")]
+mod agent;
 mod attached;
 mod doctor;
 mod inspect;
@@ -157,6 +159,14 @@ Examples:
   braid update web eth0 --port-mappings 8080:80/tcp,5353:53/udp
   braid update web eth0 --plugin tuning --set mtu=1400 --dry-run";
 
+#[cfg(feature = "kubernetes")]
+const AFTER_AGENT: &str = "\
+It runs until it is ended with SIGTERM. Nothing else needs it. docs/agent.md tells what it does, and what it may.
+
+Examples:
+  braid agent --kubeconfig /etc/cni/net.d/braid.d/kubeconfig
+  braid agent --node worker-1 --concurrency 8 --listen none";
+
 /// Attaches containers to several networks, in one transaction.
 ///
 /// As a CNI plugin Braid is called by a container runtime, through the environment and standard input. On the command
@@ -246,6 +256,14 @@ enum Command {
     Install(install::Install),
     /// Take Braid off this Kubernetes node
     Uninstall(install::Uninstall),
+    /// Give the pods of this Kubernetes node what they ask for while they live
+    #[cfg(feature = "kubernetes")]
+    #[command(after_help = AFTER_AGENT)]
+    Agent(agent::AgentArgs),
+    /// Run a program in the mount and network namespaces of a process
+    #[cfg(feature = "kubernetes")]
+    #[command(hide = true)]
+    Enter(agent::Enter),
     /// Print a script that completes this command line in a shell
     Completions {
         /// The shell
@@ -253,6 +271,17 @@ enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+impl Command {
+    /// What is logged.
+    fn log(&self) -> LogConfig {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Agent(args) => args.log(),
+            _ => LogConfig::default(),
+        }
+    }
 }
 
 /// The attachment that `add`, `check` and `del` are about. The environment is cnitool's: `NETCONFPATH`, `CNI_PATH`,
@@ -293,7 +322,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    crate::log::start(&LogConfig::default(), &[]);
+    crate::log::start(&cli.command.log(), &[]);
     let outcome = match cli.command {
         Command::Add(attachment) => operations::add(&attachment),
         Command::Check(attachment) => operations::check(&attachment),
@@ -313,6 +342,10 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Sync(args) => live::sync(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
+        #[cfg(feature = "kubernetes")]
+        Command::Agent(args) => agent::agent(&args),
+        #[cfg(feature = "kubernetes")]
+        Command::Enter(args) => agent::enter(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "braid", &mut script);

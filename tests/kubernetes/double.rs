@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::certificates::Certificates;
 use super::cluster::{ApiServer, DEFINITIONS, SLICES};
 use super::listener::Listener;
+use super::watching::{PODS, PodLog, WatchFault, watch};
 use crate::support::Case;
 
 /// The token that is good from the start.
@@ -45,16 +46,18 @@ pub(super) enum Fault {
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
-    query: String,
+    pub(super) query: String,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    /// What has happened to pods.
+    pub(super) pods: PodLog,
     tokens: BTreeSet<String>,
     tokens_of_pods: BTreeMap<String, String>,
-    objects: BTreeMap<String, Value>,
+    pub(super) objects: BTreeMap<String, Value>,
     /// The devices of claims that have been applied, by claim and manager.
     applied: BTreeMap<(String, String), Vec<Value>>,
     /// How many objects have got a UID.
@@ -82,6 +85,16 @@ impl Double {
         let shared = Arc::clone(&state);
         let listener = Listener::start(case, move |stream| drop(serve(stream, Arc::clone(&tls), &shared)));
         Self { state, listener, authority: certificates.authority.pem() }
+    }
+
+    /// Misbehaves so in the next watches of pods, once each.
+    pub(super) fn spoil_watches(&self, faults: impl IntoIterator<Item = WatchFault>) {
+        self.state().pods.faults.extend(faults);
+    }
+
+    /// Ends all watches of pods that go on.
+    pub(super) fn end_watches(&self) {
+        self.state().pods.era += 1;
     }
 
     /// Misbehaves this often with requests of a method whose path holds a text.
@@ -143,16 +156,19 @@ impl ApiServer for Double {
             json!(format!("uid-{}", state.uids))
         };
         object["metadata"]["uid"] = uid;
-        state.objects.insert(path.to_owned(), object);
+        state.set(path, object);
     }
 
     fn put_status(&self, path: &str, status: Value) {
-        self.state().objects.get_mut(path).expect("the object is there")["status"] = status;
+        let mut state = self.state();
+        let mut object = state.objects.get(path).cloned().expect("the object is there");
+        object["status"] = status;
+        state.set(path, object);
     }
 
     fn remove(&self, path: &str) {
         let mut state = self.state();
-        state.objects.remove(path);
+        state.unset(path);
         state.tokens_of_pods.remove(path);
     }
 
@@ -169,7 +185,7 @@ fn tls(certificates: &Certificates) -> Arc<ServerConfig> {
     Arc::new(config.expect("a server's configuration"))
 }
 
-type Connection = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+pub(super) type Connection = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 
 fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io::Result<()> {
     state.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
@@ -214,6 +230,9 @@ fn serve(stream: TcpStream, tls: Arc<ServerConfig>, state: &Mutex<State>) -> io:
                 continue;
             }
             None => {}
+        }
+        if request.is_watch() && state.lock().unwrap_or_else(PoisonError::into_inner).is_authorized(&request) {
+            return watch(&mut connection, state, &request);
         }
         let answer = state.lock().unwrap_or_else(PoisonError::into_inner).answer(&request);
         write(&mut connection, &answer, None)?;
@@ -262,11 +281,15 @@ fn refusal(code: u16, message: &str) -> (u16, Value) {
 }
 
 impl State {
-    fn answer(&mut self, request: &Request) -> (u16, Value) {
+    fn is_authorized(&self, request: &Request) -> bool {
         let token = request.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let is_good =
             |token: &str| self.tokens.contains(token) || self.tokens_of_pods.values().any(|good| good == token);
-        if !token.is_some_and(is_good) {
+        token.is_some_and(is_good)
+    }
+
+    fn answer(&mut self, request: &Request) -> (u16, Value) {
+        if !self.is_authorized(request) {
             return refusal(401, "Unauthorized");
         }
         let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
@@ -275,6 +298,7 @@ impl State {
                 200,
                 json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "k8s.cni.cncf.io/v1", "resources": []}),
             ),
+            "GET" if request.path == PODS => (200, self.list_pods(request)),
             "GET" if request.path == SLICES => (200, self.slices(request)),
             "GET" => match self.objects.get(&request.path) {
                 Some(object) if header("accept").contains("as=PartialObjectMetadata") => {
@@ -357,13 +381,14 @@ impl State {
         }
         let patch: Value = serde_json::from_slice(&request.body).expect("a patch is JSON");
         let pod = request.path.strip_suffix("/status").expect("only the status is written");
-        let Some(object) = self.objects.get_mut(pod) else { return refusal(404, "not found") };
+        let Some(mut object) = self.objects.get(pod).cloned() else { return refusal(404, "not found") };
         if patch["metadata"]["uid"] != object["metadata"]["uid"] {
             return refusal(409, "Precondition failed: UID in precondition");
         }
         for (key, value) in patch["metadata"]["annotations"].as_object().expect("annotations") {
             object["metadata"]["annotations"][key] = value.clone();
         }
-        (200, object.clone())
+        self.set(pod, object.clone());
+        (200, object)
     }
 }

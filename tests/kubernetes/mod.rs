@@ -3,6 +3,7 @@
 //! Scenarios run twice: with a double of the API server, and with a real one where there is one. What an API server does
 //! only when something is wrong with it is the double's alone.
 
+mod agent;
 mod attach;
 mod certificates;
 mod cluster;
@@ -20,10 +21,12 @@ mod rights;
 mod selections;
 mod status;
 mod sync;
+mod watching;
 
 use cluster::Cluster;
 use double::{Double, Fault, TOKEN};
 use kube_apiserver::KubeApiserver;
+use watching::WatchFault;
 
 use crate::support::Case;
 

@@ -191,7 +191,7 @@ impl Api {
     }
 
     /// A client with the credentials as they are now, or as they were when they last worked.
-    fn client(&self) -> Result<Client, ClusterError> {
+    pub(super) fn client(&self) -> Result<Client, ClusterError> {
         if let Some(client) = &*self.client.borrow() {
             return Ok(client.clone());
         }
@@ -204,6 +204,11 @@ impl Api {
         Ok(client)
     }
 
+    /// Makes the next request read the credentials anew.
+    pub(super) fn forget_client(&self) {
+        self.client.take();
+    }
+
     fn origin(&self) -> String {
         match &self.kubeconfig {
             Some(path) => path.display().to_string(),
@@ -211,7 +216,8 @@ impl Api {
         }
     }
 
-    fn hide(&self, text: &str) -> String {
+    /// A text without the secrets that the credentials hold.
+    pub(super) fn hide(&self, text: &str) -> String {
         self.secrets.borrow().hide(text)
     }
 
@@ -253,7 +259,7 @@ fn backoff(attempts: u32) -> Duration {
 }
 
 /// Whether a connection failed because one side does not accept the other's certificate, which no retry changes.
-fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
+pub(super) fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let is_final = match error.downcast_ref::<rustls::Error>() {

@@ -21,6 +21,9 @@ use super::access::Access;
 use super::api::with_causes;
 use super::proxy::{Kind, Proxy};
 
+/// How long a connection is silent before the kernel asks whether the other end is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// A client that does what kube's own does, and a few things more. It sends what it has at once, where Nagle's algorithm would
 /// hold the second of two small writes back for 40 ms. It offers HTTP/2, by which all requests share one connection. And it
 /// uses a proxy as client-go does.
@@ -33,6 +36,10 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(patience));
+    // A connection that is kept for long is given up when nobody is at its other end any more.
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE / 3));
+    tcp.set_keepalive_retries(Some(3));
     let tls = config.rustls_client_config().map_err(|error| with_causes(&error))?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {

@@ -14,6 +14,7 @@
 //! | `objects` | the requests that are made: pods, definitions, events |
 //! | `session` | what ADD and `plan` do with them |
 //! | `probe` | what STATUS does with them |
+//! | [`node`] | what the agent of a node asks: its pods for as long as it runs, and whether objects have changed |
 //! | `token` | a service account's token for `install` |
 //! | `dra` | asks for the devices of a pod: the kubelet, drivers' files, the API server |
 //! | `kubelet` | the kubelet's pod-resources service |
@@ -43,6 +44,8 @@ mod explain;
 mod kubelet;
 #[cfg(feature = "kubernetes")]
 pub mod manifest;
+#[cfg(feature = "kubernetes")]
+pub mod node;
 #[cfg(feature = "kubernetes")]
 mod objects;
 #[cfg(feature = "kubernetes")]

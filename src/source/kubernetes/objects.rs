@@ -17,7 +17,7 @@ use crate::source::pod::{Definition, DefinitionKey, Definitions, Pod, RESOURCE_C
 /// The annotation that the status of a pod's networks is written to (NPWG specification, §5).
 pub(super) const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// The API group and version of network-attachment-definitions.
-const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
+pub(super) const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
 
 #[derive(Deserialize)]
 struct ApiDefinition {

@@ -1,0 +1,166 @@
+//! One `braid sync`: a child process with limits.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::report::Report;
+use super::settings::Settings;
+
+/// How much of a child's answer is kept, in bytes.
+const MAX_STDOUT: usize = 1 << 20;
+/// How much of what it says beside it is kept, in bytes.
+const MAX_STDERR: usize = 16 << 10;
+/// How long is waited for the end of its output once it has ended: something that it has started may hold the pipe open.
+const LEFTOVER: Duration = Duration::from_secs(1);
+/// How long a child that was killed may take to be gone.
+const KILLED: Duration = Duration::from_secs(5);
+/// Where a node's programs are. Plugins call `iptables` and the like.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How a command line says that it has no such command.
+const NO_SUCH_COMMAND: i32 = 2;
+
+/// How a `braid sync` ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It has answered.
+    Answered {
+        /// What.
+        report: Report,
+        /// Whether the pod has what it asks for.
+        is_whole: bool,
+    },
+    /// The node's Braid has no such command.
+    Unknown,
+    /// It has not answered, and this is why.
+    Broken(String),
+}
+
+/// Starts children.
+#[derive(Debug)]
+pub(super) struct Children {
+    /// The program, and the words that come before its own.
+    program: PathBuf,
+    before: Vec<OsString>,
+    state_dir: PathBuf,
+    conf_dir: PathBuf,
+    cni_path: String,
+    limit: Duration,
+}
+
+impl Children {
+    /// Children in the namespaces of a process, or in the agent's own.
+    pub(super) fn new(settings: &Settings, enters: Option<u32>) -> Self {
+        let braid = settings.braid.clone();
+        let (program, before) = match enters {
+            None => (braid, Vec::new()),
+            Some(pid) => {
+                let words = ["enter".into(), pid.to_string().into(), braid.into_os_string()];
+                (PathBuf::from("/proc/self/exe"), words.into())
+            }
+        };
+        Self {
+            program,
+            before,
+            state_dir: settings.state_dir.clone(),
+            conf_dir: settings.conf_dir.clone(),
+            cni_path: settings.cni_path.clone(),
+            limit: settings.timeout,
+        }
+    }
+
+    /// Brings a container to what its pod asks for.
+    pub(super) async fn sync(&self, container: &str) -> Ended {
+        let words: [OsString; 4] = ["sync".into(), container.into(), "--by".into(), "agent".into()];
+        match self.run(&words).await {
+            Ok(ran) => ran.judge(),
+            Err(reason) => Ended::Broken(reason),
+        }
+    }
+
+    fn command(&self, words: &[OsString]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.before).args(words);
+        command.arg("--state-dir").arg(&self.state_dir).args(["-o", "json"]);
+        // Nothing of the agent's own environment: it may hold what is none of a plugin's business.
+        command.env_clear().env("PATH", PATH).env("NETCONFPATH", &self.conf_dir).env("CNI_PATH", &self.cni_path);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).current_dir(Path::new("/"));
+        command
+    }
+
+    /// Runs the node's Braid to its end, or to its limit.
+    async fn run(&self, words: &[OsString]) -> Result<Ran, String> {
+        let program = self.before.last().map_or_else(|| self.program.clone(), PathBuf::from);
+        let mut child =
+            self.command(words).spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+        if let Ok(ran) = timeout(self.limit, to_the_end(&mut child)).await {
+            return ran.map_err(|error| format!("cannot wait for {}: {error}", program.display()));
+        }
+        kill(&mut child).await;
+        Err(format!("it did not end within {} s and was killed", self.limit.as_secs()))
+    }
+}
+
+/// What came of a child.
+#[derive(Debug)]
+struct Ran {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Ran {
+    fn judge(self) -> Ended {
+        let said = String::from_utf8_lossy(&self.stderr);
+        if self.status.code() == Some(NO_SUCH_COMMAND) && said.contains("unrecognized subcommand") {
+            return Ended::Unknown;
+        }
+        let said = said.trim().lines().last().unwrap_or_default().to_owned();
+        match (self.status.code(), Report::parse(&self.stdout)) {
+            (Some(0), Some(report)) => Ended::Answered { is_whole: report.failed.is_empty(), report },
+            (Some(1), Some(report)) if !report.failed.is_empty() => Ended::Answered { is_whole: false, report },
+            _ if said.is_empty() => Ended::Broken(format!("{} and no answer", self.status)),
+            _ => Ended::Broken(said),
+        }
+    }
+}
+
+async fn to_the_end(child: &mut Child) -> io::Result<Ran> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut output = pin!(async { tokio::join!(read_to_end(stdout, MAX_STDOUT), read_to_end(stderr, MAX_STDERR)) });
+    let (status, (stdout, stderr)) = tokio::select! {
+        output = &mut output => (child.wait().await?, output),
+        status = child.wait() => (status?, timeout(LEFTOVER, &mut output).await.unwrap_or_default()),
+    };
+    Ok(Ran { status, stdout, stderr })
+}
+
+/// Reads to the end, and keeps so much of it.
+async fn read_to_end(pipe: Option<impl AsyncRead + Unpin>, at_most: usize) -> Vec<u8> {
+    let Some(mut pipe) = pipe else { return Vec::new() };
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4 << 10];
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        let room = at_most - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+    kept
+}
+
+/// Kills a child with the processes of its group, and waits until it is gone.
+async fn kill(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    drop(timeout(KILLED, child.wait()).await);
+}

@@ -1,0 +1,110 @@
+//! Whether a network-attachment-definition has changed.
+//!
+//! Braid's rights are to get a definition, and not to watch all of a cluster's. So those that something depends on are asked for:
+//! often while a pod waits for one, seldom otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::source::kubernetes::node::Node;
+use crate::source::pod::DefinitionKey;
+
+/// How often the definitions are asked for that a failing pod names.
+pub(super) const OFTEN: Duration = Duration::from_secs(2);
+/// How often those are that any other pod names.
+pub(super) const SELDOM: Duration = Duration::from_secs(60);
+
+/// What is known of the definitions that pods name.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    /// The version of each; none of one that is not there.
+    versions: BTreeMap<String, Option<String>>,
+    /// When all were last asked for.
+    all_asked: Option<Instant>,
+    /// When those of failing pods were.
+    some_asked: Option<Instant>,
+}
+
+impl Definitions {
+    /// When to ask next, if there is anything to ask for.
+    pub(super) fn next(&self, failing: bool, any: bool, now: Instant) -> Option<Instant> {
+        let after = |asked: Option<Instant>, pause| asked.map_or(now, |asked| asked + pause);
+        let often = failing.then(|| after(self.some_asked, OFTEN));
+        let seldom = any.then(|| after(self.all_asked, SELDOM));
+        [often, seldom].into_iter().flatten().min()
+    }
+
+    /// Whether all are due, and not only those of failing pods. Asking begins.
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
+        self.some_asked = Some(now);
+        let is_due = self.all_asked.is_none_or(|asked| now >= asked + SELDOM);
+        if is_due {
+            self.all_asked = Some(now);
+        }
+        is_due
+    }
+
+    /// Takes note of versions. Returns the definitions that are not what they were.
+    pub(super) fn note(&mut self, found: Vec<(String, Option<String>)>) -> Vec<String> {
+        let mut changed = Vec::new();
+        for (name, version) in found {
+            match self.versions.insert(name.clone(), version.clone()) {
+                Some(before) if before != version => changed.push(name),
+                _ => {}
+            }
+        }
+        changed
+    }
+
+    /// Forgets those that no pod names any more.
+    pub(super) fn keep_only(&mut self, named: &BTreeSet<String>) {
+        self.versions.retain(|name, _| named.contains(name));
+    }
+}
+
+/// Asks for the versions of definitions. Those that cannot be had are left out.
+pub(super) async fn versions(node: &Node, names: BTreeSet<String>) -> Vec<(String, Option<String>)> {
+    let mut found = Vec::new();
+    for name in names {
+        let Some((namespace, own)) = name.split_once('/') else { continue };
+        let key = DefinitionKey { namespace: namespace.into(), name: own.into() };
+        match node.definition_version(&key).await {
+            Ok(version) => found.push((name, version)),
+            // Whoever needs it says so; the watch says whether the API server is away.
+            Err(error) => tracing::debug!("{error}"),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_told_once_and_the_first_look_is_none() {
+        let mut definitions = Definitions::default();
+        let found = |version: Option<&str>| vec![("web/lan".to_owned(), version.map(str::to_owned))];
+        assert!(definitions.note(found(Some("1"))).is_empty());
+        assert!(definitions.note(found(Some("1"))).is_empty());
+        assert_eq!(definitions.note(found(Some("2"))), ["web/lan"]);
+        assert_eq!(definitions.note(found(None)), ["web/lan"]);
+        assert!(definitions.note(found(None)).is_empty());
+        assert_eq!(definitions.note(found(Some("9"))), ["web/lan"]);
+        definitions.keep_only(&BTreeSet::new());
+        assert!(definitions.note(found(Some("10"))).is_empty());
+    }
+
+    #[test]
+    fn it_is_asked_often_only_while_something_fails_and_not_at_all_for_nothing() {
+        let mut definitions = Definitions::default();
+        let start = Instant::now();
+        assert_eq!(definitions.next(false, false, start), None);
+        assert_eq!(definitions.next(true, true, start), Some(start));
+        assert!(definitions.begin(start));
+        assert_eq!(definitions.next(true, true, start), Some(start + OFTEN));
+        assert_eq!(definitions.next(false, true, start), Some(start + SELDOM));
+        assert!(!definitions.begin(start + OFTEN));
+        assert!(definitions.begin(start + SELDOM));
+    }
+}

@@ -1,0 +1,79 @@
+//! The namespaces of the node.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+use super::error::AgentError;
+use super::settings::HostProcess;
+
+/// The namespaces in which a change is made, and how the kernel calls them.
+const NAMESPACES: [(&str, &str, CloneFlags); 2] =
+    [("network", "net", CloneFlags::CLONE_NEWNET), ("mount", "mnt", CloneFlags::CLONE_NEWNS)];
+
+/// Runs a program in the place of this process, in the mount and network namespaces of another. It returns only where that fails.
+pub(crate) fn enter(pid: u32, program: &Path, arguments: &[OsString]) -> AgentError {
+    // All are opened before one is entered: afterwards /proc is another.
+    let opened: Result<Vec<_>, _> = NAMESPACES
+        .iter()
+        .map(|(name, file, kind)| File::open(path(pid, file)).map(|file| (*name, file, *kind)))
+        .collect();
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(source) => return AgentError::Host { pid, source },
+    };
+    for (namespace, file, kind) in opened {
+        if let Err(source) = setns(file, kind) {
+            return AgentError::Enter { namespace, pid, source };
+        }
+    }
+    let source = Command::new(program).args(arguments).exec();
+    AgentError::Run { program: program.to_owned(), source }
+}
+
+/// The process whose namespaces have to be entered for a change; none where the agent is in them already.
+///
+/// # Errors
+/// When that cannot be seen.
+pub(super) fn to_enter(host: HostProcess) -> Result<Option<u32>, AgentError> {
+    let HostProcess::Pid(pid) = host else { return Ok(None) };
+    let is_in_all = || -> io::Result<bool> {
+        for (_, file, _) in NAMESPACES {
+            if fs::read_link(path(pid, file))? != fs::read_link(path_of_own(file))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    match is_in_all() {
+        Ok(true) => Ok(None),
+        Ok(false) => {
+            // Where another process may not be looked into, it is better said at the start.
+            for (_, file, _) in NAMESPACES {
+                File::open(path(pid, file)).map_err(|source| AgentError::Host { pid, source })?;
+            }
+            Ok(Some(pid))
+        }
+        Err(source) => Err(AgentError::Host { pid, source }),
+    }
+}
+
+fn path(pid: u32, file: &str) -> PathBuf {
+    format!("/proc/{pid}/ns/{file}").into()
+}
+
+fn path_of_own(file: &str) -> PathBuf {
+    Path::new("/proc/self/ns").join(file)
+}
+
+/// The name of this node, as the kubelet takes it from the machine where it is not told another.
+pub(super) fn host_name() -> Result<String, Errno> {
+    let name = nix::sys::utsname::uname()?.nodename().to_string_lossy().trim().to_lowercase();
+    if name.is_empty() { Err(Errno::ENODATA) } else { Ok(name) }
+}

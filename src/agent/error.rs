@@ -1,0 +1,67 @@
+//! Why the agent cannot run.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    /// The state directory cannot be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    State {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The process lacks what it takes.
+    #[error("the agent cannot start: {0}")]
+    Start(#[source] io::Error),
+    /// Nobody can ask it how it is.
+    #[error("cannot listen on {address}: {source}; --listen takes another address, or none")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The name of the node is not known.
+    #[error("this machine's host name cannot be the name of a node; give it with --node")]
+    NodeName,
+    /// The namespaces of the node cannot be seen.
+    #[error(
+        "cannot look at the namespaces of process {pid}, in which changes are made: {source}; in a pod this takes hostPID and the \
+         capability SYS_PTRACE, and `--host-pid none` makes changes where the agent itself is"
+    )]
+    Host {
+        /// The process.
+        pid: u32,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The namespaces of the node cannot be entered.
+    #[error(
+        "cannot enter the {namespace} namespace of process {pid}: {source}; it takes the capabilities SYS_ADMIN, SYS_CHROOT and \
+         SYS_PTRACE"
+    )]
+    Enter {
+        /// Of what kind it is.
+        namespace: &'static str,
+        /// The process.
+        pid: u32,
+        /// Why not.
+        source: Errno,
+    },
+    /// The program cannot be run there.
+    #[error("cannot run {}: {source}", program.display())]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,155 @@
+//! Which container belongs to which pod, by the journals.
+//!
+//! The kernel tells when a container's directory comes or goes. Only what is new is read.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use inotify::{EventMask, EventStream, Inotify, WatchMask};
+
+use crate::transaction::journal::State;
+use crate::transaction::{Container, Sharing, Store, StoreError};
+
+/// The pause before the first look at an ADD that has not ended; it doubles with each.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LAST_LOOK: Duration = Duration::from_secs(16);
+/// The containers of one pod that matter have the same UID in `CNI_ARGS`.
+const POD_UID: &str = "K8S_POD_UID";
+
+/// What is known of a container.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Of its directory: another means that a journal has come or gone.
+    stamp: (u64, i64, i64),
+    /// The UID of its pod, if it has one.
+    pod: Option<String>,
+    /// When its ADD began, in milliseconds since 1970.
+    since: u64,
+    /// Whether every ADD has ended well.
+    is_complete: bool,
+}
+
+/// The containers of a node.
+#[derive(Debug)]
+pub(super) struct Index {
+    state_dir: PathBuf,
+    containers: HashMap<String, Known>,
+    /// How long it is until the next look at an ADD that has not ended.
+    pause: Duration,
+}
+
+impl Index {
+    /// An index of the containers of a state directory. Nothing is read yet.
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), pause: FIRST_LOOK }
+    }
+
+    /// The container of a pod: of several the one that came last, as a pod gets another where its first has ended.
+    pub(super) fn container_of(&self, uid: &str) -> Option<&str> {
+        let of_pod = |(_, known): &(&String, &Known)| known.pod.as_deref() == Some(uid);
+        let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.since, id.as_str()));
+        newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
+    }
+
+    /// Looks at what is there, and returns the UIDs of the pods of which something has come or gone.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read, or a GC holds it.
+    pub(super) fn refresh(&mut self) -> Result<BTreeSet<String>, StoreError> {
+        // Nobody waits for a GC here: it is looked again.
+        let store = Store::open_existing(&self.state_dir, Sharing::Shared, Instant::now())?;
+        let ids = store.as_ref().map(Store::container_ids).transpose()?.unwrap_or_default();
+        let mut changed = BTreeSet::new();
+        let there: BTreeSet<&String> = ids.iter().collect();
+        self.containers.retain(|id, known| {
+            let stays = there.contains(id);
+            if !stays {
+                changed.extend(known.pod.clone());
+            }
+            stays
+        });
+        for (store, id) in store.iter().flat_map(|store| ids.iter().map(move |id| (store, id))) {
+            let Some(stamp) = self.stamp(id) else { continue };
+            if self.containers.get(id).is_some_and(|known| known.stamp == stamp && known.is_complete) {
+                continue;
+            }
+            let Some(container) = store.unlocked_container(id)? else { continue };
+            let known = read(&container, stamp);
+            changed.extend(known.pod.clone());
+            changed.extend(self.containers.insert(id.clone(), known).and_then(|before| before.pod));
+        }
+        Ok(changed)
+    }
+
+    /// How long it is until an ADD that has not ended is looked at again, if there is one.
+    pub(super) fn next_look(&mut self) -> Option<Duration> {
+        if self.containers.values().all(|known| known.is_complete) {
+            self.pause = FIRST_LOOK;
+            return None;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LAST_LOOK);
+        Some(pause)
+    }
+
+    fn stamp(&self, id: &str) -> Option<(u64, i64, i64)> {
+        let metadata = self.state_dir.join("attachments").join(id).symlink_metadata().ok()?;
+        Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+    }
+}
+
+/// Reads the journals of a container. One that cannot be read is for `braid doctor` to tell of.
+fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
+    let mut known = Known { stamp, pod: None, since: 0, is_complete: true };
+    let entries = container.entries().unwrap_or_default();
+    known.is_complete = !entries.ifnames.is_empty() || !entries.set_aside.is_empty();
+    for ifname in entries.ifnames {
+        match State::peek(container, &ifname) {
+            Ok(Some(Ok(state))) => {
+                let args: crate::cni::Args = state.header.plan.args.parse().unwrap_or_default();
+                known.pod = known.pod.or_else(|| args.get(POD_UID).filter(|uid| !uid.is_empty()).map(str::to_owned));
+                known.since = known.since.max(state.header.time);
+                known.is_complete &= state.complete.is_some();
+            }
+            Ok(None) => known.is_complete = false,
+            Ok(Some(Err(reason))) => tracing::debug!(container = container.id(), "a journal cannot be used: {reason}"),
+            Err(error) => tracing::debug!(container = container.id(), "{error}"),
+        }
+    }
+    known
+}
+
+/// Tells when containers' directories come and go.
+pub(super) struct Changes(EventStream<[u8; 4 << 10]>);
+
+impl Changes {
+    /// Watches the directory of attachments, which is there.
+    ///
+    /// # Errors
+    /// When the kernel lets it watch no more.
+    pub(super) fn watch(state_dir: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let kinds = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        inotify.watches().add(state_dir.join("attachments"), kinds)?;
+        Ok(Self(inotify.into_event_stream([0; 4 << 10])?))
+    }
+
+    /// Waits for the next change. Says whether there can be more: the directory itself may be gone.
+    pub(super) async fn next(&mut self) -> bool {
+        let end = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED;
+        match self.0.next().await {
+            Some(Ok(event)) => !event.mask.intersects(end),
+            Some(Err(_)) | None => false,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The resident process of a node: pods get what they ask for while they live.
+//!
+//! It watches the pods of its node, and what it finds to do is done by a short-lived `braid sync`, a child process, in the node's
+//! own namespaces and with the node's own executable. So the agent changes nothing on the node itself, stays small, and when it is
+//! killed nothing is lost: a change is a transaction, and the next `braid sync` or DEL settles one that was cut short.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `run` | the loop: what happens, and what is done about it |
+//! | `queue` | what is to be done for which pod, and when; pure |
+//! | `index` | which container belongs to which pod, by the journals |
+//! | `definitions` | whether a network-attachment-definition has changed |
+//! | `child` | one `braid sync`, with its limits |
+//! | `report` | what it answers |
+//! | `enter` | the namespaces of the node, in which it runs |
+//! | `serve` | the HTTP server: `/healthz` |
+//! | `lock` | one agent a node |
+//!
+//! Nothing else needs the agent: ADD, DEL, CHECK, GC and STATUS do not know whether there is one.
+
+mod child;
+mod definitions;
+mod enter;
+mod error;
+mod index;
+mod lock;
+mod queue;
+mod report;
+mod run;
+mod serve;
+mod settings;
+
+pub(crate) use enter::enter;
+pub(crate) use run::run;
+pub(crate) use settings::{HostProcess, Listen, Settings};

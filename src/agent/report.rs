@@ -1,0 +1,79 @@
+//! What `braid sync` answers.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What one `braid sync` did. What is not needed here is not read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Report {
+    pub(super) detached: Vec<Value>,
+    pub(super) updated: Vec<Value>,
+    pub(super) attached: Vec<Value>,
+    /// What was not brought about.
+    pub(super) failed: Vec<Failed>,
+    /// The network-attachment-definitions that the pod asks for, as `NAMESPACE/NAME`.
+    pub(super) definitions: Vec<String>,
+}
+
+/// Something that was not brought about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Failed {
+    pub(super) network: Option<String>,
+    pub(super) interface: Option<String>,
+    pub(super) error: Reason,
+}
+
+/// Why.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Reason {
+    pub(super) msg: String,
+    pub(super) details: String,
+}
+
+impl Report {
+    /// Reads it.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice::<Self>(text).ok()
+    }
+
+    /// Whether anything was changed.
+    pub(super) fn has_changes(&self) -> bool {
+        !(self.detached.is_empty() && self.updated.is_empty() && self.attached.is_empty())
+    }
+
+    /// What was not brought about, in words.
+    pub(super) fn failures(&self) -> String {
+        let words: Vec<String> = self.failed.iter().map(Failed::describe).collect();
+        words.join("; ")
+    }
+}
+
+impl Failed {
+    fn describe(&self) -> String {
+        let network = self.network.as_deref().unwrap_or("a network");
+        let interface = self.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
+        let details = if self.error.details.is_empty() { String::new() } else { format!(" ({})", self.error.details) };
+        format!("{network}{interface}: {}{details}", self.error.msg)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_in_words_and_unknown_keys_are_passed_over() {
+        let text = br#"{"container":"c","new":1,"attached":[{"interface":"net1"}],
+            "failed":[{"selection":{"name":"x"},"network":"web/x","interface":"net2","error":{"code":7,"msg":"no","details":"why"}}],
+            "definitions":["web/x"]}"#;
+        let report = Report::parse(text).unwrap();
+        assert!(report.has_changes());
+        assert_eq!(report.failures(), "web/x on net2: no (why)");
+        assert_eq!(report.definitions, ["web/x"]);
+        assert!(!Report::parse(b"{}").unwrap().has_changes());
+        assert!(Report::parse(b"Usage: braid").is_none());
+    }
+}

@@ -1,0 +1,325 @@
+//! The loop of the agent: what happens, and what is done about it.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::child::{Children, Ended};
+use super::definitions::{self, Definitions};
+use super::enter;
+use super::error::AgentError;
+use super::index::{Changes, Index};
+use super::lock::Lock;
+use super::queue::{End, Queue, Work};
+use super::serve;
+use super::settings::{Listen, Settings};
+use crate::source::kubernetes::node::{Node, PodEvent};
+
+/// How long is waited after the first change of the journals for more of them.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How long until the journals are looked at again that could not be.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long children may take to end when the agent ends. Those that take longer go on without it.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
+/// What is shared with who asks how the agent is.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) node: Node,
+    pub(super) queue: RefCell<Queue>,
+    /// Why the node's own Braid cannot be used, if so.
+    pub(super) braid_problem: RefCell<Option<String>>,
+    pub(super) started: Instant,
+    /// How long a pod may wait for its turn.
+    pub(super) longest_wait: Duration,
+}
+
+/// Runs the agent of a node until it is told to end.
+///
+/// # Errors
+/// When it cannot start.
+pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
+    let _lock = Lock::take(&settings.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Start)?;
+    let outcome = LocalSet::new().block_on(&runtime, Agent::run(settings));
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The agent at work.
+struct Agent {
+    shared: Rc<Shared>,
+    index: Index,
+    children: Rc<Children>,
+    running: JoinSet<(Work, Ended)>,
+    definitions: Definitions,
+    /// The versions of definitions that are being asked for.
+    asking: JoinSet<Vec<(String, Option<String>)>>,
+    /// When the journals are looked at next.
+    look_at: Option<Instant>,
+    /// The pods of the list that is being told.
+    listing: Option<HashSet<String>>,
+    random: RandomState,
+}
+
+impl Agent {
+    async fn run(settings: &Settings) -> Result<(), AgentError> {
+        let node = match &settings.node {
+            Some(node) => node.clone(),
+            None => enter::host_name().map_err(|_| AgentError::NodeName)?,
+        };
+        let enters = enter::to_enter(settings.host)?;
+        let shared = Rc::new(Shared {
+            node: Node::new(settings.kubeconfig.as_deref()),
+            queue: RefCell::new(Queue::new(settings.concurrency)),
+            braid_problem: RefCell::default(),
+            started: Instant::now(),
+            longest_wait: settings.timeout.saturating_mul(2),
+        });
+        if let Listen::At(address) = settings.listen {
+            spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
+        }
+        let changes = watch_journals(settings)?;
+        let (tell, events) = mpsc::unbounded_channel();
+        spawn_local({
+            let shared = Rc::clone(&shared);
+            let node = node.clone();
+            async move {
+                shared.node.watch_pods(&node, |event| drop(tell.send(event))).await;
+            }
+        });
+        let agent = Self {
+            shared,
+            index: Index::new(&settings.state_dir),
+            children: Rc::new(Children::new(settings, enters)),
+            running: JoinSet::new(),
+            definitions: Definitions::default(),
+            asking: JoinSet::new(),
+            look_at: None,
+            listing: None,
+            random: RandomState::new(),
+        };
+        tracing::info!(node, "the agent begins");
+        agent.work(settings, changes, events).await
+    }
+
+    async fn work(
+        mut self,
+        settings: &Settings,
+        mut changes: Changes,
+        mut events: mpsc::UnboundedReceiver<PodEvent>,
+    ) -> Result<(), AgentError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Start)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
+        self.look();
+        loop {
+            self.start_due();
+            let wake = self.next_wake();
+            tokio::select! {
+                event = events.recv() => {
+                    if let Some(event) = event {
+                        self.happened(event);
+                    }
+                    while let Ok(event) = events.try_recv() {
+                        self.happened(event);
+                    }
+                }
+                Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.ended(&work, ended),
+                Some(Ok(found)) = self.asking.join_next(), if !self.asking.is_empty() => self.found(found),
+                goes_on = changes.next() => {
+                    if !goes_on {
+                        // Somebody has removed the directory of attachments.
+                        sleep(LOOK_AGAIN).await;
+                        changes = watch_journals(settings)?;
+                    }
+                    self.look_by(Instant::now() + SETTLE);
+                }
+                () = until(wake) => self.look_if_due(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Something has happened to a pod.
+    fn happened(&mut self, event: PodEvent) {
+        let now = Instant::now();
+        let mut queue = self.shared.queue.borrow_mut();
+        match event {
+            PodEvent::There(pod) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(pod.uid.clone());
+                }
+                let container = self.index.container_of(&pod.uid).map(str::to_owned);
+                queue.pod_is(pod, container.as_deref(), now);
+            }
+            PodEvent::Gone(uid) => queue.pod_is_gone(&uid),
+            PodEvent::ListBegins => self.listing = Some(HashSet::new()),
+            PodEvent::ListEnds => {
+                if let Some(listing) = self.listing.take() {
+                    queue.only(&listing);
+                }
+            }
+        }
+    }
+
+    /// Starts what is due, as far as there is room.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while let Some(work) = self.shared.queue.borrow_mut().take(now) {
+            tracing::debug!(pod = work.pod, container = work.container, "braid sync");
+            let children = Rc::clone(&self.children);
+            self.running.spawn_local(async move {
+                let ended = children.sync(&work.container).await;
+                (work, ended)
+            });
+        }
+        self.ask_for_definitions(now);
+    }
+
+    fn ask_for_definitions(&mut self, now: Instant) {
+        let (any, failing) = self.shared.queue.borrow().asks_for_definitions();
+        let is_due = self.definitions.next(failing, any, now).is_some_and(|at| at <= now);
+        if !self.asking.is_empty() || !is_due {
+            return;
+        }
+        let all = self.definitions.begin(now);
+        let names = self.shared.queue.borrow().definitions(!all);
+        if all {
+            self.definitions.keep_only(&names);
+        }
+        let shared = Rc::clone(&self.shared);
+        self.asking.spawn_local(async move { definitions::versions(&shared.node, names).await });
+    }
+
+    fn found(&mut self, versions: Vec<(String, Option<String>)>) {
+        for definition in self.definitions.note(versions) {
+            tracing::info!(definition, "a network-attachment-definition has changed");
+            self.shared.queue.borrow_mut().definition_has_changed(&definition, Instant::now());
+        }
+    }
+
+    /// A `braid sync` has ended.
+    fn ended(&mut self, work: &Work, ended: Ended) {
+        let mut braid_problem = None;
+        let (end, definitions, reason) = match ended {
+            Ended::Answered { report, is_whole: true } => {
+                if report.has_changes() {
+                    tracing::info!(pod = work.pod, container = work.container, "the pod has what it asks for now");
+                }
+                (End::Done, Some(report.definitions), None)
+            }
+            Ended::Answered { report, is_whole: false } => {
+                let reason = report.failures();
+                (End::Failed, Some(report.definitions), Some(reason))
+            }
+            Ended::Unknown => {
+                let problem = "the node's braid is older than the agent and has no `sync`".to_owned();
+                braid_problem = Some(problem.clone());
+                (End::Failed, None, Some(problem))
+            }
+            Ended::Broken(reason) => (End::Failed, None, Some(reason)),
+        };
+        self.tell_of_braid(braid_problem);
+        // What has failed may have failed because its container has gone.
+        if end == End::Failed {
+            self.look();
+        }
+        let random = f64::from(u32::try_from(self.random.build_hasher().finish() % 1000).unwrap_or(0)) / 1000.0;
+        let next = self.shared.queue.borrow_mut().ended(&work.uid, end, definitions, (Instant::now(), random));
+        if let Some(reason) = reason {
+            let next = next.map_or_else(|| "at once".to_owned(), |next| format!("in {:.1} s", next.as_secs_f64()));
+            tracing::warn!(
+                pod = work.pod,
+                container = work.container,
+                next,
+                "the pod lacks what it asks for: {reason}"
+            );
+        }
+    }
+
+    /// Tells, once, that the node's Braid cannot be used, or that it can again.
+    fn tell_of_braid(&self, problem: Option<String>) {
+        let before = self.shared.braid_problem.replace(problem.clone());
+        match (before, problem) {
+            (None, Some(problem)) => tracing::error!("{problem}; no pod is given anything until it is replaced"),
+            (Some(_), None) => tracing::info!("the node's braid can be used again"),
+            _ => {}
+        }
+    }
+
+    /// Looks at the journals.
+    fn look(&mut self) {
+        let now = Instant::now();
+        match self.index.refresh() {
+            Ok(changed) => {
+                let mut queue = self.shared.queue.borrow_mut();
+                for uid in changed {
+                    queue.container_is(&uid, self.index.container_of(&uid), now);
+                }
+                self.look_at = self.index.next_look().map(|pause| now + pause);
+            }
+            Err(error) => {
+                tracing::debug!("the journals are looked at later: {error}");
+                self.look_at = Some(now + LOOK_AGAIN);
+            }
+        }
+    }
+
+    fn look_by(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn look_if_due(&mut self) {
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.look();
+        }
+    }
+
+    /// When there is something to do next if nothing happens.
+    fn next_wake(&self) -> Option<Instant> {
+        let queue = self.shared.queue.borrow();
+        let (any, failing) = queue.asks_for_definitions();
+        let ask = self.definitions.next(failing, any, Instant::now()).filter(|_| self.asking.is_empty());
+        [queue.next(), self.look_at, ask].into_iter().flatten().min()
+    }
+
+    /// Lets the children end that run.
+    async fn end(mut self) {
+        let count = self.running.len();
+        tracing::info!(count, "the agent ends; changes that are being made are waited for");
+        let all = async { while self.running.join_next().await.is_some() {} };
+        if timeout(LAST_WORDS, all).await.is_err() {
+            tracing::warn!("a change takes long, and goes on without the agent");
+        }
+        self.running.detach_all();
+    }
+}
+
+fn watch_journals(settings: &Settings) -> Result<Changes, AgentError> {
+    let path = settings.state_dir.join("attachments");
+    let wrong = |action| {
+        let path = path.clone();
+        move |source| AgentError::State { action, path, source }
+    };
+    std::fs::create_dir_all(&path).map_err(wrong("make"))?;
+    Changes::watch(&settings.state_dir).map_err(wrong("watch"))
+}
+
+/// Waits until a time; for ever if there is none.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,134 @@
+//! The HTTP server: how the agent is.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+use super::error::AgentError;
+use super::run::Shared;
+use crate::source::kubernetes::node::WatchState;
+
+/// How long a client may take for its request, and how long for a connection in all.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many connections there are at once; others wait.
+const AT_ONCE: usize = 16;
+/// How long the watch may fail before it counts as dead.
+const WATCH_MAY_FAIL: Duration = Duration::from_secs(30);
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
+}
+
+/// What is answered at which path.
+type Route = (&'static str, fn(&Shared) -> Reply);
+
+/// Every path that there is.
+const ROUTES: &[Route] = &[("/healthz", health)];
+
+impl Reply {
+    fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() + "\n" }
+    }
+}
+
+/// Whether the agent does its work, and if not, why.
+fn health(shared: &Shared) -> Reply {
+    let queue = shared.queue.borrow();
+    match ailment(shared) {
+        None => {
+            let (pods, failing) = (queue.pods(), queue.failing());
+            Reply::text(StatusCode::OK, format!("ok: {pods} pods, {failing} of them without what they ask for"))
+        }
+        Some(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+fn ailment(shared: &Shared) -> Option<String> {
+    let now = Instant::now();
+    match shared.node.watch_state() {
+        WatchState::Alive => {}
+        WatchState::Starting if now.saturating_duration_since(shared.started) < WATCH_MAY_FAIL => {}
+        WatchState::Starting => return Some("the Kubernetes API server has not answered yet".into()),
+        WatchState::Failing { since, .. } if now.saturating_duration_since(since) < WATCH_MAY_FAIL => {}
+        WatchState::Failing { since, reason } => {
+            let seconds = now.saturating_duration_since(since).as_secs();
+            return Some(format!("the watch of pods has failed for {seconds} s: {reason}"));
+        }
+    }
+    if let Some(reason) = &*shared.braid_problem.borrow() {
+        return Some(reason.clone());
+    }
+    let wait = shared.queue.borrow().longest_wait(now);
+    (wait > shared.longest_wait).then(|| format!("a pod has waited for {} s for its turn", wait.as_secs()))
+}
+
+/// Listens at an address.
+///
+/// # Errors
+/// When it cannot.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
+    let wrong = |source| AgentError::Listen { address: address.to_string(), source };
+    TcpListener::bind(address).await.map_err(wrong)
+}
+
+/// Answers for as long as the agent runs.
+pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) -> Infallible {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let place = Arc::clone(&room).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            // Too many open files, say: it passes.
+            sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        let shared = Rc::clone(&shared);
+        spawn_local(async move {
+            let answer = service_fn(|request| {
+                let reply = respond(&request, &shared);
+                async move { Ok::<_, Infallible>(reply) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), answer);
+            drop(timeout(PATIENCE, connection).await);
+            drop(place);
+        });
+    }
+}
+
+fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let route = ROUTES.iter().find(|(path, _)| *path == request.uri().path());
+    let reply = match (request.method(), route) {
+        (&Method::GET | &Method::HEAD, Some((_, answer))) => answer(shared),
+        (_, Some(_)) => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
+        (_, None) => {
+            let paths: Vec<&str> = ROUTES.iter().map(|(path, _)| *path).collect();
+            Reply::text(StatusCode::NOT_FOUND, format!("there are: {}", paths.join(", ")))
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(reply.content_type));
+    response
+}

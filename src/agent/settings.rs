@@ -1,0 +1,98 @@
+//! How the agent is to run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How the agent is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The name of its node; that of the machine where it is not given.
+    pub(crate) node: Option<String>,
+    /// The credentials for the API server; none are those of the pod that the agent runs in.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the journals are.
+    pub(crate) state_dir: PathBuf,
+    /// The directory of configurations, for the children.
+    pub(crate) conf_dir: PathBuf,
+    /// Where plugins are looked up, for the children.
+    pub(crate) cni_path: String,
+    /// The node's own Braid.
+    pub(crate) braid: PathBuf,
+    /// In whose namespaces the children run.
+    pub(crate) host: HostProcess,
+    /// How many children run at once.
+    pub(crate) concurrency: usize,
+    /// How long a child may take.
+    pub(crate) timeout: Duration,
+    /// Where the HTTP server listens.
+    pub(crate) listen: Listen,
+}
+
+/// The process in whose mount and network namespaces changes are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostProcess {
+    /// This one, which is in those of the node.
+    Pid(u32),
+    /// The agent itself.
+    None,
+}
+
+impl FromStr for HostProcess {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            _ => text
+                .parse()
+                .ok()
+                .filter(|pid| *pid > 0)
+                .map(Self::Pid)
+                .ok_or("expected the ID of a process, or \"none\""),
+        }
+    }
+}
+
+/// Where the HTTP server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// At this address.
+    At(SocketAddr),
+    /// Nowhere.
+    None,
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            _ => text
+                .parse()
+                .map(Self::At)
+                .map_err(|_| "expected an address and a port such as 127.0.0.1:9797 or [::]:9797, or \"none\""),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_and_addresses_are_read_or_refused() {
+        assert_eq!("none".parse(), Ok(HostProcess::None));
+        assert_eq!("4711".parse(), Ok(HostProcess::Pid(4711)));
+        for text in ["0", "-1", "self", "", "4294967296"] {
+            assert!(text.parse::<HostProcess>().unwrap_err().contains("process"), "{text}");
+        }
+        assert_eq!("none".parse(), Ok(Listen::None));
+        assert_eq!("[::]:9797".parse(), Ok(Listen::At("[::]:9797".parse().unwrap())));
+        for text in [":9797", "localhost:9797", "127.0.0.1", "127.0.0.1:99999"] {
+            assert!(text.parse::<Listen>().unwrap_err().contains("port"), "{text}");
+        }
+    }
+}

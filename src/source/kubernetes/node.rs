@@ -1,0 +1,363 @@
+//! What the agent of a node asks the API server: the pods of that node, for as long as it runs, and whether objects have changed.
+//!
+//! [`Node::watch_pods`] never ends. What breaks a watch (a server that is away, that throttles, that has forgotten where the
+//! watch was, that no longer takes the credentials) is waited out, and then the watch goes on where it was or begins with a
+//! list. What is told is the metadata of pods, so it is small.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use k8s_openapi::api::core::v1::Pod as ApiPod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::GetParams;
+use kube::client::Body;
+use kube::core::{PartialObjectMeta, Request as ApiRequest};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Error as ClientError};
+use serde::Deserialize;
+use tokio::time::{sleep, timeout};
+use tower::BoxError;
+
+use super::api::{Api, is_about_trust, not_a_request, with_causes};
+use super::objects::{self, DEFINITIONS, NETWORK_STATUS};
+use super::status::Notice;
+use crate::config::KubernetesConfig;
+use crate::runtime::deadline;
+use crate::source::ClusterError;
+use crate::source::pod::{DefinitionKey, NETWORKS, Pod};
+
+/// How long the API server is given to begin an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it is given for all of a list.
+const LISTING: Duration = Duration::from_secs(60);
+/// How long one request for changes lasts, in seconds: then the server ends it, and the next one is made.
+const WATCHING: u32 = 290;
+/// How long a request that is answered at once may take.
+const REQUEST: Duration = Duration::from_secs(5);
+/// The pause after the first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause, unless the server asks for a longer one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause that a server can ask for.
+const LONGEST_WISH: Duration = Duration::from_secs(300);
+/// A watch that has failed for so long begins anew each time, with the credentials and certificates as they are then.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What the API server says of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodOfNode {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// What its annotation `k8s.v1.cni.cncf.io/networks` says.
+    pub networks: Option<String>,
+    /// What its annotation `k8s.v1.cni.cncf.io/network-status` says.
+    pub status: Option<String>,
+    /// Whether it is on its way out.
+    pub is_terminating: bool,
+    /// The version of the object.
+    pub version: String,
+}
+
+/// What happens to the pods of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodEvent {
+    /// A pod is there, or has changed.
+    There(PodOfNode),
+    /// The pod of this UID has ended, or is gone.
+    Gone(String),
+    /// A list begins: each pod that is there is told.
+    ListBegins,
+    /// All have been told: other pods are not there any more.
+    ListEnds,
+}
+
+/// How a watch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchState {
+    /// It has not been answered yet.
+    Starting,
+    /// The last request was answered as it should be.
+    Alive,
+    /// It fails.
+    Failing {
+        /// How long it has.
+        since: Instant,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the answers to a watch's requests have been like.
+#[derive(Debug)]
+struct Signs {
+    state: WatchState,
+    /// How often it has failed since an answer was good.
+    failures: u32,
+    /// When to come back, as the server said last.
+    pause: Option<Duration>,
+}
+
+/// A node's dialogue with the API server.
+#[derive(Debug)]
+pub struct Node {
+    api: Api,
+    signs: Arc<Mutex<Signs>>,
+    /// The last failure that was logged.
+    told: RefCell<Option<String>>,
+}
+
+impl Node {
+    /// A dialogue with the credentials of a kubeconfig, or of the pod that this process runs in. Nothing is sent yet.
+    pub fn new(kubeconfig: Option<&Path>) -> Self {
+        let config = KubernetesConfig { timeout: REQUEST, retries: 0, ..KubernetesConfig::default() };
+        // It is resident: there is no time by which all has to be over.
+        let never = deadline::after(Duration::from_secs(100 * 365 * 24 * 3600));
+        let signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        Self {
+            api: Api::new(kubeconfig.map(PathBuf::from), &config, never),
+            signs: Arc::new(Mutex::new(signs)),
+            told: RefCell::default(),
+        }
+    }
+
+    /// How the watch is.
+    pub fn watch_state(&self) -> WatchState {
+        self.signs().state.clone()
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what happens to the pods of a node that have not ended. An event may come twice, and late.
+    pub async fn watch_pods(&self, node: &str, mut tell: impl FnMut(PodEvent)) -> Infallible {
+        let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+        let config = watcher::Config::default().fields(&fields).timeout(WATCHING);
+        loop {
+            match self.api.client() {
+                Ok(client) => self.follow(client, &config, &mut tell).await,
+                Err(error) => self.pause_after(&error.to_string()).await,
+            }
+            self.api.forget_client();
+        }
+    }
+
+    /// Follows the pods with one client, until there is a reason to take another.
+    async fn follow(&self, client: Client, config: &watcher::Config, tell: &mut impl FnMut(PodEvent)) {
+        let pods = kube::Api::<PartialObjectMeta<ApiPod>>::all(self.noting(client));
+        let mut events = pin!(watcher(pods, config.clone()));
+        let mut is_listing = true;
+        loop {
+            // While nothing happens there is no event; kube itself notices a request that is not answered to its end.
+            let next = if is_listing { timeout(LISTING, events.next()).await } else { Ok(events.next().await) };
+            match next {
+                Ok(Some(Ok(event))) => {
+                    is_listing = matches!(event, Event::Init | Event::InitApply(_));
+                    if event_is_news(&event) {
+                        self.note_alive();
+                    }
+                    if let Some(event) = pod_event(event) {
+                        tell(event);
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    self.pause_after(&self.api.hide(&with_causes(&error))).await;
+                    if begins_anew(&error) || self.has_failed_for_long() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => return self.pause_after("no list of pods in time").await,
+            }
+        }
+    }
+
+    /// The same client, whose answers are taken note of and waited for only so long.
+    fn noting(&self, client: Client) -> Client {
+        let signs = Arc::clone(&self.signs);
+        let namespace = client.default_namespace().to_owned();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (client, signs) = (client.clone(), Arc::clone(&signs));
+            async move {
+                let response = timeout(PATIENCE, client.send(request)).await.map_err(|_| "no answer in time")??;
+                signs.lock().unwrap_or_else(PoisonError::into_inner).note(&response);
+                Ok::<_, BoxError>(response)
+            }
+        });
+        Client::new(service, namespace)
+    }
+
+    fn note_alive(&self) {
+        if self.told.take().is_some() {
+            tracing::info!("the Kubernetes API server tells of this node's pods again");
+        }
+    }
+
+    fn has_failed_for_long(&self) -> bool {
+        matches!(&self.signs().state, WatchState::Failing { since, .. } if since.elapsed() > LONG)
+    }
+
+    async fn pause_after(&self, reason: &str) {
+        if self.told.borrow().as_deref() != Some(reason) {
+            tracing::warn!("the Kubernetes API server does not tell of this node's pods: {reason}; trying again");
+            self.told.replace(Some(reason.to_owned()));
+        }
+        let pause = self.signs().fail(reason);
+        sleep(pause).await;
+    }
+
+    /// The version of a network-attachment-definition; none if it is not there.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub async fn definition_version(&self, key: &DefinitionKey) -> Result<Option<String>, ClusterError> {
+        let path = format!("{DEFINITIONS}/namespaces/{}/network-attachment-definitions", key.namespace);
+        let metadata = self.metadata(&path, &key.name, &format!("get network-attachment-definition {key}")).await?;
+        Ok(metadata.map(|metadata| metadata.resource_version.unwrap_or_default()))
+    }
+
+    /// The UID of the pod of a name; none if there is no such pod.
+    ///
+    /// # Errors
+    /// When the API server cannot be asked.
+    pub async fn pod_uid(&self, namespace: &str, name: &str) -> Result<Option<String>, ClusterError> {
+        let metadata = objects::pod(&self.api, namespace, name).await?;
+        Ok(metadata.map(|metadata| metadata.uid.unwrap_or_default()))
+    }
+
+    /// Posts an event about a pod.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn post_event(&self, pod: &PodOfNode, notice: &Notice) -> Result<(), ClusterError> {
+        let about = Pod::read(&pod.namespace, &pod.name, &pod.uid, |_| None).0;
+        objects::post_event(&self.api, &pod.namespace, &about, notice).await
+    }
+
+    async fn metadata(&self, path: &str, name: &str, action: &str) -> Result<Option<ObjectMeta>, ClusterError> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: ObjectMeta,
+        }
+        let request = ApiRequest::new(path).get_metadata(name, &GetParams::default()).map_err(not_a_request)?;
+        match self.api.ask::<Object>(action, request).await {
+            Ok(object) => Ok(Some(object.metadata)),
+            Err(ClusterError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Signs {
+    fn note(&mut self, response: &http::Response<Body>) {
+        if response.status().is_success() {
+            *self = Self { state: WatchState::Alive, failures: 0, pause: None };
+            return;
+        }
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        self.pause = seconds.map(Duration::from_secs);
+    }
+
+    /// Takes note of a failure, and returns how long to wait.
+    fn fail(&mut self, reason: &str) -> Duration {
+        let since = match self.state {
+            WatchState::Failing { since, .. } => since,
+            WatchState::Starting | WatchState::Alive => Instant::now(),
+        };
+        self.state = WatchState::Failing { since, reason: reason.to_owned() };
+        self.failures = self.failures.saturating_add(1);
+        let full = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.failures - 1)).min(LONGEST_PAUSE);
+        // The nodes of a cluster do not come back at once.
+        let random = u32::try_from(RandomState::new().build_hasher().finish() % 500).unwrap_or(0);
+        let pause = full.saturating_sub(full * random / 1000);
+        self.pause.take().map_or(pause, |wish| wish.min(LONGEST_WISH).max(pause))
+    }
+}
+
+/// Whether a watch that failed so has to begin with new credentials, or with a list.
+fn begins_anew(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(cause)
+    | watcher::Error::WatchStartFailed(cause)
+    | watcher::Error::WatchFailed(cause)) = error
+    else {
+        return matches!(error, watcher::Error::WatchError(status) if status.code == StatusCode::UNAUTHORIZED);
+    };
+    match cause {
+        ClientError::Api(status) => {
+            [StatusCode::UNAUTHORIZED, StatusCode::GONE].iter().any(|code| status.code == *code)
+        }
+        other => is_about_trust(other),
+    }
+}
+
+/// Whether an event shows that the API server has answered: a list begins before it is asked.
+fn event_is_news(event: &Event<PartialObjectMeta<ApiPod>>) -> bool {
+    !matches!(event, Event::Init)
+}
+
+fn pod_event(event: Event<PartialObjectMeta<ApiPod>>) -> Option<PodEvent> {
+    match event {
+        Event::Init => Some(PodEvent::ListBegins),
+        Event::InitDone => Some(PodEvent::ListEnds),
+        Event::Apply(pod) | Event::InitApply(pod) => pod_of_node(pod.metadata).map(PodEvent::There),
+        Event::Delete(pod) => pod.metadata.uid.map(PodEvent::Gone),
+    }
+}
+
+fn pod_of_node(metadata: ObjectMeta) -> Option<PodOfNode> {
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    Some(PodOfNode {
+        namespace: metadata.namespace?,
+        name: metadata.name?,
+        uid: metadata.uid?,
+        networks: annotations.remove(NETWORKS),
+        status: annotations.remove(NETWORK_STATUS),
+        is_terminating: metadata.deletion_timestamp.is_some(),
+        version: metadata.resource_version.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_unless_the_server_wishes_for_longer() {
+        let mut signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        let mut full = FIRST_PAUSE;
+        for _ in 0..40 {
+            let pause = signs.fail("away");
+            assert!(pause <= full && pause >= full / 2, "{pause:?} of {full:?}");
+            full = (full * 2).min(LONGEST_PAUSE);
+        }
+        signs.pause = Some(Duration::from_secs(100));
+        assert_eq!(signs.fail("busy"), Duration::from_secs(100));
+        signs.pause = Some(Duration::from_secs(100_000));
+        assert_eq!(signs.fail("busy"), LONGEST_WISH);
+        signs.pause = Some(Duration::ZERO);
+        assert!(signs.fail("busy") >= LONGEST_PAUSE / 2);
+    }
+
+    #[test]
+    fn since_when_it_fails_is_when_it_began_to() {
+        let mut signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        signs.fail("one");
+        let WatchState::Failing { since: first, .. } = signs.state.clone() else { panic!("{signs:?}") };
+        signs.fail("two");
+        assert_eq!(signs.state, WatchState::Failing { since: first, reason: "two".into() });
+        signs.note(&http::Response::builder().status(200).body(Body::empty()).unwrap());
+        assert_eq!((signs.state, signs.failures), (WatchState::Alive, 0));
+    }
+}

@@ -1,0 +1,10 @@
+//! The agent of a node.
+
+/// Limits: many pods, many changes, nothing to do.
+mod limits;
+/// Pods whose networks change.
+mod pods;
+/// A stand-in for the node's own Braid, and an agent that runs it.
+mod stand_in;
+/// A watch that breaks, and an API server that misbehaves.
+mod watch;

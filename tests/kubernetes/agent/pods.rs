@@ -1,0 +1,180 @@
+//! Pods whose networks change.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::stand_in::{Agent, StandIn, attached_pod, container, journal, pod};
+use crate::kubernetes::cluster::{ApiServer as _, Cluster};
+use crate::kubernetes::double::Double;
+use crate::kubernetes::in_cluster;
+use crate::support::{Case, wait_for};
+
+/// A node with the stand-in and no pod.
+fn node() -> (Case, Cluster<Double>, StandIn) {
+    let (case, api) = in_cluster(Case::new());
+    let stand_in = StandIn::new(&case);
+    (case, api, stand_in)
+}
+
+/// Waits until the stand-in was called so often for a container.
+fn called(stand_in: &StandIn, container: &str, times: usize) {
+    wait_for(&format!("call {times} for {container}"), || (stand_in.calls_for(container) >= times).then_some(()));
+}
+
+#[test]
+fn each_edit_of_the_annotation_is_one_call_for_the_container_of_the_pod() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    pod(&api, "elsewhere", "one");
+    let agent = Agent::start(&case, &[]);
+    // It is looked once whether the pod has what it asks for.
+    called(&stand_in, &container("shop"), 1);
+    let began = Instant::now();
+    pod(&api, "shop", "one,two");
+    called(&stand_in, &container("shop"), 2);
+    eprintln!("from the edit to the call: {:?}", began.elapsed());
+    pod(&api, "shop", "");
+    called(&stand_in, &container("shop"), 3);
+    // What says nothing new is no work.
+    api.server.put_status("/api/v1/namespaces/web/pods/shop", json!({"phase": "Running"}));
+    pod(&api, "shop", "three");
+    called(&stand_in, &container("shop"), 4);
+    let line = case.expand(&format!("sync {} --by agent --state-dir @DIR@/state -o json", container("shop")));
+    assert_eq!(stand_in.calls(), vec![line; 4]);
+    assert!(agent.get("/healthz").unwrap().1.starts_with("ok: 2 pods, 0 of them"), "{:?}", agent.get("/healthz"));
+    assert_eq!(agent.get("/other").unwrap().0, 404);
+}
+
+#[test]
+fn a_child_gets_nothing_of_the_agents_environment() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    let _agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 1);
+    let environment = stand_in.read("environment");
+    let mut names: Vec<&str> = environment.lines().filter_map(|line| line.split('=').next()).collect();
+    names.retain(|name| !["PWD", "SHLVL", "_", "OLDPWD"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["CNI_PATH", "NETCONFPATH", "PATH"]);
+}
+
+#[test]
+fn a_pod_is_looked_at_when_its_container_is_attached() {
+    let (case, api, stand_in) = node();
+    pod(&api, "shop", "one");
+    pod(&api, "plain", "");
+    let agent = Agent::start(&case, &[]);
+    wait_for("both pods", || agent.get("/healthz").filter(|(_, text)| text.contains("2 pods")));
+    journal(&case, &container("plain"), &api.uid("web", "plain"));
+    journal(&case, &container("shop"), &api.uid("web", "shop"));
+    called(&stand_in, &container("shop"), 1);
+    // One that asks for nothing was attached as it should be.
+    assert_eq!(stand_in.calls_for(&container("plain")), 0);
+    pod(&api, "plain", "two");
+    called(&stand_in, &container("plain"), 1);
+}
+
+#[test]
+fn what_fails_is_tried_again_and_at_once_when_its_definition_appears() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "lan");
+    stand_in.fail(&container("shop"), "web/lan");
+    let agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 4);
+    agent.logs("the pod lacks what it asks for: web/lan on net1: no such network");
+    let (status, text) = agent.get("/healthz").unwrap();
+    assert_eq!((status, text.contains("1 of them without")), (200, true), "{text}");
+    // By now the pause is 8 s.
+    stand_in.succeed(&container("shop"), &["web/lan"]);
+    api.definition("web", "lan", r#"{"cniVersion":"1.0.0","type":"alpha"}"#);
+    called(&stand_in, &container("shop"), 5);
+    wait_for("health", || agent.get("/healthz").filter(|(_, text)| text.contains("0 of them without")));
+}
+
+#[test]
+fn an_edit_while_a_change_is_made_is_another_change_after_it() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    stand_in.write("slow", &container("shop"), "1");
+    let _agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 1);
+    for networks in ["two", "three", "four"] {
+        pod(&api, "shop", networks);
+    }
+    called(&stand_in, &container("shop"), 2);
+    assert!(!stand_in.has_overlapped());
+    assert_eq!(stand_in.calls_for(&container("shop")), 2);
+}
+
+#[test]
+fn a_child_that_does_not_end_is_killed_and_tried_again() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    stand_in.write("slow", &container("shop"), "1000");
+    let agent = Agent::start(&case, &["--timeout", "1"]);
+    agent.logs("did not end within 1 s and was killed");
+    called(&stand_in, &container("shop"), 2);
+}
+
+#[test]
+fn a_braid_without_sync_is_named_once() {
+    let (case, api, stand_in) = node();
+    for name in ["shop", "till"] {
+        attached_pod(&case, &api, name, "one");
+        stand_in.answer(&container(name), &json!("no answer"), 2);
+        stand_in.write("words", &container(name), "error: unrecognized subcommand 'sync'\n\nFor more, try '--help'.\n");
+    }
+    let agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 2);
+    assert_eq!(agent.log().matches("no pod is given anything").count(), 1, "{}", agent.log());
+    let (status, text) = agent.get("/healthz").unwrap();
+    assert!(status == 503 && text.contains("older"), "{status} {text}");
+    for name in ["shop", "till"] {
+        stand_in.succeed(&container(name), &[]);
+        pod(&api, name, "two");
+    }
+    agent.logs("the node's braid can be used again");
+}
+
+#[test]
+fn an_agent_that_is_killed_looks_at_every_pod_when_it_is_started_again() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    let mut agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 1);
+    agent.signal(Signal::SIGKILL);
+    agent.wait();
+    pod(&api, "shop", "two");
+    let _agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 2);
+}
+
+#[test]
+fn the_second_agent_of_a_node_waits_for_the_first() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    let mut first = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 1);
+    let second = Agent::start(&case, &[]);
+    second.logs(&format!("another agent, process {},", first.pid()));
+    first.signal(Signal::SIGTERM);
+    assert!(first.wait().success());
+    second.logs("the other agent has ended");
+    called(&stand_in, &container("shop"), 2);
+}
+
+#[test]
+fn on_sigterm_a_change_that_is_made_is_waited_for() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "one");
+    stand_in.write("slow", &container("shop"), "2");
+    let mut agent = Agent::start(&case, &[]);
+    called(&stand_in, &container("shop"), 1);
+    let began = Instant::now();
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.wait().success());
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert_eq!(std::fs::read_dir(case.dir().join("stand-in/running")).unwrap().count(), 0);
+}
