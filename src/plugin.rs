@@ -212,6 +212,7 @@ impl Call {
             let call = runtime::Call {
                 executable: &executable,
                 verb,
+                step: 0,
                 environment: &environment,
                 stdin,
                 deadline: None,

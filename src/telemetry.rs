@@ -131,7 +131,7 @@ impl From<Run> for PluginReport<'_> {
             interface: run.ifname.into(),
             began: since_1970(run.began),
             took: nanos(run.took),
-            code: run.code,
+            code: run.error.as_ref().map_or(0, |error| error.code),
             span: run.span.map(|span| span.to_string().into()),
         }
     }

@@ -19,6 +19,7 @@
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
 #   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
+#   BRAID_TEST_KILLS=all     kill changes of containers at every system call, not at some; needs strace, and takes hours
 #   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."

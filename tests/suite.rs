@@ -35,6 +35,8 @@ mod protocol {
 mod plan {
     /// Names of interfaces and networks.
     mod naming;
+    /// What `optional` forgives.
+    mod optional;
     /// Selections: what they ask for, and when they apply.
     mod selectors;
     /// What known plugins do with some configurations.

@@ -18,6 +18,7 @@ use crate::config::selection::PortMapping;
 use crate::config::{Config, OperatorSelection, Problems, Selection, Timeouts};
 use crate::plan::Attachment;
 use crate::plan::update::{BandwidthUpdate, How, LimitUpdate, PlannedUpdate, PluginUpdate, Update};
+use crate::transaction::StepReport;
 use crate::verb::live::{Live, LiveError, Outcome, Synced, Which};
 
 /// Which container.
@@ -172,14 +173,15 @@ pub(super) fn attach(args: &Attach) -> super::Outcome {
     let config = configuration(&network)?;
     let selections = selections(&args.selections)?;
     let live = args.container.live(Some(config.timeouts)).writing_pod_status(config.clone());
-    let outcome = live.attach(&config, which, selections).map_err(|error| refused(&error))?;
+    let outcome = live.attach(&config, which, selections).map_err(|error| args.container.refused(&error, ""))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn detach(args: &Detach) -> super::Outcome {
     let interfaces: Vec<&str> = args.interfaces.iter().map(String::as_str).collect();
-    let live = args.container.live_with_pod()?;
-    let outcome = live.detach(args.container.which(), &interfaces).map_err(|error| refused(&error))?;
+    let live = args.container.configured_live()?;
+    let outcome =
+        live.detach(args.container.which(), &interfaces).map_err(|error| args.container.refused(&error, ""))?;
     args.container.report(&outcome, "")
 }
 
@@ -190,8 +192,10 @@ pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
         let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
         return print(&dry_run(&now, &planned));
     }
-    let live = args.container.live_with_pod()?;
-    let outcome = live.update(which, &args.interface, &values).map_err(|error| refused(&error))?;
+    let live = args.container.configured_live()?;
+    let outcome = live
+        .update(which, &args.interface, &values)
+        .map_err(|error| args.container.refused(&error, &args.interface))?;
     args.container.report(&outcome, &args.interface)
 }
 
@@ -245,59 +249,88 @@ impl Container {
         Live::new(&self.state.state_dir).with_timeouts(timeouts.unwrap_or_default()).by("command line")
     }
 
-    /// As above, and what is written about a pod follows. The change itself needs no configuration, so one that is not there is
-    /// no error.
-    fn live_with_pod(&self) -> Result<Live, CliError> {
+    /// What makes a change that needs no configuration. One that is there says how long to wait, and how what is written about a
+    /// pod follows.
+    fn configured_live(&self) -> Result<Live, CliError> {
         let live = self.live(None);
-        if live.pod_of(self.which()).map_err(|error| refused(&error))?.is_none() {
-            return Ok(live);
-        }
         let network = live.network_of(self.which()).map_err(|error| refused(&error))?;
         match configuration(&network) {
-            Ok(config) => Ok(live.writing_pod_status(config)),
+            Ok(config) => Ok(self.live(Some(config.timeouts)).writing_pod_status(config)),
             Err(error) => {
-                tell!("braid: what is written about the pod does not follow: {}", table::message(&error.message()));
+                if live.pod_of(self.which()).is_ok_and(|pod| pod.is_some()) {
+                    let reason = table::message(&error.message());
+                    tell!("braid: what is written about the pod does not follow: {reason}");
+                }
                 Ok(live)
             }
         }
     }
 
+    /// Prints what a change has led to. `interface` is the one that was updated.
     fn report(&self, outcome: &Outcome, interface: &str) -> super::Outcome {
-        let steps = &outcome.changed.steps;
-        if self.timings {
-            for step in steps {
-                tell!(
-                    "{:>12}  {} {} ({})",
-                    format!("{:.3} ms", millis(step.took)),
-                    step.interface,
-                    step.plugin,
-                    step.verb
-                );
-            }
-        }
+        self.tell_timings(&outcome.changed.steps);
         let result = outcome.changed.result.to_raw(outcome.version);
         if self.output == Output::Result {
             return print(&format!("{}\n", result.get()));
         }
-        let interface = if interface.is_empty() { &outcome.ifname } else { interface };
-        let steps = steps.iter().map(|step| StepShown {
-            interface: &step.interface,
-            step: step.step,
-            plugin: &step.plugin,
-            verb: step.verb,
-            ms: millis(step.took),
-        });
-        let shown = Shown { container: &outcome.container_id, interface, steps: steps.collect(), result: &result };
+        let shown = Shown {
+            error: None,
+            container: &outcome.container_id,
+            interface: if interface.is_empty() { &outcome.ifname } else { interface },
+            steps: outcome.changed.steps.iter().map(StepShown::of).collect(),
+            result: Some(&result),
+        };
         print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))
+    }
+
+    /// Says why a change was not made, and if it was tried what was run.
+    fn refused(&self, error: &LiveError, interface: &str) -> CliError {
+        let LiveError::Change(tried) = error else { return refused(error) };
+        self.tell_timings(&tried.steps);
+        if self.output == Output::Result {
+            return refused(error);
+        }
+        let cni = CniError::from(error);
+        let result = tried.result.as_ref().map(|result| result.to_raw(tried.version));
+        let shown = Shown {
+            error: Some(CniErrorShown { cni_version: tried.version, error: &cni }),
+            container: &tried.container_id,
+            interface: if interface.is_empty() { &tried.ifname } else { interface },
+            steps: tried.steps.iter().map(StepShown::of).collect(),
+            result: result.as_deref(),
+        };
+        match serde_json::value::to_raw_value(&shown) {
+            Ok(whole) => CliError::Told(cni, whole),
+            Err(_) => refused(error),
+        }
+    }
+
+    fn tell_timings(&self, steps: &[StepReport]) {
+        for step in steps.iter().filter(|_| self.timings) {
+            let failed = if step.error.is_some() { ": failed" } else { "" };
+            let took = format!("{:.3} ms", millis(step.took));
+            tell!("{took:>12}  {} {} ({}){failed}", step.interface, step.plugin, step.verb);
+        }
     }
 }
 
+/// A change, in JSON: a CNI error with more keys where it failed.
 #[derive(Serialize)]
 struct Shown<'a> {
+    #[serde(flatten)]
+    error: Option<CniErrorShown<'a>>,
     container: &'a str,
     interface: &'a str,
     steps: Vec<StepShown<'a>>,
-    result: &'a RawValue,
+    result: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CniErrorShown<'a> {
+    cni_version: Version,
+    #[serde(flatten)]
+    error: &'a CniError,
 }
 
 #[derive(Serialize)]
@@ -307,6 +340,15 @@ struct StepShown<'a> {
     plugin: &'a str,
     verb: &'a str,
     ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a CniError>,
+}
+
+impl<'a> StepShown<'a> {
+    fn of(step: &'a StepReport) -> Self {
+        let StepReport { interface, step, plugin, verb, took, error } = step;
+        Self { interface, step: *step, plugin, verb, ms: millis(*took), error: error.as_ref() }
+    }
 }
 
 fn millis(took: Duration) -> f64 {

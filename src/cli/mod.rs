@@ -360,6 +360,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             tell!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
+        Err(CliError::Told(error, whole)) => {
+            tell!("braid: {}", table::message(&error.to_string()));
+            drop(answer::write(&whole));
+            ExitCode::FAILURE
+        }
         Err(CliError::Cni(error, version)) => {
             tell!("braid: {}", table::message(&error.to_string()));
             drop(answer::write_cni_error(&error, version));

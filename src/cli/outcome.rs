@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use serde_json::value::RawValue;
+
 use crate::answer;
 use crate::cni::{CniError, Version};
 
@@ -10,6 +12,8 @@ use crate::cni::{CniError, Version};
 pub(super) enum CliError {
     /// A plugin's error, or one like it: printed as JSON too, in the network's version.
     Cni(CniError, Version),
+    /// The same with what is printed in place of the error alone.
+    Told(CniError, Box<RawValue>),
     /// Anything else, as a message.
     Plain(String),
     /// What is wrong has been printed.
@@ -20,7 +24,7 @@ impl CliError {
     /// The same as text, for what goes on after it.
     pub(super) fn message(&self) -> String {
         match self {
-            Self::Cni(error, _) => error.to_string(),
+            Self::Cni(error, _) | Self::Told(error, _) => error.to_string(),
             Self::Plain(message) => message.clone(),
             Self::Printed => "see above".into(),
         }

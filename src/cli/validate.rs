@@ -274,7 +274,9 @@ impl Report {
         let warnings = config.operator_warnings.iter().chain(&config.call_warnings);
         self.warnings.extend(warnings.map(|warning| format!("{place}: {warning}")));
         let definitions = config.kubeconfig.is_some().then_some(&given.definitions);
-        let (networks, errors) = source::every_network_with(&config, definitions);
+        let known = source::every_network_with(&config, definitions);
+        let networks: Vec<NetworkConfig> = known.networks.into_iter().map(|(network, _)| network).collect();
+        let errors = known.errors;
         for error in errors {
             match error {
                 SourceError::NoDefinition { origin, key, .. } => match given.missing(&origin, &key) {

@@ -53,7 +53,8 @@ pub(super) fn configurations(conf_dir: &Path) -> Vec<Configuration> {
         let plugins = network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin));
         let braids = plugins.filter_map(|(index, _)| Config::in_network(&network, index, &mut Problems::new()));
         let braids: Vec<Config> = braids.collect();
-        let delegates = braids.iter().flat_map(|config| source::every_network(config).0).collect();
+        let delegates = braids.iter().flat_map(|config| source::every_network(config).networks);
+        let delegates = delegates.map(|(network, _)| network).collect();
         Configuration { file, network, braids, delegates }
     });
     read.collect()

@@ -225,6 +225,7 @@ impl Chain<'_> {
             let call = Call {
                 executable: &executable,
                 verb: Verb::Version,
+                step,
                 environment: &[("CNI_PATH", self.finder.path())],
                 stdin: stdin.as_bytes(),
                 deadline: self.limits.deadline(),
@@ -294,6 +295,7 @@ impl Chain<'_> {
             let call = Call {
                 executable: &executable,
                 verb,
+                step,
                 environment: &environment,
                 stdin: &stdin,
                 deadline: self.limits.deadline(),

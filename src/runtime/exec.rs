@@ -25,6 +25,8 @@ pub struct Call<'a> {
     pub executable: &'a Path,
     /// The operation.
     pub verb: Verb,
+    /// Its place in its network's chain, counted from 0.
+    pub step: usize,
     /// The other `CNI_*` variables; those not here are removed from the environment.
     pub environment: &'a [(&'static str, &'a str)],
     /// The request configuration.

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::cni::Verb;
+use crate::cni::{CniError, Verb};
 
 /// The variable that a trace context comes and goes in.
 pub(super) const TRACEPARENT: &str = "TRACEPARENT";
@@ -26,14 +26,16 @@ pub struct Run {
     pub plugin_type: String,
     /// The operation.
     pub verb: Verb,
+    /// Its place in its network's chain, counted from 0.
+    pub step: usize,
     /// The interface that it was about; empty where the operation has none.
     pub ifname: String,
     /// When it got its input.
     pub began: SystemTime,
     /// The time from then to its end.
     pub took: Duration,
-    /// The code of its error (SPEC §5, "Error"); 0 where there was none.
-    pub code: u32,
+    /// Its error, if it failed.
+    pub error: Option<CniError>,
     /// Its span, where the call is traced.
     pub span: Option<SpanId>,
 }

@@ -15,8 +15,9 @@ use crate::runtime::load::LoadError;
 /// The attachments of a call, with their networks.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// The attachments, primary first.
-    pub candidates: Vec<Candidate>,
+    /// The attachments, primary first. None stands where an optional one cannot be had, and keeps its place: the others have
+    /// their names by theirs.
+    pub candidates: Vec<Option<Candidate>>,
     /// What does not apply to this call, and why.
     pub dropped: Vec<String>,
     /// What is odd and not wrong.
@@ -44,7 +45,7 @@ impl Surveyed {
     /// The first thing that is wrong.
     pub fn or_first(self) -> Result<Gathered, SourceError> {
         let Self { candidates, dropped, warnings, errors } = self;
-        errors.or_first(Gathered { candidates: candidates.into_iter().flatten().collect(), dropped, warnings })
+        errors.or_first(Gathered { candidates, dropped, warnings })
     }
 }
 
@@ -62,33 +63,50 @@ pub fn survey(config: &Config, request: &Request, view: Option<&PodView>) -> Sur
 }
 
 /// Looks every network up, and goes on after what is wrong: a network that cannot be found, read or used by this pod, or a
-/// device that is not there.
+/// device that is not there. With an optional one that is no more than a warning, unless it would be the primary.
 pub fn look_up(wanted: Wanted, config: &Config, view: Option<&PodView>) -> Surveyed {
     let Wanted { wants, dropped, mut warnings, problems: mut errors } = wanted;
     let mut lookup = Lookup { config, definitions: view.map(|view| &view.definitions), warnings: &mut warnings };
-    let mut candidate = |want| errors.keep(lookup.candidate(want, view));
-    let candidates = wants.into_iter().map(|want| want.and_then(&mut candidate)).collect();
+    let has_primary = config.prev_result.is_none();
+    let mut candidates = Vec::with_capacity(wants.len());
+    for (index, want) in wants.into_iter().enumerate() {
+        let is_forgiven = want.as_ref().is_some_and(|want| want.optional) && !(has_primary && index == 0);
+        candidates.push(match want.map(|want| lookup.candidate(want, view)).transpose() {
+            Err(error) if is_forgiven => {
+                lookup.warnings.push(format!("{error}; it is optional, so the container goes without it"));
+                None
+            }
+            found => errors.keep(found).flatten(),
+        });
+    }
     Surveyed { candidates, dropped, warnings, errors }
 }
 
+/// The networks that some container could get, each once.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Those that were found, and whether a container goes without it if it has to.
+    pub networks: Vec<(NetworkConfig, bool)>,
+    /// What cannot be found.
+    pub errors: Vec<SourceError>,
+    /// What cannot be found and is optional.
+    pub forgiven: Vec<SourceError>,
+}
+
 /// Every network that some container could get, as far as the configuration and the disk tell: all delegates, whatever
-/// their `when` says, each once. What cannot be found is returned beside them.
-pub fn every_network(config: &Config) -> (Vec<NetworkConfig>, Vec<SourceError>) {
+/// their `when` says.
+pub fn every_network(config: &Config) -> Known {
     every_network_with(config, None)
 }
 
 /// The same as [`every_network`] where there is an API server: `definitions` are those of
 /// [`operators_definitions`](super::operators_definitions). Where it is not known whether one of them is there, the network
 /// on disk that has its name is taken, or none.
-pub fn every_network_with(
-    config: &Config,
-    definitions: Option<&Definitions>,
-) -> (Vec<NetworkConfig>, Vec<SourceError>) {
-    let mut networks: Vec<NetworkConfig> = Vec::new();
-    let mut errors = Vec::new();
+pub fn every_network_with(config: &Config, definitions: Option<&Definitions>) -> Known {
+    let mut known = Known::default();
     let mut lookup = Lookup { config, definitions, warnings: &mut Vec::new() };
     for network in operators_networks(config).into_iter().chain(auxiliary_chain(config)) {
-        let origin = network.origin.clone();
+        let (origin, is_optional) = (network.origin.clone(), network.is_optional());
         let found = network.target(config, definitions.is_some()).and_then(|target| match target {
             Target::Network(network) => Ok(Some(network)),
             Target::Named { definition: Some(key), on_disk } if lookup.withheld(&key).is_some() => {
@@ -100,12 +118,16 @@ pub fn every_network_with(
             },
         });
         match found {
-            Ok(Some(network)) if !networks.iter().any(|known| known.name == network.name) => networks.push(network),
-            Ok(_) => {}
-            Err(error) => errors.push(error),
+            Ok(Some(network)) => match known.networks.iter_mut().find(|(one, _)| one.name == network.name) {
+                Some((_, may_lack)) => *may_lack &= is_optional,
+                None => known.networks.push((network, is_optional)),
+            },
+            Ok(None) => {}
+            Err(error) if is_optional => known.forgiven.push(error),
+            Err(error) => known.errors.push(error),
         }
     }
-    (networks, errors)
+    known
 }
 
 /// Where networks are looked up.

@@ -23,5 +23,5 @@ mod wanted;
 pub use candidate::Candidate;
 pub(crate) use error::appended;
 pub use error::{ClusterError, SourceError};
-pub use lookup::{Gathered, Surveyed, every_network, every_network_with, gather, look_up, survey};
+pub use lookup::{Gathered, Known, Surveyed, every_network, every_network_with, gather, look_up, survey};
 pub use wanted::{Wanted, operators_definitions};

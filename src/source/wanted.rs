@@ -318,7 +318,7 @@ impl OperatorsNetwork<'_> {
         }
     }
 
-    fn is_optional(&self) -> bool {
+    pub(super) fn is_optional(&self) -> bool {
         matches!(&self.entry, Entry::Delegate(Delegate::Selection(operator)) if operator.optional)
     }
 

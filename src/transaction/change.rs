@@ -12,7 +12,7 @@ use super::bandwidth::{BandwidthError, Reshape, refuse_foreign, reshape};
 use super::claim::absent;
 use super::forward::{Concurrency, attach_one};
 use super::journal::{Change, Event, Journal, Redone, State, Step, now_millis};
-use super::routes::{give_back_default_route, set_default_route};
+use super::routes::{give_back_default_route, set_default_route_or_forgo};
 use super::run::micros;
 use super::undo::undo_one;
 use super::{CleanupFailure, Container, Failure, RolledBack, StoreError, Tools, Transaction, UndoError};
@@ -57,6 +57,8 @@ pub struct StepReport {
     pub verb: &'static str,
     /// How long it took.
     pub took: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<CniError>,
 }
 
 /// Why a change was not made.
@@ -97,8 +99,10 @@ pub fn attach_more(means: Means<'_>, journal: Journal, attachments: Vec<Attachme
     let transaction = Transaction::begin_change(means.container, journal, &plan, means.tools, events.collect())?;
     let changed = transaction.run(|tx| {
         for index in first..plan.attachments.len() {
-            attach_one(tx, index, Concurrency::Alone)?;
-            set_default_route(tx, index)?;
+            // An optional one that failed has no result.
+            if attach_one(tx, index, Concurrency::Alone)?.is_some() {
+                set_default_route_or_forgo(tx, index)?;
+            }
         }
         let steps = (first..plan.attachments.len()).flat_map(|index| tx.with_state(|state| reports(state, index)));
         let steps = steps.collect();
@@ -243,6 +247,7 @@ fn reports(state: &State, index: usize) -> Vec<StepReport> {
         plugin: plugin.plugin_type().to_owned(),
         verb: "ADD",
         took: Duration::from_micros(known.micros.unwrap_or(0)),
+        error: None,
     });
     reports.collect()
 }
@@ -273,6 +278,7 @@ fn finish_detach(journal: &mut Journal, means: Means<'_>, indexes: &[usize], beg
             plugin: plugin.plugin_type().to_owned(),
             verb: "DEL",
             took,
+            error: None,
         }));
         if failures.is_empty() {
             undone.push(index);
@@ -367,7 +373,13 @@ impl Redoing<'_, '_> {
         let (prev, own) = self.tx.with_state(|state| self.results(state, step));
         let own = own.or_else(|| prev.clone()).unwrap_or_else(|| RawValue::NULL.to_owned());
         let wanted = self.reshape(step, from, from, prev.as_deref(), &own);
-        refuse_foreign(self.tx.tools, wanted).map_err(|source| Failure::Bandwidth { label: self.new.label(), source })
+        let began = Instant::now();
+        refuse_foreign(self.tx.tools, wanted).map_err(|source| self.not_reshaped(step, began, source))
+    }
+
+    fn not_reshaped(&self, step: usize, began: Instant, source: BandwidthError) -> Failure {
+        let (label, took) = (self.new.label(), began.elapsed());
+        Failure::Bandwidth { label, step, took, source }
     }
 
     /// The results of the step before, and of the step.
@@ -445,6 +457,7 @@ impl Redoing<'_, '_> {
                 plugin: self.new.network.plugins[step].plugin_type().to_owned(),
                 verb,
                 took: began.elapsed(),
+                error: None,
             });
         };
         if let How::InPlace { from, to } = how {
@@ -453,7 +466,7 @@ impl Redoing<'_, '_> {
             let wanted = self.reshape(step, from, to, prev.as_deref(), &own);
             let result = reshape(tools, wanted).map_err(|error| match error {
                 BandwidthError::Step(source) => failed(source),
-                source => Failure::Bandwidth { label: self.new.label(), source },
+                source => self.not_reshaped(step, began, source),
             })?;
             report("change", began);
             return Ok(result);
@@ -508,29 +521,30 @@ impl Restoring<'_> {
     fn restore(&mut self) -> Vec<CleanupFailure> {
         let index = self.redone.attachment;
         let new = self.journal.state.header.plan.attachments[index].clone();
-        let mut failures = Vec::new();
         let mut begun = self.redone.begun.clone();
         begun.sort_unstable();
+        let mut left = Vec::new();
         for step in begun.iter().rev().copied() {
-            let outcome = self.undo(&new, step);
-            self.take(&mut failures, step, outcome);
+            if let Err(source) = self.undo(&new, step) {
+                left.push((step, source));
+            }
         }
         for step in begun.into_iter().filter(|step| *step < self.redone.old.network.plugins.len()) {
-            let outcome = self.redo(&new, step);
-            self.take(&mut failures, step, outcome);
+            if let Err(source) = self.redo(&new, step) {
+                left.push((step, source));
+            }
         }
-        failures
+        // After the old values are in force again, too: what could not be undone before that is still there.
+        left.into_iter().map(|(step, source)| self.note_owed(step, source)).collect()
     }
 
-    fn take(&mut self, failures: &mut Vec<CleanupFailure>, step: usize, outcome: Result<(), UndoError>) {
-        if let Err(source) = outcome {
-            let error = match &source {
-                UndoError::Step(error) => CniError::from(&error.source),
-                other => CniError::new(crate::cni::error::code::NAMESPACE, other.to_string()),
-            };
-            self.journal.note(Event::Owed { step: Step(self.redone.attachment, step), error });
-            failures.push(CleanupFailure { label: self.redone.old.label(), source });
-        }
+    fn note_owed(&mut self, step: usize, source: UndoError) -> CleanupFailure {
+        let error = match &source {
+            UndoError::Step(error) => CniError::from(&error.source),
+            other => CniError::new(crate::cni::error::code::NAMESPACE, other.to_string()),
+        };
+        self.journal.note(Event::Owed { step: Step(self.redone.attachment, step), error });
+        CleanupFailure { label: self.redone.old.label(), source }
     }
 
     /// Undoes a step with its new values and with its old ones, as it is not known which of them are in force.

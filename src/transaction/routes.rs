@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::journal::{Event, Journal};
+use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction};
 use crate::cni::AddResult;
 use crate::merge::follow_default_route;
@@ -24,7 +25,14 @@ pub fn set_default_routes(
         if results[index].is_none() {
             continue;
         }
-        let Some(change) = set_default_route(tx, index)? else { continue };
+        let change = match set_default_route_or_forgo(tx, index)? {
+            Routes::AsTheyAre => continue,
+            Routes::Forgone => {
+                results[index] = None;
+                continue;
+            }
+            Routes::Changed(change) => change,
+        };
         let names = tx.plan.attachments.iter().map(|attachment| Some(attachment.ifname.as_str()));
         let own = names.zip(results.iter_mut()).filter_map(|(name, result)| Some((name, result.as_mut()?)));
         follow_default_route(own.chain(incoming.as_deref_mut().map(|result| (None, result))), &change);
@@ -32,8 +40,43 @@ pub fn set_default_routes(
     Ok(())
 }
 
+/// What became of the default routes that an attachment may ask for.
+pub(super) enum Routes {
+    /// It asks for none.
+    AsTheyAre,
+    /// It has them.
+    Changed(DefaultRouteChange),
+    /// It cannot have them, is optional, and was undone.
+    Forgone,
+}
+
+/// Sets the default routes that one attachment asks for, if it does. An optional one that cannot have them is undone.
+pub(super) fn set_default_route_or_forgo(tx: &Transaction<'_>, index: usize) -> Result<Routes, Failure> {
+    let attachment = &tx.plan.attachments[index];
+    match set_default_route(tx, index) {
+        Ok(change) => Ok(change.map_or(Routes::AsTheyAre, Routes::Changed)),
+        Err(failure @ Failure::Routes { .. }) if attachment.optional => {
+            tracing::warn!(
+                network = attachment.network.name,
+                interface = attachment.ifname,
+                error = %failure,
+                "{} failed; it is optional, so it is undone and the container goes without it",
+                attachment.label()
+            );
+            let returned =
+                tx.with_journal(|journal| give_back_default_route(journal, &tx.plan.netns, &attachment.ifname));
+            let undone = undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index);
+            for failure in returned.into_iter().chain(undone) {
+                tracing::error!(error = %failure, "could not be undone now; DEL will try again");
+            }
+            Ok(Routes::Forgone)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
 /// Sets the default routes that one attachment asks for, if it does.
-pub(super) fn set_default_route(tx: &Transaction<'_>, index: usize) -> Result<Option<DefaultRouteChange>, Failure> {
+fn set_default_route(tx: &Transaction<'_>, index: usize) -> Result<Option<DefaultRouteChange>, Failure> {
     let attachment = &tx.plan.attachments[index];
     let Some(gateways) = attachment.default_route.clone() else { return Ok(None) };
     let failed = |source| Failure::Routes { label: attachment.label(), source };

@@ -110,6 +110,10 @@ pub enum Failure {
     Bandwidth {
         /// Which attachment.
         label: String,
+        /// The step's place in its chain.
+        step: usize,
+        /// How long it was tried.
+        took: Duration,
         /// Why.
         source: BandwidthError,
     },
@@ -219,6 +223,11 @@ impl<'a> Transaction<'a> {
     /// Reads what the journal says now.
     pub(super) fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.lock().state)
+    }
+
+    /// Works on the journal, with everybody else kept off.
+    pub(super) fn with_journal<T>(&self, work: impl FnOnce(&mut Journal) -> T) -> T {
+        work(&mut self.lock())
     }
 
     /// Ends it before anything was done.

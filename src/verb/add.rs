@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::{held_by_others, open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace};
+use super::preflight::{
+    forgo_without_plugins, names_held_by_others, open_namespace, preflight, refuse_taken_names, refuse_unfit_namespace,
+};
 use crate::answer;
 use crate::cni::AddResult;
 use crate::config::{Config, Problems, ResultMode};
@@ -64,14 +66,15 @@ fn make_plan(
     container: &Container,
 ) -> Result<Plan, Error> {
     let Gathered { candidates, dropped, warnings } = gathered;
-    let taken = held_by_others(container, &request.ifname)?;
-    let asked = Asked { candidates: candidates.into_iter().map(Some).collect(), dropped: &dropped, taken: &taken };
+    let taken = names_held_by_others(container, &request.ifname)?;
+    let asked = Asked { candidates, dropped: &dropped, taken: &taken };
     let mut problems = Problems::new();
     let planned = plan::build(config, request, asked, &mut problems);
-    let planned = problems.or_first(planned)?;
+    let mut planned = problems.or_first(planned)?;
     for warning in warnings.iter().chain(&planned.warnings) {
         tracing::warn!("{warning}");
     }
+    forgo_without_plugins(&mut planned.plan, &context.finder);
     preflight(&planned.plan, &context.finder)?;
     Ok(planned.plan)
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::held_by_others;
+use super::preflight::names_held_by_others;
 use super::takeover;
 use crate::cni::NetworkConfig;
 use crate::config::{Config, InvalidConfig, Problems};
@@ -80,12 +80,12 @@ impl Call<'_> {
         match Journal::open(container, &self.request.ifname)? {
             Opened::Journal(journal) => self.replay(store, container, *journal, launcher),
             Opened::None | Opened::Unfinished => {
-                let held = held_by_others(container, &self.request.ifname)?;
+                let held = names_held_by_others(container, &self.request.ifname)?;
                 self.best_effort(launcher, &held)
             }
             Opened::Corrupt(reason) => {
                 let set_aside = store.set_aside(container, &self.request.ifname)?;
-                let held = held_by_others(container, &self.request.ifname)?;
+                let held = names_held_by_others(container, &self.request.ifname)?;
                 Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher, &held) })
             }
         }
@@ -244,7 +244,8 @@ impl Known {
 fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Error> {
     let gathered = source::gather(config, request)?;
     // On DEL, optional attachments are undone like the others.
-    let candidates = gathered.candidates.into_iter().map(|candidate| Some(Candidate { optional: false, ..candidate }));
+    let candidates =
+        gathered.candidates.into_iter().map(|one| one.map(|candidate| Candidate { optional: false, ..candidate }));
     let mut problems = Problems::new();
     // Interfaces that other networks hold are left out by their names, so the names are those of a container of its own.
     let asked = Asked { candidates: candidates.collect(), dropped: &gathered.dropped, taken: &[] };

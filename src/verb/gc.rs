@@ -11,7 +11,7 @@ use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
 use crate::config::{Config, InvalidConfig};
 use crate::runtime::{Chain, Launcher};
-use crate::source;
+use crate::source::{self, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, undo};
@@ -70,7 +70,9 @@ impl<'a> Sweep<'a> {
         let valid = config.valid_attachments.as_ref().map(|list| {
             list.iter().map(|attachment| (attachment.container_id.as_str(), attachment.ifname.as_str())).collect()
         });
-        let (networks, errors) = source::every_network(config);
+        let known = source::every_network(config);
+        let networks: Vec<NetworkConfig> = known.networks.into_iter().map(|(network, _)| network).collect();
+        let errors: Vec<SourceError> = known.errors.into_iter().chain(known.forgiven).collect();
         for error in errors {
             // It may be one that the API server has: where it was used, a journal records it.
             tracing::warn!(network = config.name, "no GC for a network that cannot be found here: {error}");

@@ -88,14 +88,14 @@ pub fn run(request: &Request) -> Result<(), Error> {
 /// The spans of the plugins of a traced call, in the log: nobody else exports them.
 fn log_spans(runs: &Runs) {
     let Some(trace) = runs.trace() else { return };
-    for Run { plugin_type, verb, ifname, took, code, span, .. } in runs.take() {
+    for Run { plugin_type, verb, ifname, took, error, span, .. } in runs.take() {
         let (span, parent) = (span.map(|span| span.to_string()), trace.span().to_string());
         let ms = took.as_secs_f64() * 1e3;
         tracing::info!(
             spanId = span,
             parentSpanId = parent,
             interface = ifname,
-            code,
+            code = error.map_or(0, |error| error.code),
             durationMs = ms,
             "{plugin_type} {verb}"
         );

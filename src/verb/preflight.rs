@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::Error;
 use crate::netns::{Netns, NetnsError, OwnNetns};
-use crate::plan::Plan;
+use crate::plan::{Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::Finder;
 use crate::transaction::journal::State;
@@ -66,14 +66,36 @@ fn warn_unseen(plan: &Plan, error: &NetnsError) {
 }
 
 /// The interfaces that other networks have given the container, by their journals.
-pub(super) fn held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
+pub(super) fn names_held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
+    held_by_others(container, own, |attachment| Some(attachment.ifname.clone()))
+}
+
+/// What `part` says of each attachment that other networks have given the container, by their journals.
+pub(super) fn held_by_others(
+    container: &Container,
+    own: &str,
+    part: impl Fn(&Attachment) -> Option<String>,
+) -> Result<Vec<String>, StoreError> {
     let mut held = Vec::new();
     for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
         if let Some(Ok(state)) = State::peek(container, ifname)? {
-            held.extend(state.attachments().map(|(_, attachment)| attachment.ifname.clone()));
+            let there = state.attachments().filter(|(index, _)| !state.is_forgone(*index));
+            held.extend(there.filter_map(|(_, attachment)| part(attachment)));
         }
     }
     Ok(held)
+}
+
+/// A container goes without an optional attachment whose plugins are not there.
+pub(super) fn forgo_without_plugins(plan: &mut Plan, finder: &Finder) {
+    plan.attachments.retain(|attachment| {
+        let mut plugins = attachment.network.plugins.iter().filter(|_| attachment.optional);
+        let missing = plugins.find_map(|plugin| finder.find(plugin.plugin_type()).err());
+        if let Some(error) = &missing {
+            tracing::warn!("{}: {error}; it is optional, so the container goes without it", attachment.label());
+        }
+        missing.is_none()
+    });
 }
 
 /// Every plugin of the plan has an executable, and none of them is Braid under another name.

@@ -34,12 +34,18 @@ pub(super) fn status(context: &Context, request: &Request, config: &Config) -> R
         missing.push(NotReady::Missing(error.to_string()));
         None
     });
-    let (networks, errors) = source::every_network_with(config, definitions.as_ref());
-    missing.extend(errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
-    for network in &networks {
+    let known = source::every_network_with(config, definitions.as_ref());
+    let forgive = |error: &dyn std::fmt::Display| tracing::warn!("{error}; it is optional, so pods go without it");
+    known.forgiven.iter().for_each(|error| forgive(error));
+    missing.extend(known.errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
+    for (network, is_optional) in &known.networks {
         let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits(), after: None };
-        if let Err(source) = chain.status() {
-            missing.push(NotReady::Plugin { network: network.name.clone(), source });
+        let Err(source) = chain.status() else { continue };
+        let lack = NotReady::Plugin { network: network.name.clone(), source };
+        if *is_optional {
+            forgive(&lack);
+        } else {
+            missing.push(lack);
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(Error::NotReady(missing)) }

@@ -60,7 +60,7 @@ fn request(configuration: &str) -> Request {
 
 fn planned(config: &Config, request: &Request) -> plan::Plan {
     let gathered = source::gather(config, request).expect("everything is in place");
-    let candidates = gathered.candidates.into_iter().map(Some).collect();
+    let candidates = gathered.candidates;
     let mut problems = Problems::new();
     let planned =
         plan::build(config, request, plan::Asked { candidates, dropped: &gathered.dropped, taken: &[] }, &mut problems);

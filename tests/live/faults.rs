@@ -1,6 +1,6 @@
 //! Changes that fail, are killed, or meet other calls: a container is as before or as wanted, and one DEL leaves nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{fs, thread};
 
 use nix::sys::signal::Signal;
@@ -8,7 +8,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{attach, change, detach, live, network, update};
-use crate::support::{Case, Network, bandwidth, bridge, firewall, portmap, recorder, tuning};
+use crate::support::{Case, Network, Plugin, bandwidth, bridge, firewall, portmap, recorder, tuning};
 
 /// A container on one recorder's network, and a network of two more to be attached.
 fn case() -> Case {
@@ -150,54 +150,100 @@ fn a_detach_that_fails_is_owed_and_tried_again() {
 /// Calls of one container wait for one another, whatever they are.
 #[test]
 fn changes_and_other_calls_at_random() {
-    let case = case();
+    let first: Value = serde_json::from_str(&crate::support::Json::into_json(
+        Network::new("one").plugin(recorder("alpha").link().ip("10.1.0.5/24")).plugin(Plugin::new("", "firewall")),
+    ))
+    .expect("JSON");
+    let case = live(Case::new().cni_version("1.1.0").recorder_as("firewall"), &[first]);
+    let case = network(case, "blue", &[recorder("beta").ip("10.2.0.5/24"), recorder("gamma")]);
     case.add().succeeds();
-    let rounds = 25;
+    let gc = |valid: Value| drop(case.call("GC").key("cni.dev/valid-attachments", valid).run_unrecorded());
+    let said = |output: std::process::Output| {
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        let is_wrong = ["panick", "cannot be used", "damaged", "defect"].iter().any(|word| said.contains(word));
+        assert!(!is_wrong, "{said}");
+    };
     thread::scope(|scope| {
         for worker in 0..4_u64 {
-            let case = &case;
+            let (case, gc) = (&case, &gc);
             scope.spawn(move || {
                 let mut seed = worker + 1;
-                for _ in 0..rounds {
+                for round in 0..25 {
                     seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let ifname = format!("w{worker}");
                     let selection = format!("blue@{ifname}");
-                    match (seed >> 33) % 4 {
-                        0 => drop(change(case, "attach", &[&selection]).run_unrecorded()),
-                        1 => drop(change(case, "detach", &[&ifname]).run_unrecorded()),
-                        2 => drop(case.call("CHECK").run_unrecorded()),
-                        _ => drop(change(case, "show", &["-o", "json"]).output()),
+                    let value = format!("x={round}");
+                    match (seed >> 33) % 12 {
+                        0..=2 => said(change(case, "attach", &[&selection]).run_unrecorded()),
+                        3 | 4 => said(change(case, "detach", &[&ifname]).run_unrecorded()),
+                        5 => said(
+                            change(case, "update", &["eth0", "--plugin", "firewall", "--set", &value]).run_unrecorded(),
+                        ),
+                        6 => said(case.call("CHECK").run_unrecorded()),
+                        7 => said(change(case, "show", &["-o", "json"]).output()),
+                        8 => said(case.call("DEL").run_unrecorded()),
+                        9 => said(case.call("ADD").run_unrecorded()),
+                        10 => gc(json!([{"containerID": Case::CONTAINER, "ifname": "eth0"}])),
+                        _ => gc(json!([])),
                     }
                 }
             });
         }
     });
+    case.del().succeeds();
+    case.add().succeeds();
     case.check().succeeds();
     case.del().succeeds().leaves_nothing();
+    assert!(!case.owes());
 }
 
-/// Containers do not wait for one another.
+/// Containers do not wait for one another: while a plugin hangs in one, all the others change.
 #[test]
-fn another_container_does_not_wait() {
-    let case = case();
-    case.add().succeeds();
-    let other = crate::support::Namespace::new("other");
-    let second = |verb: &str| {
-        drop(case.call(verb).env("CNI_CONTAINERID", "second").env("CNI_NETNS", other.path()).run().succeeds());
+fn fifty_containers_do_not_wait_for_one_another() {
+    let case = live(Case::new(), &[recorder("alpha").value()]);
+    let case = network(case, "blue", &[recorder("beta")]);
+    let id = |number: usize| format!("box-{number}");
+    let call = |verb: &str, number: usize| {
+        let output = case.call(verb).env("CNI_CONTAINERID", id(number)).run_unrecorded();
+        assert!(output.status.success(), "{verb} of {number}: {output:?}");
     };
-    second("ADD");
-    case.behave("beta", json!({"hold": {"at": "before", "name": "beta"}, "on": ["ADD"]}));
-    let running = change(&case, "attach", &["blue"]).start();
-    case.held("beta");
-    case.behave("beta", json!({}));
-    let began = Instant::now();
-    let line = ["attach", "second", "blue", "--state-dir", "@DIR@/state"];
-    case.braid(&line).run().succeeds();
-    assert!(began.elapsed() < Duration::from_secs(20));
-    case.release("beta");
+    let each = |numbers: std::ops::Range<usize>, work: &(dyn Fn(usize) + Sync)| {
+        let next = std::sync::atomic::AtomicUsize::new(numbers.start);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        if number >= numbers.end {
+                            break;
+                        }
+                        work(number);
+                    }
+                });
+            }
+        });
+    };
+    each(0..50, &|number| call("ADD", number));
+    let hanging = recorder("gamma")
+        .key("name", "x")
+        .told("hold", json!({"at": "before", "name": "hang"}))
+        .told("on", json!(["ADD"]));
+    let hanging = json!({"interface": "x0", "config": hanging.value()}).to_string();
+    let mut running = case.braid(&["attach", &id(0), &hanging, "--state-dir", "@DIR@/state"]).start();
+    case.held("hang");
+    each(1..50, &|number| {
+        let id = id(number);
+        for words in [["attach", &id, "blue"], ["detach", &id, "net1"]] {
+            let output = case.braid(&[&words[..], &["--state-dir", "@DIR@/state"]].concat()).output();
+            assert!(output.status.success(), "{words:?}: {output:?}");
+        }
+    });
+    assert!(!running.has_ended(), "the first still hangs");
+    case.release("hang");
     running.wait().succeeds();
-    second("DEL");
-    case.del().succeeds().leaves_nothing();
+    each(0..50, &|number| call("DEL", number));
+    assert!(!case.owes());
+    assert_eq!(case.changes(), "");
 }
 
 /// An older Braid refuses a journal that has been changed.

@@ -4,6 +4,10 @@
 mod attach;
 /// Changes that fail, are killed, or meet other calls.
 mod faults;
+/// Braid killed at its system calls.
+mod killed;
+/// Plugins that fail, hang or answer nonsense, and unusual containers.
+mod stubborn;
 /// Flows while limits change.
 mod traffic;
 /// New values for a bandwidth limit, port mappings, a firewall and tuned parameters.

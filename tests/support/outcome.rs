@@ -154,6 +154,13 @@ impl<'a> Outcome<'a> {
         self.answer.as_ref().unwrap_or_else(|| self.fault("there is no answer"))
     }
 
+    /// What a call that failed has answered.
+    #[track_caller]
+    pub(crate) fn error(&self) -> &Value {
+        self.require(!self.status.success(), "it was to fail");
+        self.answer.as_ref().unwrap_or_else(|| self.fault("there is no answer"))
+    }
+
     /// The calls of recording plugins during this one.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.case.calls().split_off(self.first_call)

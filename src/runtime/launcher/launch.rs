@@ -278,6 +278,7 @@ struct Record<'a> {
     runs: &'a Runs,
     plugin_type: String,
     verb: Verb,
+    step: usize,
     ifname: String,
     span: Option<SpanId>,
 }
@@ -287,15 +288,15 @@ impl<'a> Record<'a> {
         let plugin_type = call.executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
         let ifname = ifname.map_or_else(String::new, |(_, value)| (*value).to_owned());
-        Self { runs, plugin_type, verb: call.verb, ifname, span: runs.new_span() }
+        Self { runs, plugin_type, verb: call.verb, step: call.step, ifname, span: runs.new_span() }
     }
 
     /// Writes a run down that has just ended.
     fn ended(self, took: Duration, outcome: &Result<Stdout, PluginError>) {
-        let Self { runs, plugin_type, verb, ifname, span } = self;
+        let Self { runs, plugin_type, verb, step, ifname, span } = self;
         let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
-        let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
-        runs.add(Run { plugin_type, verb, ifname, began, took, code, span });
+        let error = outcome.as_ref().err().map(CniError::from);
+        runs.add(Run { plugin_type, verb, step, ifname, began, took, error, span });
     }
 }
 
@@ -364,7 +365,7 @@ mod tests {
     }
 
     fn call(executable: &Path, verb: Verb) -> Call<'_> {
-        Call { executable, verb, environment: &[], stdin: b"input", deadline: None, after: None }
+        Call { executable, verb, step: 0, environment: &[], stdin: b"input", deadline: None, after: None }
     }
 
     #[test]

@@ -51,6 +51,14 @@ impl State {
         self.detached.get(attachment).copied().unwrap_or(false)
     }
 
+    /// Whether an attachment is an optional one that failed and was undone. Its interface is free again.
+    pub fn is_forgone(&self, attachment: usize) -> bool {
+        let is_over = self.complete.is_some() && !self.is_changing(attachment);
+        is_over
+            && self.header.plan.attachments[attachment].optional
+            && self.steps[attachment].iter().all(|step| step.undone || !step.started)
+    }
+
     /// Whether an unfinished change concerns an attachment.
     pub fn is_changing(&self, attachment: usize) -> bool {
         self.pending.as_ref().is_some_and(|pending| {

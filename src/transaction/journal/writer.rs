@@ -40,6 +40,14 @@ pub enum Opened {
     Corrupt(String),
 }
 
+/// A journal that cannot be written is opened for reading alone, and the kernel then says no more than that of a write.
+fn unwritable(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(nix::libc::EBADF | nix::libc::EINVAL) => io::Error::other("it can only be read"),
+        _ => error,
+    }
+}
+
 impl Journal {
     /// Begins a journal. Before the first plugin gets its input it must be made durable: see `to_sync`.
     ///
@@ -229,12 +237,12 @@ impl Journal {
         let lines = &self.queued;
         refuse_larger(self.length + lines.len() as u64)?;
         if self.is_torn {
-            self.file.set_len(self.length)?;
+            self.file.set_len(self.length).map_err(unwritable)?;
             self.is_torn = false;
         }
         if let Err(error) = (&*self.file).write_all(lines) {
             self.is_torn = self.file.set_len(self.length).is_err();
-            return Err(error);
+            return Err(unwritable(error));
         }
         self.length += lines.len() as u64;
         self.queued.clear();

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use super::super::context::Context;
 use super::super::error::Error;
-use super::super::preflight::{open_namespace, preflight, refuse_taken_names};
+use super::super::preflight::{forgo_without_plugins, held_by_others, open_namespace, preflight, refuse_taken_names};
 use super::error::LiveError;
 use super::find::{self, Which};
 use super::pod_status::write_pod_status;
 use super::ports;
+use super::tried;
 use crate::cni::{AddResult, RawObject, Verb, Version};
 use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems, Timeouts};
 use crate::plan::update::{PlannedUpdate, Update, update};
@@ -100,6 +101,9 @@ impl Live {
         self.change(which, |call, journal| {
             find::refuse_debts(&journal.state)?;
             let attachments = call.plan(config, &journal.state, selections)?;
+            if attachments.is_empty() {
+                return unchanged(&journal.state);
+            }
             ports::refuse_taken_by_new(call.store, call.container, &journal.state, &attachments)?;
             Ok(transaction::attach_more(call.means(), journal, attachments)?)
         })
@@ -205,13 +209,14 @@ impl Live {
         self.locked(which, |call, journal| {
             let plan = &journal.state.header.plan;
             let (container_id, ifname, version) = (plan.container_id.clone(), plan.ifname.clone(), plan.version);
-            let before = self.pods.is_some().then(|| journal.state.clone());
+            let (before, plan) = (self.pods.is_some().then(|| journal.state.clone()), plan.clone());
             let outcome = work(call, journal);
             // A change that failed may have settled an earlier one.
             if let Some(before) = before {
                 self.follow(call.container, &before);
             }
-            Ok(Outcome { container_id, ifname, version, changed: outcome? })
+            let tried = |error| tried::complete(error, call.container, &plan, call.context.runs().take());
+            Ok(Outcome { container_id, ifname, version, changed: outcome.map_err(tried)? })
         })
     }
 
@@ -333,15 +338,15 @@ impl<'a> Call<'a> {
             None => source::gather(&config, &request),
         }
         .map_err(Error::from)?;
-        let candidates = gathered.candidates.into_iter().map(Some).collect();
-        let asked = Asked { candidates, dropped: &gathered.dropped, taken: &taken };
+        let asked = Asked { candidates: gathered.candidates, dropped: &gathered.dropped, taken: &taken };
         let mut problems = Problems::new();
         let planned = plan::build(&config, &request, asked, &mut problems);
         let planned = problems.or_first(planned).map_err(Error::from)?;
         for warning in gathered.warnings.iter().chain(&planned.warnings) {
             tracing::warn!("{warning}");
         }
-        let plan = planned.plan;
+        let mut plan = planned.plan;
+        forgo_without_plugins(&mut plan, self.tools.finder);
         preflight(&plan, self.tools.finder)?;
         if let Some(attachment) = plan.attachments.iter().find(|attachment| taken.contains(&attachment.ifname)) {
             let container_id = self.container.id().to_owned();
@@ -366,13 +371,9 @@ impl<'a> Call<'a> {
 
     /// What `part` says of each attachment of the container.
     fn of_each(&self, state: &State, part: impl Fn(&Attachment) -> Option<String>) -> Result<Vec<String>, LiveError> {
-        let mut parts: Vec<String> = state.attachments().filter_map(|(_, attachment)| part(attachment)).collect();
-        for ifname in self.container.entries()?.ifnames {
-            let which = Which { container: self.container.id(), ifname: Some(&ifname) };
-            if let Ok(journal) = find::journal(self.container, which) {
-                parts.extend(journal.state.attachments().filter_map(|(_, attachment)| part(attachment)));
-            }
-        }
+        let mut parts = held_by_others(self.container, &state.header.plan.ifname, &part)?;
+        let there = state.attachments().filter(|(index, _)| !state.is_forgone(*index));
+        parts.extend(there.filter_map(|(_, attachment)| part(attachment)));
         Ok(parts)
     }
 }

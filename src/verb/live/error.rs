@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::super::error::{Error, code_of_failure, details_of_rolled_back, join, store_code};
-use crate::cni::CniError;
 use crate::cni::error::code;
+use crate::cni::{AddResult, CniError, Version};
 use crate::netns::NetnsError;
 use crate::plan::update::UpdateError;
-use crate::transaction::{ChangeError, StoreError};
+use crate::transaction::{ChangeError, StepReport, StoreError};
 
 /// Why a container was not changed. But for the last, nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -179,17 +179,48 @@ pub enum LiveError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// It was tried and failed.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
+    #[error("{}", .0.error)]
+    Change(Box<Tried>),
+}
+
+/// A change that was tried and failed.
+#[derive(Debug)]
+pub struct Tried {
+    /// Why.
+    pub error: ChangeError,
+    /// The container.
+    pub container_id: String,
+    /// The interface that the runtime asked for.
+    pub ifname: String,
+    /// The version of its network.
+    pub version: Version,
+    /// What was run, in order, the way back included.
+    pub steps: Vec<StepReport>,
+    /// All that the container's attachments are now, merged, if that can be told.
+    pub result: Option<AddResult>,
+}
+
+impl From<ChangeError> for LiveError {
+    fn from(error: ChangeError) -> Self {
+        Self::Change(Box::new(Tried {
+            error,
+            container_id: String::new(),
+            ifname: String::new(),
+            version: Version::LATEST,
+            steps: Vec::new(),
+            result: None,
+        }))
+    }
 }
 
 impl From<&LiveError> for CniError {
     fn from(error: &LiveError) -> Self {
         let details = match error {
-            LiveError::Change(ChangeError::RolledBack(rolled_back)) => details_of_rolled_back(rolled_back),
-            LiveError::Change(ChangeError::Incomplete(failures) | ChangeError::Unsettled(failures)) => {
-                join(String::new(), failures)
-            }
+            LiveError::Change(tried) => match &tried.error {
+                ChangeError::RolledBack(rolled_back) => details_of_rolled_back(rolled_back),
+                ChangeError::Incomplete(failures) | ChangeError::Unsettled(failures) => join(String::new(), failures),
+                _ => String::new(),
+            },
             LiveError::Plan(error) => Self::from(error).details,
             _ => String::new(),
         };
@@ -219,7 +250,7 @@ fn code_of(error: &LiveError) -> u32 {
         LiveError::Update(error) => CniError::from(error).code,
         LiveError::Plan(error) => CniError::from(error).code,
         LiveError::Store(error) => store_code(error),
-        LiveError::Change(error) => match error {
+        LiveError::Change(tried) => match &tried.error {
             ChangeError::Store(error) => store_code(error),
             ChangeError::Update(error) => CniError::from(error).code,
             ChangeError::RolledBack(rolled_back) => code_of_failure(&rolled_back.cause),

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::error::LiveError;
 use crate::cni::{AddResult, validate};
 use crate::netns::{Netns, NetnsError, Sameness};
-use crate::plan::Position;
+use crate::plan::{Attachment, Position};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Store, StoreError};
 
@@ -136,8 +136,10 @@ pub(super) fn refuse_debts(state: &State) -> Result<(), LiveError> {
 
 /// The place of the attachment on an interface.
 pub(super) fn attachment(state: &State, ifname: &str) -> Result<usize, LiveError> {
-    let found = state.attachments().find(|(_, attachment)| attachment.ifname == ifname);
-    let Some((index, _)) = found else {
+    let has_name = |(_, attachment): &(usize, &Attachment)| attachment.ifname == ifname;
+    // Beside an optional one that failed there may be another of the name.
+    let there = state.attachments().filter(has_name).find(|(index, _)| !state.is_forgone(*index));
+    let Some((index, _)) = there.or_else(|| state.attachments().find(has_name)) else {
         let present = state.attachments().map(|(_, attachment)| attachment.ifname.clone()).collect();
         let container_id = state.header.plan.container_id.clone();
         return Err(LiveError::NoInterface { container_id, ifname: ifname.to_owned(), present });

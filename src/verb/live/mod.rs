@@ -27,9 +27,10 @@ mod find;
 mod pod_status;
 mod ports;
 mod sync;
+mod tried;
 
 pub use changes::{Live, Outcome};
-pub use error::LiveError;
+pub use error::{LiveError, Tried};
 pub use find::Which;
 pub use pod_status::write_pod_status;
 pub use sync::{AttachedNow, Failed, Network, PodName, Synced};

@@ -120,8 +120,7 @@ impl Planner<'_> {
         let mut taken: Vec<String> = beside.iter().map(|attachment| attachment.ifname.clone()).collect();
         taken.extend(reserved.iter().cloned());
         taken.push(self.request.ifname.clone());
-        let candidates = gathered.candidates.into_iter().map(Some).collect();
-        let asked = plan::Asked { candidates, dropped: &gathered.dropped, taken: &taken };
+        let asked = plan::Asked { candidates: gathered.candidates, dropped: &gathered.dropped, taken: &taken };
         let mut problems = Problems::new();
         let planned = plan::build(&config_for(self.config, Vec::new()), self.request, asked, &mut problems);
         let planned = problems.or_first(planned)?;

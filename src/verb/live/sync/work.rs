@@ -403,7 +403,8 @@ impl Doing<'_, '_> {
     fn attached(&self, attachment: &Attachment) -> Result<Vec<String>, LiveError> {
         let (journal, call) = (self.journal()?, self.call);
         let ifname = &attachment.ifname;
-        let is_taken = journal.state.attachments().any(|(_, one)| one.ifname == *ifname);
+        let state = &journal.state;
+        let is_taken = state.attachments().any(|(index, one)| one.ifname == *ifname && !state.is_forgone(index));
         if is_taken {
             let container_id = call.container.id().to_owned();
             return Err(LiveError::Taken { container_id, ifname: ifname.clone() });
