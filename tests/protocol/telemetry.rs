@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::live::{attach, detach, live};
 use crate::support::{Case, recorder};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -115,4 +116,22 @@ fn what_is_not_sampled_is_passed_on_as_it_is() {
         assert_eq!(case.add().succeeds().call_of("ADD", "alpha").var("TRACEPARENT"), context);
         assert_eq!(receive(&socket).get("trace"), None);
     }
+}
+
+#[test]
+fn changes_of_a_running_container_are_told() {
+    let case = live(Case::new().args("IgnoreUnknown=1;K8S_POD_UID=uid-1"), &[recorder("alpha").link().value()]);
+    case.add().succeeds();
+    let socket = listener(&case);
+    let config =
+        r#"{"interface":"net7","config":{"cniVersion":"1.0.0","name":"more","type":"gamma","recorder":{"link":true}}}"#;
+    attach(&case, &[config]).succeeds();
+    let report = receive(&socket);
+    assert_eq!((&report["verb"], &report["podUID"]), (&json!("attach"), &json!("uid-1")));
+    assert_eq!(plugins(&report), ["ADD gamma net7 0"]);
+    case.behave("gamma", json!({"fail": {"DEL": {"code": 142, "msg": "stuck"}}}));
+    detach(&case, &["net7"]).fails_with_any_code();
+    let report = receive(&socket);
+    assert_ne!(report["code"], 0);
+    assert_eq!((&report["verb"], plugins(&report)), (&json!("detach"), vec!["DEL gamma net7 142".to_owned()]));
 }

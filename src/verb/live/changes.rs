@@ -11,14 +11,15 @@ use super::find::{self, Which};
 use super::pod_status::write_pod_status;
 use super::ports;
 use super::tried;
-use crate::cni::{AddResult, RawObject, Verb, Version};
+use crate::cni::{AddResult, Args, CniError, RawObject, Verb, Version};
 use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems, Timeouts};
 use crate::plan::update::{PlannedUpdate, Update, update};
-use crate::plan::{self, Asked, Attachment};
+use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::deadline;
 use crate::source::kubernetes::{Session, pod_of};
 use crate::source::{self, SourceError};
+use crate::telemetry::{self, Report, Subject};
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, Sharing, Store};
 
@@ -105,7 +106,7 @@ impl Live {
                 return unchanged(&journal.state);
             }
             ports::refuse_taken_by_new(call.store, call.container, &journal.state, &attachments)?;
-            Ok(transaction::attach_more(call.means(), journal, attachments)?)
+            call.told("attach", journal, |means, journal| transaction::attach_more(means, journal, attachments))
         })
     }
 
@@ -132,7 +133,7 @@ impl Live {
                 return unchanged(&journal.state);
             }
             ports::refuse_shared_with_rest(call.store, call.container, &journal.state, &indexes)?;
-            Ok(transaction::detach(call.means(), journal, &indexes)?)
+            call.told("detach", journal, |means, journal| transaction::detach(means, journal, &indexes))
         })
     }
 
@@ -150,7 +151,7 @@ impl Live {
             if planned.steps.is_empty() {
                 return unchanged(&journal.state);
             }
-            Ok(transaction::update(call.means(), journal, index, &planned)?)
+            call.told("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
         })
     }
 
@@ -175,6 +176,10 @@ impl Live {
         let (store, id) = self.open(which)?;
         let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
         Ok(look(&find::journal(&container, which)?.state))
+    }
+
+    pub(super) fn state_dir(&self) -> &std::path::Path {
+        &self.state_dir
     }
 
     pub(super) fn open(&self, which: Which<'_>) -> Result<(Store, String), LiveError> {
@@ -292,6 +297,36 @@ pub(super) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(super) fn means(&self) -> Means<'a> {
         Means { container: self.container, tools: self.tools, author: self.author }
+    }
+
+    /// Makes a change, and tells whoever listens what it took.
+    pub(super) fn told(
+        &self,
+        kind: &str,
+        journal: Journal,
+        change: impl FnOnce(Means<'a>, Journal) -> Result<Changed, ChangeError>,
+    ) -> Result<Changed, LiveError> {
+        let Plan { network, ifname, args, .. } = journal.state.header.plan.clone();
+        let began = Instant::now();
+        let outcome = change(self.means(), journal).map_err(LiveError::from);
+        let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
+        let (runs, took) = (self.context.runs(), began.elapsed());
+        let args: Args = args.parse().unwrap_or_default();
+        let is_told = telemetry::tell(self.store.path(), || {
+            let subject = Subject {
+                verb: kind,
+                network: &network,
+                container: self.container.id(),
+                interface: &ifname,
+                pod_uid: args.get("K8S_POD_UID").unwrap_or_default(),
+            };
+            Report::of(subject, took, code, runs)
+        });
+        if !is_told {
+            // They are no part of what a later change takes.
+            drop(runs.take());
+        }
+        outcome
     }
 
     pub(super) fn settle(&self, journal: &mut Journal) -> Result<(), LiveError> {
