@@ -29,6 +29,22 @@ pub(crate) enum AgentError {
         /// Why not.
         source: io::Error,
     },
+    /// Calls cannot tell what they did.
+    #[error("cannot listen to calls on {}: {source}", path.display())]
+    Events {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Spans cannot be exported.
+    #[error("cannot export spans to {endpoint}: {reason}")]
+    Export {
+        /// The collector.
+        endpoint: String,
+        /// Why not.
+        reason: String,
+    },
     /// The name of the node is not known.
     #[error("this machine's host name cannot be the name of a node; give it with --node")]
     NodeName,

@@ -13,17 +13,22 @@
 //! | `child` | one `braid sync`, with its limits |
 //! | `report` | what it answers |
 //! | `enter` | the namespaces of the node, in which it runs |
-//! | `serve` | the HTTP server: `/healthz` |
+//! | `serve` | the HTTP server: `/healthz`, `/metrics` |
+//! | `calls` | what calls tell of themselves, counted |
+//! | `otlp`, `export` | spans of traced calls, sent to a collector |
 //! | `lock` | one agent a node |
 //!
 //! Nothing else needs the agent: ADD, DEL, CHECK, GC and STATUS do not know whether there is one.
 
+mod calls;
 mod child;
 mod definitions;
 mod enter;
 mod error;
+mod export;
 mod index;
 mod lock;
+mod otlp;
 mod queue;
 mod report;
 mod run;
@@ -31,5 +36,6 @@ mod serve;
 mod settings;
 
 pub(crate) use enter::enter;
+pub(crate) use export::Endpoint;
 pub(crate) use run::run;
 pub(crate) use settings::{HostProcess, Listen, Settings};

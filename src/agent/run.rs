@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,18 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::calls;
 use super::child::{Children, Ended};
 use super::definitions::{self, Definitions};
 use super::enter;
 use super::error::AgentError;
+use super::export::{self, Exporter};
 use super::index::{Changes, Index};
 use super::lock::Lock;
 use super::queue::{End, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
+use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
 
 /// How long is waited after the first change of the journals for more of them.
@@ -39,6 +43,12 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     /// How long a pod may wait for its turn.
     pub(super) longest_wait: Duration,
+    /// What calls have told.
+    pub(super) calls: Calls,
+    /// Where the journals are.
+    pub(super) state_dir: PathBuf,
+    /// Where the node's configurations are.
+    pub(super) conf_dir: PathBuf,
 }
 
 /// Runs the agent of a node until it is told to end.
@@ -83,7 +93,11 @@ impl Agent {
             braid_problem: RefCell::default(),
             started: Instant::now(),
             longest_wait: settings.timeout.saturating_mul(2),
+            calls: Calls::default(),
+            state_dir: settings.state_dir.clone(),
+            conf_dir: settings.conf_dir.clone(),
         });
+        listen_to_calls(settings, &node, &shared)?;
         if let Listen::At(address) = settings.listen {
             spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
         }
@@ -304,6 +318,23 @@ impl Agent {
         }
         self.running.detach_all();
     }
+}
+
+/// Counts what calls tell, and exports the spans of those that are traced.
+fn listen_to_calls(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Result<(), AgentError> {
+    let socket = calls::listen(&settings.state_dir)?;
+    let traced = match &settings.otlp_endpoint {
+        Some(endpoint) => {
+            let exporter = Exporter::new(endpoint.clone(), node)?;
+            let (traced, spans) = mpsc::channel(export::WAITING);
+            spawn_local(exporter.run(spans));
+            Some(traced)
+        }
+        None => None,
+    };
+    let shared = Rc::clone(shared);
+    spawn_local(async move { calls::receive(socket, &shared.calls, traced).await });
+    Ok(())
 }
 
 fn watch_journals(settings: &Settings) -> Result<Changes, AgentError> {

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::header::ACCEPT;
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -20,6 +21,8 @@ use tokio::time::{sleep, timeout};
 
 use super::error::AgentError;
 use super::run::Shared;
+use crate::metrics::{self, Format, Gauges};
+use crate::runtime::deadline;
 use crate::source::kubernetes::node::WatchState;
 
 /// How long a client may take for its request, and how long for a connection in all.
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 16;
 /// How long the watch may fail before it counts as dead.
 const WATCH_MAY_FAIL: Duration = Duration::from_secs(30);
+/// How long the lock of a GC is waited for.
+const LOCKS: Duration = Duration::from_millis(100);
 
 /// An answer.
 #[derive(Debug)]
@@ -38,10 +43,10 @@ pub(super) struct Reply {
 }
 
 /// What is answered at which path.
-type Route = (&'static str, fn(&Shared) -> Reply);
+type Route = (&'static str, fn(&Shared, &HeaderMap) -> Reply);
 
 /// Every path that there is.
-const ROUTES: &[Route] = &[("/healthz", health)];
+const ROUTES: &[Route] = &[("/healthz", health), ("/metrics", metrics)];
 
 impl Reply {
     fn text(status: StatusCode, body: impl Into<String>) -> Self {
@@ -50,7 +55,7 @@ impl Reply {
 }
 
 /// Whether the agent does its work, and if not, why.
-fn health(shared: &Shared) -> Reply {
+fn health(shared: &Shared, _: &HeaderMap) -> Reply {
     let queue = shared.queue.borrow();
     match ailment(shared) {
         None => {
@@ -58,6 +63,22 @@ fn health(shared: &Shared) -> Reply {
             Reply::text(StatusCode::OK, format!("ok: {pods} pods, {failing} of them without what they ask for"))
         }
         Some(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+/// What there is on the node, and what calls did.
+fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
+    let node = match metrics::Node::read(&shared.state_dir, &shared.conf_dir, deadline::after(LOCKS)) {
+        Ok(node) => node,
+        Err(error) => return Reply::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    };
+    let failing = u64::try_from(shared.queue.borrow().failing()).unwrap_or(u64::MAX);
+    let gauges = Gauges { node: &node, unfulfilled_pods: Some(failing) };
+    match metrics::write(&gauges, Some(&shared.calls), format) {
+        Ok(body) => Reply { status: StatusCode::OK, content_type: format.content_type(), body },
+        Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
@@ -119,7 +140,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) -> Infallib
 fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     let route = ROUTES.iter().find(|(path, _)| *path == request.uri().path());
     let reply = match (request.method(), route) {
-        (&Method::GET | &Method::HEAD, Some((_, answer))) => answer(shared),
+        (&Method::GET | &Method::HEAD, Some((_, answer))) => answer(shared, request.headers()),
         (_, Some(_)) => Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
         (_, None) => {
             let paths: Vec<&str> = ROUTES.iter().map(|(path, _)| *path).collect();

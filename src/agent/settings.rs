@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::export::Endpoint;
+
 /// How the agent is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -28,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Where the HTTP server listens.
     pub(crate) listen: Listen,
+    /// Where the spans of traced calls are exported to, if anywhere.
+    pub(crate) otlp_endpoint: Option<Endpoint>,
 }
 
 /// The process in whose mount and network namespaces changes are made.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{CliError, Outcome, StateDir};
-use crate::agent::{self, HostProcess, Listen, Settings};
+use crate::agent::{self, Endpoint, HostProcess, Listen, Settings};
 use crate::config::{DEFAULT_BIN_DIR, LogConfig};
 
 /// The arguments of `agent`.
@@ -40,9 +40,12 @@ pub(super) struct AgentArgs {
     /// How long a change may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Where to answer /healthz over HTTP, or `none`
+    /// Where to answer /healthz and /metrics over HTTP, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9797")]
     listen: Listen,
+    /// Where to export the spans of traced calls to, by OTLP over HTTP, such as `http://collector:4318`
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<Endpoint>,
     /// What to log: error, warning, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info",
         value_parser = ["error", "warning", "info", "debug", "trace"])]
@@ -80,6 +83,7 @@ impl AgentArgs {
             concurrency: self.concurrency.into(),
             timeout: Duration::from_secs(self.timeout),
             listen: self.listen,
+            otlp_endpoint: self.otlp_endpoint.clone(),
         }
     }
 }

@@ -1,0 +1,69 @@
+//! What calls tell the agent: counted for `/metrics`, and exported if they are traced.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use tokio::net::UnixDatagram;
+use tokio::sync::mpsc;
+
+use super::error::AgentError;
+use crate::metrics::Calls;
+use crate::telemetry::{FORMAT, Report, socket_path};
+
+/// The longest report that is read, in bytes: more than any has.
+const MAX_REPORT: usize = 256 << 10;
+
+/// Binds the socket that calls send to. One that an earlier agent has left behind is replaced; the agent's lock is held.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn listen(state_dir: &Path) -> Result<UnixDatagram, AgentError> {
+    let path = socket_path(state_dir);
+    let wrong = |source| AgentError::Events { path: path.clone(), source };
+    remove_socket(&path).map_err(wrong)?;
+    UnixDatagram::bind(&path).map_err(wrong)
+}
+
+/// Removes a socket. Anything else there is left.
+pub(super) fn remove_socket(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "something other than a socket is there")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Counts what calls tell, for as long as the agent runs. Traced calls go on to who exports them, if anybody does.
+pub(super) async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
+    let mut datagram = vec![0; MAX_REPORT];
+    loop {
+        let length = match socket.recv(&mut datagram).await {
+            Ok(length) => length,
+            Err(error) => {
+                tracing::warn!("calls are not counted any more: {error}");
+                return;
+            }
+        };
+        let report = match serde_json::from_slice::<Report<'static>>(&datagram[..length]) {
+            Ok(report) if report.format == FORMAT => report,
+            Ok(report) => {
+                tracing::debug!(format = report.format, "a call has told of itself in a format that is not known");
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!("what a call has told cannot be read: {error}");
+                continue;
+            }
+        };
+        calls.count(&report);
+        // Where spans come faster than they are taken, some are lost.
+        if report.trace.is_some()
+            && let Some(traced) = &traced
+            && traced.try_send(report).is_err()
+        {
+            tracing::debug!("the spans of a call are lost: too many wait to be exported");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Sends the spans of traced calls to a collector: OTLP over HTTP, as JSON.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::error::AgentError;
+use super::otlp;
+use crate::telemetry::Report;
+
+/// How long more calls are waited for after the first, so that they go in one request.
+const GATHER: Duration = Duration::from_secs(1);
+/// The most calls in one request.
+const AT_ONCE: usize = 128;
+/// The most calls that wait to be exported; more are lost.
+pub(super) const WAITING: usize = 1024;
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a request is made before its spans are lost.
+const ATTEMPTS: u32 = 5;
+/// The longest time that a collector may ask to be waited for.
+const LONGEST_WISH: Duration = Duration::from_secs(60);
+/// The most of a collector's answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Where a collector takes spans: a base URL, to which `/v1/traces` is added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint(Uri);
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("expected a URL such as http://collector:4318, got {text:?}");
+        let base: Uri = text.parse().map_err(|_| wrong())?;
+        let is_web =
+            matches!(base.scheme_str(), Some("http" | "https")) && base.host().is_some_and(|host| !host.is_empty());
+        if !is_web || base.query().is_some() {
+            return Err(wrong());
+        }
+        format!("{}/v1/traces", text.trim_end_matches('/')).parse().map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What exports spans.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    endpoint: Endpoint,
+    node: String,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Whether the last export has failed, which is then logged already.
+    is_failing: bool,
+}
+
+/// Why spans were not taken.
+struct Refusal {
+    reason: String,
+    /// How long to wait before they are sent again; none if they never will be taken.
+    again_in: Option<Duration>,
+}
+
+impl Exporter {
+    /// An exporter of the spans of a node.
+    ///
+    /// # Errors
+    /// When the certificates that this machine trusts cannot be used.
+    pub(super) fn new(endpoint: Endpoint, node: &str) -> Result<Self, AgentError> {
+        let tls = kube::Config::new(endpoint.0.clone()).rustls_client_config();
+        let tls =
+            tls.map_err(|error| AgentError::Export { endpoint: endpoint.to_string(), reason: error.to_string() })?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(PATIENCE));
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { endpoint, node: node.to_owned(), client, is_failing: false })
+    }
+
+    /// Exports the spans of calls for as long as there are any.
+    pub(super) async fn run(mut self, mut traced: mpsc::Receiver<Report<'static>>) {
+        while let Some(first) = traced.recv().await {
+            sleep(GATHER).await;
+            let mut batch = vec![first];
+            while batch.len() < AT_ONCE
+                && let Ok(report) = traced.try_recv()
+            {
+                batch.push(report);
+            }
+            self.export(&batch).await;
+        }
+    }
+
+    async fn export(&mut self, batch: &[Report<'_>]) {
+        let body = Bytes::from(otlp::request(batch, &self.node).to_string());
+        for attempt in 1..=ATTEMPTS {
+            let refusal = match self.send(body.clone()).await {
+                Ok(()) => {
+                    if std::mem::take(&mut self.is_failing) {
+                        tracing::info!("spans are exported again to {}", self.endpoint);
+                    }
+                    return;
+                }
+                Err(refusal) => refusal,
+            };
+            match refusal.again_in {
+                Some(pause) if attempt < ATTEMPTS => sleep(pause.max(Duration::from_secs(1 << attempt) / 2)).await,
+                _ if self.is_failing => return,
+                _ => {
+                    self.is_failing = true;
+                    return tracing::warn!(
+                        "spans cannot be exported to {}, and are lost: {}",
+                        self.endpoint,
+                        refusal.reason
+                    );
+                }
+            }
+        }
+    }
+
+    /// Makes one request (OTLP §"OTLP/HTTP Request").
+    async fn send(&self, body: Bytes) -> Result<(), Refusal> {
+        let again = |reason: String| Refusal { reason, again_in: Some(Duration::ZERO) };
+        let request = Request::post(&self.endpoint.0).header(CONTENT_TYPE, "application/json").body(Full::new(body));
+        let request = request.map_err(|error| Refusal { reason: error.to_string(), again_in: None })?;
+        let response = timeout(PATIENCE, self.client.request(request)).await;
+        let response = response.map_err(|_| again("no answer in time".into()))?;
+        let response = response.map_err(|error| again(error.to_string()))?;
+        let (status, wish) = (response.status(), retry_after(&response));
+        // Read to its end, so that the connection serves again.
+        drop(timeout(PATIENCE, Limited::new(response.into_body(), MAX_ANSWER).collect()).await);
+        if status.is_success() {
+            return Ok(());
+        }
+        // The statuses after which OTLP says to try again.
+        let passes = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
+        Err(Refusal { reason: format!("it answers {status}"), again_in: passes.then_some(wish) })
+    }
+}
+
+/// How long a collector asks to be left alone.
+fn retry_after(response: &Response<Incoming>) -> Duration {
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_WISH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_base_url() {
+        for (text, url) in [
+            ("http://collector:4318", "http://collector:4318/v1/traces"),
+            ("https://collector/otlp/", "https://collector/otlp/v1/traces"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), url);
+        }
+        for wrong in ["collector:4318", "grpc://collector:4317", "http://", "", "http://c/?a=b"] {
+            assert!(wrong.parse::<Endpoint>().unwrap_err().contains("http://collector:4318"), "{wrong}");
+        }
+    }
+}
