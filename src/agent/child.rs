@@ -1,4 +1,4 @@
-//! One `braid sync`: a child process with limits.
+//! The node's own Braid as a child process, with limits.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -87,6 +88,22 @@ impl Children {
         }
     }
 
+    /// Has undone what belongs to a container that is gone, or what a debt owes. Where the container's namespace is still there, the
+    /// node's Braid leaves it alone.
+    ///
+    /// # Errors
+    /// Why it is not undone.
+    pub(super) async fn undo(&self, id: &str) -> Result<(), String> {
+        let words: [OsString; 4] = ["doctor".into(), "--fix".into(), "--only".into(), id.into()];
+        let ran = self.run(&words).await?;
+        if ran.status.success() {
+            return Ok(());
+        }
+        let details = serde_json::from_slice::<Vec<Value>>(&ran.stdout).unwrap_or_default();
+        let details: Vec<&str> = details.iter().filter_map(|line| line["detail"].as_str()).collect();
+        Err(if details.is_empty() { ran.last_words() } else { details.join("; ") })
+    }
+
     fn command(&self, words: &[OsString]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.before).args(words);
@@ -125,12 +142,19 @@ impl Ran {
         if self.status.code() == Some(NO_SUCH_COMMAND) && said.contains("unrecognized subcommand") {
             return Ended::Unknown;
         }
-        let said = said.trim().lines().last().unwrap_or_default().to_owned();
         match (self.status.code(), Report::parse(&self.stdout)) {
             (Some(0), Some(report)) => Ended::Answered { is_whole: report.failed.is_empty(), report },
             (Some(1), Some(report)) if !report.failed.is_empty() => Ended::Answered { is_whole: false, report },
-            _ if said.is_empty() => Ended::Broken(format!("{} and no answer", self.status)),
-            _ => Ended::Broken(said),
+            _ => Ended::Broken(self.last_words()),
+        }
+    }
+
+    /// The last line of what it said beside its answer, or how it ended.
+    fn last_words(&self) -> String {
+        let said = String::from_utf8_lossy(&self.stderr);
+        match said.trim().lines().last() {
+            Some(line) if !line.is_empty() => line.to_owned(),
+            _ => format!("{} and no answer", self.status),
         }
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 
+use super::gone::PodName;
+use crate::cni::Args;
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Sharing, Store, StoreError};
 
@@ -18,16 +20,14 @@ use crate::transaction::{Container, Sharing, Store, StoreError};
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LAST_LOOK: Duration = Duration::from_secs(16);
-/// The containers of one pod that matter have the same UID in `CNI_ARGS`.
-const POD_UID: &str = "K8S_POD_UID";
 
 /// What is known of a container.
 #[derive(Debug, Clone)]
 struct Known {
     /// Of its directory: another means that a journal has come or gone.
     stamp: (u64, i64, i64),
-    /// The UID of its pod, if it has one.
-    pod: Option<String>,
+    /// Its pod, if it has one.
+    pod: Option<PodName>,
     /// When its ADD began, in milliseconds since 1970.
     since: u64,
     /// Whether every ADD has ended well.
@@ -51,7 +51,7 @@ impl Index {
 
     /// The container of a pod: of several the one that came last, as a pod gets another where its first has ended.
     pub(super) fn container_of(&self, uid: &str) -> Option<&str> {
-        let of_pod = |(_, known): &(&String, &Known)| known.pod.as_deref() == Some(uid);
+        let of_pod = |(_, known): &(&String, &Known)| known.pod.as_ref().is_some_and(|pod| pod.uid == uid);
         let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.since, id.as_str()));
         newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
     }
@@ -69,7 +69,7 @@ impl Index {
         self.containers.retain(|id, known| {
             let stays = there.contains(id);
             if !stays {
-                changed.extend(known.pod.clone());
+                changed.extend(uid_of(known));
             }
             stays
         });
@@ -80,10 +80,15 @@ impl Index {
             }
             let Some(container) = store.unlocked_container(id)? else { continue };
             let known = read(&container, stamp);
-            changed.extend(known.pod.clone());
-            changed.extend(self.containers.insert(id.clone(), known).and_then(|before| before.pod));
+            changed.extend(uid_of(&known));
+            changed.extend(self.containers.insert(id.clone(), known).as_ref().and_then(uid_of));
         }
         Ok(changed)
+    }
+
+    /// The containers of pods, each with its pod.
+    pub(super) fn of_pods(&self) -> impl Iterator<Item = (&str, &PodName)> {
+        self.containers.iter().filter_map(|(id, known)| Some((id.as_str(), known.pod.as_ref()?)))
     }
 
     /// How long it is until an ADD that has not ended is looked at again, if there is one.
@@ -103,6 +108,16 @@ impl Index {
     }
 }
 
+fn uid_of(known: &Known) -> Option<String> {
+    known.pod.as_ref().map(|pod| pod.uid.clone())
+}
+
+/// The pod that a runtime has named in `CNI_ARGS`.
+fn pod_of(args: &Args) -> Option<PodName> {
+    let value = |key| args.get(key).filter(|value| !value.is_empty()).map(str::to_owned);
+    Some(PodName { uid: value("K8S_POD_UID")?, namespace: value("K8S_POD_NAMESPACE")?, name: value("K8S_POD_NAME")? })
+}
+
 /// Reads the journals of a container. One that cannot be read is for `braid doctor` to tell of.
 fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     let mut known = Known { stamp, pod: None, since: 0, is_complete: true };
@@ -111,8 +126,8 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     for ifname in entries.ifnames {
         match State::peek(container, &ifname) {
             Ok(Some(Ok(state))) => {
-                let args: crate::cni::Args = state.header.plan.args.parse().unwrap_or_default();
-                known.pod = known.pod.or_else(|| args.get(POD_UID).filter(|uid| !uid.is_empty()).map(str::to_owned));
+                let args: Args = state.header.plan.args.parse().unwrap_or_default();
+                known.pod = known.pod.or_else(|| pod_of(&args));
                 known.since = known.since.max(state.header.time);
                 known.is_complete &= state.complete.is_some();
             }

@@ -10,7 +10,8 @@
 //! | `queue` | what is to be done for which pod, and when; pure |
 //! | `index` | which container belongs to which pod, by the journals |
 //! | `definitions` | whether a network-attachment-definition has changed |
-//! | `child` | one `braid sync`, with its limits |
+//! | `gone` | containers that are gone, and debts; pure |
+//! | `child` | one run of the node's own Braid, with its limits |
 //! | `report` | what it answers |
 //! | `enter` | the namespaces of the node, in which it runs |
 //! | `serve` | the HTTP server: `/healthz`, `/metrics` |
@@ -26,6 +27,7 @@ mod definitions;
 mod enter;
 mod error;
 mod export;
+mod gone;
 mod index;
 mod lock;
 mod otlp;

@@ -247,6 +247,11 @@ impl Queue {
         self.items.values().filter(|item| item.failures > 0).count()
     }
 
+    /// Whether the API server has told of a pod that is not gone.
+    pub(super) fn knows(&self, uid: &str) -> bool {
+        self.items.get(uid).is_some_and(|item| !item.is_gone)
+    }
+
     /// How many pods there are.
     pub(super) fn pods(&self) -> usize {
         self.items.len()

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -18,6 +18,7 @@ use super::definitions::{self, Definitions};
 use super::enter;
 use super::error::AgentError;
 use super::export::{self, Exporter};
+use super::gone::{Gone, Step};
 use super::index::{Changes, Index};
 use super::lock::Lock;
 use super::queue::{End, Queue, Work};
@@ -25,6 +26,7 @@ use super::serve;
 use super::settings::{Listen, Settings};
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
+use crate::transaction::store::debts;
 
 /// How long is waited after the first change of the journals for more of them.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -64,6 +66,15 @@ pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
     outcome
 }
 
+/// What came of a step for what is gone.
+#[derive(Debug)]
+enum Mended {
+    /// Whether the API server knows the pod of a container, if it could be asked.
+    Answered(String, Option<bool>),
+    /// A container's ID or a debt's, and why it is not undone if it is not.
+    Tried(String, Result<(), String>),
+}
+
 /// The agent at work.
 struct Agent {
     shared: Rc<Shared>,
@@ -73,6 +84,14 @@ struct Agent {
     definitions: Definitions,
     /// The versions of definitions that are being asked for.
     asking: JoinSet<Vec<(String, Option<String>)>>,
+    gone: Gone,
+    /// Held by the one that is being undone.
+    one: Rc<Mutex<()>>,
+    /// The steps that are taken for what is gone.
+    mending: JoinSet<Mended>,
+    /// Whether all pods of the node have been told of.
+    has_list: bool,
+    state_dir: PathBuf,
     /// When the journals are looked at next.
     look_at: Option<Instant>,
     /// The pods of the list that is being told.
@@ -117,6 +136,11 @@ impl Agent {
             running: JoinSet::new(),
             definitions: Definitions::default(),
             asking: JoinSet::new(),
+            gone: Gone::default(),
+            one: Rc::default(),
+            mending: JoinSet::new(),
+            has_list: false,
+            state_dir: settings.state_dir.clone(),
             look_at: None,
             listing: None,
             random: RandomState::new(),
@@ -147,6 +171,7 @@ impl Agent {
                     }
                 }
                 Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.ended(&work, ended),
+                Some(Ok(mended)) = self.mending.join_next(), if !self.mending.is_empty() => self.mended(mended),
                 Some(Ok(found)) = self.asking.join_next(), if !self.asking.is_empty() => self.found(found),
                 goes_on = changes.next() => {
                     if !goes_on {
@@ -177,12 +202,19 @@ impl Agent {
                 let container = self.index.container_of(&pod.uid).map(str::to_owned);
                 queue.pod_is(pod, container.as_deref(), now);
             }
-            PodEvent::Gone(uid) => queue.pod_is_gone(&uid),
+            PodEvent::Gone(uid) => {
+                queue.pod_is_gone(&uid);
+                drop(queue);
+                self.look_by(now + SETTLE);
+            }
             PodEvent::ListBegins => self.listing = Some(HashSet::new()),
             PodEvent::ListEnds => {
                 if let Some(listing) = self.listing.take() {
                     queue.only(&listing);
                 }
+                self.has_list = true;
+                drop(queue);
+                self.look_by(now + SETTLE);
             }
         }
     }
@@ -199,6 +231,60 @@ impl Agent {
             });
         }
         self.ask_for_definitions(now);
+        for step in self.gone.take(now) {
+            self.mend(step);
+        }
+    }
+
+    /// Begins a step for what is gone. One thing is undone at a time: meanwhile no other call of Braid's goes on.
+    fn mend(&mut self, step: Step) {
+        let (shared, children, one) = (Rc::clone(&self.shared), Rc::clone(&self.children), Rc::clone(&self.one));
+        self.mending.spawn_local(async move {
+            match step {
+                Step::Ask(container, pod) => match shared.node.pod_uid(&pod.namespace, &pod.name).await {
+                    Ok(uid) => Mended::Answered(container, Some(uid.as_deref() == Some(&pod.uid))),
+                    Err(error) => {
+                        tracing::debug!("{error}");
+                        Mended::Answered(container, None)
+                    }
+                },
+                Step::Undo(id) => {
+                    let _turn = one.lock().await;
+                    let outcome = children.undo(&id).await;
+                    Mended::Tried(id, outcome)
+                }
+            }
+        });
+    }
+
+    fn mended(&mut self, mended: Mended) {
+        let now = Instant::now();
+        match mended {
+            Mended::Answered(container, knows) => self.gone.answered(&container, knows, now),
+            Mended::Tried(id, outcome) => {
+                match &outcome {
+                    Ok(()) => tracing::info!(id, "what a container that is gone had is undone"),
+                    Err(reason) => {
+                        tracing::warn!(id, "what a container had is not undone: {reason}; trying again later");
+                    }
+                }
+                self.gone.tried(&id, outcome.is_ok(), now);
+                self.look();
+            }
+        }
+    }
+
+    /// Takes note of the containers whose pod is not told of any more, and of debts.
+    fn find_gone(&mut self, now: Instant) {
+        if !self.has_list {
+            return;
+        }
+        let queue = self.shared.queue.borrow();
+        let lost = self.index.of_pods().filter(|(_, pod)| !queue.knows(&pod.uid));
+        let lost = lost.map(|(container, pod)| (container.to_owned(), pod.clone())).collect();
+        let debts = debts(&self.state_dir).unwrap_or_default();
+        let debts = debts.iter().filter(|debt| debt.is_journal()).map(ToString::to_string).collect();
+        self.gone.are(lost, debts, now);
     }
 
     fn ask_for_definitions(&mut self, now: Instant) {
@@ -281,7 +367,9 @@ impl Agent {
                 for uid in changed {
                     queue.container_is(&uid, self.index.container_of(&uid), now);
                 }
+                drop(queue);
                 self.look_at = self.index.next_look().map(|pause| now + pause);
+                self.find_gone(now);
             }
             Err(error) => {
                 tracing::debug!("the journals are looked at later: {error}");
@@ -305,7 +393,7 @@ impl Agent {
         let queue = self.shared.queue.borrow();
         let (any, failing) = queue.asks_for_definitions();
         let ask = self.definitions.next(failing, any, Instant::now()).filter(|_| self.asking.is_empty());
-        [queue.next(), self.look_at, ask].into_iter().flatten().min()
+        [queue.next(), self.look_at, ask, self.gone.next()].into_iter().flatten().min()
     }
 
     /// Lets the children end that run.

@@ -33,6 +33,9 @@ pub(super) struct Doctor {
     /// Leave out findings of a kind
     #[arg(long, value_name = "KIND", value_parser = kinds())]
     ignore: Vec<Kind>,
+    /// Only findings about this container or debt, by its ID
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
     /// How long ago an address must have been given, in seconds, for --fix to release it
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     min_age: u32,
@@ -59,7 +62,7 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
         }
         examined = doctor::look_twice(&places, min_age)?;
     }
-    leave_out(&mut examined, &args.ignore);
+    leave_out(&mut examined, args);
     let mut mended = Vec::new();
     if args.fix {
         for _ in 0..ROUNDS {
@@ -69,7 +72,7 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
             }
             mended.extend(done);
             examined = doctor::look_twice(&places, min_age)?;
-            leave_out(&mut examined, &args.ignore);
+            leave_out(&mut examined, args);
         }
     }
     if !examined.node.living.sees_all {
@@ -95,8 +98,14 @@ fn places(args: &Doctor) -> Result<Places, CliError> {
     })
 }
 
-fn leave_out(examined: &mut Examined, ignored: &[Kind]) {
-    examined.findings.retain(|finding| !ignored.contains(&finding.kind));
+fn leave_out(examined: &mut Examined, args: &Doctor) {
+    let is_about = |finding: &Finding, id: &str| {
+        finding.subject.strip_prefix(id).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    examined.findings.retain(|finding| {
+        let is_wanted = args.only.is_empty() || args.only.iter().any(|id| is_about(finding, id));
+        is_wanted && !args.ignore.contains(&finding.kind)
+    });
 }
 
 /// A finding as it is printed.

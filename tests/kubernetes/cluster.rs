@@ -24,6 +24,8 @@ pub(super) trait ApiServer {
     fn authority(&self) -> String;
     /// A token by which Braid may do what it does, and nothing else.
     fn token(&self) -> String;
+    /// A token by which the agent of a node may do what it does.
+    fn token_of_agent(&self) -> String;
     /// A token as Kubernetes gives it to a pod of the DaemonSet: it ends with that pod, whose path this is.
     fn token_of_pod(&self, path: &str) -> String;
     fn get(&self, path: &str) -> Option<Value>;
@@ -72,6 +74,13 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
     /// Writes a kubeconfig with the token in it.
     pub(super) fn kubeconfig(&self, token: &str) {
         self.write_kubeconfig(&format!("token: {token}"));
+    }
+
+    /// Writes a kubeconfig for the agent of a node, `kubeconfig-of-agent`.
+    pub(super) fn kubeconfig_of_agent(&self) {
+        let text = fs::read_to_string(self.dir.join("kubeconfig")).expect("a kubeconfig");
+        let text = text.replace(&self.server.token(), &self.server.token_of_agent());
+        fs::write(self.dir.join("kubeconfig-of-agent"), text).expect("write the kubeconfig");
     }
 
     /// Writes a kubeconfig that names a file with the token in it.

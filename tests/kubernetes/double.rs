@@ -136,6 +136,10 @@ impl ApiServer for Double {
         TOKEN.to_owned()
     }
 
+    fn token_of_agent(&self) -> String {
+        TOKEN.to_owned()
+    }
+
     fn token_of_pod(&self, path: &str) -> String {
         let claims = URL_SAFE_NO_PAD.encode(json!({"sub": "system:serviceaccount:kube-system:braid"}).to_string());
         let token = format!("e30.{claims}.c2ln");

@@ -60,6 +60,8 @@ struct Shared {
     authority: Certificate,
     /// Of the service account that `conf/kubernetes` makes.
     token: String,
+    /// Of an account with the rights of `conf/kubernetes/live`.
+    token_of_agent: String,
     turn: Mutex<()>,
 }
 
@@ -102,11 +104,15 @@ impl ApiServer for KubeApiserver {
         self.shared.token.clone()
     }
 
+    fn token_of_agent(&self) -> String {
+        self.shared.token_of_agent.clone()
+    }
+
     fn token_of_pod(&self, path: &str) -> String {
         let pod = self.get(path).expect("the pod is there");
         let name = &pod["metadata"]["name"];
         let reference = json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]});
-        self.shared.token(&json!({"boundObjectRef": reference}))
+        self.shared.token("braid", &json!({"boundObjectRef": reference}))
     }
 
     fn get(&self, path: &str) -> Option<Value> {
@@ -174,7 +180,13 @@ impl Shared {
         let stdout = init.stdout.as_mut().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("read from the server's machine");
         assert_eq!(line, "started\n", "the server's machine does not start");
-        let mut shared = Self { init, authority: certificates.authority, token: String::new(), turn: Mutex::default() };
+        let mut shared = Self {
+            init,
+            authority: certificates.authority,
+            token: String::new(),
+            token_of_agent: String::new(),
+            turn: Mutex::default(),
+        };
         shared.until_ready("/readyz");
         shared.apply(assets, dir.path());
         shared.until_ready(&format!("{DEFINITIONS}/network-attachment-definitions"));
@@ -182,15 +194,35 @@ impl Shared {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
             shared.must("POST", "/api/v1/namespaces", &namespace);
         }
-        shared.token = shared.token(&json!({}));
+        shared.token = shared.token("braid", &json!({}));
+        shared.token_of_agent = shared.account_of_agent();
         shared
     }
 
-    /// A token of the service account.
-    fn token(&self, spec: &Value) -> String {
+    /// Makes an account that has the rights of Braid's account with the agent, so that Braid's own is without them. Returns a
+    /// token of it.
+    fn account_of_agent(&self) -> String {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "agent"}});
+        self.must("POST", "/api/v1/namespaces/kube-system/serviceaccounts", &account);
+        let text = include_str!("../../conf/kubernetes/live/rbac.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
+        let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+        self.must("POST", roles, objects.iter().find(|one| one["kind"] == "ClusterRole").expect("a role"));
+        for role in ["braid", "braid-agent"] {
+            let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": format!("agent-{role}")},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "kube-system"}]});
+            self.must("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding);
+        }
+        self.token("agent", &json!({}))
+    }
+
+    /// A token of a service account.
+    fn token(&self, account: &str, spec: &Value) -> String {
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let account = "/api/v1/namespaces/kube-system/serviceaccounts/braid/token";
-        let answer = self.must("POST", account, &request);
+        let account = format!("/api/v1/namespaces/kube-system/serviceaccounts/{account}/token");
+        let answer = self.must("POST", &account, &request);
         answer["status"]["token"].as_str().expect("a token").to_owned()
     }
 

@@ -94,15 +94,19 @@ fn pod(objects: &Objects) -> &Value {
 #[test]
 fn the_chart_has_the_version_of_the_package() {
     let chart = std::fs::read_to_string(repository().join("conf/helm/Chart.yaml")).unwrap();
-    let kustomization = std::fs::read_to_string(repository().join("conf/kubernetes/kustomization.yaml")).unwrap();
     assert!(chart.contains(&format!("\nversion: {VERSION}\nappVersion: {VERSION}\n")), "{chart}");
-    assert!(kustomization.contains(&format!("newTag: {VERSION}\n")), "{kustomization}");
+    for folder in ["conf/kubernetes", "conf/kubernetes/live"] {
+        let kustomization = std::fs::read_to_string(repository().join(folder).join("kustomization.yaml")).unwrap();
+        assert!(kustomization.contains(&format!("newTag: {VERSION}\n")), "{kustomization}");
+    }
 }
 
-#[test]
-fn the_chart_applies_what_kustomize_applies() {
-    let Some(mut rendered) = render(&json!({})) else { return };
-    let kustomize = Command::new("kubectl").arg("kustomize").arg(repository().join("conf/kubernetes")).output();
+#[rstest]
+#[case::without_the_agent(json!({}), "conf/kubernetes")]
+#[case::with_the_agent(json!({"agent": {"enabled": true}}), "conf/kubernetes/live")]
+fn the_chart_applies_what_kustomize_applies(#[case] values: Value, #[case] folder: &str) {
+    let Some(mut rendered) = render(&values) else { return };
+    let kustomize = Command::new("kubectl").arg("kustomize").arg(repository().join(folder)).output();
     let Ok(kustomize) = kustomize else {
         eprintln!("there is no kubectl: skipped");
         return;
@@ -115,10 +119,46 @@ fn the_chart_applies_what_kustomize_applies() {
         metadata.remove("labels");
         metadata.remove("annotations");
     }
-    let daemon_set = rendered.get_mut(&("DaemonSet".into(), "braid".into())).expect("a DaemonSet");
-    let container = daemon_set.pointer_mut("/spec/template/spec/containers/0").expect("a container");
-    assert_eq!(container.as_object_mut().expect("an object").remove("imagePullPolicy"), Some("IfNotPresent".into()));
+    let by_name = |objects: &mut Objects| {
+        let daemon_set = objects.get_mut(&("DaemonSet".into(), "braid".into())).expect("a DaemonSet");
+        let containers = daemon_set.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
+        let containers = containers.expect("containers");
+        containers.sort_by_key(|container| container["name"].as_str().map(str::to_owned));
+        containers
+            .iter_mut()
+            .map(|one| one.as_object_mut().expect("an object").remove("imagePullPolicy"))
+            .collect::<Vec<_>>()
+    };
+    let policies = by_name(&mut rendered);
+    assert!(policies.iter().all(|policy| *policy == Some("IfNotPresent".into())), "{policies:?}");
+    by_name(&mut expected);
     assert_eq!(rendered, expected);
+}
+
+#[test]
+fn only_with_the_agent_is_there_any_right_on_the_node() {
+    let Some(rendered) =
+        render(&json!({"preset": "k3s", "agent": {"enabled": true, "listen": "none", "concurrency": 8}}))
+    else {
+        return;
+    };
+    let containers = pod(&rendered)["containers"].as_array().expect("containers");
+    let agent = containers.iter().find(|one| one["name"] == "agent").expect("the agent");
+    let args = [
+        "agent",
+        "--conf-dir=/var/lib/rancher/k3s/agent/etc/cni/net.d",
+        "--bin-dir=/var/lib/rancher/k3s/data/cni",
+        "--listen=none",
+        "--concurrency=8",
+    ];
+    assert_eq!((&agent["args"], &agent["readinessProbe"]), (&json!(args), &Value::Null));
+    assert_eq!(pod(&rendered)["hostPID"], true);
+    let rendered = render(&json!({})).expect("as before");
+    assert_eq!(
+        (&pod(&rendered)["hostPID"], pod(&rendered)["containers"].as_array().map(Vec::len)),
+        (&Value::Null, Some(1))
+    );
+    assert!(!rendered.keys().any(|(_, name)| name == "braid-agent"), "{rendered:?}");
 }
 
 /// A machine with the directories of a kind of node, and a primary network.

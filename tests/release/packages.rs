@@ -63,7 +63,7 @@ impl Manager {
              node/usr/share/fish/vendor_completions.d/braid.fish")
         .succeeds();
         run("braid validate node/usr/share/doc/braid-cni/conf").succeeds();
-        run("ls node/usr/share/doc/braid-cni/{LICENSE,conf/kubernetes/daemonset.yaml}").succeeds();
+        run("ls node/usr/share/doc/braid-cni/{LICENSE,conf/kubernetes/base/daemonset.yaml}").succeeds();
 
         // What is the administrator's and what is attached stays as it is in an upgrade, and nothing is said about it.
         run("mkdir -p node/var/lib/cni/braid/attachments/c1 node/etc/cni/net.d; \

@@ -4,6 +4,8 @@
 mod limits;
 /// Pods whose networks change.
 mod pods;
+/// The real Braid.
+mod real;
 /// A stand-in for the node's own Braid, and an agent that runs it.
 mod stand_in;
 /// A watch that breaks, and an API server that misbehaves.

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::kubernetes::cluster::{ApiServer, Cluster};
-use crate::support::{Case, inside_network, wait_for};
+use crate::support::{Case, braid, inside_network, wait_for};
 
 pub(super) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 pub(super) const NODE: &str = "node-1";
@@ -159,16 +159,21 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts an agent with these words more.
     pub(super) fn start(case: &Case, words: &[&str]) -> Self {
-        let braid = case.dir().join("stand-in/braid");
-        Self::start_with(case, &braid, words)
+        let places = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin", "--braid", "@DIR@/stand-in/braid"];
+        Self::start_with(case, &[&places, words].concat())
     }
 
-    /// Starts an agent of a node whose Braid is this.
-    pub(super) fn start_with(case: &Case, braid: &Path, words: &[&str]) -> Self {
-        let own = ["agent", "--node", NODE, "--kubeconfig", "@DIR@/kubeconfig", "--state-dir", "@DIR@/state"];
-        let braid = braid.to_str().expect("UTF-8").to_owned();
-        let places = ["--conf-dir", "@DIR@/net.d", "--bin-dir", "@DIR@/bin", "--braid", &braid, "--host-pid", "none"];
-        let line: Vec<String> = own.iter().chain(&places).chain(words).map(|word| case.expand(word)).collect();
+    /// Starts an agent of a node with the real Braid and these plugins.
+    pub(super) fn start_real(case: &Case, plugins: &Path) -> Self {
+        let (braid, plugins) = (braid(), plugins.to_str().expect("UTF-8"));
+        let braid = braid.to_str().expect("UTF-8");
+        Self::start_with(case, &["--kubeconfig", "@DIR@/kubeconfig-of-agent", "--bin-dir", plugins, "--braid", braid])
+    }
+
+    fn start_with(case: &Case, words: &[&str]) -> Self {
+        let own =
+            ["agent", "--node", NODE, "--state-dir", "@DIR@/state", "--conf-dir", "@DIR@/net.d", "--host-pid", "none"];
+        let line: Vec<String> = own.iter().chain(words).map(|word| case.expand(word)).collect();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let mut child = case.braid(&line).spawn();
         let log = Arc::new(Mutex::new(String::new()));
