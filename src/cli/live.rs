@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::operations::loaded;
+use super::paths::{cache_dir, cni_path};
 use super::table::{self, table};
 use super::{CliError, StateDir, print};
 use crate::cni::config::parse_object;
@@ -19,7 +20,7 @@ use crate::config::{Config, OperatorSelection, Problems, Selection, Timeouts};
 use crate::plan::Attachment;
 use crate::plan::update::{BandwidthUpdate, How, LimitUpdate, PlannedUpdate, PluginUpdate, Update};
 use crate::transaction::StepReport;
-use crate::verb::live::{Live, LiveError, Outcome, Synced, Which};
+use crate::verb::live::{Live, LiveError, Outcome, Synced, Unknown, Which};
 
 /// Which container.
 #[derive(Debug, Args)]
@@ -133,7 +134,15 @@ pub(super) fn sync(args: &Sync) -> super::Outcome {
         None => live.network_of(which).map_err(|error| refused(&error))?,
     };
     let config = configuration(&network)?;
-    let synced = live.sync(&config, which, args.dry_run).map_err(|error| refused(&error))?;
+    let synced = match live.sync(&config, which, args.dry_run) {
+        Err(LiveError::NoContainer { .. }) if args.network.is_some() => {
+            let (cache, cni_path) = (cache_dir()?, cni_path()?);
+            let unknown = Unknown { container: &args.id, cache: &cache, cni_path: &cni_path };
+            live.repair(&config, unknown, args.dry_run)
+        }
+        outcome => outcome,
+    };
+    let synced = synced.map_err(|error| refused(&error))?;
     print(&match args.output {
         super::Format::Json => format!("{}\n", serde_json::to_string_pretty(&synced)?),
         super::Format::Table => synced_table(&synced),

@@ -94,10 +94,20 @@ pub(super) fn networks() -> Result<Networks, CliError> {
     })
 }
 
+/// Where plugins are looked up, as the environment says it.
+pub(super) fn cni_path() -> Result<String, CliError> {
+    Ok(variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into()))
+}
+
+/// Where the results of attachments are kept.
+pub(super) fn cache_dir() -> Result<PathBuf, CliError> {
+    let directory = variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty());
+    Ok(std::path::absolute(directory.unwrap_or_else(|| crate::runtime::cache::DEFAULT_DIR.into()))?)
+}
+
 /// Where plugins are.
 pub(super) fn finder() -> Result<Finder, CliError> {
-    let path = variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into());
-    let finder = Finder::new(&path);
+    let finder = Finder::new(&cni_path()?);
     Ok(match own_executable() {
         Ok(own) => finder.with_fallback("braid", own),
         Err(_) => finder,

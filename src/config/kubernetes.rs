@@ -7,8 +7,8 @@ use super::object::{KeyError, Keys};
 use super::timeouts::seconds;
 
 /// The keys of `kubernetes`.
-pub(super) const KUBERNETES_KEYS: [&str; 7] =
-    ["timeout", "retries", "events", "claimStatus", "kubeletDir", "podResources", "deviceInfoDir"];
+pub(super) const KUBERNETES_KEYS: [&str; 8] =
+    ["timeout", "retries", "events", "claimStatus", "repair", "kubeletDir", "podResources", "deviceInfoDir"];
 
 /// The kubelet's directory, unless it is configured to use another.
 const KUBELET_DIR: &str = "/var/lib/kubelet";
@@ -26,6 +26,8 @@ pub struct KubernetesConfig {
     pub events: bool,
     /// Whether the addresses of devices are written to the status of their resource claims.
     pub claim_status: bool,
+    /// Whether pods that another plugin has attached are given the networks that they ask for.
+    pub repair: bool,
     /// The kubelet's directory, below which drivers describe devices.
     pub kubelet_dir: PathBuf,
     /// The socket of the kubelet's pod-resources service.
@@ -41,6 +43,7 @@ impl Default for KubernetesConfig {
             retries: 5,
             events: true,
             claim_status: false,
+            repair: false,
             kubelet_dir: KUBELET_DIR.into(),
             pod_resources: Path::new(KUBELET_DIR).join(POD_RESOURCES),
             device_info_dir: "/var/run/k8s.cni.cncf.io/devinfo".into(),
@@ -61,6 +64,7 @@ impl KubernetesConfig {
             retries: keys.number("retries", 0..=100)?.unwrap_or(own.retries),
             events: if keys.raw("events").is_some() { keys.boolean("events")? } else { own.events },
             claim_status: keys.boolean("claimStatus")?,
+            repair: keys.boolean("repair")?,
             kubelet_dir,
             pod_resources,
             device_info_dir: keys.absolute("deviceInfoDir")?.unwrap_or(own.device_info_dir),

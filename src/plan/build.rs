@@ -150,6 +150,10 @@ pub struct Plan {
     pub path: String,
     /// Where Braid stands in its list.
     pub position: Position,
+    /// Whether another plugin has attached the container without Braid, and Braid has added to that later: DEL then has more to
+    /// undo than the journal tells of.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_repair: bool,
     /// The attachments in order.
     pub attachments: Vec<Attachment>,
 }
@@ -293,6 +297,7 @@ pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mu
         args: request.args_text.clone(),
         path: config.plugin_path(&request.cni_path),
         position,
+        is_repair: false,
         attachments,
     };
     Planned { plan, warnings }

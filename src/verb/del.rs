@@ -99,14 +99,22 @@ impl Call<'_> {
         mut journal: Journal,
         launcher: &Launcher,
     ) -> Result<(), Error> {
-        let Self { context, request, .. } = self;
+        let (context, request) = (self.context, self.request);
         let finder = context.finder_for(&journal.state.header.plan.path);
         let netns = journal.state.netns_for_del(&request.netns);
         let failing_for = journal.state.failing_for();
         let failures = undo(&mut journal, context.tools(&finder, launcher), &netns);
         if failures.is_empty() {
-            launcher.let_go();
-            return Ok(container.remove_journal(&request.ifname)?);
+            let is_repair = journal.state.header.plan.is_repair;
+            if !is_repair {
+                launcher.let_go();
+            }
+            container.remove_journal(&request.ifname)?;
+            if is_repair {
+                // The primary attachment is another plugin's, as if there had been no journal.
+                return self.best_effort(launcher, &names_held_by_others(container, &request.ifname)?);
+            }
+            return Ok(());
         }
         let Some(failing_for) = failing_for.filter(|failing| self.gives_up(*failing, &journal.state, &netns)) else {
             return Err(Error::Incomplete(failures));

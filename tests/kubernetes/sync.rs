@@ -599,3 +599,74 @@ fn without_a_pod_or_an_api_server_it_is_refused() {
     command(&case, &["sync"]).run().fails(7).says("names no pod").called_nothing();
     case.del().succeeds().leaves_nothing();
 }
+
+/// What the runtime's libcni keeps of a pod's primary network, `cbr0`, which another plugin has attached.
+fn attached_by_another(case: &Case, api: &Cluster<Double>) {
+    let results = case.dir().join("cache/results");
+    fs::create_dir_all(&results).expect("make the cache");
+    let args = [("IgnoreUnknown", "1"), ("K8S_POD_NAMESPACE", POD.0), ("K8S_POD_NAME", POD.1)];
+    let uid = api.uid(POD.0, POD.1);
+    let args: Vec<_> =
+        args.into_iter().chain([("K8S_POD_UID", uid.as_str())]).map(|(key, value)| json!([key, value])).collect();
+    let interfaces = json!([{"name": "eth0", "sandbox": case.pod().path(), "mac": "02:00:00:00:00:05"}]);
+    let result =
+        json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": [{"address": "10.9.0.5/24", "interface": 0}]});
+    let cached = |network: &str, ifname: &str| {
+        let cached = json!({"kind": "cniCacheV1", "containerId": Case::CONTAINER, "config": "e30=", "ifName": ifname,
+            "networkName": network, "netns": case.pod().path(), "cniArgs": args, "result": result});
+        let file = results.join(format!("{network}-{}-{ifname}", Case::CONTAINER));
+        fs::write(file, cached.to_string()).expect("write the result");
+    };
+    cached("cni-loopback", "lo");
+    cached("cbr0", "eth0");
+}
+
+fn sync_unknown(case: &Case, words: &[&str]) -> Synced {
+    let before = case.order().len();
+    let words = [&["sync", "-o", "json", "--network", "outer"], words].concat();
+    let output = command(case, &words).env("CNI_CACHE_DIR", case.dir().join("cache")).run_unrecorded();
+    let report = serde_json::from_slice(&output.stdout).expect("JSON");
+    Synced { report, order: case.order().split_off(before), is_whole: output.status.success() }
+}
+
+/// Attached under another plugin, and so without what it asks for.
+#[test]
+fn a_pod_that_another_plugin_attached_is_repaired() {
+    let (case, api) = cluster(node_with(&json!({"kubernetes": {"timeout": 1, "retries": 0, "repair": true}})));
+    attached_by_another(&case, &api);
+    sync_unknown(&case, &[]).did(&[]);
+    assert!(!case.dir().join("state/attachments").join(Case::CONTAINER).exists(), "it lacks nothing");
+    ask(&api, &json!("one,two@data,missing"));
+    assert_eq!(sync_unknown(&case, &["--dry-run"]).failed(&[], "web/missing").names("attached"), ["net1", "data"]);
+    sync_unknown(&case, &[]).failed(&["ADD beta net1", "ADD gamma data"], "web/missing");
+    let all = ["cbr0 eth0 10.9.0.5", "web/one net1 10.2.0.5", "web/two data 10.3.0.5"];
+    assert_eq!(entries(&api), all);
+    assert_eq!(api.status(POD.0, POD.1).expect("the status")[0]["default"], true);
+    // From now on it is like any other, and the primary network is left alone.
+    ask(&api, &json!("two@data,one@eth0"));
+    sync(&case).failed(&["DEL beta net1"], "eth0");
+    ask(&api, &json!("two@data"));
+    sync_unknown(&case, &[]).did(&[]);
+    assert_eq!(entries(&api), [all[0], all[2]]);
+    case.check().succeeds();
+    // The primary network is undone as where Braid has no journal.
+    case.del().succeeds().called(&["DEL gamma data", "DEL alpha eth0"]).leaves_nothing();
+}
+
+#[test]
+fn without_repair_it_is_only_said_what_is_missing() {
+    let (case, api) = cluster(node_with(&json!({})));
+    attached_by_another(&case, &api);
+    ask(&api, &json!("one@lan"));
+    let synced = sync_unknown(&case, &[]).failed(&[], "\\\"repair\\\": true");
+    assert_eq!(synced.names("failed"), ["lan"]);
+    assert!(api.events(POD.0, POD.1)[0].starts_with("FailedAddingInterface: Failed to add lan from web/one: "));
+    assert!(!case.dir().join("state/attachments").join(Case::CONTAINER).exists());
+    assert_eq!(api.status(POD.0, POD.1), None);
+    // Another pod has the name by now.
+    api.replace_pod(POD.0, POD.1, &json!({NETWORKS: "one"}));
+    let line = command(&case, &["sync", "--network", "outer"]).env("CNI_CACHE_DIR", case.dir().join("cache"));
+    line.run().fails(11).says("is another one").called_nothing();
+    fs::remove_dir_all(case.dir().join("cache")).expect("remove the cache");
+    command(&case, &["sync", "--network", "outer"]).run().fails(3).says(Case::CONTAINER).called_nothing();
+}

@@ -69,6 +69,6 @@ pub use scope::{is_configured, pod_of};
 pub use session::Session;
 #[cfg(not(feature = "kubernetes"))]
 pub use session::{lasting_token, probe};
-pub use status::{Attached, Claimed, NetworkEntries, Notice, changed_network_status, network_status};
+pub use status::{Attached, Claimed, NetworkEntries, Notice, changed_network_status, interfaces_in, network_status};
 #[cfg(feature = "kubernetes")]
 pub use token::lasting_token;

@@ -93,6 +93,12 @@ impl NetworkEntries {
     }
 }
 
+/// The interfaces that the annotation tells of.
+pub fn interfaces_in(annotation: &str) -> Vec<String> {
+    let entries: Vec<&RawValue> = serde_json::from_str(annotation).unwrap_or_default();
+    entries.into_iter().filter_map(key_of).map(|(_, interface)| interface).collect()
+}
+
 /// The network and the interface of an entry.
 fn key_of(entry: &RawValue) -> Option<(String, String)> {
     #[derive(serde::Deserialize)]

@@ -223,13 +223,13 @@ fn split(line: &[u8]) -> Option<(&[u8], Checksum)> {
 }
 
 /// The time, in milliseconds since 1970.
-pub(in crate::transaction) fn now_millis() -> u64 {
+pub fn now_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The kernel's boot ID; empty where it cannot be read.
-pub(super) fn boot_id() -> &'static str {
+pub fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -16,8 +16,7 @@ mod state;
 mod writer;
 
 pub use change::{Pending, Redone};
-pub(in crate::transaction) use format::now_millis;
-pub use format::{Change, Event, FORMAT, Header, Step};
+pub use format::{Change, Event, FORMAT, Header, Step, boot_id, now_millis};
 pub use reader::{Reading, read};
 pub use state::{State, StepState, ToUndo};
 pub use writer::{Journal, Opened};

@@ -33,4 +33,4 @@ pub use changes::{Live, Outcome};
 pub use error::{LiveError, Tried};
 pub use find::Which;
 pub use pod_status::write_pod_status;
-pub use sync::{AttachedNow, Failed, Network, PodName, Synced};
+pub use sync::{AttachedNow, Failed, Network, PodName, Synced, Unknown};

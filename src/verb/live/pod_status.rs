@@ -9,7 +9,7 @@ use crate::cni::AddResult;
 use crate::config::Config;
 use crate::plan::{Attachment, Position};
 use crate::runtime::deadline;
-use crate::source::kubernetes::{Attached, Claimed, NetworkEntries, Session, changed_network_status};
+use crate::source::kubernetes::{Attached, Claimed, NetworkEntries, Session, changed_network_status, interfaces_in};
 use crate::source::{ClusterError, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::{self, read_device_info};
@@ -66,6 +66,24 @@ pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<()
     let gone = gone(state);
     let is_gone = |network: &str, ifname: &str| gone.iter().any(|(n, i)| n == network && i == ifname);
     let edit = |now: &str| changed_network_status(now, &entries, &entries, is_gone);
+    session.edit_status(&request_of(state)?, edit).map(drop).map_err(unwritten)
+}
+
+/// Adds to the annotation the primary network, which another plugin has attached, if it tells of nothing on that interface yet.
+pub(super) fn tell_primary(
+    session: &Session,
+    state: &State,
+    network: &str,
+    result: &AddResult,
+    status: &str,
+) -> Result<(), LiveError> {
+    let plan = &state.header.plan;
+    if interfaces_in(status).contains(&plan.ifname) {
+        return Ok(());
+    }
+    let attached = [Attached { network, ifname: &plan.ifname, result, device_info: None }];
+    let entries = NetworkEntries::new(&plan.netns, &attached, true);
+    let edit = |now: &str| changed_network_status(now, &NetworkEntries::default(), &entries, |_, _| false);
     session.edit_status(&request_of(state)?, edit).map(drop).map_err(unwritten)
 }
 

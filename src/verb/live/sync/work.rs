@@ -74,12 +74,12 @@ impl Live {
 }
 
 /// A sync of one container.
-struct Syncing<'a> {
-    live: &'a Live,
-    config: &'a Config,
-    which: Which<'a>,
+pub(super) struct Syncing<'a> {
+    pub(super) live: &'a Live,
+    pub(super) config: &'a Config,
+    pub(super) which: Which<'a>,
     /// Its journal when it was looked at first.
-    before: State,
+    pub(super) before: State,
 }
 
 /// How a container was found once it was locked.
@@ -91,7 +91,7 @@ enum Found {
 }
 
 impl Syncing<'_> {
-    fn run(&self, first: Seen, is_trial: bool) -> Result<Synced, LiveError> {
+    pub(super) fn run(&self, first: Seen, is_trial: bool) -> Result<Synced, LiveError> {
         let mut seen = first;
         let (mut is_settled, mut unsettled) = (false, None);
         for look in 0..LOOKS {
@@ -146,7 +146,7 @@ impl Syncing<'_> {
         Err(LiveError::Moving { container_id: self.which.container.to_owned() })
     }
 
-    fn report(&self, pod: Option<&Pod>) -> Synced {
+    pub(super) fn report(&self, pod: Option<&Pod>) -> Synced {
         let name =
             pod.map(|pod| PodName { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() });
         let mut definitions: Vec<String> = pod
@@ -163,7 +163,7 @@ impl Syncing<'_> {
         }
     }
 
-    fn announce(&self, session: &Session, pod: &Pod, report: &Synced, is_trial: bool) {
+    pub(super) fn announce(&self, session: &Session, pod: &Pod, report: &Synced, is_trial: bool) {
         if self.config.kubernetes.events && !is_trial && !report.notices.is_empty() {
             session.announce(pod, &report.notices);
         }
@@ -228,7 +228,7 @@ impl Syncing<'_> {
     }
 }
 
-fn asking(error: crate::source::ClusterError) -> LiveError {
+pub(super) fn asking(error: crate::source::ClusterError) -> LiveError {
     LiveError::Plan(SourceError::from(error).into())
 }
 

@@ -1,0 +1,170 @@
+//! Pods that run without networks that they ask for, because another plugin has attached them: before Braid's configuration was
+//! there, or under another one. What is known of them is what the runtime's libcni keeps of their primary network.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::super::context::Context;
+use super::super::super::error::Error;
+use super::super::changes::{Live, request_of};
+use super::super::error::LiveError;
+use super::super::find::{self, Which};
+use super::super::pod_status::tell_primary;
+use super::planning::Seen;
+use super::report::{Failed, Synced};
+use super::work::{Syncing, asking};
+use crate::cni::AddResult;
+use crate::cni::CniError;
+use crate::cni::error::code;
+use crate::config::Config;
+use crate::netns::{Netns, NetnsError};
+use crate::plan::{Plan, Position};
+use crate::runtime::cache::{Cache, Cached};
+use crate::runtime::deadline;
+use crate::source::kubernetes::Session;
+use crate::transaction::journal::{FORMAT, Header, State, boot_id, now_millis};
+use crate::transaction::multus::{Asking, MultusState};
+use crate::transaction::{Journal, Opened, Sharing, Store, Transaction};
+
+/// The interface that containerd gives every container beside its networks.
+const LOOPBACK: &str = "lo";
+/// The interface of a pod's primary network, where the runtime keeps several results.
+const PRIMARY: &str = "eth0";
+
+/// A container that Braid has no journal of.
+#[derive(Debug, Clone, Copy)]
+pub struct Unknown<'a> {
+    /// Its whole ID.
+    pub container: &'a str,
+    /// The directory in which the runtime's libcni keeps its results.
+    pub cache: &'a Path,
+    /// Where plugins are looked up, as in `CNI_PATH`.
+    pub cni_path: &'a str,
+}
+
+impl Live {
+    /// Brings a container that lives, and that another plugin has attached, to what its pod asks for. Its networks are attached
+    /// behind the primary one that is there, if Braid's configuration says `repair`; else the outcome says what is missing. From
+    /// then on Braid has a journal of it.
+    ///
+    /// # Errors
+    /// When the runtime keeps no result of such a container, or as [`Live::sync`].
+    pub fn repair(&self, config: &Config, unknown: Unknown<'_>, is_trial: bool) -> Result<Synced, LiveError> {
+        let live = self.clone().with_timeouts(config.timeouts);
+        let nobody = || LiveError::NoContainer { prefix: unknown.container.into(), state_dir: unknown.cache.into() };
+        let cached = primary(unknown).ok_or_else(nobody)?;
+        let state = as_attached(config, &cached, unknown.cni_path)?;
+        let which = Which { container: unknown.container, ifname: Some(&cached.if_name) };
+        let syncing = Syncing { live: &live, config, which, before: state.clone() };
+        if is_by_multus(config, &cached) {
+            let skipped = Some("multus has attached the container, and knows its networks".into());
+            return Ok(Synced { skipped, ..syncing.report(None) });
+        }
+        let missing = syncing.run(Seen { state: state.clone(), others: Vec::new() }, true)?;
+        if missing.skipped.is_some() || missing.attached.is_empty() || (is_trial && config.kubernetes.repair) {
+            return Ok(missing);
+        }
+        let until = deadline::from(std::time::Instant::now(), live.timeouts.total);
+        let session = Session::open(config, &request_of(&state)?, until).map_err(asking)?;
+        let session = session.ok_or_else(nobody)?;
+        let now = session.pod_now(&request_of(&state)?).map_err(asking)?;
+        if !config.kubernetes.repair {
+            let report = told(missing);
+            syncing.announce(&session, &now.pod, &report, is_trial);
+            return Ok(report);
+        }
+        live.begin_journal(&state)?;
+        let result = state.complete.as_deref().map_or("{}", |raw| raw.get());
+        let result = AddResult::parse(result.as_bytes(), state.header.plan.version).unwrap_or_default();
+        let named = tell_primary(&session, &state, &cached.network_name, &result, &now.status);
+        let mut report = live.sync(config, which, false)?;
+        if let Err(error) = named {
+            let (network, interface) = (cached.network_name.clone(), Some(cached.if_name.clone()));
+            report.failed.push(Failed { selection: None, network, interface, error: CniError::from(&error) });
+        }
+        Ok(report)
+    }
+
+    /// Begins the journal of a container without any attachment of ours. One that is there already stays.
+    fn begin_journal(&self, state: &State) -> Result<(), LiveError> {
+        let plan = &state.header.plan;
+        let context = Context::of_container(&plan.container_id, self.timeouts);
+        let store = Store::open(self.state_dir(), Sharing::Shared, context.deadline)?;
+        let container = store.container(&plan.container_id, context.deadline)?;
+        if let Opened::Journal(_) | Opened::Corrupt(_) = Journal::open(&container, &plan.ifname)? {
+            return Ok(());
+        }
+        find::refuse_unfit(state)?;
+        let finder = context.finder_for(&plan.path);
+        let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
+        let tools = context.tools(&finder, &launcher);
+        let transaction = Transaction::begin(&store, &container, plan, state.header.netns_id, tools)?;
+        let answer = state.complete.clone().unwrap_or_else(|| serde_json::value::RawValue::NULL.to_owned());
+        transaction.run(|tx| tx.complete(&answer, None, Duration::ZERO)).map_err(Error::from)?;
+        Ok(())
+    }
+}
+
+/// The state of a container whose primary attachment is another plugin's, and which has nothing else.
+fn as_attached(config: &Config, cached: &Cached, cni_path: &str) -> Result<State, LiveError> {
+    let container_id = cached.container_id.clone();
+    let gone = || LiveError::Gone { container_id: container_id.clone(), netns: cached.netns.clone() };
+    let netns_id = match Netns::open(Path::new(&cached.netns)) {
+        Ok(netns) => netns.identity().ok(),
+        Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => return Err(gone()),
+        Err(error) => return Err(LiveError::Namespace(error)),
+    };
+    let plan = Plan {
+        network: config.name.clone(),
+        version: config.version,
+        container_id: cached.container_id.clone(),
+        netns: cached.netns.clone(),
+        ifname: cached.if_name.clone(),
+        args: cached.attachment().args,
+        path: config.plugin_path(cni_path),
+        position: Position::Chained,
+        is_repair: true,
+        attachments: Vec::new(),
+    };
+    let header = Header { format: FORMAT, time: now_millis(), boot: boot_id().into(), netns_id, plan };
+    let mut state = State::new(header);
+    let raw = cached.result.as_deref().map_or("{}", |raw| raw.get());
+    let result = AddResult::parse(raw.as_bytes(), config.version).unwrap_or_default();
+    state.complete = Some(result.to_raw(config.version));
+    Ok(state)
+}
+
+/// What the runtime keeps of the primary network of a pod that runs.
+fn primary(unknown: Unknown<'_>) -> Option<Cached> {
+    let mut results = Cache::new(unknown.cache).of_container(unknown.container).unwrap_or_default();
+    results.retain(|cached| {
+        let is_of_pod = cached.cni_args.iter().flatten().any(|[key, value]| key == "K8S_POD_UID" && !value.is_empty());
+        is_of_pod && cached.if_name != LOOPBACK && !cached.netns.is_empty() && cached.result.is_some()
+    });
+    let at = results.iter().position(|cached| cached.if_name == PRIMARY).unwrap_or(0);
+    (!results.is_empty()).then(|| results.swap_remove(at))
+}
+
+/// Whether Multus has attached the container, and whatever its pod asked for.
+fn is_by_multus(config: &Config, cached: &Cached) -> bool {
+    let args = cached.attachment().args;
+    let asking =
+        Asking { container_id: &cached.container_id, ifname: &cached.if_name, netns: &cached.netns, args: &args };
+    !matches!(MultusState::read(&config.multus_dir, asking), Ok(None))
+}
+
+/// What would be attached is what is missing.
+fn told(missing: Synced) -> Synced {
+    let mut report = Synced { attached: Vec::new(), ..missing };
+    for one in missing.attached {
+        let why = "the pod asks for it, and another plugin has attached the pod without it; \"repair\": true in \
+                   \"kubernetes\" of braid's configuration has braid attach it";
+        report.fail_to_attach(Failed {
+            selection: Some(one.selection),
+            network: one.network,
+            interface: Some(one.interface),
+            error: CniError::new(code::TRY_AGAIN, why),
+        });
+    }
+    report
+}
