@@ -80,6 +80,13 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
             "braid: not all processes of this machine are seen from here, so that less is found: run it in the host's PID namespace, as root"
         );
     }
+    let deserted = doctor::deserted(&examined.node);
+    if !deserted.is_empty() {
+        tell!(
+            "braid: no process is in the namespace of {}; if their runtime does not know them any more, remove the namespaces and run this again",
+            cell(&deserted.join(", "))
+        );
+    }
     report(args, &examined.findings, &mended)
 }
 

@@ -1,7 +1,8 @@
 //! Checks of Braid's own records: journals of containers that are gone, what is owed, and what cannot be used.
 
 use super::attached::{Fate, SeenDebt, SeenJournal, SeenUnusable};
-use super::{Finding, Kind, Mending, Node};
+use super::{Finding, Kind, Mending, Node, Place};
+use crate::netns::Sameness;
 
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -9,6 +10,19 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     let journals = attached.journals.iter().filter_map(|journal| of_journal(node, journal));
     let debts = attached.debts.iter().map(of_debt);
     journals.chain(debts).chain(attached.unusable.iter().map(of_unusable)).collect()
+}
+
+/// Containers that count as alive although no process is in their namespace, as `CONTAINER/INTERFACE`: one that was killed
+/// with its runtime leaves its namespace behind, and so does one that has not begun. Nothing where not all processes are seen.
+pub fn deserted(node: &Node) -> Vec<String> {
+    let is_empty = |journal: &&SeenJournal| {
+        let Place::Namespace(now) = journal.place else { return false };
+        let mut namespaces = node.living.namespaces.iter();
+        let own = namespaces.find(|namespace| namespace.identity.compare(&now) == Sameness::Same);
+        own.is_some_and(|own| !own.is_inhabited) && journal.fate(&node.living) == Fate::Alive
+    };
+    let journals = node.attached.journals.iter().filter(|_| node.living.sees_all).filter(is_empty);
+    journals.map(SeenJournal::id).collect()
 }
 
 fn of_journal(node: &Node, journal: &SeenJournal) -> Option<Finding> {

@@ -28,6 +28,8 @@ pub struct Namespace {
     pub macs: Vec<String>,
     /// The number that the host's namespace gives it.
     pub number: Option<i32>,
+    /// Whether a process is in it that is seen from here.
+    pub is_inhabited: bool,
     /// Whether the rest is known.
     pub access: Access,
 }
@@ -88,7 +90,8 @@ impl Living {
         let processes = Processes::look();
         living.cgroups = processes.cgroups;
         for (inode, paths) in &processes.namespaces {
-            living.namespaces.push(enter(host, *inode, paths));
+            let is_inhabited = processes.inhabited.contains(inode);
+            living.namespaces.push(Namespace { is_inhabited, ..enter(host, *inode, paths) });
         }
         // Without the right to look at others' files and namespaces, not all of them are seen.
         living.is_barred = processes.is_barred;
@@ -139,7 +142,7 @@ fn enter(host: &mut Netns, inode: u64, paths: &BTreeSet<PathBuf>) -> Namespace {
     }
     let own = host.identity().map(|own| own.of_inode(inode));
     let identity = own.unwrap_or_default();
-    Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, access }
+    Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, is_inhabited: false, access }
 }
 
 /// Looks into the namespace at a path. None if it is another one by now.
@@ -154,6 +157,7 @@ fn look_into(host: &mut Netns, inode: u64, path: &Path) -> Result<Option<Namespa
         addresses: netns.addresses()?.iter().map(|address| address.net.addr()).collect(),
         macs: netns.links()?.into_iter().filter_map(|link| link.mac).collect(),
         number: host.number_of(&netns)?,
+        is_inhabited: false,
         access: Access::Entered,
     }))
 }
@@ -164,6 +168,8 @@ struct Processes {
     /// The namespaces by inode, with paths that lead there.
     namespaces: BTreeMap<u64, BTreeSet<PathBuf>>,
     cgroups: HashSet<String>,
+    /// The inodes of those that a process is in.
+    inhabited: HashSet<u64>,
     /// Whether something of a process could not be looked at, other than because it has ended.
     is_barred: bool,
     /// The mount namespaces that have been looked at.
@@ -180,8 +186,12 @@ impl Processes {
         let own = statx(CWD, "/proc/self/ns/net", AtFlags::empty(), StatxFlags::INO).ok();
         let mut all = Self { device: own.map(|own| (own.stx_dev_major, own.stx_dev_minor)), ..Self::default() };
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if entry.file_name().as_bytes()[0].is_ascii_digit() {
+            let name = entry.file_name();
+            if name.as_bytes()[0].is_ascii_digit() {
+                let was_barred = all.is_barred;
                 all.process(&entry.path());
+                // The first process is the machine's own, and may have more rights than this one.
+                all.is_barred &= was_barred || name != "1";
             }
         }
         all
@@ -193,7 +203,10 @@ impl Processes {
         }
         // Threads can be in other namespaces than their process.
         for task in self.entries(&process.join("task")) {
-            self.link(&task.join("ns/net"));
+            let link = task.join("ns/net");
+            let inode = fs::read_link(&link).ok().and_then(|target| inode_of(target.as_os_str().as_bytes()));
+            self.inhabited.extend(inode);
+            self.link(&link);
         }
         for descriptor in self.entries(&process.join("fd")) {
             self.descriptor(&descriptor);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::attached::{Attached, Fate, PATIENCE};
-use super::living::{Living, Place};
+use super::living::Living;
 use super::records::{Reservation, SeenResult};
 use super::{Examined, Finding, Kind, Mending, Node, Places, examine, rules};
 use crate::config::Timeouts;
@@ -100,9 +100,7 @@ impl Mender<'_> {
         each(findings, |finding| {
             let result = self.node.results.iter().find(|result| result.id() == finding.subject);
             let mut result = result.ok_or("it is not there any more")?.clone();
-            if !result.cached.netns.is_empty() {
-                result.place = Place::of(Path::new(&result.cached.netns));
-            }
+            result.place = result.look_for_netns();
             match result.fate(&living, &attached) {
                 Fate::Gone => self.result(&result, &attached),
                 Fate::Alive => Err("its container may live".into()),

@@ -36,6 +36,7 @@ mod tests;
 mod tokens;
 
 pub use attached::{Attached, Fate, SeenDebt, SeenJournal, SeenUnusable};
+pub use containers::deserted;
 pub use examination::{Examined, examine, look_twice};
 pub use finding::{Finding, Kind, Mending};
 pub use living::{Access, Living, Namespace, Place};

@@ -39,6 +39,21 @@ impl SeenResult {
         format!("{network_name}-{container_id}-{if_name}")
     }
 
+    /// The namespace's path. libcni before 1.2 does not write it down; the result may tell it. Empty if nothing does.
+    pub fn netns(&self) -> String {
+        if !self.cached.netns.is_empty() {
+            return self.cached.netns.clone();
+        }
+        let sandboxes = self.result().interfaces.into_iter().map(|interface| interface.sandbox);
+        sandboxes.into_iter().find(|sandbox| sandbox.starts_with('/')).unwrap_or_default()
+    }
+
+    /// What is at the namespace's path now.
+    pub(super) fn look_for_netns(&self) -> Place {
+        let netns = self.netns();
+        if netns.is_empty() { Place::OutOfSight } else { Place::of(Path::new(&netns)) }
+    }
+
     /// The result, as far as it can be read.
     pub fn result(&self) -> AddResult {
         let raw = self.cached.result.as_ref();
@@ -47,10 +62,15 @@ impl SeenResult {
 
     /// What has become of its container. libcni keeps no namespace's identity, so more has to speak for it.
     pub fn fate(&self, living: &Living, attached: &Attached) -> Fate {
-        let own = attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
-        let fates: Vec<Fate> = own.map(|journal| journal.fate(living)).collect();
-        if fates.contains(&Fate::Alive) || living.has_process_of(&self.cached.container_id) {
+        let own = || attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
+        if own().any(|journal| journal.fate(living) == Fate::Alive) || living.has_process_of(&self.cached.container_id)
+        {
             return Fate::Alive;
+        }
+        // A journal knows which namespace it was.
+        let netns = self.netns();
+        if own().any(|journal| netns.is_empty() || journal.state.header.plan.netns == netns) {
+            return Fate::Gone;
         }
         match self.place {
             Place::Namespace(_) => return Fate::Alive,
@@ -64,13 +84,11 @@ impl SeenResult {
             return Fate::Alive;
         }
         let is_told = ips().next().is_some() || macs().next().is_some();
-        let is_of_a_process = Path::new(&self.cached.netns).starts_with("/proc");
+        let is_of_a_process = Path::new(&netns).starts_with("/proc");
         match self.place {
-            Place::Nothing | Place::SomethingElse if !self.cached.netns.is_empty() => Fate::Gone,
+            Place::Nothing | Place::SomethingElse if !netns.is_empty() => Fate::Gone,
             // The process is gone, and no namespace that lives has what the result tells of.
             Place::OutOfSight if is_of_a_process && living.sees_all && !living.has_refused() && is_told => Fate::Gone,
-            // The journals know better where the namespace was.
-            _ if !fates.is_empty() => Fate::Gone,
             _ => Fate::Alive,
         }
     }
@@ -89,8 +107,9 @@ pub(super) fn results(cache_dirs: &[PathBuf], booted: SystemTime) -> Vec<Result<
 }
 
 fn seen(cache_dir: &Path, cached: Cached, booted: SystemTime) -> SeenResult {
-    let place = if cached.netns.is_empty() { Place::OutOfSight } else { Place::of(Path::new(&cached.netns)) };
-    let mut one = SeenResult { cache_dir: cache_dir.into(), cached, place, is_of_another_boot: false };
+    let (place, is_of_another_boot) = (Place::OutOfSight, false);
+    let mut one = SeenResult { cache_dir: cache_dir.into(), cached, place, is_of_another_boot };
+    one.place = one.look_for_netns();
     let age = age_of(&cache_dir.join("results").join(one.id()), booted);
     one.is_of_another_boot = age.is_some_and(|age| age > BOOT_MARGIN);
     one

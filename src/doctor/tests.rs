@@ -42,7 +42,14 @@ fn identity(inode: u64, cookie: impl Into<Value>) -> Identity {
 }
 
 fn living(identity: Identity) -> Namespace {
-    Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, access: Access::Entered }
+    Namespace {
+        identity,
+        addresses: Vec::new(),
+        macs: Vec::new(),
+        number: None,
+        is_inhabited: true,
+        access: Access::Entered,
+    }
 }
 
 fn state(boot: &str, netns: &str, identity: &Value) -> State {
@@ -224,10 +231,17 @@ fn a_result_is_stale_where_everything_says_that_its_container_is_gone() {
     moved.living.namespaces = vec![Namespace { macs, ..living(identity(1, 1)) }];
     assert_eq!(kinds(&moved), [""; 0], "a namespace that lives has its interface");
     let mut known = with(Place::OutOfSight);
+    // Another network may give the same address.
+    let addresses = vec!["10.1.0.7".parse().unwrap()];
+    known.living.namespaces = vec![Namespace { addresses, ..living(identity(1, 1)) }];
     known.attached.journals.push(journal(Place::Nothing));
     assert_eq!(kinds(&known), ["container-gone", "result-stale"], "the journal knows which namespace it was");
     known.attached.journals[0].place = Place::Namespace(identity(7, 70));
     assert_eq!(kinds(&known), [""; 0]);
+
+    let silent = result("", &told);
+    assert_eq!(silent.netns(), "/run/netns/web", "libcni before 1.2 does not write it down");
+    assert_eq!(kinds(&node(silent)), ["result-stale"]);
 
     let process = |told| node(SeenResult { place: Place::OutOfSight, ..result("/proc/4711/ns/net", told) });
     assert_eq!(kinds(&process(&told)), ["result-stale"]);
