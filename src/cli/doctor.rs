@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser as _;
 use serde::Serialize;
 
-use super::operations::{conf_dir, finder};
+use super::paths::{conf_dir, finder};
 use super::table::{cell, table};
 use super::{CliError, Format, Outcome, StateDir, print};
 use crate::config::DEFAULT_MULTUS_DIR;

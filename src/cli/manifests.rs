@@ -14,13 +14,12 @@ use crate::config::object::{Keys, nearest};
 use crate::config::policy::plugins_of;
 use crate::plan::{self, Asked, traps};
 use crate::request::Request;
-use crate::runtime::Finder;
 use crate::source::device::{Assignments, DeviceError};
-use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate};
+use crate::source::kubernetes::manifest::{Annotations, Content, DefinitionSpec, Manifest, PodTemplate, at};
 use crate::source::pod::{
-    DEFAULT_NETWORK, Definition, DefinitionKey, NETWORKS, Pod, PodView, RESOURCE_CLAIM, RESOURCE_NAME,
+    AnnotationError, DEFAULT_NETWORK, Definition, DefinitionKey, NETWORKS, Pod, PodView, RESOURCE_CLAIM, RESOURCE_NAME,
 };
-use crate::source::{self, SourceError};
+use crate::source::{self, SourceError, Wanted};
 
 /// What the API group of NetworkAttachmentDefinitions is called in `apiVersion`.
 const API_VERSION: &str = "k8s.cni.cncf.io/v1";
@@ -70,14 +69,28 @@ pub(super) fn collect<'a>(files: impl Iterator<Item = (&'a Vec<Manifest>, &'a mu
     given.definitions = known.into_iter().collect();
 }
 
+/// The definitions that an object's networks may be in, each once.
+pub(super) fn named_definitions(object: &Manifest, given: &Given) -> Vec<DefinitionKey> {
+    let Content::Pod(template) = &object.content else { return Vec::new() };
+    let (pod, _) = read_pod(object, template, given);
+    let request = request_of(&pod);
+    let mut keys = Vec::new();
+    for (_, config) in configs(given) {
+        keys.extend(Wanted::list(&config, &request, Some(&pod)).definitions());
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
 /// Says what is wrong with the objects of one file.
-pub(super) fn judge(report: &mut Report, objects: &[Manifest], given: &Given, finder: &Finder) {
+pub(super) fn judge(report: &mut Report, objects: &[Manifest], given: &Given) {
     report.summary = summary(objects);
     for object in objects {
         let mut judge = Judge { label: label(object, given), object, given, report };
         judge.object();
         match &object.content {
-            Content::Definition(spec) => judge.definition(spec, finder),
+            Content::Definition(spec) => judge.definition(spec),
             Content::Pod(template) => judge.pod(template),
             Content::Claim(_) | Content::Other => {}
         }
@@ -104,7 +117,7 @@ fn namespace<'a>(object: &'a Manifest, given: &'a Given) -> &'a str {
 
 /// How messages call an object.
 fn label(object: &Manifest, given: &Given) -> String {
-    format!("{} {}/{} (line {})", object.kind, namespace(object, given), object.name, object.line)
+    format!("{} {}/{}{}", object.kind, namespace(object, given), object.name, at(object.line))
 }
 
 /// One object on trial.
@@ -128,12 +141,16 @@ impl Judge<'_> {
         self.report.notes.push(format!("{}: {message}", self.label));
     }
 
+    fn unknown(&mut self, message: impl std::fmt::Display) {
+        self.report.unknown.push(format!("{}: {message}", self.label));
+    }
+
     /// What is to be said of an object of any kind.
     fn object(&mut self) {
         let object = self.object;
         if object.kind.is_empty() {
-            let line = object.line;
-            self.report.warnings.push(format!("line {line}: it has no \"kind\", so it is no Kubernetes object"));
+            let place = if object.line == 0 { "the object".to_owned() } else { format!("line {}", object.line) };
+            self.report.warnings.push(format!("{place}: it has no \"kind\", so it is no Kubernetes object"));
             return;
         }
         if matches!(object.content, Content::Other) {
@@ -150,11 +167,11 @@ impl Judge<'_> {
         }
         if let Some(namespace) = object.namespace.as_ref().filter(|text| !is_label(&text.value)) {
             let expected = "expected at most 63 lower-case letters, digits and '-', the ends a letter or digit";
-            self.error(format!("metadata.namespace (line {}) is {:?}, {expected}", namespace.line, namespace.value));
+            self.error(format!("metadata.namespace{} is {:?}, {expected}", at(namespace.line), namespace.value));
         }
     }
 
-    fn definition(&mut self, spec: &DefinitionSpec, finder: &Finder) {
+    fn definition(&mut self, spec: &DefinitionSpec) {
         let object = self.object;
         if object.api_version != API_VERSION {
             self.error(format!("apiVersion is {:?}, expected {API_VERSION:?}", object.api_version));
@@ -164,7 +181,7 @@ impl Judge<'_> {
             && !is_resource(&resource.value)
         {
             let expected = "expected the name of a device resource such as vendor.com/vf";
-            let message = format!("{RESOURCE_NAME} (line {}) is {:?}, {expected}", resource.line, resource.value);
+            let message = format!("{RESOURCE_NAME}{} is {:?}, {expected}", at(resource.line), resource.value);
             if is_resource(&format!("any/{}", resource.value)) {
                 // The attribute of a DRA device may be any word.
                 self.warning(format!("{message}, unless it is what a DRA driver calls its devices"));
@@ -175,7 +192,7 @@ impl Judge<'_> {
         if let Some(claim) = object.annotations.get(RESOURCE_CLAIM)
             && let Err(error) = ClaimRequest::parse(&claim.value, RESOURCE_CLAIM)
         {
-            self.error(format!("{error} (line {})", claim.line));
+            self.error(format!("{error}{}", at(claim.line)));
         }
         for key in &spec.other_keys {
             let hint = nearest(key, &["config"]).map(|_| ", did you mean \"config\"?").unwrap_or_default();
@@ -188,7 +205,7 @@ impl Judge<'_> {
             }
             return;
         };
-        let place = format!("spec.config (line {})", config.line);
+        let place = format!("spec.config{}", at(config.line));
         let parsed = parse_object(config.value.as_bytes()).and_then(|object| {
             // What is wrong with the object's own name has been said.
             let own = Some(self.object.name.as_str()).filter(|name| validate::network_name(name).is_ok());
@@ -196,13 +213,13 @@ impl Judge<'_> {
             NetworkConfig::complete_from_object(object.clone(), defaults).map(|network| (object, network))
         });
         match parsed {
-            Ok((keys, network)) => self.network(&place, &keys, &network, finder),
+            Ok((keys, network)) => self.network(&place, &keys, &network),
             Err(error) => self.error(format!("{place}: {error}")),
         }
     }
 
     /// What is to be said of a definition's configuration once it can be read.
-    fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig, finder: &Finder) {
+    fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig) {
         if !keys.contains_key("cniVersion") && !keys.contains_key("cniVersions") {
             let hint =
                 if keys.contains_key("version") { " (\"version\" is another key, which nothing reads)" } else { "" };
@@ -241,7 +258,7 @@ impl Judge<'_> {
                 Err(error) => self.error(format!("{place}: {error}")),
             }
             let place = format!("{}: {place}", self.label);
-            self.report.executable(finder, plugin.plugin_type(), &place);
+            self.report.executable(self.given, plugin.plugin_type(), &place);
         }
     }
 
@@ -253,15 +270,14 @@ impl Judge<'_> {
             for key in [NETWORKS, DEFAULT_NETWORK] {
                 if let Some(text) = object.annotations.get(key) {
                     let place = template.place;
-                    let line = text.line;
+                    let line = at(text.line);
                     self.warning(format!(
-                        "metadata.annotations[{key:?}] (line {line}) has no effect there; pods get what is in {place}"
+                        "metadata.annotations[{key:?}]{line} has no effect there; pods get what is in {place}"
                     ));
                 }
             }
         }
-        let annotation = |key: &str| annotations.get(key).map(|text| text.value.as_str());
-        let (pod, problems) = Pod::read(namespace(object, self.given), &object.name, "", annotation);
+        let (pod, problems) = read_pod(object, template, self.given);
         for problem in problems {
             self.error(with_line(problem.reason, annotations));
         }
@@ -286,6 +302,7 @@ impl Judge<'_> {
                     Finding::Error(message) => self.error(with_line(message, annotations) + &by),
                     Finding::Warning(message) => self.warning(with_line(message, annotations)),
                     Finding::Note(message) => self.note(with_line(message, annotations)),
+                    Finding::Unknown(message) => self.unknown(with_line(message, annotations)),
                 }
             }
         }
@@ -298,16 +315,31 @@ impl Judge<'_> {
             let is_ours = key.starts_with(PREFIX) || key.starts_with("v1.multus-cni.io/");
             if let Some((_, whose)) = OTHERS_ANNOTATIONS.iter().find(|(other, _)| other == key) {
                 self.warning(format!(
-                    "{place} (line {}): {key:?} is {whose}, which Braid does not read; networks are asked for in {NETWORKS:?}",
-                    text.line
+                    "{place}{}: {key:?} is {whose}, which Braid does not read; networks are asked for in {NETWORKS:?}",
+                    at(text.line)
                 ));
             }
             if is_ours && !known.contains(&key.as_str()) {
                 let hint = nearest(key, &known).map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
-                self.warning(format!("{place} (line {}): the key {key:?} is not known{hint}", text.line));
+                self.warning(format!("{place}{}: the key {key:?} is not known{hint}", at(text.line)));
             }
         }
     }
+}
+
+/// A pod as its template asks for networks, and what is wrong with that.
+fn read_pod(object: &Manifest, template: &PodTemplate, given: &Given) -> (Pod, Problems<AnnotationError>) {
+    let annotations = template.annotations.as_ref().unwrap_or(&object.annotations);
+    let annotation = |key: &str| annotations.get(key).map(|text| text.value.as_str());
+    Pod::read(namespace(object, given), &object.name, "", annotation)
+}
+
+/// An ADD of a pod.
+fn request_of(pod: &Pod) -> Request {
+    let mut args = Args::default();
+    args.set("K8S_POD_NAMESPACE", &pod.namespace);
+    args.set("K8S_POD_NAME", &pod.name);
+    Request::of_no_container(args)
 }
 
 /// Something that is to be said of a pod.
@@ -316,6 +348,8 @@ pub(super) enum Finding {
     Error(String),
     Warning(String),
     Note(String),
+    /// It may be wrong: who knows could not be asked.
+    Unknown(String),
 }
 
 /// The configurations that pods are judged by: those given, or one that refuses nothing.
@@ -334,10 +368,7 @@ const PRIMARY: &str = "primary";
 
 /// What is wrong with what a pod asks for, and what is worth a word.
 fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Given) -> Vec<Finding> {
-    let mut args = Args::default();
-    args.set("K8S_POD_NAMESPACE", &view.pod.namespace);
-    args.set("K8S_POD_NAME", &view.pod.name);
-    let request = Request::of_no_container(args);
+    let request = request_of(&view.pod);
     let (devices, of_devices) = devices(config, &request, view, template, given);
     let view = PodView { devices, ..view.clone() };
     let surveyed = source::survey(config, &request, Some(&view));
@@ -357,6 +388,8 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
             Finding::Note(format!("{origin}: whether the pod has the device {device:?} is known on its node"))
         }
         SourceError::Device { source: DeviceError::Annotation { .. }, .. } => Finding::Error(error.to_string()),
+        error @ SourceError::Withheld { .. } => Finding::Unknown(error.to_string()),
+        SourceError::Unknown { .. } if given.finder.is_none() => Finding::Note(error.to_string()),
         // What is on a node's disk, nobody knows here; and a webhook may add a request when the pod is made.
         SourceError::Unknown { .. } | SourceError::Device { .. } => Finding::Warning(error.to_string()),
         error => Finding::Error(error.to_string()),
@@ -376,7 +409,7 @@ fn with_line(message: String, annotations: &Annotations) -> String {
     // The older name of one begins as the other does.
     let of = [DEFAULT_NETWORK, NETWORKS].into_iter().find(|key| message.contains(*key));
     match of.and_then(|key| annotations.get(key)) {
-        Some(text) => format!("{message} (line {})", text.line),
+        Some(text) => message + &at(text.line),
         None => message,
     }
 }

@@ -11,7 +11,7 @@ use crate::runtime::deadline;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn metrics(state_dir: &Path) -> Outcome {
-    let conf_dir = super::operations::conf_dir()?;
+    let conf_dir = super::paths::conf_dir()?;
     let node = Node::read(state_dir, &conf_dir, deadline::after(PATIENCE))?;
     let text = write(&Gauges { node: &node, unfulfilled_pods: None }, None, Format::Plain);
     print(&text.map_err(|error| CliError::Plain(error.to_string()))?)

@@ -23,10 +23,19 @@ mod manifests;
 mod metrics;
 mod operations;
 mod outcome;
+mod paths;
 mod plan;
 mod run;
 mod table;
 mod validate;
+#[cfg(feature = "kubernetes")]
+mod webhook;
+
+#[cfg(not(feature = "kubernetes"))]
+use validate as judge;
+/// What `validate` is: with Kubernetes, a webhook too.
+#[cfg(feature = "kubernetes")]
+use webhook as judge;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -83,11 +92,16 @@ const AFTER_VALIDATE: &str = "\
 Of Kubernetes manifests (.yaml, .yml, .json) it reads NetworkAttachmentDefinitions, pods, and what pods are made from. What is
 given together is judged together: pods by the definitions and by the rules of Braid's configuration, if any are given.
 Exit status 0: nothing is wrong; warnings and notes do not count. 1: something is.
+With --webhook, an API server asks the same about definitions and pods: `POST /validate` takes an AdmissionReview
+(admission.k8s.io/v1), `GET /healthz` says that it serves. Pods are judged by the configurations that are given, and by the
+definitions of the cluster. What cannot be judged, as when the API server does not answer, is refused, or admitted with a
+warning where --failure-policy is `ignore`. It ends on SIGTERM.
 
 Examples:
   braid validate /etc/cni/net.d
   braid validate manifests/ /etc/cni/net.d/00-braid.conflist
-  CNI_PATH=/usr/lib/cni braid validate pods.conflist";
+  CNI_PATH=/usr/lib/cni braid validate pods.conflist
+  braid validate --webhook :9443 --tls-cert-file tls.crt --tls-key-file tls.key 00-braid.conflist";
 
 const AFTER_PLAN: &str = "\
 With --pod, and if that pod runs on this node, it also says which of its networks are attached, and which attachments the pod
@@ -213,7 +227,7 @@ enum Command {
     Run(run::Run),
     /// Say of each configuration and Kubernetes manifest what is wrong with it, and where
     #[command(after_help = AFTER_VALIDATE)]
-    Validate(validate::ValidateArgs),
+    Validate(judge::Validate),
     /// Print what ADD would run, running nothing
     #[command(after_help = AFTER_PLAN)]
     Plan(plan::PlanArgs),
@@ -332,7 +346,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Gc { network, valid, netns: _ } => operations::gc(&network, &valid),
         Command::Status { network, netns: _ } => operations::status(&network),
         Command::Run(run) => run::run(&run),
-        Command::Validate(args) => validate::validate(&args),
+        Command::Validate(args) => judge::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha512};
 
+use super::paths::{conf_dir, finder};
 use super::{Attachment, CliError, Outcome, print};
 use crate::cni::ValidAttachment;
 use crate::cni::config::RawObject;
@@ -16,13 +17,11 @@ use crate::cni::error::code;
 use crate::cni::validate;
 use crate::cni::{Args, CniError, NetworkConfig, Version};
 use crate::config::meta::is_braid;
-use crate::request::{own_executable, variable};
+use crate::request::variable;
 use crate::runtime::exec::Stdout;
-use crate::runtime::{self, Call, Exec, Finder, Launcher, NetworkError, Networks, PluginError, load};
+use crate::runtime::{self, Call, Exec, Launcher, NetworkError, Networks, PluginError, load};
 use crate::transaction::store::debts;
 
-/// Where configurations are, if `NETCONFPATH` does not say.
-const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
 
@@ -92,31 +91,6 @@ pub(super) fn networks() -> Result<Networks, CliError> {
         Some(directory) => networks.with_cache_dir(&std::path::absolute(directory)?),
         None => networks,
     })
-}
-
-/// Where plugins are looked up, as the environment says it.
-pub(super) fn cni_path() -> Result<String, CliError> {
-    Ok(variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into()))
-}
-
-/// Where the results of attachments are kept.
-pub(super) fn cache_dir() -> Result<PathBuf, CliError> {
-    let directory = variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty());
-    Ok(std::path::absolute(directory.unwrap_or_else(|| crate::runtime::cache::DEFAULT_DIR.into()))?)
-}
-
-/// Where plugins are.
-pub(super) fn finder() -> Result<Finder, CliError> {
-    let finder = Finder::new(&cni_path()?);
-    Ok(match own_executable() {
-        Ok(own) => finder.with_fallback("braid", own),
-        Err(_) => finder,
-    })
-}
-
-/// Where configurations are.
-pub(super) fn conf_dir() -> Result<PathBuf, CliError> {
-    Ok(PathBuf::from(variable("NETCONFPATH")?.unwrap_or_else(|| DEFAULT_NETCONFPATH.into())))
 }
 
 /// The network of a name, or of a file.

@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::attached::Attached;
-use super::operations::{finder, loaded};
+use super::operations::loaded;
+use super::paths::finder;
 use super::table::{cell, table};
 use super::{CliError, Format, Outcome, print};
 use crate::cni::NetworkConfig;

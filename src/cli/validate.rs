@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "kubernetes")]
 use super::manifests;
-use super::operations::finder;
+use super::paths::finder;
 use super::table::cell;
 use super::{CliError, Outcome, print};
 use crate::cni::config::RawObject;
@@ -29,15 +29,28 @@ const MANIFESTS: [&str; 2] = ["yaml", "yml"];
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidateArgs {
     /// Configurations, Kubernetes manifests, or directories of them
-    #[arg(required = true, value_name = "FILE|DIR")]
+    #[arg(value_name = "FILE|DIR")]
+    #[cfg_attr(feature = "kubernetes", arg(required_unless_present = "webhook"))]
+    #[cfg_attr(not(feature = "kubernetes"), arg(required = true))]
     paths: Vec<PathBuf>,
     /// The namespace of Kubernetes objects that do not say theirs
     #[arg(short, long, default_value = "default")]
     namespace: String,
 }
 
+/// What there is to give without Kubernetes.
+#[cfg(not(feature = "kubernetes"))]
+pub(super) type Validate = ValidateArgs;
+
 pub(super) fn validate(args: &ValidateArgs) -> Outcome {
-    let finder = finder()?;
+    judge(args, Some(finder()?)).map(|_| ExitCode::SUCCESS)
+}
+
+/// Judges the given files together, and prints what there is to say. Returns what is in them.
+///
+/// # Errors
+/// When something is wrong with one.
+pub(super) fn judge(args: &ValidateArgs, finder: Option<Finder>) -> Result<Given, CliError> {
     let mut text = String::new();
     let mut files = Vec::new();
     let mut is_wrong = false;
@@ -55,14 +68,14 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
         files.extend(found.iter().map(|file| File::read(file)));
         warn_of_hidden(&mut files[first..]);
     }
-    let given = Given::of(&mut files, &args.namespace);
+    let given = Given { finder, ..Given::of(&mut files, &args.namespace) };
     for file in &mut files {
-        file.judge(&given, &finder);
+        file.judge(&given);
         is_wrong |= !file.report.errors.is_empty();
         text += &file.text();
     }
     print(&text)?;
-    if is_wrong { Err(CliError::Printed) } else { Ok(ExitCode::SUCCESS) }
+    if is_wrong { Err(CliError::Printed) } else { Ok(given) }
 }
 
 /// What is said of the endings that are read with Kubernetes alone.
@@ -113,7 +126,7 @@ enum Content {
 }
 
 /// All that was given to be validated together.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Given {
     /// The NetworkAttachmentDefinitions.
     pub(super) definitions: Definitions,
@@ -124,6 +137,10 @@ pub(super) struct Given {
     /// The resource claims and what they are made from.
     #[cfg(feature = "kubernetes")]
     pub(super) claims: super::manifest_devices::GivenClaims,
+    /// Whether the definitions that the objects name have been looked up in a cluster, so that one that is missing is not there.
+    pub(super) is_looked_up: bool,
+    /// Where plugins are; none where this machine is no node, and its disk says nothing of what pods can have.
+    pub(super) finder: Option<Finder>,
     /// The namespace of objects that do not say theirs.
     #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "without Kubernetes there are no objects"))]
     pub(super) namespace: String,
@@ -153,7 +170,7 @@ impl Given {
 
     /// Says that a definition is not among those given, which is wrong only if any are.
     pub(super) fn missing(&self, origin: &str, key: &DefinitionKey) -> Result<String, String> {
-        if self.keys.is_empty() {
+        if self.keys.is_empty() && !self.is_looked_up {
             return Err(format!("{origin}: network-attachment-definition {key} is looked up in the cluster at ADD"));
         }
         let elsewhere: Vec<String> =
@@ -165,7 +182,8 @@ impl Given {
             ([], Some(nearest)) => format!(", did you mean {nearest:?}?"),
             (others, _) => format!("; of that name there is {}", others.join(", ")),
         };
-        Ok(format!("{origin}: there is no network-attachment-definition {key} among those given{hint}"))
+        let among = if self.is_looked_up { "" } else { " among those given" };
+        Ok(format!("{origin}: there is no network-attachment-definition {key}{among}{hint}"))
     }
 }
 
@@ -175,6 +193,9 @@ pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// What may be wrong: who knows could not be asked.
+    #[cfg(feature = "kubernetes")]
+    pub(super) unknown: Vec<String>,
     pub(super) summary: String,
 }
 
@@ -217,17 +238,17 @@ impl File {
         self.report.errors.push(message.strip_prefix(&prefix).unwrap_or(&message).to_owned());
     }
 
-    fn judge(&mut self, given: &Given, finder: &Finder) {
+    fn judge(&mut self, given: &Given) {
         match &self.content {
-            Content::Network(network) => self.report.network(network, given, finder),
+            Content::Network(network) => self.report.network(network, given),
             #[cfg(feature = "kubernetes")]
-            Content::Objects(objects) => manifests::judge(&mut self.report, objects, given, finder),
+            Content::Objects(objects) => manifests::judge(&mut self.report, objects, given),
             Content::Unusable => {}
         }
     }
 
     fn text(&self) -> String {
-        let Report { errors, warnings, notes, summary } = &self.report;
+        let Report { errors, warnings, notes, summary, .. } = &self.report;
         let mut text = String::new();
         let verdict = if errors.is_empty() { "ok" } else { "wrong" };
         let summary = if summary.is_empty() { String::new() } else { format!(" ({summary})") };
@@ -252,20 +273,20 @@ fn is_manifest(path: &Path) -> bool {
 }
 
 impl Report {
-    fn network(&mut self, network: &NetworkConfig, given: &Given, finder: &Finder) {
+    fn network(&mut self, network: &NetworkConfig, given: &Given) {
         let plugins: Vec<&str> = network.plugins.iter().map(PluginConfig::plugin_type).collect();
         self.summary = format!("network {:?}, CNI {}, {}", network.name, network.version, plugins.join(" > "));
         for (index, plugin) in network.plugins.iter().enumerate() {
             if is_braid(plugin) {
-                self.braid(network, index, given, finder);
+                self.braid(network, index, given);
             } else {
-                self.executable(finder, plugin.plugin_type(), &format!("plugins[{index}]"));
+                self.executable(given, plugin.plugin_type(), &format!("plugins[{index}]"));
             }
         }
         self.traps("", traps::of_network(network));
     }
 
-    fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given, finder: &Finder) {
+    fn braid(&mut self, network: &NetworkConfig, index: usize, given: &Given) {
         let place = format!("plugins[{index}] ({})", network.plugins[index].plugin_type());
         let mut problems = Problems::new();
         let config = Config::in_network(network, index, &mut problems);
@@ -289,7 +310,7 @@ impl Report {
         for delegate in &networks {
             self.traps(&format!("{place}: network {:?}: ", delegate.name), traps::of_network(delegate));
             for plugin in &delegate.plugins {
-                self.executable(finder, plugin.plugin_type(), &format!("{place}: network {:?}", delegate.name));
+                self.executable(given, plugin.plugin_type(), &format!("{place}: network {:?}", delegate.name));
             }
         }
         // What a container without any arguments would get, where that is anything.
@@ -317,7 +338,8 @@ impl Report {
         }
     }
 
-    pub(super) fn executable(&mut self, finder: &Finder, plugin_type: &str, place: &str) {
+    pub(super) fn executable(&mut self, given: &Given, plugin_type: &str, place: &str) {
+        let Some(finder) = &given.finder else { return };
         if let Err(error) = finder.find(plugin_type) {
             self.warnings.push(format!("{place}: {error}"));
         }

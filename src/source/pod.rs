@@ -142,6 +142,12 @@ impl Definitions {
         self.known.get(key)
     }
 
+    /// Takes in what others say.
+    pub fn merge(&mut self, others: Self) {
+        self.known.extend(others.known);
+        self.withheld.extend(others.withheld);
+    }
+
     /// Notes that it is not known whether a definition is there, and why.
     pub fn withhold(&mut self, key: DefinitionKey, reason: String) {
         self.withheld.insert(key, reason);

@@ -24,7 +24,7 @@ use crate::support::{Case, inside_network};
 
 /// How long the server may take to be ready, and for anything else.
 const PATIENCE: Duration = Duration::from_secs(120);
-const ADDRESS: &str = "127.0.0.1:6443";
+pub(super) const ADDRESS: &str = "127.0.0.1:6443";
 const ADMIN: &str = "admin";
 /// Namespaces that tests put objects into.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "other", "web"];
@@ -83,6 +83,16 @@ impl KubeApiserver {
     /// Sends a request with the rights of whoever has this token, and returns the answer.
     pub(super) fn request(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
         self.shared.request(token, method, path, body)
+    }
+
+    /// Sends a request with all rights, and returns the answer.
+    pub(super) fn admin(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        self.shared.admin(method, path, body)
+    }
+
+    /// The network namespace that the server runs in, where it is at [`ADDRESS`].
+    pub(super) fn network(&self) -> PathBuf {
+        self.shared.network()
     }
 }
 
@@ -239,8 +249,18 @@ impl Shared {
         let mut command = Command::new(assets.join("kubectl"));
         command.env("HOME", dir).arg("--kubeconfig").arg(kubeconfig).args(["apply", "-k"]);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes-dra"));
-        let output = inside_network(&self.network(), || command.output()).expect("run kubectl");
-        assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+        let began = Instant::now();
+        loop {
+            let output = inside_network(&self.network(), || command.output()).expect("run kubectl");
+            if output.status.success() {
+                return;
+            }
+            // Some versions are ready before they serve what kubectl checks its objects by.
+            let said = String::from_utf8_lossy(&output.stderr);
+            let is_early = said.contains("failed to download openapi") && began.elapsed() < PATIENCE;
+            assert!(is_early, "kubectl apply: {said}");
+            thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Waits until a path can be read.
@@ -262,6 +282,8 @@ impl Shared {
 
     /// Removes what an earlier test has left.
     fn clean(&self) {
+        // The webhook that it names is gone.
+        self.must("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &json!({}));
         for namespace in NAMESPACES {
             for collection in [
                 format!("/api/v1/namespaces/{namespace}/pods"),

@@ -22,6 +22,7 @@ mod selections;
 mod status;
 mod sync;
 mod watching;
+mod webhook;
 
 use cluster::Cluster;
 use double::{Double, Fault, TOKEN};

@@ -11,14 +11,15 @@ pub use claims::{ClaimSpec, PodClaim};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_json::Value;
+use serde_saphyr::{Location, Spanned};
 
 use crate::source::device::Devices;
 
 /// An object of a file.
 #[derive(Debug)]
 pub struct Manifest {
-    /// The line it begins at.
+    /// The line it begins at; 0 if it comes from no file.
     pub line: u64,
     /// Its `kind`, empty if it has none.
     pub kind: String,
@@ -76,8 +77,13 @@ pub struct PodTemplate {
 pub struct Text {
     /// The string.
     pub value: String,
-    /// The line it begins at.
+    /// The line it begins at; 0 if it comes from no file.
     pub line: u64,
+}
+
+/// What a message says of a line: nothing where there is none.
+pub fn at(line: u64) -> String {
+    if line == 0 { String::new() } else { format!(" (line {line})") }
 }
 
 /// Annotations by their keys.
@@ -138,6 +144,11 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Manifest>, ManifestError> {
         collect(document, &mut manifests, DEPTH);
     }
     Ok(manifests)
+}
+
+/// Reads an object that comes from an API server, and so has no lines.
+pub fn from_json(object: &Value) -> Manifest {
+    Manifest::from(&Spanned::new(Node::from(object), Location::UNKNOWN, Location::UNKNOWN))
 }
 
 fn collect(document: &Spanned<Node>, into: &mut Vec<Manifest>, depth: usize) {
@@ -202,7 +213,7 @@ fn definition(node: &Node, errors: &mut Vec<String>) -> DefinitionSpec {
             other_keys: members.iter().map(|(key, _)| key.clone()).filter(|key| key != "config").collect(),
         },
         other => {
-            errors.push(format!("spec (line {}) is {}, expected an object", spec.referenced.line(), other.kind()));
+            errors.push(format!("spec{} is {}, expected an object", at(spec.referenced.line()), other.kind()));
             DefinitionSpec::default()
         }
     }
@@ -241,8 +252,8 @@ fn annotations_of(metadata: &Node, place: &str, errors: &mut Vec<String>) -> Ann
             }
         }
         other => errors.push(format!(
-            "{place} (line {}) is {}, expected an object of strings",
-            found.referenced.line(),
+            "{place}{} is {}, expected an object of strings",
+            at(found.referenced.line()),
             other.kind()
         )),
     }
@@ -278,7 +289,7 @@ fn text_of(node: &Node, key: &str, place: &str, errors: &mut Vec<String>) -> Opt
         Node::Null => None,
         other => {
             let advice = if matches!(other, Node::Plain(_)) { "; put it in quotes" } else { "" };
-            errors.push(format!("{place} (line {line}) is {}, expected a string{advice}", other.kind()));
+            errors.push(format!("{place}{} is {}, expected a string{advice}", at(line), other.kind()));
             None
         }
     }
@@ -308,6 +319,22 @@ impl Node {
             Self::Plain(text) => text.clone(),
             Self::List(_) => "a list".into(),
             Self::Map(_) => "an object".into(),
+        }
+    }
+}
+
+impl From<&Value> for Node {
+    fn from(value: &Value) -> Self {
+        let inner = |value: &Value| Spanned::new(Self::from(value), Location::UNKNOWN, Location::UNKNOWN);
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Plain(value.to_string()),
+            Value::Number(value) => Self::Plain(value.to_string()),
+            Value::String(text) => Self::Text(text.clone()),
+            Value::Array(values) => Self::List(values.iter().map(inner).collect()),
+            Value::Object(members) => {
+                Self::Map(members.iter().map(|(key, value)| (key.clone(), inner(value))).collect())
+            }
         }
     }
 }
@@ -408,6 +435,16 @@ mod tests {
         let json = "{\n\t\"kind\": \"Pod\",\n\t\"metadata\": {\"name\": \"c\",\n\t\t\"annotations\": {\"x\": \"\\u00e4\\n\"}}\n}\n";
         let manifests = read(json.as_bytes()).unwrap();
         assert_eq!(manifests[0].annotations["x"], Text { value: "ä\n".into(), line: 4 });
+    }
+
+    #[test]
+    fn an_object_of_an_api_server_is_read_as_the_same_in_a_file_without_lines() {
+        let text = r#"{"kind": "Pod", "metadata": {"name": 5, "annotations": {"x": "y", "z": true}}}"#;
+        let served = from_json(&serde_json::from_str(text).unwrap());
+        let read = &read(text.as_bytes()).unwrap()[0];
+        let lines = read.errors.iter().map(|error| error.replace(&at(1), "")).collect::<Vec<_>>();
+        assert_eq!((served.line, &served.errors), (0, &lines));
+        assert_eq!(served.annotations["x"], Text { value: "y".into(), line: 0 });
     }
 
     #[test]

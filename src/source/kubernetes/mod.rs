@@ -15,6 +15,7 @@
 //! | `session` | what ADD and `plan` do with them |
 //! | `probe` | what STATUS does with them |
 //! | [`node`] | what the agent of a node asks: its pods for as long as it runs, and whether objects have changed |
+//! | `definitions` | what the webhook of `validate` does with them |
 //! | `token` | a service account's token for `install` |
 //! | `dra` | asks for the devices of a pod: the kubelet, drivers' files, the API server |
 //! | `kubelet` | the kubelet's pod-resources service |
@@ -33,6 +34,8 @@ mod api;
 mod claim_status;
 #[cfg(feature = "kubernetes")]
 mod client;
+#[cfg(feature = "kubernetes")]
+mod definitions;
 #[cfg(feature = "kubernetes")]
 mod device_metadata;
 #[cfg(feature = "kubernetes")]
@@ -62,6 +65,8 @@ mod status;
 #[cfg(feature = "kubernetes")]
 mod token;
 
+#[cfg(feature = "kubernetes")]
+pub use definitions::definitions;
 pub use explain::explain;
 #[cfg(feature = "kubernetes")]
 pub use probe::probe;
