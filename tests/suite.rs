@@ -45,6 +45,8 @@ mod plan {
 
 /// All or nothing.
 mod transaction {
+    /// Plugins started ahead of their turns.
+    mod ahead;
     /// Braid killed half-way.
     mod crash;
     /// The order of calls forward and back, and what a failed clean-up leaves to do.

@@ -220,7 +220,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "0 to 16",
         default: "`1`",
-        meaning: "how many of the next plugins may be started before their turn; read, and without effect yet",
+        meaning: "how many of the next plugins are started, and wait for their input, while one runs: see [looking ahead](how-braid-decides.md#looking-ahead). 0 starts each when its turn comes",
         read: set_if_there!(|keys| look_ahead = keys.number("lookAhead", 0..=16)?),
     },
     Key {
@@ -228,7 +228,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Means,
         form: "list of plugin types",
         default: "`[]`",
-        meaning: "plugins that `lookAhead` leaves out; read, and without effect yet",
+        meaning: "plugins that do something before they have their input, and so are started when their turn comes. `azure-vnet` and `azure-vnet-ipam` always are",
         read: |keys, draft| {
             let types = keys.list_of::<String>("noLookAhead", "a list of plugin types", "a plugin type, a string")?;
             for (index, plugin) in types.iter().flatten().enumerate() {

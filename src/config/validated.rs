@@ -99,7 +99,7 @@ pub struct Config {
     pub debts: Debts,
     /// What a plugin's own CHECK of an attachment that a pod asked for comes to.
     pub pod_checks: PodChecks,
-    /// How many of the next plugins may be started before their turn.
+    /// How many of the next plugins are started before their turn, while one runs.
     pub look_ahead: usize,
     /// Plugin types that are never started before their turn.
     pub no_look_ahead: Vec<String>,

@@ -17,7 +17,7 @@ use crate::config::Timeouts;
 use crate::netns::Netns;
 use crate::request::GUARD;
 use crate::runtime::chain::Limits;
-use crate::runtime::{Finder, Launcher, Networks, deadline};
+use crate::runtime::{Finder, Launcher, LookAhead, Networks, deadline};
 use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
 
@@ -293,7 +293,8 @@ fn look_at_living() -> Option<Living> {
 fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tools<'a> {
     let timeouts = Timeouts::default();
     let limits = Limits { plugin: Some(timeouts.plugin), deadline: Some(until) };
-    Tools { finder, exec: launcher, limits, rollback: timeouts.rollback }
+    // What it undoes may take its time.
+    Tools { finder, exec: launcher, limits, rollback: timeouts.rollback, look_ahead: LookAhead::default() }
 }
 
 /// Releases an address as host-local would: with its pool locked.

@@ -170,7 +170,7 @@ impl Chain<'_> {
     /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects what they find. There is nothing
     /// to find with `disableCheck`, or below 0.4.0.
     pub fn check(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
-        if self.network.disable_check || !self.network.version.has_check() {
+        if !self.is_called(Verb::Check) {
             return Vec::new();
         }
         (0..self.network.plugins.len())
@@ -184,7 +184,7 @@ impl Chain<'_> {
     /// The first plugin that is not ready.
     pub fn status(&self) -> Result<(), StepError> {
         for step in 0..self.network.plugins.len() {
-            if self.network.version.has_status_and_gc() {
+            if self.is_called(Verb::Status) {
                 self.run(step, Verb::Status, None, None, None)?;
             } else {
                 self.finder
@@ -198,13 +198,24 @@ impl Chain<'_> {
     /// Runs GC of every plugin (SPEC §3, "Garbage-collecting a network"), where the network's version has it and it
     /// is not disabled, and collects the failures.
     pub fn gc(&self, valid: &[ValidAttachment]) -> Vec<StepError> {
-        if self.network.disable_gc || !self.network.version.has_status_and_gc() {
+        if !self.is_called(Verb::Gc) {
             return Vec::new();
         }
         let valid = raw(valid);
         (0..self.network.plugins.len())
             .filter_map(|step| self.run(step, Verb::Gc, None, None, Some(&valid)).err())
             .collect()
+    }
+
+    /// Whether the network's plugins are called for an operation: its version has it, and it is not disabled.
+    pub fn is_called(&self, verb: Verb) -> bool {
+        let network = self.network;
+        match verb {
+            Verb::Check => network.version.has_check() && !network.disable_check,
+            Verb::Status => network.version.has_status_and_gc(),
+            Verb::Gc => network.version.has_status_and_gc() && !network.disable_gc,
+            Verb::Add | Verb::Del | Verb::Version => true,
+        }
     }
 
     /// Asks the plugin at `step` which versions it speaks (SPEC §2, VERSION). Those not known here are left out. A
@@ -236,6 +247,20 @@ impl Chain<'_> {
             Ok(answer.supported_versions.iter().filter_map(|version| version.parse().ok()).collect())
         };
         run().map_err(|source| self.error(step, Verb::Version, source))
+    }
+
+    /// The `CNI_*` variables of a call but `CNI_COMMAND`.
+    pub(super) fn environment<'b>(&'b self, attachment: Option<&'b Attachment>) -> Vec<(&'static str, &'b str)> {
+        let mut environment = vec![("CNI_PATH", self.finder.path())];
+        if let Some(attachment) = attachment {
+            environment.extend([
+                ("CNI_CONTAINERID", attachment.container_id.as_str()),
+                ("CNI_NETNS", &attachment.netns),
+                ("CNI_IFNAME", &attachment.ifname),
+                ("CNI_ARGS", &attachment.args),
+            ]);
+        }
+        environment
     }
 
     fn read_result(&self, stdout: &[u8]) -> Result<StepResult, PluginError> {
@@ -283,20 +308,11 @@ impl Chain<'_> {
                 prev_result,
                 valid_attachments,
             });
-            let mut environment = vec![("CNI_PATH", self.finder.path())];
-            if let Some(attachment) = attachment {
-                environment.extend([
-                    ("CNI_CONTAINERID", attachment.container_id.as_str()),
-                    ("CNI_NETNS", &attachment.netns),
-                    ("CNI_IFNAME", &attachment.ifname),
-                    ("CNI_ARGS", &attachment.args),
-                ]);
-            }
             let call = Call {
                 executable: &executable,
                 verb,
                 step,
-                environment: &environment,
+                environment: &self.environment(attachment),
                 stdin: &stdin,
                 deadline: self.limits.deadline(),
                 after: self.after.filter(|_| verb == Verb::Add),

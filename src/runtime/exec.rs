@@ -142,6 +142,18 @@ fn tail(stderr: &str) -> String {
     }
 }
 
+/// A plugin that was started ahead of its turn, and waits for its input. One that is dropped is killed.
+pub trait Waiting: Send {
+    /// Runs it to its end as [`Exec::run_meanwhile`] does, now that its turn has come. All of `call` but what it is about counts.
+    ///
+    /// # Errors
+    /// As [`Exec::run`].
+    fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError>;
+
+    /// Whether it has ended with success already, without its input.
+    fn has_succeeded(&self) -> bool;
+}
+
 /// Runs plugins.
 pub trait Exec: Sync {
     /// Runs one plugin to its end and returns what it printed.
@@ -149,6 +161,22 @@ pub trait Exec: Sync {
     /// # Errors
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
+
+    /// Runs one plugin as [`Self::run`] does, and calls `meanwhile` at most once, as soon as the plugin has its input.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_meanwhile(&self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+        let _ = meanwhile;
+        self.run(call)
+    }
+
+    /// Starts a plugin before its turn, so that it waits for its input; none if it cannot, and then it is started when its
+    /// turn comes. Of the call, neither `stdin` nor `deadline` nor `after` matters yet.
+    fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {
+        let _ = call;
+        None
+    }
 
     /// Starts to sync `files`, in this order, and may return before that is finished. The [`Call`]s that must not begin
     /// before get what is returned.
@@ -164,6 +192,14 @@ pub trait Exec: Sync {
 impl<E: Exec + ?Sized> Exec for &E {
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
         (**self).run(call)
+    }
+
+    fn run_meanwhile(&self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+        (**self).run_meanwhile(call, meanwhile)
+    }
+
+    fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {
+        (**self).start_ahead(call)
     }
 
     fn sync(&self, files: Vec<Arc<File>>) -> io::Result<Durable> {

@@ -5,6 +5,7 @@
 //! plugin once as [`launcher`] does, and [`chain`] runs the plugins of a network in order. It depends on [`crate::cni`] and
 //! [`crate::output`] only.
 
+mod ahead;
 pub mod cache;
 pub mod chain;
 pub(crate) mod deadline;
@@ -16,9 +17,11 @@ mod networks;
 mod process;
 mod reverse;
 mod runs;
+mod together;
 
+pub use ahead::{ACT_BEFORE_INPUT, Ahead, LookAhead, Of};
 pub use chain::{Attachment, Chain, StepError, StepResult};
-pub use exec::{Call, Exec, PluginError};
+pub use exec::{Call, Exec, PluginError, Waiting};
 pub use find::Finder;
 pub use launcher::{Durable, Launcher};
 pub use networks::{NetworkError, Networks};
@@ -26,3 +29,4 @@ pub use process::pidfd;
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};
 pub use reverse::undo_in_reverse;
 pub use runs::{Run, Runs, SpanId, Trace};
+pub use together::together;

@@ -98,9 +98,10 @@ pub fn attach_more(means: Means<'_>, journal: Journal, attachments: Vec<Attachme
     let change = Begun { means, began: Instant::now(), what };
     let transaction = Transaction::begin_change(means.container, journal, &plan, means.tools, events.collect())?;
     let changed = transaction.run(|tx| {
+        let ahead = means.tools.ahead(1);
         for index in first..plan.attachments.len() {
             // An optional one that failed has no result.
-            if attach_one(tx, index, Concurrency::Alone)?.is_some() {
+            if attach_one(tx, &ahead, index, Concurrency::Alone)?.is_some() {
                 set_default_route_or_forgo(tx, index)?;
             }
         }

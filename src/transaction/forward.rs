@@ -1,16 +1,15 @@
 //! Attaching: the primary attachment, then the others.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::journal::{Event, Step};
 use super::run::micros;
 use super::undo::undo_attachment;
 use super::{Failure, Transaction, device_info};
-use crate::cni::{AddResult, CniError};
-use crate::plan::Position;
-use crate::runtime::{Chain, PluginError, StepError, StepResult};
+use crate::cni::{AddResult, CniError, Verb};
+use crate::plan::{Attachment, Position};
+use crate::runtime::{Ahead, Chain, Of, PluginError, StepError, StepResult, together};
 
 /// The result of one attachment. An optional attachment that failed has none.
 type Outcome = Result<Option<AddResult>, Failure>;
@@ -25,42 +24,60 @@ type Outcome = Result<Option<AddResult>, Failure>;
 /// # Panics
 /// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
+    let ahead = tx.tools.ahead(concurrency);
+    for (index, attachment) in tx.plan.attachments.iter().enumerate() {
+        expect(tx, &ahead, index, attachment);
+    }
+    let outcome = attach_each(tx, &ahead, concurrency);
+    if outcome.is_err() {
+        // None of those that wait outlives the failure.
+        note_acted(tx, &ahead.give_up_all());
+    }
+    outcome
+}
+
+fn attach_each(tx: &Transaction<'_>, ahead: &Ahead<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
     let count = tx.plan.attachments.len();
     let mut results = Vec::with_capacity(count);
     if tx.plan.position == Position::Primary {
-        results.push(attach_one(tx, 0, Concurrency::Alone)?);
+        results.push(attach_one(tx, ahead, 0, Concurrency::Alone)?);
     }
     let first = results.len();
-    if concurrency <= 1 || count - first <= 1 {
-        for index in first..count {
-            results.push(attach_one(tx, index, Concurrency::Alone)?);
-        }
-        return Ok(results);
-    }
-    let next = AtomicUsize::new(first);
+    let at_once = concurrency.min(count - first);
+    let concurrency = if at_once > 1 { Concurrency::WithOthers } else { Concurrency::Alone };
     let failed = AtomicBool::new(false);
-    let outcomes: Mutex<Vec<Option<Outcome>>> = Mutex::new((first..count).map(|_| None).collect());
-    std::thread::scope(|scope| {
-        for _ in 0..concurrency.min(count - first) {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        break;
-                    }
-                    let outcome = attach_one(tx, index, Concurrency::WithOthers);
-                    failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-                    outcomes.lock().expect("no holder panics")[index - first] = Some(outcome);
-                }
-            });
-        }
-    });
-    let outcomes = outcomes.into_inner().expect("no holder panics");
-    // Those that were never begun come after the one that failed.
-    for outcome in outcomes.into_iter().flatten() {
-        results.push(outcome?);
+    let mut failure = None;
+    together(
+        count - first,
+        at_once,
+        |index| {
+            // Those that are never begun come after the one that failed.
+            let outcome =
+                (!failed.load(Ordering::Relaxed)).then(|| attach_one(tx, ahead, first + index, concurrency))?;
+            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+            Some(outcome)
+        },
+        |_, outcome| match outcome {
+            Some(Ok(result)) => results.push(result),
+            Some(Err(error)) => failure = failure.take().or(Some(error)),
+            None => {}
+        },
+    );
+    failure.map_or(Ok(results), Err)
+}
+
+fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, attachment: &Attachment) {
+    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
+    let steps = 0..attachment.network.plugins.len();
+    ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
+}
+
+/// Takes note of plugins that have succeeded without their input, before it was known that they are not needed: they were run,
+/// and are to be undone.
+fn note_acted(tx: &Transaction<'_>, acted: &[Of]) {
+    for Of { network, step } in acted {
+        tx.note(Event::Start(Step(*network, *step)));
     }
-    Ok(results)
 }
 
 /// Whether other attachments are made at the same time.
@@ -70,10 +87,10 @@ pub(super) enum Concurrency {
     WithOthers,
 }
 
-pub(super) fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Outcome {
+pub(super) fn attach_one(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, concurrency: Concurrency) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     let began = Instant::now();
-    match run_chain(tx, index, concurrency) {
+    match run_chain(tx, ahead, index, concurrency) {
         Ok(result) => {
             tracing::info!(
                 network = attachment.network.name,
@@ -92,6 +109,7 @@ pub(super) fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concur
                 "{} failed; it is optional, so it is undone and the container goes without it",
                 attachment.label()
             );
+            note_acted(tx, &ahead.give_up(index));
             for failure in undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index) {
                 tracing::error!(error = %failure, "could not be undone now; DEL will try again");
             }
@@ -101,9 +119,14 @@ pub(super) fn attach_one(tx: &Transaction<'_>, index: usize, concurrency: Concur
     }
 }
 
-fn run_chain(tx: &Transaction<'_>, index: usize, concurrency: Concurrency) -> Result<AddResult, Failure> {
+fn run_chain(
+    tx: &Transaction<'_>,
+    ahead: &Ahead<'_>,
+    index: usize,
+    concurrency: Concurrency,
+) -> Result<AddResult, Failure> {
     let attachment = &tx.plan.attachments[index];
-    let chain = Chain { after: Some(&tx.durable), ..tx.tools.chain(attachment) };
+    let chain = Chain { after: Some(&tx.durable), exec: ahead, ..tx.tools.chain(attachment) };
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
     if let Some(info) = &attachment.device_info {
         device_info::put(info).map_err(|source| Failure::DeviceInfo {

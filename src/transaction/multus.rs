@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::Tools;
 use crate::cni::config::{Defaults, NetworkConfig, get, parse_object};
-use crate::cni::validate;
+use crate::cni::{Verb, validate};
 use crate::runtime::cache::{Cache, Cached};
 use crate::runtime::load::{self, LoadError};
 use crate::runtime::{Attachment, Chain, StepError, undo_in_reverse};
@@ -141,8 +141,14 @@ impl MultusState {
             .iter()
             .flat_map(|left| (0..left.network.plugins.len()).map(move |step| (left, step)))
             .collect();
+        let ahead = tools.ahead(1);
+        let tools = Tools { exec: &ahead, ..tools };
+        for (index, left) in self.attachments.iter().enumerate().rev() {
+            let steps = (0..left.network.plugins.len()).rev();
+            ahead.expect(index, &left.chain(tools), Verb::Del, steps, Some(&left.parameters));
+        }
         undo_in_reverse(steps, tools.limits, |(left, step), limits| {
-            let chain = Chain { network: &left.network, finder: tools.finder, exec: tools.exec, limits, after: None };
+            let chain = left.chain(Tools { limits, ..tools });
             let label = || format!("multus's delegate {:?} on {}", left.network.name, left.parameters.ifname);
             chain.del_step(step, &left.parameters, left.result.as_deref()).map_err(|error| (label(), error))
         })
@@ -178,6 +184,11 @@ impl MultusState {
 }
 
 impl Left {
+    fn chain<'a>(&'a self, tools: Tools<'a>) -> Chain<'a> {
+        let Tools { finder, exec, limits, .. } = tools;
+        Chain { network: &self.network, finder, exec, limits, after: None }
+    }
+
     fn new(network: NetworkConfig, asking: Asking<'_>, ifname: &str, cached: Option<&Cached>) -> Self {
         let plain = || Attachment { args: asking.args.into(), ..Attachment::default() };
         let mut parameters = cached.map_or_else(plain, Cached::attachment);
@@ -248,8 +259,13 @@ mod tests {
         let state = MultusState::read(directory, ASKING).unwrap().unwrap();
         let finder = Finder::new("/usr/bin");
         let witness = Witness::default();
-        let tools =
-            Tools { finder: &finder, exec: &witness, limits: Limits::default(), rollback: Duration::from_secs(1) };
+        let tools = Tools {
+            finder: &finder,
+            exec: &witness,
+            limits: Limits::default(),
+            rollback: Duration::from_secs(1),
+            look_ahead: crate::runtime::LookAhead::default(),
+        };
         assert!(state.undo(tools).is_empty());
         (state, witness.0.into_inner().unwrap())
     }

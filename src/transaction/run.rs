@@ -19,7 +19,7 @@ use crate::panic::{Panicked, caught};
 use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Chain, Durable, Exec, Finder, StepError};
+use crate::runtime::{Ahead, Chain, Durable, Exec, Finder, LookAhead, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct Tools<'a> {
     pub limits: Limits,
     /// How long undoing may take once an ADD has failed.
     pub rollback: Duration,
+    /// How far they are started ahead of their turns.
+    pub look_ahead: LookAhead<'a>,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -48,6 +50,11 @@ impl<'a> Tools<'a> {
             plugin: Some(self.limits.plugin.map_or(self.rollback, |plugin| plugin.min(self.rollback))),
         };
         Self { limits, ..self }
+    }
+
+    /// What starts plugins ahead of their turns, for up to `at_once` attachments at the same time.
+    pub fn ahead(&self, at_once: usize) -> Ahead<'a> {
+        Ahead::new(self.exec, self.look_ahead, at_once)
     }
 
     /// The plugins of an attachment, ready to run.
@@ -267,6 +274,11 @@ impl<'a> Transaction<'a> {
         journal.append(event).map_err(|source| self.journal_failure(source))
     }
 
+    /// Writes an event to the journal, which may fail: what happened has happened.
+    pub(super) fn note(&self, event: Event) {
+        self.lock().note(event);
+    }
+
     /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.
     pub(super) fn record_with_next(&self, event: Event) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");
@@ -336,8 +348,13 @@ mod tests {
         }))
         .unwrap();
         let (calls, finder) = (Calls::default(), Finder::new("/bin"));
-        let tools =
-            Tools { finder: &finder, exec: &calls, limits: Limits::default(), rollback: Duration::from_secs(60) };
+        let tools = Tools {
+            finder: &finder,
+            exec: &calls,
+            limits: Limits::default(),
+            rollback: Duration::from_secs(60),
+            look_ahead: LookAhead::default(),
+        };
         let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
         let outcome = transaction.run(|tx| -> Result<(), Failure> {
             attach(tx, 1)?;

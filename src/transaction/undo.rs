@@ -11,10 +11,10 @@ use super::bandwidth::BandwidthError;
 use super::journal::{Event, Journal, State, Step, StepState, ToUndo};
 use super::store::StoreError;
 use super::{Tools, device_info};
-use crate::cni::CniError;
+use crate::cni::{CniError, Verb};
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::{Attachment, Plan, Position};
-use crate::runtime::{PluginError, StepError, undo_in_reverse};
+use crate::runtime::{Ahead, PluginError, StepError, undo_in_reverse};
 
 /// Why something could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +135,9 @@ impl Work {
 
     /// Undoes it, and has every event noted as it happens.
     fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut dyn FnMut(Event)) -> Vec<CleanupFailure> {
+        let ahead = tools.ahead(1);
+        self.expect(&ahead, tools, netns);
+        let tools = Tools { exec: &ahead, ..tools };
         let mut left = BTreeSet::new();
         let mut failures = undo_in_reverse(&self.steps, tools.limits, |one, limits| {
             let outcome = self.undo_step(one, Tools { limits, ..tools }, netns);
@@ -170,6 +173,15 @@ impl Work {
         });
         failures.extend(self.remove_device_info(&left));
         failures
+    }
+
+    /// Expects the DEL of every step.
+    fn expect(&self, ahead: &Ahead<'_>, tools: Tools<'_>, netns: &str) {
+        for StepToUndo { step: Step(index, plugin), .. } in self.steps.iter().rev() {
+            let attachment = &self.plan.attachments[*index];
+            let parameters = attachment.parameters(&self.plan.container_id, netns);
+            ahead.expect(*index, &tools.chain(attachment), Verb::Del, *plugin..=*plugin, Some(&parameters));
+        }
     }
 
     fn undo_step(&self, one: &StepToUndo, tools: Tools<'_>, netns: &str) -> Result<(), StepError> {

@@ -13,6 +13,7 @@ use crate::merge::follow_default_route;
 use crate::netns::{Netns, NetnsError};
 use crate::plan::{Attachment, Position};
 use crate::request::Request;
+use crate::runtime::{Ahead, Chain};
 use crate::transaction::journal::State;
 use crate::transaction::{Claim, Container, Journal, Means, Opened, Seen, Sharing, Store, Tools, settle};
 
@@ -103,9 +104,22 @@ impl Call<'_> {
         // A plugin that hangs takes time from those after it, so the ones that may fail CHECK come first.
         let (by_pod, by_operator): (Vec<_>, Vec<_>) =
             attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
-        findings.extend(by_operator.into_iter().flat_map(|attached| self.ask_plugins(attached)));
-        findings.extend(by_pod.into_iter().flat_map(|attached| self.ask_plugins_of_pod(attached)));
+        let ahead = self.tools.ahead(1);
+        by_operator.iter().chain(&by_pod).for_each(|attached| self.expect(&ahead, attached.attachment));
+        findings.extend(by_operator.into_iter().flat_map(|attached| self.ask_plugins(&ahead, attached)));
+        findings.extend(by_pod.into_iter().flat_map(|attached| self.ask_plugins_of_pod(&ahead, attached)));
         findings
+    }
+
+    /// Expects the CHECK of every plugin of an attachment.
+    fn expect(&self, ahead: &Ahead<'_>, attachment: &Attachment) {
+        let chain = self.tools.chain(attachment);
+        if chain.is_called(Verb::Check)
+            && (attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off)
+        {
+            let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
+            ahead.expect(0, &chain, Verb::Check, 0..chain.network.plugins.len(), Some(&parameters));
+        }
     }
 
     /// The attachments that there are, each as it should be.
@@ -179,21 +193,22 @@ impl Call<'_> {
             .collect()
     }
 
-    fn ask_plugins(&self, attached: &Attached<'_>) -> Vec<Finding> {
+    fn ask_plugins(&self, ahead: &Ahead<'_>, attached: &Attached<'_>) -> Vec<Finding> {
         let attachment = attached.attachment;
         let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
-        let failures = self.tools.chain(attachment).check(&parameters, Some(&attached.prev_result));
+        let chain = Chain { exec: ahead, ..self.tools.chain(attachment) };
+        let failures = chain.check(&parameters, Some(&attached.prev_result));
         let finding = |error| Finding { label: attachment.label(), what: What::Plugin(error) };
         failures.into_iter().map(finding).collect()
     }
 
     /// The same for an attachment that a pod asked for: `podChecks` says what its plugins' findings come to.
-    fn ask_plugins_of_pod(&self, attached: &Attached<'_>) -> Vec<Finding> {
+    fn ask_plugins_of_pod(&self, ahead: &Ahead<'_>, attached: &Attached<'_>) -> Vec<Finding> {
         match self.config.pod_checks {
             PodChecks::Off => Vec::new(),
-            PodChecks::Fail => self.ask_plugins(attached),
+            PodChecks::Fail => self.ask_plugins(ahead, attached),
             PodChecks::Warn => {
-                for finding in self.ask_plugins(attached) {
+                for finding in self.ask_plugins(ahead, attached) {
                     tracing::warn!(
                         network = attached.attachment.network.name,
                         interface = attached.attachment.ifname,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Timeouts};
 use crate::request::{GUARD, Request};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Finder, Launcher, Runs, deadline};
+use crate::runtime::{Finder, Launcher, LookAhead, Runs, deadline};
 use crate::transaction::Tools;
 
 /// The means of one call.
@@ -23,6 +23,8 @@ pub(super) struct Context {
     rollback: Duration,
     guard: String,
     runs: Arc<Runs>,
+    look_ahead: usize,
+    no_look_ahead: Vec<String>,
 }
 
 impl Context {
@@ -37,6 +39,8 @@ impl Context {
             rollback: config.timeouts.rollback,
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
             runs: Arc::new(Runs::new(request.traceparent.as_deref())),
+            look_ahead: config.look_ahead,
+            no_look_ahead: config.no_look_ahead.clone(),
         }
     }
 
@@ -52,6 +56,8 @@ impl Context {
             rollback: timeouts.rollback,
             guard: format!("a change of {container_id:?}"),
             runs: Arc::default(),
+            look_ahead: 0,
+            no_look_ahead: Vec::new(),
         }
     }
 
@@ -65,16 +71,13 @@ impl Context {
         Launcher::new().with_variable(GUARD, &self.guard).holding(locks).recording(self.runs.clone())
     }
 
-    pub(super) fn tools<'a>(&self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
-        Tools { finder, exec: launcher, limits: self.limits, rollback: self.rollback }
+    pub(super) fn tools<'a>(&'a self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
+        let look_ahead = LookAhead { plugins: self.look_ahead, except: &self.no_look_ahead };
+        Tools { finder, exec: launcher, limits: self.limits, rollback: self.rollback, look_ahead }
     }
 
     /// The plugins that were run so far.
     pub(super) fn runs(&self) -> &Runs {
         &self.runs
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        self.limits
     }
 }

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::error::Error;
 use super::preflight::names_held_by_others;
 use super::takeover;
-use crate::cni::NetworkConfig;
+use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
 use crate::netns::is_deserted;
 use crate::plan::{self, Asked, Attachment, Plan};
@@ -189,6 +189,13 @@ impl Call<'_> {
         };
         let is_ours = |attachment: &&Attachment| !held.contains(&attachment.ifname);
         let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
+        let ahead = tools.ahead(1);
+        for (index, attachment) in attachments.iter().enumerate().rev() {
+            let parameters = attachment.parameters(&request.container_id, &request.netns);
+            let steps = (0..attachment.network.plugins.len()).rev();
+            ahead.expect(index, &tools.chain(attachment), Verb::Del, steps, Some(&parameters));
+        }
+        let tools = Tools { exec: &ahead, ..tools };
         let failures = undo_in_reverse(attachments, tools.limits, |attachment, limits| {
             let failed = del_by_configuration(request, attachment, Tools { limits, ..tools });
             if failed.is_empty() { Ok(()) } else { Err(failed) }

@@ -274,16 +274,16 @@ impl<'a> Sweep<'a> {
                 "no GC was passed on to the networks, as a journal that cannot be read may tell of what they hold";
             return self.fail(code::CLEANUP_INCOMPLETE, &message);
         }
-        for network in std::mem::take(&mut self.networks) {
+        let networks = std::mem::take(&mut self.networks);
+        let tools = context.tools(&context.finder, launcher);
+        let ahead = tools.ahead(1);
+        let chain = |network| Chain { network, finder: tools.finder, exec: &ahead, limits: tools.limits, after: None };
+        for (index, chain) in networks.iter().map(chain).enumerate().filter(|(_, chain)| chain.is_called(Verb::Gc)) {
+            ahead.expect(index, &chain, Verb::Gc, 0..chain.network.plugins.len(), None);
+        }
+        for network in &networks {
             let valid = self.valid_on(&network.name);
-            let chain = Chain {
-                network: &network,
-                finder: &context.finder,
-                exec: launcher,
-                limits: context.limits(),
-                after: None,
-            };
-            for error in chain.gc(&valid) {
+            for error in chain(network).gc(&valid) {
                 let own = CniError::from(&error.source);
                 let message = format!("network {:?}: {error}", network.name);
                 self.failures.push(CniError { code: own.code, msg: message, details: own.details });

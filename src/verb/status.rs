@@ -38,9 +38,16 @@ pub(super) fn status(context: &Context, request: &Request, config: &Config) -> R
     let forgive = |error: &dyn std::fmt::Display| tracing::warn!("{error}; it is optional, so pods go without it");
     known.forgiven.iter().for_each(|error| forgive(error));
     missing.extend(known.errors.into_iter().map(|error| NotReady::Missing(error.to_string())));
-    for (network, is_optional) in &known.networks {
-        let chain = Chain { network, finder: &context.finder, exec: &launcher, limits: context.limits(), after: None };
-        let Err(source) = chain.status() else { continue };
+    let tools = context.tools(&context.finder, &launcher);
+    let ahead = tools.ahead(1);
+    let chain = |network| Chain { network, finder: tools.finder, exec: &ahead, limits: tools.limits, after: None };
+    let chains = known.networks.iter().map(|(network, _)| chain(network)).enumerate();
+    for (index, chain) in chains.filter(|(_, chain)| chain.is_called(Verb::Status)) {
+        ahead.expect(index, &chain, Verb::Status, 0..chain.network.plugins.len(), None);
+    }
+    for (index, (network, is_optional)) in known.networks.iter().enumerate() {
+        let Err(source) = chain(network).status() else { continue };
+        ahead.give_up(index);
         let lack = NotReady::Plugin { network: network.name.clone(), source };
         if *is_optional {
             forgive(&lack);

@@ -227,6 +227,8 @@ fn a_plugin_that_is_being_copied_over_is_waited_for() {
         "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0\nexec 3>>\"$(dirname \"$0\")/beta\"\nsleep 0.3 >/dev/null 2>&1 &\n\
          echo '{\"cniVersion\":\"1.0.0\"}'",
     );
+    // While a plugin waits for its turn, nobody can write to its executable.
+    let case = case.key("lookAhead", 0);
     let case = case.clear().delegate(Plugin::new("net-busy", "busy")).delegate(recorder("beta"));
     case.add().succeeds().called(&["ADD beta net1"]);
     case.del().succeeds().leaves_nothing();

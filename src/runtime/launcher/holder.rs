@@ -1,13 +1,17 @@
 //! The holder: kills plugins when the process that called them dies.
 //!
 //! A [`Holder`] is a small child process in the process group of the plugins. When its parent dies, however it dies, the
-//! kernel closes the parent's end of a pipe, the holder's *lifeline*; the holder then kills the whole group, the plugins' own
+//! kernel closes the parent's end of a pair of sockets, the holder's *lifeline*; the holder then kills the whole group, the plugins' own
 //! children included. It also keeps the caller's lock files open until nothing of the group is left, so that whoever waits for
 //! those locks starts only after the last plugin is dead. Some processes get a moment to finish ([`Grace`]).
 //!
 //! A group begins with a plugin, and the holder joins it before that plugin gets its input. If this process is killed
 //! between the two, the kernel kills the plugin; on DEL the plugin is not killed, and finds its input empty. The holder also
 //! syncs the files that must be durable before the input, so that the disk and the plugin's start do not wait for each other.
+//!
+//! A plugin that is started ahead of its turn waits for its input for longer, and must not find it empty. Its holder is in the
+//! group before it is, and keeps the plugin's standard input open ([`Holder::keep_input`]) until its turn comes. If this process
+//! is killed before that, the holder kills the group at once, and only then lets the input go.
 //!
 //! A holder that is no longer needed is dismissed by a byte in its lifeline and by a signal. Either is enough, in case a sandbox
 //! forbids signals or the holder is stopped. A holder that does not exit because the disk does not answer is left behind, and
@@ -16,8 +20,10 @@
 #![expect(unsafe_code, reason = "to fork has no safe wrapper; each use says why it is sound")]
 
 use std::ffi::c_int;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,10 +34,15 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::unistd::{ForkResult, Pid, fork, getpgrp, setpgid};
 use rustix::fs::fsync;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use rustix::process as raw;
 
 use super::group::wait_until_empty;
-use crate::runtime::process::{poll_timeout, wait_at_most};
+use super::spawn::new_group;
+use crate::runtime::process::{poll_timeout, wait, wait_at_most};
 
 /// How long the holder waits until the processes that it has killed are gone. Only a process that hangs in the kernel takes long.
 const DYING: Duration = Duration::from_secs(10);
@@ -65,8 +76,8 @@ pub(in crate::runtime) struct Holder {
     pid: Pid,
     group: Option<Pid>,
     grace: Grace,
-    /// Closed by the kernel when this process dies. A byte in it says that the holder is not needed any more.
-    lifeline: PipeWriter,
+    /// Closed by the kernel when this process dies. What is written to it are orders.
+    lifeline: UnixStream,
     state: State,
     /// Set when a dismissed holder does not exit, so that its copies of the locks do not close.
     hangs: Arc<AtomicBool>,
@@ -112,7 +123,7 @@ impl Holder {
         grace: Grace,
         files: &[BorrowedFd<'_>],
     ) -> io::Result<(Self, SyncOutcome)> {
-        let (holders_end, lifeline) = io::pipe()?;
+        let (holders_end, lifeline) = UnixStream::pair()?;
         let (outcome, tell) = io::pipe()?;
         let sync: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let mut open: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
@@ -152,6 +163,37 @@ impl Holder {
     pub(super) fn join(&mut self, group: Pid) {
         // A plugin that has left its group as soon as it ran has left nothing behind to join, and is on its own.
         self.group = setpgid(self.pid, group).is_ok().then_some(group);
+    }
+
+    /// Puts it into a group in which nothing else is. What has been left running in the group that it was in is not its any more.
+    ///
+    /// # Errors
+    /// When no group can be made.
+    pub(super) fn join_new_group(&mut self) -> io::Result<()> {
+        let leader = new_group()?;
+        self.join(leader);
+        // The group is there for as long as something is in it.
+        wait(leader)?;
+        self.group.map(drop).ok_or_else(|| io::Error::other("its process group cannot be joined"))
+    }
+
+    /// Keeps the standard input of a plugin open, until [`Self::let_input_go`] or it is not needed any more.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub(super) fn keep_input(&self, input: BorrowedFd<'_>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let inputs = [input];
+        let _has_room = control.push(SendAncillaryMessage::ScmRights(&inputs));
+        sendmsg(&self.lifeline, &[IoSlice::new(&[KEEP_INPUT])], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Has it close the input that it keeps open: the plugin's turn has come.
+    pub(super) fn let_input_go(&mut self) {
+        // One that is gone has nothing open.
+        let _ = self.lifeline.write(&[LET_INPUT_GO]);
     }
 
     /// The group it is in, for plugins to join.
@@ -231,6 +273,10 @@ impl SyncOutcome {
 
 /// What is written to a lifeline to let the holder go.
 const LET_GO: u8 = 1;
+/// What comes with a plugin's standard input, which is to be kept open.
+const KEEP_INPUT: u8 = 2;
+/// What is written to a lifeline to have that closed.
+const LET_INPUT_GO: u8 = 3;
 
 /// All that a holder does: sync what is to be synced, wait for the parent to end or to let it go, and where the parent has ended
 /// see to it that the group does. Which group that is the parent has settled by then; it is the parent's own where no plugin was
@@ -248,27 +294,45 @@ fn hold(arguments: &Arguments<'_>) -> ! {
     close_all_but(open);
     // SAFETY: it is among those that stay open.
     let lifeline = unsafe { BorrowedFd::borrow_raw(*lifeline) };
-    let mut byte = [0];
-    let read = loop {
-        match rustix::io::read(lifeline, &mut byte) {
-            Err(rustix::io::Errno::INTR) => {}
-            read => break read,
+    let mut input: Option<OwnedFd> = None;
+    loop {
+        match read_order(lifeline, &mut input) {
+            Err(rustix::io::Errno::INTR) | Ok(Some(KEEP_INPUT)) => {}
+            Ok(Some(LET_INPUT_GO)) => input = None,
+            Ok(Some(_)) => break,
+            // A plugin that waits has done nothing that it could end.
+            Ok(None) | Err(_) => {
+                let period = if input.is_some() { Duration::ZERO } else { grace.period() };
+                end_group(*caller, period);
+                break;
+            }
         }
-    };
-    if read != Ok(1) {
-        end_group(*caller, *grace);
     }
     // SAFETY: ends this process without running anything of the parent's.
     unsafe { libc::_exit(0) }
 }
 
-/// Has everything in the holder's group end.
-fn end_group(caller: Pid, grace: Grace) {
+/// Reads the next order, and an input that comes with it; nothing once the parent is gone.
+fn read_order(lifeline: BorrowedFd<'_>, input: &mut Option<OwnedFd>) -> Result<Option<u8>, rustix::io::Errno> {
+    let mut order = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(lifeline, &mut [IoSliceMut::new(&mut order)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(inputs) = message {
+            *input = inputs.last();
+        }
+    }
+    Ok((received.bytes == 1).then_some(order[0]))
+}
+
+/// Has everything in the holder's group end, within `period` by itself.
+fn end_group(caller: Pid, period: Duration) {
     let group = getpgrp();
     let group = raw::Pid::from_raw(group.as_raw()).filter(|_| group != caller);
     // Out of the group, to kill it and outlive that.
     if let Some(group) = group.filter(|_| raw::setpgid(None, None).is_ok()) {
-        wait_until_empty(group, grace.period(), None);
+        wait_until_empty(group, period, None);
         wait_until_empty(group, DYING, Some(raw::Signal::KILL));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use super::holder::{Grace, Holder};
 use super::running::{Killed, Outcome, RunningPlugin};
 use super::spawn::{Program, spawn};
 use crate::cni::{CniError, Verb};
-use crate::runtime::exec::{Call, Exec, PluginError, Stdout};
+use crate::runtime::exec::{Call, Exec, PluginError, Stdout, Waiting};
 use crate::runtime::runs::{Run, Runs, SpanId, TRACEPARENT};
 
 /// The protocol's variables (SPEC §2, "Parameters").
@@ -91,20 +91,40 @@ impl Launcher {
     /// # Errors
     /// When it cannot be started.
     pub fn start<'a>(&'a self, call: &Call<'a>) -> Result<Started<'a>, PluginError> {
-        let grace = grace_of(call.verb);
         let record = self.runs.as_ref().map(|runs| Record::of(call, runs));
-        let traceparent = record.as_ref().and_then(|record| record.runs.traceparent(record.span));
+        let parts = self.start_parts(call, record.as_ref().and_then(Record::traceparent).as_deref())?;
+        Ok(Started { launcher: self, parts: Some(parts), after: call.after, record, waits_ahead: false })
+    }
+
+    /// Starts a plugin whose turn has not come, in a group of its own, so that to kill it harms nothing else.
+    fn start_waiting(&self, call: &Call<'_>, traceparent: Option<&str>) -> io::Result<(RunningPlugin, Holder)> {
+        let grace = grace_of(call.verb);
+        let pipes = Pipes::new()?;
+        let mut holder = self.idle_holder(grace).map_or_else(|| self.new_holder(grace), Ok)?;
+        holder.join_new_group()?;
+        holder.keep_input(pipes.to_plugin.as_fd())?;
+        let started =
+            self.spawn(call, pipes, Environment { group: holder.group(), traceparent, busy_for: Duration::ZERO });
+        match started {
+            Ok(plugin) => Ok((plugin, holder)),
+            Err(error) => {
+                holder.let_input_go();
+                self.keep(holder);
+                Err(error)
+            }
+        }
+    }
+
+    fn start_parts(&self, call: &Call<'_>, traceparent: Option<&str>) -> Result<(RunningPlugin, Holder), PluginError> {
+        let grace = grace_of(call.verb);
         let start = |group| {
-            let plugin = self.spawn(call, group, traceparent.as_deref());
+            let plugin = Pipes::new()
+                .and_then(|pipes| self.spawn(call, pipes, Environment { group, traceparent, busy_for: BUSY_FOR }));
             plugin.map_err(|source| PluginError::Start { path: call.executable.to_owned(), source })
-        };
-        let started = |plugin, holder| {
-            let parts = Some((plugin, holder));
-            Started { launcher: self, parts, after: call.after, record }
         };
         if let Some(holder) = self.idle_holder(grace) {
             return match start(holder.group()) {
-                Ok(plugin) => Ok(started(plugin, holder)),
+                Ok(plugin) => Ok((plugin, holder)),
                 Err(error) => {
                     self.holders().idle.push(holder);
                     Err(error)
@@ -116,7 +136,7 @@ impl Launcher {
         match call.after.and_then(Durable::take_holder).map_or_else(|| self.new_holder(grace), Ok) {
             Ok(mut holder) => {
                 holder.join(plugin.pid());
-                Ok(started(plugin, holder))
+                Ok((plugin, holder))
             }
             Err(error) => {
                 plugin.kill();
@@ -161,8 +181,13 @@ impl Launcher {
     }
 
     /// Kills a plugin and its process group. A process that cannot be killed is left to the holder, which keeps the locks.
-    fn end(&self, plugin: &mut RunningPlugin, holder: Holder) -> Killed {
-        let killed = plugin.kill();
+    fn end(&self, plugin: &mut RunningPlugin, mut holder: Holder) -> Killed {
+        let signalled = plugin.signal();
+        if signalled.is_err() {
+            // One that waits for its input may end when it finds that empty.
+            holder.let_input_go();
+        }
+        let killed = plugin.wait_for_death(signalled);
         if killed == Killed::Gone {
             holder.kill_group();
         } else {
@@ -173,13 +198,9 @@ impl Launcher {
     }
 
     /// Starts a plugin. It is alive, and waits for its standard input.
-    fn spawn(&self, call: &Call<'_>, group: Option<Pid>, traceparent: Option<&str>) -> io::Result<RunningPlugin> {
-        let (stdin, to_plugin) = io::pipe()?;
-        let (from_plugin, stdout) = io::pipe()?;
-        let (errors_of_plugin, stderr) = io::pipe()?;
-        for ours in [to_plugin.as_fd(), from_plugin.as_fd(), errors_of_plugin.as_fd()] {
-            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        }
+    fn spawn(&self, call: &Call<'_>, pipes: Pipes, environment: Environment<'_>) -> io::Result<RunningPlugin> {
+        let Environment { group, traceparent, busy_for } = environment;
+        let Pipes { stdin, to_plugin, from_plugin, stdout, errors_of_plugin, stderr } = pipes;
         let path = CString::new(call.executable.as_os_str().as_bytes())?;
         let command = [("CNI_COMMAND", call.verb.as_str())];
         let traceparent = traceparent.map(|value| (TRACEPARENT, value));
@@ -203,7 +224,7 @@ impl Launcher {
                 Ok(pid) => {
                     return Ok(RunningPlugin::new(pid, call.verb, to_plugin, from_plugin, errors_of_plugin));
                 }
-                Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && started.elapsed() < BUSY_FOR => {
+                Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) && started.elapsed() < busy_for => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(error) => return Err(error),
@@ -232,6 +253,39 @@ impl Launcher {
     }
 }
 
+/// The pipes of a plugin, ours not blocking.
+#[derive(Debug)]
+struct Pipes {
+    stdin: PipeReader,
+    to_plugin: PipeWriter,
+    from_plugin: PipeReader,
+    stdout: PipeWriter,
+    errors_of_plugin: PipeReader,
+    stderr: PipeWriter,
+}
+
+impl Pipes {
+    fn new() -> io::Result<Self> {
+        let (stdin, to_plugin) = io::pipe()?;
+        let (from_plugin, stdout) = io::pipe()?;
+        let (errors_of_plugin, stderr) = io::pipe()?;
+        for ours in [to_plugin.as_fd(), from_plugin.as_fd(), errors_of_plugin.as_fd()] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self { stdin, to_plugin, from_plugin, stdout, errors_of_plugin, stderr })
+    }
+}
+
+/// What a plugin is started in.
+#[derive(Debug, Clone, Copy)]
+struct Environment<'a> {
+    /// The process group it joins; none makes one of its own.
+    group: Option<Pid>,
+    traceparent: Option<&'a str>,
+    /// For how long a "text file busy" is tried again.
+    busy_for: Duration,
+}
+
 impl Drop for Launcher {
     fn drop(&mut self) {
         let holders = std::mem::take(&mut *self.holders());
@@ -255,11 +309,26 @@ impl Exec for Launcher {
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError> {
-        if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(PluginError::OutOfTime);
-        }
-        self.start(call)?.run(call.stdin, call.deadline)
+        self.run_meanwhile(call, &mut || ())
     }
+
+    fn run_meanwhile(&self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+        refuse_late(call)?;
+        Box::new(self.start(call)?).run_meanwhile(call, meanwhile)
+    }
+
+    fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {
+        let record = self.runs.as_ref().map(|runs| Record::of(call, runs));
+        let parts = self.start_waiting(call, record.as_ref().and_then(Record::traceparent).as_deref()).ok()?;
+        Some(Box::new(Started { launcher: self, parts: Some(parts), after: None, record, waits_ahead: true }))
+    }
+}
+
+fn refuse_late(call: &Call<'_>) -> Result<(), PluginError> {
+    if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Err(PluginError::OutOfTime);
+    }
+    Ok(())
 }
 
 /// A plugin that was started and waits for its input. One that is dropped is killed, having done nothing.
@@ -270,6 +339,8 @@ pub struct Started<'a> {
     parts: Option<(RunningPlugin, Holder)>,
     after: Option<&'a Durable>,
     record: Option<Record<'a>>,
+    /// Its holder keeps its input open.
+    waits_ahead: bool,
 }
 
 /// What a plugin's run is written down with.
@@ -291,6 +362,11 @@ impl<'a> Record<'a> {
         Self { runs, plugin_type, verb: call.verb, step: call.step, ifname, span: runs.new_span() }
     }
 
+    /// What the plugin gets for `TRACEPARENT`.
+    fn traceparent(&self) -> Option<String> {
+        self.runs.traceparent(self.span)
+    }
+
     /// Writes a run down that has just ended.
     fn ended(self, took: Duration, outcome: &Result<Stdout, PluginError>) {
         let Self { runs, plugin_type, verb, step, ifname, span } = self;
@@ -305,23 +381,40 @@ impl Started<'_> {
     ///
     /// # Errors
     /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
-    pub fn run(mut self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
+    pub fn run(self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
+        self.feed(stdin, deadline, &mut || ())
+    }
+
+    fn feed(
+        mut self,
+        stdin: &[u8],
+        deadline: Option<Instant>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Stdout, PluginError> {
         if let Some(after) = self.after {
             // Dropping `self` ends the plugin.
             after.wait(deadline).map_err(PluginError::NotDurable)?;
         }
         let began = Instant::now();
-        let outcome = self.run_to_end(stdin, deadline);
+        let outcome = self.run_to_end(stdin, deadline, meanwhile);
         if let Some(record) = self.record.take() {
             record.ended(began.elapsed(), &outcome);
         }
         outcome
     }
 
-    fn run_to_end(&mut self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
-        let Some((mut plugin, holder)) = self.parts.take() else { unreachable!("they are taken once") };
+    fn run_to_end(
+        &mut self,
+        stdin: &[u8],
+        deadline: Option<Instant>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Stdout, PluginError> {
+        let Some((mut plugin, mut holder)) = self.parts.take() else { unreachable!("they are taken once") };
+        if self.waits_ahead {
+            holder.let_input_go();
+        }
         let began = Instant::now();
-        let outcome = plugin.run(stdin, deadline);
+        let outcome = plugin.run(stdin, deadline, meanwhile);
         if let Ok(Outcome::Exited(status)) = outcome {
             self.launcher.keep(holder);
             if status.success() {
@@ -338,6 +431,22 @@ impl Started<'_> {
             Ok(_) => PluginError::TimedOut { after: began.elapsed(), killed, stderr: plugin.stderr_text() },
             Err(error) => PluginError::Io(error),
         })
+    }
+}
+
+impl Waiting for Started<'_> {
+    fn run_meanwhile(mut self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+        refuse_late(call)?;
+        if let Some(after) = call.after {
+            // Dropping `self` ends the plugin.
+            after.wait(call.deadline).map_err(PluginError::NotDurable)?;
+        }
+        self.after = None;
+        self.feed(call.stdin, call.deadline, meanwhile)
+    }
+
+    fn has_succeeded(&self) -> bool {
+        self.parts.as_ref().is_some_and(|(plugin, _)| plugin.has_succeeded())
     }
 }
 

@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 
 use crate::cni::Verb;
 use crate::output;
-use crate::runtime::process::{FIRST_INTERVAL, LAST_INTERVAL, has_ended, pidfd, poll_timeout, wait_at_most};
+use crate::runtime::process::{
+    FIRST_INTERVAL, LAST_INTERVAL, has_ended, has_ended_with, pidfd, poll_timeout, wait_at_most,
+};
 
 /// The most that is kept of what a plugin prints on standard output, in bytes.
 pub const MAX_STDOUT: usize = 16 << 20;
@@ -90,12 +92,28 @@ impl RunningPlugin {
         self.pid
     }
 
+    /// Whether it has exited, and with success. It is not reaped.
+    pub(super) fn has_succeeded(&self) -> bool {
+        has_ended_with(self.pid, 0)
+    }
+
     /// Kills the plugin, and what is in the group that it leads or has led. It may have gone into another since.
     pub(super) fn kill(&mut self) -> Killed {
-        // Where it cannot be killed, it may end by itself when nobody listens.
-        (self.stdin, self.stdout, self.stderr) = (None, None, None);
+        let killed = self.signal();
+        self.wait_for_death(killed)
+    }
+
+    /// The first half of that.
+    pub(super) fn signal(&self) -> nix::Result<()> {
         let _ = killpg(self.pid, Signal::SIGKILL);
-        let killed = kill(self.pid, Signal::SIGKILL);
+        kill(self.pid, Signal::SIGKILL)
+    }
+
+    /// The second half, with what the first came to.
+    pub(super) fn wait_for_death(&mut self, killed: nix::Result<()>) -> Killed {
+        // Not before it is killed: one that waits for its input would find that empty. Where it cannot be killed, it may end by
+        // itself when nobody listens.
+        (self.stdin, self.stdout, self.stderr) = (None, None, None);
         match (wait_at_most(self.pid, DYING), killed) {
             (Ok(Some(_)) | Err(_), _) => Killed::Gone,
             (Ok(None), Err(errno)) => Killed::Refused(errno),
@@ -103,11 +121,18 @@ impl RunningPlugin {
         }
     }
 
-    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`.
-    pub(super) fn run(&mut self, input: &[u8], deadline: Option<Instant>) -> io::Result<Outcome> {
+    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`. Calls `meanwhile` once it has its
+    /// input, or as much of that as a pipe takes.
+    pub(super) fn run(
+        &mut self,
+        input: &[u8],
+        deadline: Option<Instant>,
+        meanwhile: &mut dyn FnMut(),
+    ) -> io::Result<Outcome> {
         let mut input = input;
         let mut interval = FIRST_INTERVAL;
         self.write(&mut input)?;
+        meanwhile();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {

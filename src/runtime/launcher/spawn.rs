@@ -106,6 +106,28 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     Ok(pid)
 }
 
+/// Makes a process group in which nothing runs. Its leader, whose ID is returned, has ended and is to be waited for; the group is
+/// gone with it, unless something has joined by then.
+pub(super) fn new_group() -> io::Result<Pid> {
+    let mut stack = Stack::new();
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has ended. It
+    // runs `lead` alone, which touches no memory but the stack.
+    let pid = unsafe { libc::clone(lead, stack.top(), flags, ptr::null_mut()) };
+    let pid = Errno::result(pid).map(Pid::from_raw);
+    mask.thread_set_mask()?;
+    Ok(pid?)
+}
+
+/// The life of a process that gives a group its ID.
+extern "C" fn lead(_: *mut c_void) -> c_int {
+    // Where that fails, joining the group does too.
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    // SAFETY: ends this process without running anything of the parent's.
+    unsafe { libc::_exit(0) }
+}
+
 /// The new process's life until it is another program.
 extern "C" fn become_program(new: *mut c_void) -> c_int {
     // SAFETY: it is what `spawn` has given, and `spawn` does not touch it while this runs.

@@ -8,4 +8,6 @@ mod wait;
 pub(crate) use startup::{keep_descriptors_from_plugins, refuse_closed_stdout, reset_signals};
 pub(crate) use wait::own_network_namespace;
 pub use wait::pidfd;
-pub(in crate::runtime) use wait::{FIRST_INTERVAL, LAST_INTERVAL, has_ended, poll_timeout, wait, wait_at_most};
+pub(in crate::runtime) use wait::{
+    FIRST_INTERVAL, LAST_INTERVAL, has_ended, has_ended_with, poll_timeout, wait, wait_at_most,
+};

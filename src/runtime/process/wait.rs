@@ -98,6 +98,12 @@ pub(in crate::runtime) fn has_ended(pid: Pid) -> bool {
     !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
 }
 
+/// Whether a child process has exited with this status. It is not reaped.
+pub(in crate::runtime) fn has_ended_with(pid: Pid, status: i32) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Exited(_, with)) if with == status)
+}
+
 /// A poll time-out, rounded up to whole milliseconds.
 pub(in crate::runtime) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     let Some(left) = left else { return PollTimeout::NONE };
