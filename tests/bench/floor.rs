@@ -1,7 +1,8 @@
 //! The floor of the benchmark: the least that a program between a runtime and plugins has to do.
 //!
 //! It reads the configuration, and runs the same plugins with the same input one after another. It looks at no answer
-//! but to pass it on, checks nothing, keeps nothing, cannot undo anything, and waits for as long as a plugin takes.
+//! but to pass it on, checks nothing, keeps nothing, and waits for as long as a plugin takes. If one fails in ADD, it runs DEL
+//! of everything in reverse. What real plugins answered to ADD, it is given for CHECK and DEL.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 
@@ -10,10 +11,12 @@ mod answer;
 use std::error::Error;
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -21,6 +24,12 @@ use serde_json::value::RawValue;
 struct Configuration<'a> {
     #[serde(borrow)]
     delegates: Vec<Delegate<'a>>,
+    /// Where real plugins run: the results of ADD, which CHECK and DEL have to be given. ADD prints such a list.
+    #[serde(borrow)]
+    results: Option<Vec<&'a RawValue>>,
+    /// For the first delegate, as a runtime's is.
+    #[serde(borrow, rename = "runtimeConfig")]
+    runtime_config: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -33,73 +42,151 @@ struct Delegate<'a> {
 #[derive(Deserialize)]
 struct Plugin<'a> {
     r#type: &'a str,
+    #[serde(borrow)]
+    capabilities: Option<&'a RawValue>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
     let mut words = std::env::args_os().skip(1);
     if let (Some(_), Some(program)) = (words.next(), words.next()) {
-        return peak(&program);
+        return usage(&program);
     }
     let mut stdin = Vec::with_capacity(8 << 10);
     io::stdin().read_to_end(&mut stdin)?;
     let configuration: Configuration<'_> = serde_json::from_slice(&stdin)?;
-    let verb = std::env::var("CNI_COMMAND")?;
-    let ifname = std::env::var("CNI_IFNAME")?;
-    let directory = std::env::var("CNI_PATH")?;
-    let mut primary = Vec::new();
-    for (index, delegate) in configuration.delegates.iter().enumerate() {
-        let ifname = if index == 0 { ifname.clone() } else { format!("net{index}") };
-        let mut prev_result = None;
-        if verb != "ADD" {
-            let size = answer::number_after(delegate.plugins[0].get().as_bytes(), "\"benchAnswer\":").unwrap_or(0);
-            prev_result = Some(answer::answer(&ifname, size));
-        }
-        for plugin in &delegate.plugins {
-            let request = request(delegate.name, plugin, prev_result.as_deref());
-            let plugin: Plugin<'_> = serde_json::from_str(plugin.get())?;
-            let printed = run(&Path::new(&directory).join(plugin.r#type), &ifname, request.as_bytes())?;
-            if verb == "ADD" {
-                prev_result = Some(String::from_utf8(printed)?);
-            }
-        }
-        if index == 0 && verb == "ADD" {
-            primary = prev_result.unwrap_or_default().into_bytes();
-        }
+    let launcher = Launcher {
+        verb: std::env::var("CNI_COMMAND")?,
+        ifname: std::env::var("CNI_IFNAME")?,
+        directory: std::env::var("CNI_PATH")?.into(),
+        configuration,
+    };
+    match launcher.verb.as_str() {
+        "ADD" => launcher.add(),
+        "DEL" => launcher.del(&launcher.results()),
+        _ => launcher.check(),
     }
-    io::stdout().write_all(&primary)?;
-    Ok(())
 }
 
-/// `--peak PROGRAM`: runs a program, and says how much memory it had resident at most, in KiB.
-fn peak(program: &OsStr) -> Result<(), Box<dyn Error>> {
-    let status = Command::new(program).stderr(Stdio::null()).status()?;
-    if !status.success() {
-        return Err(format!("{} ended with {status}", program.display()).into());
+struct Launcher<'a> {
+    verb: String,
+    ifname: String,
+    directory: PathBuf,
+    configuration: Configuration<'a>,
+}
+
+impl Launcher<'_> {
+    fn add(&self) -> Outcome<()> {
+        let mut results = Vec::new();
+        for (index, delegate) in self.configuration.delegates.iter().enumerate() {
+            results.push(String::new());
+            for plugin in &delegate.plugins {
+                let prev_result = Some(results[index].as_str()).filter(|result| !result.is_empty());
+                match self.run("ADD", index, plugin, prev_result) {
+                    Ok(printed) => results[index] = String::from_utf8(printed)?,
+                    Err(error) => {
+                        self.del(&results)?;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let answer =
+            if self.configuration.results.is_some() { format!("[{}]", results.join(",")) } else { results.remove(0) };
+        io::stdout().write_all(answer.as_bytes())?;
+        Ok(())
     }
-    eprintln!("{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss());
-    Ok(())
+
+    fn check(&self) -> Outcome<()> {
+        for (index, (delegate, result)) in self.configuration.delegates.iter().zip(self.results()).enumerate() {
+            for plugin in &delegate.plugins {
+                self.run(&self.verb, index, plugin, Some(&result))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// DEL of the attachments that have a result, even an empty one, in reverse.
+    fn del(&self, results: &[String]) -> Outcome<()> {
+        for (index, (delegate, result)) in self.configuration.delegates.iter().zip(results).enumerate().rev() {
+            for plugin in delegate.plugins.iter().rev() {
+                self.run("DEL", index, plugin, Some(result.as_str()).filter(|result| !result.is_empty()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the plugins have answered to ADD.
+    fn results(&self) -> Vec<String> {
+        if let Some(results) = &self.configuration.results {
+            return results.iter().map(|result| result.get().to_owned()).collect();
+        }
+        let of = |(index, delegate): (usize, &Delegate<'_>)| {
+            let size = answer::number_after(delegate.plugins[0].get().as_bytes(), "\"benchAnswer\":").unwrap_or(0);
+            answer::answer(&self.interface(index), size)
+        };
+        self.configuration.delegates.iter().enumerate().map(of).collect()
+    }
+
+    fn interface(&self, index: usize) -> String {
+        if index == 0 { self.ifname.clone() } else { format!("net{index}") }
+    }
+
+    /// Runs one plugin. The standard library starts it by `posix_spawn`.
+    fn run(&self, verb: &str, index: usize, raw: &RawValue, prev_result: Option<&str>) -> Outcome<Vec<u8>> {
+        let plugin: Plugin<'_> = serde_json::from_str(raw.get())?;
+        let runtime_config = self.configuration.runtime_config.filter(|_| index == 0 && plugin.capabilities.is_some());
+        let members = [("runtimeConfig", runtime_config.map(RawValue::get)), ("prevResult", prev_result)];
+        let request = request(self.configuration.delegates[index].name, raw, &members);
+        let executable = self.directory.join(plugin.r#type);
+        let mut command = Command::new(&executable);
+        if verb != self.verb {
+            command.env("CNI_COMMAND", verb);
+        }
+        let mut child =
+            command.env("CNI_IFNAME", self.interface(index)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        child.stdin.take().expect("piped").write_all(request.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+            return Err(format!("{} ended with {}: {answer}", executable.display(), output.status).into());
+        }
+        Ok(output.stdout)
+    }
 }
 
 /// What a plugin gets, put together as text.
-fn request(name: &str, plugin: &RawValue, prev_result: Option<&str>) -> String {
+fn request(name: &str, plugin: &RawValue, members: &[(&str, Option<&str>)]) -> String {
     let plugin = plugin.get().trim_start_matches('{');
     let mut request = format!(r#"{{"cniVersion":"1.0.0","name":"{name}",{}"#, &plugin[..plugin.len() - 1]);
-    if let Some(prev_result) = prev_result {
-        request.push_str(r#","prevResult":"#);
-        request.push_str(prev_result);
+    for (key, value) in members {
+        if let Some(value) = value {
+            request.push_str(r#",""#);
+            request.push_str(key);
+            request.push_str(r#"":"#);
+            request.push_str(value);
+        }
     }
     request.push('}');
     request
 }
 
-/// The standard library starts it by `posix_spawn`.
-fn run(executable: &Path, ifname: &str, request: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
-    let mut child =
-        Command::new(executable).env("CNI_IFNAME", ifname).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    child.stdin.take().expect("piped").write_all(request)?;
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        return Err(format!("{} ended with {}", executable.display(), output.status).into());
+/// `--usage PROGRAM`: runs a program, and says how much memory it had resident at most, in KiB, and how many page faults it
+/// had itself. The first figure is the greatest of the program's and its plugins'.
+fn usage(program: &OsStr) -> Outcome<()> {
+    let mut child = Command::new(program).stderr(Stdio::null()).spawn()?;
+    // While it is a zombie, its own faults can be told from those of the processes that it has waited for.
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(Pid::from_raw(child.id().cast_signed())), ended)?;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+    let status = child.wait()?;
+    if !status.success() {
+        return Err(format!("{} ended with {status}", program.display()).into());
     }
-    Ok(output.stdout)
+    // The tenth and the twelfth field, after a name that may hold spaces: those without and with a disk.
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let faults = fields[7].parse::<u64>()? + fields[9].parse::<u64>()?;
+    eprintln!("{} {faults}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss());
+    Ok(())
 }

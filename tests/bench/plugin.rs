@@ -1,7 +1,7 @@
 //! The plugin of the benchmark: reads all of its standard input, answers ADD with a fixed result, and does nothing.
 //!
-//! Two keys of its configuration change that: `benchSleep`, in milliseconds, and `benchAnswer`, the least size of the
-//! result in bytes. They are found by their text, since parsing JSON would be most of what the plugin does.
+//! Three keys of its configuration change that: `benchSleep`, in milliseconds, `benchAnswer`, the least size of the
+//! result in bytes, and `benchFail`, with which ADD fails. They are found by their text, since parsing JSON would be most of what the plugin does.
 
 #![expect(clippy::disallowed_methods, reason = "a plugin of its own, not a part of Braid")]
 
@@ -18,6 +18,9 @@ fn main() -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(sleep as u64));
     }
     if std::env::var("CNI_COMMAND").as_deref() == Ok("ADD") {
+        if number("\"benchFail\":").is_some() {
+            return Err(io::Error::other("told to fail"));
+        }
         let ifname = std::env::var("CNI_IFNAME").unwrap_or_default();
         io::stdout().write_all(answer::answer(&ifname, number("\"benchAnswer\":").unwrap_or(0)).as_bytes())?;
     }

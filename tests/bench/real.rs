@@ -1,0 +1,221 @@
+//! Calls with the reference plugins: what a user's networks are made of.
+//!
+//! All of it happens in a network namespace that stands for the host. It goes with the thread that made it, and with it all
+//! bridges, rules and interfaces.
+
+use std::cell::RefCell;
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+use crate::measure::{Contender, turns};
+use crate::report::Row;
+use crate::setup::Bench;
+
+const VERBS: [&str; 4] = ["ADD", "CHECK", "DEL", "rollback"];
+/// The interface of the host that macvlans belong to.
+const MASTER: &str = "bench-master";
+
+/// Networks that a container gets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Networks {
+    /// One bridge with host-local.
+    Bridge,
+    /// Seven steps of bridge, portmap, firewall and tuning, spread over four networks.
+    Four,
+    /// Eight macvlans.
+    Macvlans,
+    /// Three bridges.
+    Three,
+}
+
+impl Networks {
+    /// What the tables call them.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Four => "four networks, seven steps",
+            Self::Macvlans => "eight macvlans",
+            Self::Three => "three bridges",
+        }
+    }
+
+    /// The plugins of each network.
+    fn chains(self) -> Vec<Vec<Value>> {
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let firewall = json!({"type": "firewall", "backend": "iptables"});
+        let tuning = json!({"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}});
+        match self {
+            Self::Bridge => vec![vec![bridge(0)]],
+            Self::Four => {
+                vec![vec![bridge(0), portmap, firewall], vec![bridge(1), tuning], vec![bridge(2)], vec![bridge(3)]]
+            }
+            Self::Macvlans => (0..8)
+                .map(|number| {
+                    vec![json!({"type": "macvlan", "master": MASTER, "mode": "bridge", "ipam": ipam(number)})]
+                })
+                .collect(),
+            Self::Three => (0..3).map(|number| vec![bridge(number)]).collect(),
+        }
+    }
+
+    /// The configuration for a contender. With `fails`, one more step comes last, which fails.
+    pub(crate) fn configuration(self, bench: &Bench, who: &Entrant<'_>, fails: bool) -> Value {
+        let mut chains = self.chains();
+        if fails {
+            chains.last_mut().expect("a network").push(json!({"type": "bench-noop-plugin", "benchFail": 1}));
+        }
+        let mut text = Value::from(chains).to_string();
+        text = text.replace("@IPAM@", &bench.disk.join("ipam").to_string_lossy());
+        let chains: Vec<Value> = serde_json::from_str(&text).expect("as it was written");
+        let delegates: Vec<_> = chains
+            .iter()
+            .enumerate()
+            .map(
+                |(number, plugins)| json!({"cniVersion": "1.0.0", "name": format!("net-{number}"), "plugins": plugins}),
+            )
+            .collect();
+        let mut config = json!({
+            "cniVersion": "1.0.0", "name": "bench",
+            "type": who.contender.program.file_name().expect("a file").to_string_lossy(),
+            "stateDir": who.contender.state, "cniDir": who.contender.state,
+            "delegates": delegates,
+        });
+        if matches!(self, Self::Four) {
+            config["runtimeConfig"] =
+                json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
+        }
+        if let Some((look_ahead, concurrency)) = &who.settings {
+            config["lookAhead"] = json!(look_ahead);
+            config["concurrency"] = concurrency.clone();
+        }
+        config
+    }
+}
+
+fn bridge(number: usize) -> Value {
+    json!({"type": "bridge", "bridge": format!("bench{number}"), "isGateway": true, "ipam": ipam(number)})
+}
+
+fn ipam(number: usize) -> Value {
+    json!({"type": "host-local", "dataDir": "@IPAM@", "ranges": [[{"subnet": format!("10.{}.0.0/16", 20 + number)}]]})
+}
+
+/// A contender, and how its look-ahead and concurrency are set.
+pub(crate) struct Entrant<'a> {
+    /// What the tables call it.
+    pub(crate) name: String,
+    /// Whose executable it is.
+    pub(crate) contender: &'a Contender,
+    /// `lookAhead` and `concurrency`, where they are Braid's.
+    pub(crate) settings: Option<(usize, Value)>,
+}
+
+impl<'a> Entrant<'a> {
+    /// The floor, Braid with each of these settings, and the peer if there is one.
+    pub(crate) fn all(bench: &'a Bench, settings: &[(usize, Value)]) -> Vec<Self> {
+        let mut entrants = Vec::new();
+        for contender in &bench.contenders {
+            match contender.name.as_str() {
+                "Braid" => entrants.extend(settings.iter().map(|(look_ahead, concurrency)| Self {
+                    name: format!("Braid, `lookAhead` {look_ahead}, `concurrency` {concurrency}"),
+                    contender,
+                    settings: Some((*look_ahead, concurrency.clone())),
+                })),
+                "Braid, state in memory" => {}
+                name => entrants.push(Self { name: name.to_owned(), contender, settings: None }),
+            }
+        }
+        entrants
+    }
+}
+
+/// Does something in a network namespace of its own that stands for the host, on a thread that ends with it.
+pub(crate) fn on_a_host<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    let enter_and_act = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace, as root");
+        for line in [
+            "link set lo up",
+            &format!("link add {MASTER} type veth peer name {MASTER}-2"),
+            &format!("link set {MASTER} up"),
+        ] {
+            let status = Command::new("ip").args(line.split(' ')).status().expect("ip is there");
+            assert!(status.success(), "ip {line} failed");
+        }
+        act()
+    };
+    thread::scope(|scope| scope.spawn(enter_and_act).join()).expect("it works")
+}
+
+impl Bench {
+    /// ADD, CHECK, DEL, and an ADD whose last step fails, with real plugins.
+    pub(crate) fn real(&self) -> Vec<Row> {
+        let settings =
+            [(0, json!(1)), (1, json!(1)), (2, json!(1)), (1, json!(4)), (1, json!("auto")), (2, json!("auto"))];
+        let entrants = Entrant::all(self, &settings);
+        let mut rows = Vec::new();
+        for (networks, rounds) in [(Networks::Bridge, 61), (Networks::Four, 21), (Networks::Macvlans, 15)] {
+            rows.extend(on_a_host(|| self.real_rows(networks, &entrants, self.count(2, rounds))));
+        }
+        rows
+    }
+
+    fn real_rows(&self, networks: Networks, entrants: &[Entrant<'_>], rounds: usize) -> Vec<Row> {
+        let configurations: Vec<_> =
+            entrants.iter().map(|who| [false, true].map(|fails| networks.configuration(self, who, fails))).collect();
+        let memory = RefCell::new(FloorMemory::default());
+        let samples = turns(entrants.len(), VERBS, rounds, |who, verb, container| {
+            let contender = entrants[who].contender;
+            let [good, failing] = &configurations[who];
+            if verb == "rollback" {
+                return self.call(contender, "ADD", container, failing.to_string().as_bytes()).run(false).0;
+            }
+            let stdin = memory.borrow().configuration(contender, verb, good);
+            let (took, answer) = self.call(contender, verb, container, stdin.as_bytes()).run(true);
+            memory.borrow_mut().keep(contender, verb, answer);
+            took
+        });
+        drop(fs::remove_dir_all(self.disk.join("ipam")));
+        let mut rows = Vec::new();
+        for (v, verb) in VERBS.iter().enumerate() {
+            for (who, samples_of) in entrants.iter().zip(&samples) {
+                rows.push(Row {
+                    verb: (*verb).into(),
+                    what: networks.name().into(),
+                    contender: who.name.clone(),
+                    samples: samples_of[v].clone(),
+                    floor: samples[who.contender.floor][v].clone(),
+                    usage: None,
+                });
+            }
+        }
+        rows
+    }
+}
+
+/// What the floor's plugins have answered: it keeps nothing itself.
+#[derive(Default)]
+pub(crate) struct FloorMemory(String);
+
+impl FloorMemory {
+    /// What a contender gets on standard input: a floor gets the results of its ADD.
+    pub(crate) fn configuration(&self, contender: &Contender, verb: &str, configuration: &Value) -> String {
+        if !contender.is_floor() {
+            return configuration.to_string();
+        }
+        let mut configuration = configuration.clone();
+        let results = if verb == "ADD" { "[]" } else { &self.0 };
+        configuration["results"] = serde_json::from_str(results).expect("the floor's answer");
+        configuration.to_string()
+    }
+
+    /// Keeps a floor's answer to ADD.
+    pub(crate) fn keep(&mut self, contender: &Contender, verb: &str, answer: String) {
+        if contender.is_floor() && verb == "ADD" {
+            self.0 = answer;
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Everything in place to be measured: executables, folders, a network namespace.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::{env, fs, thread};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
+
+use crate::measure::{Call, Contender};
+
+/// The real plugins that the benchmark runs.
+const REAL: [&str; 7] = ["bridge", "host-local", "portmap", "firewall", "tuning", "macvlan", "bandwidth"];
+
+/// Everything in place to be measured.
+pub(crate) struct Bench {
+    /// Few runs of small cases.
+    pub(crate) quick: bool,
+    /// How many of the usual rounds are made.
+    pub(crate) percent: usize,
+    /// The folder that all plugins are in.
+    pub(crate) plugins: PathBuf,
+    /// What is known of the reference plugins, if they are there.
+    pub(crate) real: Option<String>,
+    /// The container's network namespace.
+    pub(crate) netns: PathBuf,
+    /// The launcher of the floor.
+    pub(crate) floor: PathBuf,
+    /// Who is measured.
+    pub(crate) contenders: Vec<Contender>,
+    /// A folder on disk.
+    pub(crate) disk: PathBuf,
+    /// Removed when this goes.
+    folders: Vec<tempfile::TempDir>,
+}
+
+impl Bench {
+    /// Builds what is measured, and puts it where it is measured.
+    pub(crate) fn prepare(quick: bool, percent: usize) -> Self {
+        let given = env::var_os("BRAID_BENCH_BINARY").map(PathBuf::from);
+        let (built, braid) = build(None, given.is_none());
+        let braid = given.unwrap_or(braid);
+        let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+        // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
+        // them, starts more slowly.
+        let plugins = disk.path().join("bin");
+        let install = |program: PathBuf, name: &str| {
+            let copy = plugins.join(name);
+            fs::write(&copy, fs::read(&program).expect("read an executable")).expect("copy an executable");
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("make it executable");
+            copy
+        };
+        fs::create_dir(&plugins).expect("make a folder");
+        install(built.join("bench-noop-plugin"), "bench-noop-plugin");
+        let real = real_plugins();
+        for name in real.iter().flat_map(|_| REAL) {
+            install(real.as_ref().expect("there").0.join(name), name);
+        }
+        let (floor, braid) = (install(built.join("bench-floor"), "bench-floor"), install(braid, "braid"));
+        let musl = env::var_os("BRAID_BENCH_MUSL").map(|_| {
+            let (built, braid) = build(Some(&format!("{}-unknown-linux-musl", env::consts::ARCH)), true);
+            (install(built.join("bench-floor"), "bench-floor-musl"), install(braid, "braid-musl"))
+        });
+        let mut bench = Self {
+            quick,
+            percent,
+            plugins,
+            real: real.map(|(_, version)| version),
+            netns: namespace(),
+            disk: disk.path().to_owned(),
+            floor: floor.clone(),
+            contenders: Vec::new(),
+            folders: Vec::new(),
+        };
+        bench.enter("floor", floor, disk.path().join("floor"), 0);
+        bench.enter("Braid", braid.clone(), disk.path().join("braid"), 0);
+        if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+            bench.enter("Braid, state in memory", braid, memory.path().join("braid"), 0);
+            bench.folders.push(memory);
+        }
+        if let Some(peer) = env::var_os("BRAID_BENCH_PEER").map(PathBuf::from) {
+            let name = peer.file_name().expect("a file").to_string_lossy().into_owned();
+            bench.enter(&name, peer, disk.path().join("peer"), 0);
+        }
+        if let Some((floor, braid)) = musl {
+            let number = bench.contenders.len();
+            bench.enter("floor for musl", floor, disk.path().join("floor-musl"), number);
+            bench.enter("Braid for musl", braid, disk.path().join("braid-musl"), number);
+        }
+        bench.folders.push(disk);
+        // What was just built is not to be written back while something is measured.
+        drop(Command::new("sync").status());
+        bench
+    }
+
+    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf, floor: usize) {
+        fs::create_dir_all(&state).expect("make the state directory");
+        self.contenders.push(Contender { name: name.into(), program, state, floor });
+    }
+
+    /// The machine, in a line.
+    pub(crate) fn describe(&self) -> String {
+        let first = |path: &str, key: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+            line.split_once(": ").map_or(line.clone(), |(_, value)| value.to_owned())
+        };
+        let file_system = Command::new("df").arg("--output=fstype").arg(&self.contenders[1].state).output();
+        let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        // The 19th is the niceness, the 41st the policy, after a name that may hold spaces.
+        let scheduling = match (fields.get(38), fields.get(16)) {
+            (Some(&("1" | "2")), _) => "real-time scheduling".to_owned(),
+            (_, None | Some(&"0")) => "ordinary scheduling".to_owned(),
+            (_, Some(nice)) => format!("niceness {nice}"),
+        };
+        format!(
+            "{} × {}, Linux {}, state directory on {}, {}, braid {}",
+            thread::available_parallelism().map_or(0, usize::from),
+            first("/proc/cpuinfo", "model name"),
+            first("/proc/sys/kernel/osrelease", ""),
+            file_system.unwrap_or_default().lines().last().unwrap_or("a file system that df does not know"),
+            scheduling,
+            env!("CARGO_PKG_VERSION"),
+        )
+    }
+
+    /// How large the executables are, in MB.
+    pub(crate) fn sizes(&self) -> Vec<(String, f64)> {
+        let size = |path: &Path| megabytes(fs::metadata(path).map_or(0, |file| file.len()));
+        let ours = self.contenders.iter().filter(|contender| matches!(&*contender.name, "Braid" | "Braid for musl"));
+        let mut sizes: Vec<_> = ours.map(|contender| (contender.name.clone(), size(&contender.program))).collect();
+        if let Some(small) = env::var_os("BRAID_BENCH_SMALL_BINARY") {
+            sizes.push(("Braid with `--no-default-features`".to_owned(), size(Path::new(&small))));
+        }
+        sizes
+    }
+
+    /// How many rounds there are: few if this is only a trial, otherwise so many, or the part of them that was asked for.
+    pub(crate) fn count(&self, few: usize, many: usize) -> usize {
+        if self.quick { few } else { few.max(many * self.percent / 100) }
+    }
+
+    /// A call by a contender.
+    pub(crate) fn call<'a>(
+        &'a self,
+        contender: &'a Contender,
+        verb: &'a str,
+        container: &'a str,
+        stdin: &'a [u8],
+    ) -> Call<'a> {
+        Call {
+            program: &contender.program,
+            verb,
+            container,
+            args: "",
+            plugins: &self.plugins,
+            netns: &self.netns,
+            configuration: stdin,
+        }
+    }
+
+    /// The contender of a name.
+    pub(crate) fn contender(&self, name: &str) -> &Contender {
+        self.contenders.iter().find(|contender| contender.name == name).expect("a contender of that name")
+    }
+}
+
+/// The folder of the reference plugins, and which version of CNI `bridge` speaks: that of `BRAID_TEST_CNI_PATH_NEW`, or where
+/// `tests/run.sh` keeps them.
+fn real_plugins() -> Option<(PathBuf, String)> {
+    let cache = env::home_dir().unwrap_or_default().join(".cache/braid-tests/plugins/usr/lib/cni");
+    let folders = env::var_os("BRAID_TEST_CNI_PATH_NEW").map(PathBuf::from).into_iter();
+    let mut folders = folders.chain(["/opt/cni-1.9/bin".into(), cache]);
+    let folder = folders.find(|folder| REAL.iter().all(|name| folder.join(name).is_file()))?;
+    // Without a command it says on standard error what it is.
+    let output = Command::new(folder.join("bridge")).env_remove("CNI_COMMAND").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let spoken = text.lines().find_map(|line| line.strip_prefix("CNI protocol versions supported: "))?;
+    let newest = spoken.rsplit(' ').next().unwrap_or_default();
+    Some((folder, format!("that speak CNI {newest}")))
+}
+
+/// Builds the plugin, the floor, and Braid, and returns the folder of the first two and the executable of the third.
+///
+/// Braid comes last and on its own: beside tests and benchmarks it is built with the features that their dependencies
+/// turn on in its own, and what is to be measured is what `cargo build --release` makes.
+fn build(platform: Option<&str>, with_braid: bool) -> (PathBuf, PathBuf) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let parts = [&["--example", "bench-floor", "--example", "bench-noop-plugin"][..], &["--bin", "braid"]];
+    for what in &parts[..=usize::from(with_braid)] {
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--quiet", "--target-dir"])
+            .arg(target)
+            .args(platform.map(|platform| ["--target", platform]).iter().flatten())
+            .args(*what)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "cargo build {} failed", what.join(" "));
+    }
+    let release = target.join(platform.unwrap_or_default()).join("release");
+    (release.join("examples"), release.join("braid"))
+}
+
+/// A network namespace with nothing in it but lo. It goes with this process.
+pub(crate) fn namespace() -> PathBuf {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace, as root");
+        tell.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())).expect("someone waits");
+        loop {
+            thread::park();
+        }
+    });
+    told.recv().expect("a network namespace, as root").into()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "files are small")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
