@@ -86,9 +86,10 @@ impl Index {
         Ok(changed)
     }
 
-    /// The containers of pods, each with its pod.
+    /// The containers of pods that the API server can be asked for, each with its pod.
     pub(super) fn of_pods(&self) -> impl Iterator<Item = (&str, &PodName)> {
-        self.containers.iter().filter_map(|(id, known)| Some((id.as_str(), known.pod.as_ref()?)))
+        let of_pods = self.containers.iter().filter_map(|(id, known)| Some((id.as_str(), known.pod.as_ref()?)));
+        of_pods.filter(|(_, pod)| !pod.namespace.is_empty() && !pod.name.is_empty())
     }
 
     /// How long it is until an ADD that has not ended is looked at again, if there is one.
@@ -112,10 +113,11 @@ fn uid_of(known: &Known) -> Option<String> {
     known.pod.as_ref().map(|pod| pod.uid.clone())
 }
 
-/// The pod that a runtime has named in `CNI_ARGS`.
+/// The pod that a runtime has named in `CNI_ARGS`: at least by its UID.
 fn pod_of(args: &Args) -> Option<PodName> {
-    let value = |key| args.get(key).filter(|value| !value.is_empty()).map(str::to_owned);
-    Some(PodName { uid: value("K8S_POD_UID")?, namespace: value("K8S_POD_NAMESPACE")?, name: value("K8S_POD_NAME")? })
+    let value = |key| args.get(key).unwrap_or_default().to_owned();
+    let pod = PodName { uid: value("K8S_POD_UID"), namespace: value("K8S_POD_NAMESPACE"), name: value("K8S_POD_NAME") };
+    Some(pod).filter(|pod| !pod.uid.is_empty())
 }
 
 /// Reads the journals of a container. One that cannot be read is for `braid doctor` to tell of.
@@ -166,5 +168,24 @@ impl Changes {
             Some(Ok(event)) => !event.mask.intersects(end),
             Some(Err(_)) | None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_known_by_its_uid_and_can_be_asked_for_by_its_name() {
+        let pod = |text: &str| pod_of(&text.parse().unwrap());
+        assert_eq!(pod("K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop"), None);
+        let known = |id: &str, args: &str| {
+            (id.to_owned(), Known { stamp: (0, 0, 0), pod: pod(args), since: 1, is_complete: true })
+        };
+        let containers =
+            [known("c1", "K8S_POD_UID=1"), known("c2", "K8S_POD_UID=2;K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop")];
+        let index = Index { state_dir: PathBuf::new(), containers: containers.into(), pause: FIRST_LOOK };
+        assert_eq!((index.container_of("1"), index.container_of("2")), (Some("c1"), Some("c2")));
+        assert_eq!(index.of_pods().map(|(id, _)| id).collect::<Vec<_>>(), ["c2"]);
     }
 }
