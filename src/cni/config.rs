@@ -165,6 +165,10 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
     match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
+        // What it says instead may be a secret in the wrong place.
+        _ if raw.get().starts_with('"') => {
+            Err(ConfigError::Wrong { key: key.into(), found: "a string that says neither".into(), expected: BOOLEAN })
+        }
         _ => Err(wrong(key, raw, BOOLEAN)),
     }
 }
@@ -615,6 +619,7 @@ mod tests {
             assert_eq!(get_bool(&object, "disableCheck").unwrap(), expected, "{text}");
         }
         let object = parse_object(br#"{"disableCheck":"yes"}"#).unwrap();
-        assert!(get_bool(&object, "disableCheck").is_err());
+        let error = get_bool(&object, "disableCheck").unwrap_err().to_string();
+        assert!(error.contains("is a string that says neither, expected true or false"), "{error}");
     }
 }

@@ -91,6 +91,11 @@ pub(crate) fn appended(lead: &str, items: &[String]) -> String {
     items.iter().flat_map(|item| [lead, item]).collect()
 }
 
+/// How often, in words.
+fn times(attempts: u32) -> String {
+    if attempts == 1 { "once".into() } else { format!("{attempts} times") }
+}
+
 impl From<&SourceError> for CniError {
     fn from(error: &SourceError) -> Self {
         let code = match error {
@@ -158,7 +163,7 @@ pub enum ClusterError {
         reason: String,
     },
     /// The API server did not answer, or only that it cannot, as often as it was asked.
-    #[error("the Kubernetes API server could not {action}: {reason} (tried {attempts} times in {:.1} s)", after.as_secs_f64())]
+    #[error("the Kubernetes API server could not {action}: {reason} (tried {} in {:.1} s)", times(*attempts), after.as_secs_f64())]
     Unavailable {
         /// What it was asked to do.
         action: String,
@@ -203,5 +208,20 @@ impl From<&ClusterError> for CniError {
             ClusterError::Start(_) => code::IO,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_often_the_api_server_was_asked() {
+        let said = |attempts| {
+            let (action, reason) = ("get it".into(), "no answer".into());
+            ClusterError::Unavailable { action, reason, attempts, after: Duration::from_secs(1) }.to_string()
+        };
+        assert!(said(1).ends_with("(tried once in 1.0 s)"), "{}", said(1));
+        assert!(said(3).ends_with("(tried 3 times in 1.0 s)"), "{}", said(3));
     }
 }
