@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests need, where it can, and runs everything that CI runs.
-# Usage: tests/run.sh [--quick | CARGO-TEST-ARGUMENT...]
+# Usage: tests/run.sh [--quick | --cluster [RUNTIME]... | CARGO-TEST-ARGUMENT...]
 #
 # With --quick, formatting, unit tests, and the scenarios that need nothing but the recording plugin run: half a minute once
-# everything is compiled. With other arguments, only `cargo test` runs, with these. Without any, the script says at the end how
-# long each part took, and which ten tests were the slowest.
+# everything is compiled. With --cluster, Braid runs on a node of a real Kubernetes, if its programs are there:
+# tests/cluster/run.sh says what it needs. With other arguments, only `cargo test` runs, with these. Without any, the script says
+# at the end how long each part took, and which ten tests were the slowest.
 #
 # The tests make network namespaces of their own and leave the machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
 #
@@ -260,6 +261,9 @@ if [[ ${1:-} == --quick ]]; then
 fi
 install_missing
 fetch_new_plugins
+if [[ ${1:-} == --cluster ]]; then
+    exec tests/cluster/run.sh "${@:2}"
+fi
 fetch_helm
 if (($#)); then
     run_tests "$@"

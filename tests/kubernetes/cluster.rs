@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::support::Case;
 
@@ -125,13 +125,17 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         self.server.put(&pod_path(namespace, name), pod);
     }
 
-    /// Another pod `web/shop` in the place of the first, on node `node-1` and with these claims in its spec and status. Returns
-    /// the case with calls for this one.
+    /// Another pod `web/shop` in the place of the first, on node `node-1` and with these claims in its spec and status. It requests
+    /// the extended resources that its status has claims for, as an API server demands. Returns the case with calls for this one.
     pub(super) fn pod_with_claims(&self, case: Case, networks: &Value, claims: &Value, status: &Value) -> Case {
         self.remove_pod(POD.0, POD.1);
         let annotations = json!({"k8s.v1.cni.cncf.io/networks": networks.to_string()});
         let metadata = json!({"namespace": POD.0, "name": POD.1, "annotations": annotations});
-        let containers = json!([{"name": "main", "image": "example.test/none"}]);
+        let mappings = status["extendedResourceClaimStatus"]["requestMappings"].as_array().into_iter().flatten();
+        let resources: Map<_, _> =
+            mappings.filter_map(|mapping| Some((mapping["resourceName"].as_str()?.to_owned(), json!("1")))).collect();
+        let resources = json!({"limits": &resources, "requests": &resources});
+        let containers = json!([{"name": "main", "image": "example.test/none", "resources": resources}]);
         let spec = json!({"nodeName": "node-1", "containers": containers, "resourceClaims": claims});
         let path = pod_path(POD.0, POD.1);
         self.server.put(&path, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
