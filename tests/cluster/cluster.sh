@@ -217,6 +217,8 @@ monitor_cgroup = "pod"
 [crio.network]
 network_dir = "/etc/cni/net.d"
 plugin_dirs = ["/opt/cni/bin"]
+# Without it, CRI-O asks for STATUS until it is ready once, and never again.
+cni_status_grace_period = "5s"
 END
     start crio crio --config /cluster/crio.conf --config-dir /cluster/crio.conf.d
     await 60 "CRI-O" test -S /run/crio/crio.sock
