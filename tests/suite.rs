@@ -47,6 +47,8 @@ mod plan {
 mod transaction {
     /// Plugins started ahead of their turns.
     mod ahead;
+    /// `concurrency` on every operation.
+    mod at_once;
     /// Braid killed half-way.
     mod crash;
     /// The order of calls forward and back, and what a failed clean-up leaves to do.

@@ -294,7 +294,14 @@ fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tool
     let timeouts = Timeouts::default();
     let limits = Limits { plugin: Some(timeouts.plugin), deadline: Some(until) };
     // What it undoes may take its time.
-    Tools { finder, exec: launcher, limits, rollback: timeouts.rollback, look_ahead: LookAhead::default() }
+    Tools {
+        finder,
+        exec: launcher,
+        limits,
+        rollback: timeouts.rollback,
+        look_ahead: LookAhead::default(),
+        concurrency: 1,
+    }
 }
 
 /// Releases an address as host-local would: with its pool locked.

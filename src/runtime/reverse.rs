@@ -1,5 +1,6 @@
 //! Undoing in reverse.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::Limits;
@@ -16,12 +17,30 @@ pub fn undo_in_reverse<S, E>(
     limits: Limits,
     mut undo: impl FnMut(S, Limits) -> Result<(), E>,
 ) -> Vec<E> {
-    let mut steps = steps.into_iter();
-    let mut failures = Vec::new();
-    while let Some(step) = steps.next_back() {
-        failures.extend(undo(step, share(limits, steps.len())).err());
+    let steps = steps.into_iter();
+    let shares = Shares::new(limits, steps.len());
+    steps.rev().filter_map(|step| undo(step, shares.next()).err()).collect()
+}
+
+/// The time of steps that are undone, of which some may be undone at once.
+#[derive(Debug)]
+pub struct Shares {
+    limits: Limits,
+    /// How many have not begun.
+    left: AtomicUsize,
+}
+
+impl Shares {
+    /// The time of so many steps together.
+    pub fn new(limits: Limits, steps: usize) -> Self {
+        Self { limits, left: AtomicUsize::new(steps) }
     }
-    failures
+
+    /// That of the next one to begin, as [`undo_in_reverse`] has it.
+    pub fn next(&self) -> Limits {
+        let left = self.left.fetch_sub(1, Ordering::Relaxed);
+        share(self.limits, left.saturating_sub(1))
+    }
 }
 
 /// The time of one step when `others` come after it.

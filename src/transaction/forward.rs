@@ -16,14 +16,15 @@ type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
 ///
-/// The primary comes first and alone; of the others up to `concurrency` run at once.
+/// The primary comes first and alone; of the others up to the tools' `concurrency` run at once.
 ///
 /// # Errors
 /// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
 ///
 /// # Panics
 /// If a thread that attaches panics.
-pub fn attach(tx: &Transaction<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
+pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
+    let concurrency = tx.tools.concurrency;
     let ahead = tx.tools.ahead(concurrency);
     for (index, attachment) in tx.plan.attachments.iter().enumerate() {
         expect(tx, &ahead, index, attachment);

@@ -265,6 +265,7 @@ mod tests {
             limits: Limits::default(),
             rollback: Duration::from_secs(1),
             look_ahead: crate::runtime::LookAhead::default(),
+            concurrency: 1,
         };
         assert!(state.undo(tools).is_empty());
         (state, witness.0.into_inner().unwrap())

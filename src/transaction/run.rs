@@ -34,6 +34,8 @@ pub struct Tools<'a> {
     pub rollback: Duration,
     /// How far they are started ahead of their turns.
     pub look_ahead: LookAhead<'a>,
+    /// How many attachments they may work on at once, beside the primary one, which has its turn alone.
+    pub concurrency: usize,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -354,10 +356,11 @@ mod tests {
             limits: Limits::default(),
             rollback: Duration::from_secs(60),
             look_ahead: LookAhead::default(),
+            concurrency: 1,
         };
         let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
         let outcome = transaction.run(|tx| -> Result<(), Failure> {
-            attach(tx, 1)?;
+            attach(tx)?;
             let _journal = tx.journal.lock();
             panic!("a defect");
         });

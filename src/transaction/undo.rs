@@ -14,7 +14,7 @@ use super::{Tools, device_info};
 use crate::cni::{CniError, Verb};
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::{Attachment, Plan, Position};
-use crate::runtime::{Ahead, PluginError, StepError, undo_in_reverse};
+use crate::runtime::{Ahead, PluginError, Shares, StepError, together};
 
 /// Why something could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +119,12 @@ struct StepToUndo {
     before: Option<(Attachment, Option<Box<RawValue>>)>,
 }
 
+impl StepToUndo {
+    fn is_of_same_attachment(&self, other: &Self) -> bool {
+        self.step.0 == other.step.0
+    }
+}
+
 impl Work {
     fn of(state: &State, which: impl Fn(usize) -> bool) -> Self {
         let plan = state.header.plan.clone();
@@ -133,46 +139,66 @@ impl Work {
         Self { plan, attachments, steps }
     }
 
-    /// Undoes it, and has every event noted as it happens.
-    fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut dyn FnMut(Event)) -> Vec<CleanupFailure> {
-        let ahead = tools.ahead(1);
+    /// Undoes it in reverse, and has every event noted. The primary attachment comes last and alone, and of the others as many are
+    /// undone at once as the tools say. Events and failures come in the order in which one after another would have them: those of
+    /// an attachment once all that come before it are undone.
+    fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut (dyn FnMut(Event) + Send)) -> Vec<CleanupFailure> {
+        let is_primary = |one: &StepToUndo| one.step.0 == 0 && self.plan.position == Position::Primary;
+        let (primary, others) = self.steps.split_at(self.steps.partition_point(is_primary));
+        let attachments = others.chunk_by(StepToUndo::is_of_same_attachment).count();
+        let at_once = tools.concurrency.clamp(1, attachments.max(1));
+        let ahead = tools.ahead(at_once);
         self.expect(&ahead, tools, netns);
-        let tools = Tools { exec: &ahead, ..tools };
+        let shares = Shares::new(tools.limits, self.steps.len());
         let mut left = BTreeSet::new();
-        let mut failures = undo_in_reverse(&self.steps, tools.limits, |one, limits| {
-            let outcome = self.undo_step(one, Tools { limits, ..tools }, netns);
-            let attachment = &self.plan.attachments[one.step.0];
-            match outcome {
-                Ok(()) => note(Event::Undone(one.step)),
-                Err(error) if !one.is_owed => {
-                    let (container, label) = (&self.plan.container_id, attachment.label());
-                    tracing::warn!(container, "{label}: {error}; the journal does not say that its ADD was started");
-                }
-                Err(error) => {
-                    let own = CniError::from(&error.source);
-                    if one.known.lacks_version(&own) {
-                        note(Event::Undone(one.step));
-                        return Ok(());
+        let mut failures = Vec::new();
+        for (steps, at_once) in [(others, at_once), (primary, 1)] {
+            let parts: Vec<&[StepToUndo]> = if at_once > 1 {
+                steps.chunk_by(StepToUndo::is_of_same_attachment).rev().collect()
+            } else {
+                steps.chunks(1).rev().collect()
+            };
+            let undo = |one| self.undo_step(one, Tools { exec: &ahead, limits: shares.next(), ..tools }, netns);
+            together(
+                parts.len(),
+                at_once,
+                |part| parts[part].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
+                |_, undone| {
+                    for (one, outcome) in undone {
+                        let (event, failure) = self.judge(one, outcome);
+                        event.into_iter().for_each(&mut *note);
+                        left.extend(failure.is_some().then_some(one.step.0));
+                        failures.extend(failure);
                     }
-                    if is_refusal(&error.source) && one.known.is_refused(&own) {
-                        let (container, label) = (&self.plan.container_id, attachment.label());
-                        tracing::error!(
-                            container,
-                            error = %error,
-                            "{label}: its ADD failed and its DEL fails again with the same error, so it has nothing to undo"
-                        );
-                        note(Event::Undone(one.step));
-                        return Ok(());
-                    }
-                    left.insert(one.step.0);
-                    note(Event::Owed { step: one.step, error: own });
-                    return Err(CleanupFailure { label: attachment.label(), source: error.into() });
-                }
-            }
-            Ok(())
-        });
+                },
+            );
+        }
         failures.extend(self.remove_device_info(&left));
         failures
+    }
+
+    /// What a step's DEL came to: what is noted, and whether something is left.
+    fn judge(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
+        let undone = Some(Event::Undone(one.step));
+        let Err(error) = outcome else { return (undone, None) };
+        let (container, label) = (&self.plan.container_id, self.plan.attachments[one.step.0].label());
+        if !one.is_owed {
+            tracing::warn!(container, "{label}: {error}; the journal does not say that its ADD was started");
+            return (None, None);
+        }
+        let own = CniError::from(&error.source);
+        if one.known.lacks_version(&own) {
+            return (undone, None);
+        }
+        if is_refusal(&error.source) && one.known.is_refused(&own) {
+            tracing::error!(
+                container,
+                error = %error,
+                "{label}: its ADD failed and its DEL fails again with the same error, so it has nothing to undo"
+            );
+            return (undone, None);
+        }
+        (Some(Event::Owed { step: one.step, error: own }), Some(CleanupFailure { label, source: error.into() }))
     }
 
     /// Expects the DEL of every step.

@@ -140,7 +140,7 @@ impl Call<'_> {
         transaction
             .run(|tx| {
                 let mut incoming = self.config.prev_result.clone();
-                let mut results = attach(tx, self.config.concurrency.number())?;
+                let mut results = attach(tx)?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
                 launcher.let_go();

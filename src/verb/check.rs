@@ -13,7 +13,7 @@ use crate::merge::follow_default_route;
 use crate::netns::{Netns, NetnsError};
 use crate::plan::{Attachment, Position};
 use crate::request::Request;
-use crate::runtime::{Ahead, Chain};
+use crate::runtime::{Ahead, Chain, together};
 use crate::transaction::journal::State;
 use crate::transaction::{Claim, Container, Journal, Means, Opened, Seen, Sharing, Store, Tools, settle};
 
@@ -104,19 +104,29 @@ impl Call<'_> {
         // A plugin that hangs takes time from those after it, so the ones that may fail CHECK come first.
         let (by_pod, by_operator): (Vec<_>, Vec<_>) =
             attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
-        let ahead = self.tools.ahead(1);
+        let ahead = self.tools.ahead(self.tools.concurrency);
         by_operator.iter().chain(&by_pod).for_each(|attached| self.expect(&ahead, attached.attachment));
-        findings.extend(by_operator.into_iter().flat_map(|attached| self.ask_plugins(&ahead, attached)));
-        findings.extend(by_pod.into_iter().flat_map(|attached| self.ask_plugins_of_pod(&ahead, attached)));
+        // The primary attachment has its turn alone.
+        let is_primary = |attached: &&Attached<'_>| {
+            let plan = &self.state.header.plan;
+            plan.position == Position::Primary && attached.attachment.ifname == plan.ifname
+        };
+        let primary = by_operator.iter().take_while(|attached| is_primary(attached)).count();
+        for attached in [&by_operator[..primary], &by_operator[primary..], &by_pod] {
+            together(
+                attached.len(),
+                self.tools.concurrency,
+                |index| self.ask_plugins(&ahead, attached[index]),
+                |index, found| findings.extend(self.judge(attached[index].attachment, found)),
+            );
+        }
         findings
     }
 
     /// Expects the CHECK of every plugin of an attachment.
     fn expect(&self, ahead: &Ahead<'_>, attachment: &Attachment) {
         let chain = self.tools.chain(attachment);
-        if chain.is_called(Verb::Check)
-            && (attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off)
-        {
+        if chain.is_called(Verb::Check) && self.asks_plugins_of(attachment) {
             let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
             ahead.expect(0, &chain, Verb::Check, 0..chain.network.plugins.len(), Some(&parameters));
         }
@@ -195,6 +205,9 @@ impl Call<'_> {
 
     fn ask_plugins(&self, ahead: &Ahead<'_>, attached: &Attached<'_>) -> Vec<Finding> {
         let attachment = attached.attachment;
+        if !self.asks_plugins_of(attachment) {
+            return Vec::new();
+        }
         let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
         let chain = Chain { exec: ahead, ..self.tools.chain(attachment) };
         let failures = chain.check(&parameters, Some(&attached.prev_result));
@@ -202,23 +215,25 @@ impl Call<'_> {
         failures.into_iter().map(finding).collect()
     }
 
-    /// The same for an attachment that a pod asked for: `podChecks` says what its plugins' findings come to.
-    fn ask_plugins_of_pod(&self, ahead: &Ahead<'_>, attached: &Attached<'_>) -> Vec<Finding> {
-        match self.config.pod_checks {
-            PodChecks::Off => Vec::new(),
-            PodChecks::Fail => self.ask_plugins(ahead, attached),
-            PodChecks::Warn => {
-                for finding in self.ask_plugins(ahead, attached) {
-                    tracing::warn!(
-                        network = attached.attachment.network.name,
-                        interface = attached.attachment.ifname,
-                        reference = attached.attachment.reference,
-                        "CHECK goes on, as a pod asked for this attachment: {finding}"
-                    );
-                }
-                Vec::new()
-            }
+    /// Whether the plugins of an attachment are asked at all.
+    fn asks_plugins_of(&self, attachment: &Attachment) -> bool {
+        attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off
+    }
+
+    /// What the findings of an attachment's plugins come to: where a pod asked for it, `podChecks` says that.
+    fn judge(&self, attachment: &Attachment, found: Vec<Finding>) -> Vec<Finding> {
+        if attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Warn {
+            return found;
         }
+        for finding in found {
+            tracing::warn!(
+                network = attachment.network.name,
+                interface = attachment.ifname,
+                reference = attachment.reference,
+                "CHECK goes on, as a pod asked for this attachment: {finding}"
+            );
+        }
+        Vec::new()
     }
 }
 

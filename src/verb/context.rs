@@ -25,6 +25,7 @@ pub(super) struct Context {
     runs: Arc<Runs>,
     look_ahead: usize,
     no_look_ahead: Vec<String>,
+    concurrency: usize,
 }
 
 impl Context {
@@ -41,6 +42,7 @@ impl Context {
             runs: Arc::new(Runs::new(request.traceparent.as_deref())),
             look_ahead: config.look_ahead,
             no_look_ahead: config.no_look_ahead.clone(),
+            concurrency: config.concurrency.number(),
         }
     }
 
@@ -58,6 +60,7 @@ impl Context {
             runs: Arc::default(),
             look_ahead: 0,
             no_look_ahead: Vec::new(),
+            concurrency: 1,
         }
     }
 
@@ -73,7 +76,14 @@ impl Context {
 
     pub(super) fn tools<'a>(&'a self, finder: &'a Finder, launcher: &'a Launcher) -> Tools<'a> {
         let look_ahead = LookAhead { plugins: self.look_ahead, except: &self.no_look_ahead };
-        Tools { finder, exec: launcher, limits: self.limits, rollback: self.rollback, look_ahead }
+        Tools {
+            finder,
+            exec: launcher,
+            limits: self.limits,
+            rollback: self.rollback,
+            look_ahead,
+            concurrency: self.concurrency,
+        }
     }
 
     /// The plugins that were run so far.

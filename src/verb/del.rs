@@ -12,10 +12,10 @@ use super::takeover;
 use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
 use crate::netns::is_deserted;
-use crate::plan::{self, Asked, Attachment, Plan};
+use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Launcher, StepError, chain, undo_in_reverse};
+use crate::runtime::{Chain, Launcher, Shares, StepError, chain, together};
 use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
@@ -189,18 +189,25 @@ impl Call<'_> {
         };
         let is_ours = |attachment: &&Attachment| !held.contains(&attachment.ifname);
         let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
-        let ahead = tools.ahead(1);
+        let ahead = tools.ahead(tools.concurrency);
         for (index, attachment) in attachments.iter().enumerate().rev() {
             let parameters = attachment.parameters(&request.container_id, &request.netns);
             let steps = (0..attachment.network.plugins.len()).rev();
             ahead.expect(index, &tools.chain(attachment), Verb::Del, steps, Some(&parameters));
         }
-        let tools = Tools { exec: &ahead, ..tools };
-        let failures = undo_in_reverse(attachments, tools.limits, |attachment, limits| {
-            let failed = del_by_configuration(request, attachment, Tools { limits, ..tools });
-            if failed.is_empty() { Ok(()) } else { Err(failed) }
-        });
-        failures.into_iter().flatten().collect()
+        let is_primary = |one: &&Attachment| plan.position == Position::Primary && one.ifname == plan.ifname;
+        let (primary, others) = attachments.split_at(attachments.partition_point(is_primary));
+        let shares = Shares::new(tools.limits, attachments.len());
+        let mut failures = Vec::new();
+        for (attachments, at_once) in [(others, tools.concurrency), (primary, 1)] {
+            let attachments: Vec<&Attachment> = attachments.iter().rev().copied().collect();
+            let del = |index: usize| {
+                let tools = Tools { exec: &ahead, limits: shares.next(), ..tools };
+                del_by_configuration(request, attachments[index], tools)
+            };
+            together(attachments.len(), at_once, del, |_, failed| failures.extend(failed));
+        }
+        failures
     }
 }
 

@@ -10,7 +10,7 @@ use crate::cni::Verb;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
 use crate::config::{Config, InvalidConfig};
-use crate::runtime::{Chain, Launcher};
+use crate::runtime::{Chain, Launcher, together};
 use crate::source::{self, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
@@ -276,19 +276,21 @@ impl<'a> Sweep<'a> {
         }
         let networks = std::mem::take(&mut self.networks);
         let tools = context.tools(&context.finder, launcher);
-        let ahead = tools.ahead(1);
+        let ahead = tools.ahead(tools.concurrency);
         let chain = |network| Chain { network, finder: tools.finder, exec: &ahead, limits: tools.limits, after: None };
         for (index, chain) in networks.iter().map(chain).enumerate().filter(|(_, chain)| chain.is_called(Verb::Gc)) {
             ahead.expect(index, &chain, Verb::Gc, 0..chain.network.plugins.len(), None);
         }
-        for network in &networks {
-            let valid = self.valid_on(&network.name);
-            for error in chain(network).gc(&valid) {
+        let valid: Vec<_> = networks.iter().map(|network| self.valid_on(&network.name)).collect();
+        let gc = |index: usize| chain(&networks[index]).gc(&valid[index]);
+        together(networks.len(), tools.concurrency, gc, |index, failures| {
+            let network = &networks[index];
+            for error in failures {
                 let own = CniError::from(&error.source);
                 let message = format!("network {:?}: {error}", network.name);
                 self.failures.push(CniError { code: own.code, msg: message, details: own.details });
             }
-        }
+        });
     }
 
     fn cannot_read(&mut self, code: u32, message: &dyn std::fmt::Display) {
