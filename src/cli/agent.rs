@@ -14,7 +14,7 @@ use crate::config::{DEFAULT_BIN_DIR, LogConfig};
 /// The arguments of `agent`.
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// The name of this node [default: this machine's host name, as the kubelet takes it]
+    /// The name of this node [default: this machine's host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node: Option<String>,
     /// The credentials for the API server [default: those of the pod that the agent runs in]
@@ -31,7 +31,7 @@ pub(super) struct AgentArgs {
     /// The node's own braid, which makes the changes [default: braid in the first of --bin-dir]
     #[arg(long, value_name = "FILE")]
     braid: Option<PathBuf>,
-    /// The process in whose mount and network namespaces changes are made, or `none` for those of the agent
+    /// The process in whose namespaces changes are made, or `none` for those of the agent
     #[arg(long, value_name = "PID", default_value = "1")]
     host_pid: HostProcess,
     /// How many pods are changed at once
@@ -43,10 +43,10 @@ pub(super) struct AgentArgs {
     /// Where to answer /healthz and /metrics over HTTP, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9797")]
     listen: Listen,
-    /// Where to export the spans of traced calls to, by OTLP over HTTP, such as `http://collector:4318`
+    /// Where to export spans of traced calls to, by OTLP over HTTP
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<Endpoint>,
-    /// What to log: error, warning, info, debug or trace
+    /// How much to log
     #[arg(long, value_name = "LEVEL", default_value = "info",
         value_parser = ["error", "warning", "info", "debug", "trace"])]
     log_level: String,

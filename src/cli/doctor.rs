@@ -30,8 +30,8 @@ pub(super) struct Doctor {
     /// Forget a debt: what is owed will never be undone by Braid
     #[arg(long, value_name = "ID")]
     forget: Vec<DebtId>,
-    /// Leave out findings of a kind
-    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    /// Leave out findings of a kind, as -o json names them
+    #[arg(long, value_name = "KIND", value_parser = kinds(), hide_possible_values = true)]
     ignore: Vec<Kind>,
     /// Only findings about this container or debt, by its ID
     #[arg(long, value_name = "ID")]

@@ -158,8 +158,8 @@ Example:
 const AFTER_SYNC: &str = "\
 It asks the API server for the pod, and holds the pod's annotation against the container's journal. The primary network, the
 operator's own networks and what `braid attach` has attached stay.
-With --network, the whole ID may be that of a container which another plugin has attached, as long as the runtime's libcni keeps its
-result in CNI_CACHE_DIR (/var/lib/cni). Its networks are attached if the configuration says \"repair\": true.
+With --network, the whole ID may be that of a container which another plugin has attached, as long as the runtime's
+libcni keeps its result in CNI_CACHE_DIR (/var/lib/cni). Its networks are attached if the configuration says \"repair\": true.
 Exit status 0: the container has what its pod asks for, or goes away. 1: something failed, and the output says what.
 
 Examples:

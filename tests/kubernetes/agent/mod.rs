@@ -2,6 +2,8 @@
 
 /// Limits: many pods, many changes, nothing to do.
 mod limits;
+/// Metrics, and spans for a collector.
+mod observe;
 /// Pods whose networks change.
 mod pods;
 /// The real Braid.
