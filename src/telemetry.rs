@@ -100,8 +100,8 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// The report of a call that has just ended, with this code.
-    pub fn of(subject: Subject<'a>, took: Duration, code: u32, runs: &'a Runs) -> Self {
+    /// The report of what has just ended, with this code: a call, or a change after the first `before` runs of plugins.
+    pub fn of(subject: Subject<'a>, took: Duration, code: u32, (runs, before): (&'a Runs, usize)) -> Self {
         let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
         Self {
             format: FORMAT,
@@ -113,7 +113,7 @@ impl<'a> Report<'a> {
             began: since_1970(began),
             took: nanos(took),
             code,
-            plugins: runs.take().into_iter().take(MAX_PLUGINS).map(PluginReport::from).collect(),
+            plugins: runs.after(before).into_iter().take(MAX_PLUGINS).map(PluginReport::from).collect(),
             trace: runs.trace().map(|trace| TraceReport {
                 id: trace.id().into(),
                 parent: trace.parent().into(),
@@ -183,14 +183,14 @@ mod tests {
         let runs = Runs::default();
         tell(dir.path(), || unreachable!("nobody listens"));
         let socket = UnixDatagram::bind(socket_path(dir.path())).unwrap();
-        tell(dir.path(), || Report::of(SUBJECT, Duration::from_millis(5), 7, &runs));
+        tell(dir.path(), || Report::of(SUBJECT, Duration::from_millis(5), 7, (&runs, 0)));
         let mut datagram = vec![0; 1 << 16];
         let length = socket.recv(&mut datagram).unwrap();
         let report: Report<'_> = serde_json::from_slice(&datagram[..length]).unwrap();
         assert_eq!((report.took, report.code, &*report.container), (5_000_000, 7, "c1"));
         // Nobody reads: the queue of the socket fills up.
         for _ in 0..10_000 {
-            tell(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, &runs));
+            tell(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, (&runs, 0)));
         }
         // A socket that its owner has left behind.
         drop(socket);

@@ -149,7 +149,7 @@ mod tests {
     fn report(verb: &'static str, code: u32, plugins: Vec<PluginReport<'static>>) -> Report<'static> {
         let subject = Subject { verb, network: "pods", container: "c1", interface: "eth0", pod_uid: "" };
         let runs = Box::leak(Box::default());
-        Report { plugins, ..Report::of(subject, Duration::from_millis(30), code, runs) }
+        Report { plugins, ..Report::of(subject, Duration::from_millis(30), code, (runs, 0)) }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! plugin that it runs: the plugin's `TRACEPARENT` names its own span, so that what the plugin does can be told to be its.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::cni::{CniError, Verb};
@@ -79,12 +79,26 @@ impl Runs {
     }
 
     pub(super) fn add(&self, run: Run) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(run);
+        self.lock().push(run);
+    }
+
+    /// How many runs there are so far.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The runs after the first so many, in the order of their ends.
+    pub fn after(&self, count: usize) -> Vec<Run> {
+        self.lock().iter().skip(count).cloned().collect()
     }
 
     /// The runs so far, in the order of their ends. They are forgotten.
     pub fn take(&self) -> Vec<Run> {
-        std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Run>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

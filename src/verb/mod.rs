@@ -77,7 +77,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
             interface: &request.ifname,
             pod_uid: request.arg("K8S_POD_UID").unwrap_or_default(),
         };
-        telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), context.runs())
+        telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), (context.runs(), 0))
     });
     if !is_told {
         log_spans(context.runs());

@@ -307,12 +307,12 @@ impl<'a> Call<'a> {
         change: impl FnOnce(Means<'a>, Journal) -> Result<Changed, ChangeError>,
     ) -> Result<Changed, LiveError> {
         let Plan { network, ifname, args, .. } = journal.state.header.plan.clone();
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), self.context.runs().count());
         let outcome = change(self.means(), journal).map_err(LiveError::from);
         let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
         let (runs, took) = (self.context.runs(), began.elapsed());
         let args: Args = args.parse().unwrap_or_default();
-        let is_told = telemetry::tell(self.store.path(), || {
+        telemetry::tell(self.store.path(), || {
             let subject = Subject {
                 verb: kind,
                 network: &network,
@@ -320,12 +320,8 @@ impl<'a> Call<'a> {
                 interface: &ifname,
                 pod_uid: args.get("K8S_POD_UID").unwrap_or_default(),
             };
-            Report::of(subject, took, code, runs)
+            Report::of(subject, took, code, (runs, before))
         });
-        if !is_told {
-            // They are no part of what a later change takes.
-            drop(runs.take());
-        }
         outcome
     }
 
