@@ -121,9 +121,12 @@ fn the_chart_applies_what_kustomize_applies(#[case] values: Value, #[case] folde
     }
     let by_name = |objects: &mut Objects| {
         let daemon_set = objects.get_mut(&("DaemonSet".into(), "braid".into())).expect("a DaemonSet");
+        for list in ["volumes", "containers"] {
+            let list = daemon_set.pointer_mut(&format!("/spec/template/spec/{list}")).and_then(Value::as_array_mut);
+            list.expect("a list").sort_by_key(|one| one["name"].as_str().map(str::to_owned));
+        }
         let containers = daemon_set.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
         let containers = containers.expect("containers");
-        containers.sort_by_key(|container| container["name"].as_str().map(str::to_owned));
         containers
             .iter_mut()
             .map(|one| one.as_object_mut().expect("an object").remove("imagePullPolicy"))
