@@ -26,7 +26,6 @@ mod snapshot;
 pub(crate) use calls::{Call, compact, members};
 pub(crate) use case::{Case, Invocation};
 pub(crate) use journal::{edit_header, edit_journal};
-#[cfg(feature = "kubernetes")]
 pub(crate) use machine::Ran;
 pub(crate) use machine::{Machine, is_real_root};
 pub(crate) use namespace::Namespace;
