@@ -24,7 +24,7 @@ use crate::verb::live::{Live, LiveError, Outcome, Synced, Unknown, Which};
 
 /// Which container.
 #[derive(Debug, Args)]
-pub(super) struct Container {
+struct Target {
     /// The container's ID, or the beginning of it
     #[arg(value_name = "CONTAINER")]
     id: String,
@@ -33,6 +33,13 @@ pub(super) struct Container {
     of: Option<String>,
     #[command(flatten)]
     state: StateDir,
+}
+
+/// Which container is changed, and what is said of it.
+#[derive(Debug, Args)]
+pub(super) struct Container {
+    #[command(flatten)]
+    target: Target,
     /// Tell on standard error how long each step took
     #[arg(long)]
     timings: bool,
@@ -104,14 +111,8 @@ pub(super) struct UpdateArgs {
 /// The arguments of `sync`.
 #[derive(Debug, Args)]
 pub(super) struct Sync {
-    /// The container's ID, or the beginning of it
-    #[arg(value_name = "CONTAINER")]
-    id: String,
-    /// The interface that the runtime asked for, where the container was attached several times
-    #[arg(long = "of", value_name = "IFNAME")]
-    of: Option<String>,
     #[command(flatten)]
-    state: StateDir,
+    target: Target,
     /// Braid's configuration: the network's name in NETCONFPATH, or a file [default: the container's own]
     #[arg(long)]
     network: Option<String>,
@@ -127,17 +128,13 @@ pub(super) struct Sync {
 }
 
 pub(super) fn sync(args: &Sync) -> super::Outcome {
-    let which = Which { container: &args.id, ifname: args.of.as_deref() };
-    let live = Live::new(&args.state.state_dir).by(&args.by);
-    let network = match &args.network {
-        Some(network) => network.clone(),
-        None => live.network_of(which).map_err(|error| refused(&error))?,
-    };
-    let config = configuration(&network)?;
+    let which = args.target.which();
+    let live = Live::new(&args.target.state.state_dir).by(&args.by);
+    let config = configuration_of(&live, which, args.network.as_deref())?;
     let synced = match live.sync(&config, which, args.dry_run) {
         Err(LiveError::NoContainer { .. }) if args.network.is_some() => {
             let (cache, cni_path) = (cache_dir()?, cni_path()?);
-            let unknown = Unknown { container: &args.id, cache: &cache, cni_path: &cni_path };
+            let unknown = Unknown { container: &args.target.id, cache: &cache, cni_path: &cni_path };
             live.repair(&config, unknown, args.dry_run)
         }
         outcome => outcome,
@@ -174,12 +171,7 @@ fn synced_table(synced: &Synced) -> String {
 
 pub(super) fn attach(args: &Attach) -> super::Outcome {
     let which = args.container.which();
-    let live = args.container.live(None);
-    let network = match &args.network {
-        Some(network) => network.clone(),
-        None => live.network_of(which).map_err(|error| refused(&error))?,
-    };
-    let config = configuration(&network)?;
+    let config = configuration_of(&args.container.live(None), which, args.network.as_deref())?;
     let selections = selections(&args.selections)?;
     let live = args.container.live(Some(config.timeouts)).writing_pod_status(config.clone());
     let outcome = live.attach(&config, which, selections).map_err(|error| args.container.refused(&error, ""))?;
@@ -210,6 +202,14 @@ pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
 
 fn refused(error: &LiveError) -> CliError {
     CliError::Cni(CniError::from(error), Version::LATEST)
+}
+
+/// Braid's part of the network that is given, or else of the one that the container was attached to.
+fn configuration_of(live: &Live, which: Which<'_>, network: Option<&str>) -> Result<Config, CliError> {
+    match network {
+        Some(network) => configuration(network),
+        None => configuration(&live.network_of(which).map_err(|error| refused(&error))?),
+    }
 }
 
 /// Braid's part of a network.
@@ -249,13 +249,19 @@ fn wrong(message: String) -> CliError {
     CliError::Cni(CniError::new(crate::cni::error::code::INVALID_CONFIG, message), Version::LATEST)
 }
 
-impl Container {
+impl Target {
     fn which(&self) -> Which<'_> {
         Which { container: &self.id, ifname: self.of.as_deref() }
     }
+}
+
+impl Container {
+    fn which(&self) -> Which<'_> {
+        self.target.which()
+    }
 
     fn live(&self, timeouts: Option<Timeouts>) -> Live {
-        Live::new(&self.state.state_dir).with_timeouts(timeouts.unwrap_or_default()).by("command line")
+        Live::new(&self.target.state.state_dir).with_timeouts(timeouts.unwrap_or_default()).by("command line")
     }
 
     /// What makes a change that needs no configuration. One that is there says how long to wait, and how what is written about a

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::journal::{Event, Step};
 use super::run::micros;
 use super::undo::undo_attachment;
-use super::{Failure, Transaction, device_info};
+use super::{CleanupFailure, Failure, Transaction, device_info};
 use crate::cni::{AddResult, CniError, Verb};
 use crate::plan::{Attachment, Position};
 use crate::runtime::{Ahead, Chain, Of, PluginError, StepError, StepResult, together};
@@ -103,20 +103,35 @@ pub(super) fn attach_one(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, 
             Ok(Some(result))
         }
         Err(failure @ (Failure::Attach { .. } | Failure::DeviceInfo { .. })) if attachment.optional => {
-            tracing::warn!(
-                network = attachment.network.name,
-                interface = attachment.ifname,
-                error = %failure,
-                "{} failed; it is optional, so it is undone and the container goes without it",
-                attachment.label()
-            );
-            note_acted(tx, &ahead.give_up(index));
-            for failure in undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index) {
-                tracing::error!(error = %failure, "could not be undone now; DEL will try again");
-            }
+            forgo(tx, index, &failure, || {
+                note_acted(tx, &ahead.give_up(index));
+                None
+            });
             Ok(None)
         }
         Err(failure) => Err(failure),
+    }
+}
+
+/// Undoes an optional attachment that failed. `first` is what comes before its steps.
+pub(super) fn forgo(
+    tx: &Transaction<'_>,
+    index: usize,
+    failure: &Failure,
+    first: impl FnOnce() -> Option<CleanupFailure>,
+) {
+    let attachment = &tx.plan.attachments[index];
+    tracing::warn!(
+        network = attachment.network.name,
+        interface = attachment.ifname,
+        error = %failure,
+        "{} failed; it is optional, so it is undone and the container goes without it",
+        attachment.label()
+    );
+    let first = first();
+    let undone = undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index);
+    for failure in first.into_iter().chain(undone) {
+        tracing::error!(error = %failure, "could not be undone now; DEL will try again");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::forward::forgo;
 use super::journal::{Event, Journal};
-use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction};
 use crate::cni::AddResult;
 use crate::merge::follow_default_route;
@@ -56,19 +56,9 @@ pub(super) fn set_default_route_or_forgo(tx: &Transaction<'_>, index: usize) -> 
     match set_default_route(tx, index) {
         Ok(change) => Ok(change.map_or(Routes::AsTheyAre, Routes::Changed)),
         Err(failure @ Failure::Routes { .. }) if attachment.optional => {
-            tracing::warn!(
-                network = attachment.network.name,
-                interface = attachment.ifname,
-                error = %failure,
-                "{} failed; it is optional, so it is undone and the container goes without it",
-                attachment.label()
-            );
-            let returned =
-                tx.with_journal(|journal| give_back_default_route(journal, &tx.plan.netns, &attachment.ifname));
-            let undone = undo_attachment(&tx.journal, tx.tools.for_rollback(), &tx.plan.netns, index);
-            for failure in returned.into_iter().chain(undone) {
-                tracing::error!(error = %failure, "could not be undone now; DEL will try again");
-            }
+            forgo(tx, index, &failure, || {
+                tx.with_journal(|journal| give_back_default_route(journal, &tx.plan.netns, &attachment.ifname))
+            });
             Ok(Routes::Forgone)
         }
         Err(failure) => Err(failure),

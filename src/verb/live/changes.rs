@@ -306,7 +306,8 @@ impl<'a> Call<'a> {
         journal: Journal,
         change: impl FnOnce(Means<'a>, Journal) -> Result<Changed, ChangeError>,
     ) -> Result<Changed, LiveError> {
-        let Plan { network, ifname, args, .. } = journal.state.header.plan.clone();
+        let Plan { network, ifname, args, .. } = &journal.state.header.plan;
+        let (network, ifname, args) = (network.clone(), ifname.clone(), args.clone());
         let (began, before) = (Instant::now(), self.context.runs().count());
         let outcome = change(self.means(), journal).map_err(LiveError::from);
         let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
