@@ -16,6 +16,7 @@
 #                            server as well; without it, they run with a double alone
 #   BRAID_TEST_HELM_PYTHON   a Python that has helm-python-sdk, with which Helm's own library renders the chart; if it is not
 #                            set, one is made in the user's cache if pip can, and without it those tests skip
+#   BRAID_TEST_SRIOV_CNI     the sriov-cni executable, named `sriov`; without it, the test of its refusal skips
 #   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing

@@ -1,6 +1,7 @@
 //! Devices from resource claims (`resource.k8s.io`).
 
 use std::fs;
+use std::path::Path;
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -181,6 +182,24 @@ fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_an
     // It gets the function of the request that is named, and refuses another than it expects.
     let case = pod(&api, case, &by_request(&[("vf", "two")]));
     case.add().fails(100).says("no VF");
+}
+
+/// The real sriov-cni is told which function to take, and where the machine has no such function, its refusal is what the
+/// user reads.
+#[test]
+fn the_plugin_for_virtual_functions_refuses_a_function_that_the_machine_lacks() {
+    let Some(sriov) = std::env::var_os("BRAID_TEST_SRIOV_CNI") else {
+        return eprintln!("skipped: BRAID_TEST_SRIOV_CNI names no sriov-cni");
+    };
+    let folder = Path::new(&sriov).parent().unwrap().to_owned();
+    let (case, api) = in_cluster(node().plugins_in(folder));
+    api.definition("web", "vf", r#"{"cniVersion": "1.0.0", "name": "vf", "type": "sriov"}"#);
+    let case = pod(&api, case, &by_request(&[("vf", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a")]);
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("0000:ff:1f.7", ""))]);
+    case.add().fails(999).says("on net1: plugin \"sriov\"").says("0000:ff:1f.7").leaves_nothing();
+    case.del().succeeds().leaves_nothing();
 }
 
 #[test]
