@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,10 +37,18 @@ pub fn write_text(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Writes bytes for a runtime, which does not wait for ever for one that does not read.
+/// Whether an object could not be written as a whole. Another one would follow the part of it that was written.
+static IS_CUT: AtomicBool = AtomicBool::new(false);
+
+/// Writes one object for a runtime. One that does not read is waited for once only.
 #[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
 fn write_bytes(bytes: &[u8]) -> io::Result<()> {
-    Output::new(io::stdout().as_fd()).write_all(bytes, PATIENCE)
+    if IS_CUT.load(Ordering::Relaxed) {
+        return Err(io::Error::other("an earlier answer could not be written as a whole"));
+    }
+    let written = Output::new(io::stdout().as_fd()).write_all(bytes, PATIENCE);
+    IS_CUT.store(written.is_err(), Ordering::Relaxed);
+    written
 }
 
 /// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.
