@@ -95,31 +95,40 @@ fn what_containers_that_are_gone_have_left_is_undone_and_what_others_have_is_not
 /// A container whose name among namespaces is gone lives as long as something else holds the namespace.
 #[test]
 fn a_namespace_that_anything_holds_is_alive() {
-    for hold in [
-        // A process in it.
-        "ip netns exec web sleep 1000 & echo $! >/run/holder; while ! ip netns pids web | grep -q .; do sleep 0.01; done",
-        // An open file.
-        "sleep 1000 3</run/netns/web & echo $! >/run/holder",
-        // A mount elsewhere.
-        "touch /run/elsewhere; mount --bind /run/netns/web /run/elsewhere; sleep 1000 & echo $! >/run/holder",
-        // A mount in another mount namespace.
-        "touch /run/elsewhere; unshare --mount --propagation private bash -c \
-         'mount --bind /run/netns/web /run/elsewhere; exec sleep 1000' & echo $! >/run/holder; \
-         until grep -q sleep /proc/$(</run/holder)/comm; do sleep 0.01; done",
-    ] {
-        let machine = machine();
-        machine.run("ip netns add web; braid add pods web --container-id web-1").succeeds();
-        let detached = format!("{{ {hold}; }} </dev/null >/dev/null 2>&1");
-        machine.run(&detached).succeeds();
-        machine.run("ip netns del web").succeeds();
-        assert_eq!(findings(&machine, "--fix --min-age 0"), [""; 0], "{hold}");
-        machine.run("braid list").succeeds().prints("web-1");
-        machine.run("umount /run/elsewhere 2>/dev/null || true; kill -KILL $(</run/holder)").succeeds();
-        machine.until("! kill -0 $(</run/holder) 2>/dev/null");
-        assert_eq!(findings(&machine, ""), ["container-gone web-1/eth0", "result-stale pods-web-1-eth0"], "{hold}");
-        machine.run("braid doctor --fix").exits(0);
-        machine.is_as_noted();
+    // Each starts a process that keeps the namespace of its name alive, and writes down the number of the process.
+    let held = [
+        (
+            "member",
+            "ip netns exec member sleep 1000 & echo $! >/run/member; until ip netns pids member | grep -q .; do sleep 0.01; done",
+        ),
+        ("file", "sleep 1000 3</run/netns/file & echo $! >/run/file"),
+        ("bind", "touch /run/elsewhere; mount --bind /run/netns/bind /run/elsewhere; sleep 1000 & echo $! >/run/bind"),
+        (
+            "other-mounts",
+            "touch /run/private; unshare --mount --propagation private bash -c \
+             'mount --bind /run/netns/other-mounts /run/private; exec sleep 1000' & echo $! >/run/other-mounts; \
+             until grep -q sleep /proc/$(</run/other-mounts)/comm; do sleep 0.01; done",
+        ),
+    ];
+    let machine = machine();
+    for (name, hold) in held {
+        machine.run(&format!("ip netns add {name}; braid add pods {name} --container-id {name}")).succeeds();
+        machine.run(&format!("{{ {hold}; }} </dev/null >/dev/null 2>&1")).succeeds();
+        machine.run(&format!("ip netns del {name}")).succeeds();
     }
+    assert_eq!(findings(&machine, "--fix --min-age 0"), [""; 0]);
+    drop(held.iter().fold(machine.run("braid list").succeeds(), |listed, (name, _)| listed.prints(name)));
+    machine.run("umount /run/elsewhere").succeeds();
+    for (name, _) in held {
+        machine.run(&format!("kill -KILL $(</run/{name})")).succeeds();
+        machine.until(&format!("! kill -0 $(</run/{name}) 2>/dev/null"));
+    }
+    let gone = |name: &str| [format!("container-gone {name}/eth0"), format!("result-stale pods-{name}-eth0")];
+    let mut expected: Vec<String> = held.iter().flat_map(|(name, _)| gone(name)).collect();
+    expected.sort();
+    assert_eq!(findings(&machine, ""), expected);
+    machine.run("braid doctor --fix").exits(0);
+    machine.is_as_noted();
 }
 
 /// A plugin and all that called it are killed in the middle: of a network that Braid has no part in, nothing tells.
