@@ -334,11 +334,12 @@ fn no_call_finds_the_executable_busy_while_it_is_replaced() {
         };
         let calls = [scope.spawn(call), scope.spawn(call)];
         for round in 0..10 {
-            // Another version of the same size, and a good one.
-            let mut other = fs::read(braid()).unwrap();
-            other.push(round);
-            fs::write(node.path("other"), other).unwrap();
-            fs::set_permissions(node.path("other"), PermissionsExt::from_mode(0o755)).unwrap();
+            // Another version, and a good one. This process does not write it itself: a child that a test beside this one
+            // starts would have it open for writing for a moment.
+            let script = r#"cp "$1" "$2" && printf %s "$3" >>"$2" && chmod 755 "$2""#;
+            let mut copy = Command::new("sh");
+            copy.args(["-c", script, "sh"]).args([braid(), node.path("other")]).arg(round.to_string());
+            assert!(copy.status().expect("run sh").success());
             fs::rename(node.path("other"), node.path("bin/braid")).unwrap();
             let output = node.install(&[]);
             if !output.status.success() || calls.iter().any(ScopedJoinHandle::is_finished) {
