@@ -20,6 +20,7 @@
 #   CNITOOL                  libcni's cnitool, if not on PATH; without it, the tests that compare with it skip
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
+#   RUST_TEST_THREADS        how many tests run at once, if not two for each processor: many wait for most of their time
 #   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
 #   BRAID_TEST_KILLS=all     kill changes of containers at every system call, not at some; needs strace, and takes hours
 #   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
@@ -178,10 +179,12 @@ with_root() {
 
 # The tests are built as the user who runs this, then run with the rights they need.
 run_tests() {
+    local threads=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     cargo test --no-run --quiet "$@" || return
     # Built already: a namespace without a network must not make cargo look for one. The tests send signals that a job in
     # the background ignores, and so would all it starts.
-    CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM cargo test --no-fail-fast "$@" 2>&1 | totals
+    CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM "RUST_TEST_THREADS=$threads" \
+        cargo test --no-fail-fast "$@" 2>&1 | totals
 }
 
 # Passes the output of tests on, and adds up their results.
@@ -220,13 +223,24 @@ quick() {
         --skip reference --skip check_reports_everything_that_is_wrong_at_once
 }
 
-# Builds for musl, without Kubernetes, and tries what depends on the C library, and real plugins.
+# Builds for musl, without Kubernetes, where tests/bench/instructions.sh counts the instructions of the same build.
+build_for_musl() {
+    builds_for_musl || return 0
+    cargo build --release --quiet --no-default-features --bin braid --target "$musl" \
+        --target-dir "${CARGO_TARGET_DIR:-target}/instructions"
+}
+
+count_instructions() {
+    wait "$musl_build" || true
+    tests/bench/instructions.sh
+}
+
+# Tries, built for musl, what depends on the C library, and real plugins.
 test_musl() {
     local folder
     builds_for_musl || { echo "rustc does not build for musl here: rustup target add $musl"; return; }
-    # Where the instructions are counted.
+    build_for_musl || return
     folder=$(realpath "${CARGO_TARGET_DIR:-target}")/instructions
-    cargo build --release --quiet --no-default-features --bin braid --target "$musl" --target-dir "$folder" || return
     # The plugin that records is one, and `--test` alone does not build it.
     cargo build --examples --quiet || return
     BRAID_TEST_BINARY=$folder/$musl/release/braid run_tests --test suite -- \
@@ -282,11 +296,14 @@ step() {
     "$@" || failed+=("$*")
     took+=("$(printf '%4d s  %s' $((SECONDS - began)) "$name")")
 }
+# Linking it takes long and keeps one processor busy, so that it goes on beside the next steps.
+build_for_musl &
+musl_build=$!
 step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 step "licences, sources and bans of crates" check_crates
-step "instructions of an ADD" tests/bench/instructions.sh
+step "instructions of an ADD" count_instructions
 step "tests of a build for musl" test_musl
 step "tests" run_all_tests
 [[ -z ${BRAID_TEST_FUZZ:-} ]] || step "fuzzing" fuzz
