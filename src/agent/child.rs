@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::queue::Container;
 use super::report::Report;
 use super::settings::Settings;
 
@@ -55,6 +56,7 @@ pub(super) struct Children {
     state_dir: PathBuf,
     conf_dir: PathBuf,
     cni_path: String,
+    cache_dir: PathBuf,
     limit: Duration,
 }
 
@@ -75,13 +77,17 @@ impl Children {
             state_dir: settings.state_dir.clone(),
             conf_dir: settings.conf_dir.clone(),
             cni_path: settings.cni_path.clone(),
+            cache_dir: settings.cache_dir.clone(),
             limit: settings.timeout,
         }
     }
 
-    /// Brings a container to what its pod asks for.
-    pub(super) async fn sync(&self, container: &str) -> Ended {
-        let words: [OsString; 4] = ["sync".into(), container.into(), "--by".into(), "agent".into()];
+    /// Brings a container to what its pod asks for. One that Braid has no journal of gets it by this configuration of Braid's.
+    pub(super) async fn sync(&self, container: &Container, configuration: Option<&Path>) -> Ended {
+        let mut words: Vec<OsString> = vec!["sync".into(), container.id().into(), "--by".into(), "agent".into()];
+        if let (Container::Unknown(_), Some(configuration)) = (container, configuration) {
+            words.extend(["--network".into(), configuration.into()]);
+        }
         match self.run(&words).await {
             Ok(ran) => ran.judge(),
             Err(reason) => Ended::Broken(reason),
@@ -110,6 +116,7 @@ impl Children {
         command.arg("--state-dir").arg(&self.state_dir).args(["-o", "json"]);
         // Nothing of the agent's own environment: it may hold what is none of a plugin's business.
         command.env_clear().env("PATH", PATH).env("NETCONFPATH", &self.conf_dir).env("CNI_PATH", &self.cni_path);
+        command.env("CNI_CACHE_DIR", &self.cache_dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).current_dir(Path::new("/"));
         command

@@ -56,6 +56,11 @@ impl Index {
         newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
     }
 
+    /// Whether there is a journal of a container of a pod, or one is being written.
+    pub(super) fn knows(&self, uid: &str) -> bool {
+        self.containers.values().any(|known| known.pod.as_ref().is_some_and(|pod| pod.uid == uid))
+    }
+
     /// Looks at what is there, and returns the UIDs of the pods of which something has come or gone.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | `run` | the loop: what happens, and what is done about it |
 //! | `queue` | what is to be done for which pod, and when; pure |
 //! | `index` | which container belongs to which pod, by the journals |
+//! | `unknown` | the same of containers that another plugin has attached, by what libcni keeps |
 //! | `definitions` | whether a network-attachment-definition has changed |
 //! | `gone` | containers that are gone, and debts; pure |
 //! | `child` | one run of the node's own Braid, with its limits |
@@ -36,6 +37,7 @@ mod report;
 mod run;
 mod serve;
 mod settings;
+mod unknown;
 
 pub(crate) use enter::enter;
 pub(crate) use export::Endpoint;

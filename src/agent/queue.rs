@@ -31,10 +31,29 @@ enum Urgency {
 enum Turn {
     /// Nothing is to be done.
     Idle,
+    /// What it lacks it gets only with `"repair": true`, and that was said.
+    NeedsRepair,
     /// It is to be worked on, from this time on.
     Due(Urgency, Instant),
     /// It is being worked on, and perhaps once more after that.
     Running { again: bool },
+}
+
+/// The container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Container {
+    /// Braid has a journal of it.
+    Attached(String),
+    /// Another plugin has attached it, as the runtime's libcni tells.
+    Unknown(String),
+}
+
+impl Container {
+    /// Its ID.
+    pub(super) fn id(&self) -> &str {
+        let (Self::Attached(id) | Self::Unknown(id)) = self;
+        id
+    }
 }
 
 /// A pod, and what is to be done for it.
@@ -53,7 +72,7 @@ struct Item {
     /// Whether what it asks for has changed since it was first seen.
     is_edited: bool,
     /// Its container.
-    container: Option<String>,
+    container: Option<Container>,
     turn: Turn,
     /// How often it has failed in a row.
     failures: u32,
@@ -70,7 +89,7 @@ pub(super) struct Work {
     /// The pod, as `NAMESPACE/NAME`.
     pub(super) pod: String,
     /// Its container.
-    pub(super) container: String,
+    pub(super) container: Container,
 }
 
 /// How work ended.
@@ -80,6 +99,8 @@ pub(super) enum End {
     Done,
     /// It has not.
     Failed,
+    /// It has not, and will not have it before the annotation or Braid's configuration changes.
+    NeedsRepair,
 }
 
 /// The items of a node.
@@ -98,10 +119,12 @@ impl Queue {
     }
 
     /// A pod is there, or has changed; its container, if it is known.
-    pub(super) fn pod_is(&mut self, pod: PodOfNode, container: Option<&str>, now: Instant) {
+    pub(super) fn pod_is(&mut self, pod: PodOfNode, container: Option<Container>, now: Instant) {
         let hash = |text: &Option<String>| text.as_ref().map(|text| self.hashes.hash_one(text));
         let (networks, status) = (hash(&pod.networks), hash(&pod.status));
         let Some(item) = self.items.get_mut(&pod.uid) else {
+            // One that asks for nothing has it where another plugin has attached it, or nobody yet.
+            let is_due = networks.is_some() || matches!(container, Some(Container::Attached(_)));
             let item = Item {
                 namespace: pod.namespace,
                 name: pod.name,
@@ -111,13 +134,8 @@ impl Queue {
                 is_terminating: pod.is_terminating,
                 is_gone: false,
                 is_edited: false,
-                container: container.map(str::to_owned),
-                // One that asks for nothing and is not attached yet is attached as it should be.
-                turn: if container.is_some() || networks.is_some() {
-                    Turn::Due(Urgency::Look, now)
-                } else {
-                    Turn::Idle
-                },
+                container,
+                turn: if is_due { Turn::Due(Urgency::Look, now) } else { Turn::Idle },
                 failures: 0,
                 ended: None,
                 definitions: Vec::new(),
@@ -160,9 +178,10 @@ impl Queue {
     }
 
     /// A pod has another container than before, or none.
-    pub(super) fn container_is(&mut self, uid: &str, container: Option<&str>, now: Instant) {
-        let Some(item) = self.items.get_mut(uid).filter(|item| item.container.as_deref() != container) else { return };
-        item.container = container.map(str::to_owned);
+    pub(super) fn container_is(&mut self, uid: &str, container: Option<Container>, now: Instant) {
+        let Some(item) = self.items.get_mut(uid).filter(|item| item.container != container) else { return };
+        item.container = container;
+        let container = &item.container;
         // What it asks for may have changed while it was being attached.
         if container.is_some() && (item.networks.is_some() || item.is_edited) {
             item.ask(Urgency::Look, now);
@@ -171,9 +190,28 @@ impl Queue {
 
     /// A definition has changed: every pod that asks for it is looked at.
     pub(super) fn definition_has_changed(&mut self, definition: &str, now: Instant) {
-        for item in self.items.values_mut().filter(|item| item.definitions.iter().any(|name| name == definition)) {
+        let names = |item: &&mut Item| !item.needs_repair() && item.definitions.iter().any(|name| name == definition);
+        for item in self.items.values_mut().filter(names) {
             item.ask(Urgency::Changed, now);
         }
+    }
+
+    /// Braid's configuration has changed: pods that need `repair` are looked at.
+    pub(super) fn configuration_has_changed(&mut self, now: Instant) {
+        for item in self.items.values_mut().filter(|item| item.needs_repair()) {
+            item.ask(Urgency::Look, now);
+        }
+    }
+
+    /// The pods of which another plugin may have attached the container: they ask for networks, or did, and Braid has no journal.
+    pub(super) fn without_journal(&self) -> impl Iterator<Item = &str> {
+        let is_without = |(_, item): &(&String, &Item)| {
+            !item.is_terminating
+                && !item.is_gone
+                && !matches!(item.container, Some(Container::Attached(_)))
+                && (item.networks.is_some() || item.is_edited)
+        };
+        self.items.iter().filter(is_without).map(|(uid, _)| uid.as_str())
     }
 
     /// Takes what is to be done next, if anything is due and not too much is being done.
@@ -212,6 +250,7 @@ impl Queue {
         item.turn = match (again, end) {
             (true, _) => Turn::Due(Urgency::Changed, now),
             (false, End::Done) => Turn::Idle,
+            (false, End::NeedsRepair) => Turn::NeedsRepair,
             (false, End::Failed) => {
                 let next = pause_after(item.failures, random);
                 pause = Some(next);
@@ -259,7 +298,7 @@ impl Queue {
 
     /// The definitions that pods ask for: all, or those of pods that do not have what they ask for.
     pub(super) fn definitions(&self, only_failing: bool) -> BTreeSet<String> {
-        let items = self.items.values().filter(|item| !only_failing || item.failures > 0);
+        let items = self.items.values().filter(|item| !only_failing || item.is_tried_again());
         items.flat_map(|item| item.definitions.iter().cloned()).collect()
     }
 
@@ -267,7 +306,7 @@ impl Queue {
     pub(super) fn asks_for_definitions(&self) -> (bool, bool) {
         let mut items = self.items.values().filter(|item| !item.definitions.is_empty());
         let any = items.clone().next().is_some();
-        (any, items.any(|item| item.failures > 0))
+        (any, items.any(Item::is_tried_again))
     }
 }
 
@@ -283,11 +322,20 @@ impl Item {
         }
     }
 
+    /// Whether it fails and is tried again.
+    fn is_tried_again(&self) -> bool {
+        self.failures > 0 && !self.needs_repair()
+    }
+
+    fn needs_repair(&self) -> bool {
+        self.turn == Turn::NeedsRepair
+    }
+
     /// Asks for it to be worked on at once.
     fn ask(&mut self, urgency: Urgency, now: Instant) {
         self.turn = match self.turn {
             Turn::Running { .. } => Turn::Running { again: true },
-            Turn::Idle => Turn::Due(urgency, now),
+            Turn::Idle | Turn::NeedsRepair => Turn::Due(urgency, now),
             Turn::Due(before, at) => Turn::Due(urgency.min(before), at.min(now)),
         };
     }
@@ -332,11 +380,15 @@ mod tests {
         }
     }
 
+    fn attached(id: &str) -> Container {
+        Container::Attached(id.into())
+    }
+
     /// A queue whose pods have all been looked at.
     fn at_rest(uids: &[&str], now: Instant) -> Queue {
         let mut queue = Queue::new(4);
         for uid in uids {
-            queue.pod_is(pod(uid, 1, "a"), Some(uid), now);
+            queue.pod_is(pod(uid, 1, "a"), Some(attached(uid)), now);
         }
         while let Some(work) = queue.take(now) {
             assert_eq!(queue.ended(&work.uid, End::Done, None, (now, 0.0)), None);
@@ -354,11 +406,11 @@ mod tests {
         let now = Instant::now();
         let mut queue = at_rest(&["1"], now);
         for version in 2..50 {
-            queue.pod_is(pod("1", version, &version.to_string()), Some("1"), now);
+            queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
         }
         assert_eq!(taken(&mut queue, now), ["1"]);
         for version in 50..99 {
-            queue.pod_is(pod("1", version, &version.to_string()), Some("1"), now);
+            queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(queue.take(now), None);
         }
         queue.ended("1", End::Done, None, (now, 0.0));
@@ -371,11 +423,11 @@ mod tests {
     fn what_says_nothing_new_is_no_work() {
         let now = Instant::now();
         let mut queue = at_rest(&["1"], now);
-        queue.pod_is(pod("1", 1, "a"), Some("1"), now);
-        queue.pod_is(pod("1", 2, "a"), Some("1"), now);
+        queue.pod_is(pod("1", 1, "a"), Some(attached("1")), now);
+        queue.pod_is(pod("1", 2, "a"), Some(attached("1")), now);
         assert_eq!(queue.take(now), None);
         // An event that comes late says what was.
-        queue.pod_is(pod("1", 1, "old"), Some("1"), now);
+        queue.pod_is(pod("1", 1, "old"), Some(attached("1")), now);
         assert_eq!(queue.take(now), None);
     }
 
@@ -383,7 +435,7 @@ mod tests {
     fn failures_are_tried_again_with_longer_and_longer_pauses_up_to_five_minutes() {
         let mut now = Instant::now();
         let mut queue = Queue::new(4);
-        queue.pod_is(pod("1", 1, "a"), Some("c"), now);
+        queue.pod_is(pod("1", 1, "a"), Some(attached("c")), now);
         let mut pauses = Vec::new();
         for _ in 0..14 {
             assert!(queue.take(now).is_some());
@@ -407,7 +459,7 @@ mod tests {
         let now = Instant::now();
         let mut queue = at_rest(&["1"], now);
         for version in 2..8 {
-            queue.pod_is(pod("1", version, &version.to_string()), Some("1"), now);
+            queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(taken(&mut queue, now), ["1"]);
             assert_eq!(queue.ended("1", End::Failed, None, (now, 0.0)), Some(SECOND));
         }
@@ -418,7 +470,7 @@ mod tests {
     fn any_change_of_a_pod_that_fails_is_a_try_but_not_what_braid_writes() {
         let now = Instant::now();
         let mut queue = Queue::new(4);
-        queue.pod_is(pod("1", 1, "a"), Some("c"), now);
+        queue.pod_is(pod("1", 1, "a"), Some(attached("c")), now);
         for _ in 0..5 {
             let at = queue.next().unwrap();
             queue.take(at).unwrap();
@@ -426,9 +478,9 @@ mod tests {
         }
         let ended = queue.items["1"].ended.unwrap();
         let later = queue.next().unwrap();
-        queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, Some("c"), ended);
+        queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, Some(attached("c")), ended);
         assert_eq!(queue.next(), Some(later));
-        queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 3, "a") }, Some("c"), ended);
+        queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 3, "a") }, Some(attached("c")), ended);
         assert_eq!(queue.next(), Some(ended + SECOND));
     }
 
@@ -436,7 +488,7 @@ mod tests {
     fn a_definition_that_changes_makes_work_for_those_that_name_it() {
         let now = Instant::now();
         let mut queue = at_rest(&["1", "2"], now);
-        queue.pod_is(pod("1", 2, "b"), Some("1"), now);
+        queue.pod_is(pod("1", 2, "b"), Some(attached("1")), now);
         assert_eq!(taken(&mut queue, now), ["1"]);
         queue.ended("1", End::Failed, Some(vec!["web/b".into()]), (now, 0.0));
         assert_eq!(queue.definitions(true).into_iter().collect::<Vec<_>>(), ["web/b"]);
@@ -458,7 +510,7 @@ mod tests {
         let names: Vec<&str> = uids.iter().map(String::as_str).collect();
         let mut queue = at_rest(&names, now);
         for uid in &names {
-            queue.pod_is(pod(uid, 2, "b"), Some(uid), now);
+            queue.pod_is(pod(uid, 2, "b"), Some(attached(uid)), now);
         }
         let mut turns: Vec<String> = Vec::new();
         let mut version = 3;
@@ -468,7 +520,7 @@ mod tests {
             now += SECOND;
             for uid in &round {
                 // Whoever had its turn wants another.
-                queue.pod_is(pod(uid, version, &version.to_string()), Some(uid), now);
+                queue.pod_is(pod(uid, version, &version.to_string()), Some(attached(uid)), now);
                 version += 1;
                 queue.ended(uid, End::Done, None, (now, 0.0));
             }
@@ -484,9 +536,9 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(1);
         for uid in ["1", "2", "3"] {
-            queue.pod_is(pod(uid, 1, "a"), Some(uid), now);
+            queue.pod_is(pod(uid, 1, "a"), Some(attached(uid)), now);
         }
-        queue.pod_is(pod("3", 2, "b"), Some("3"), now + SECOND);
+        queue.pod_is(pod("3", 2, "b"), Some(attached("3")), now + SECOND);
         assert_eq!(taken(&mut queue, now + SECOND), ["3"]);
     }
 
@@ -496,11 +548,11 @@ mod tests {
         let mut queue = Queue::new(4);
         queue.pod_is(pod("1", 1, "a"), None, now);
         assert_eq!((queue.take(now), queue.next()), (None, None));
-        queue.container_is("1", Some("c1"), now);
+        queue.container_is("1", Some(attached("c1")), now);
         let work = queue.take(now).unwrap();
-        assert_eq!((work.container.as_str(), work.pod.as_str()), ("c1", "web/pod-1"));
+        assert_eq!((work.container.id(), work.pod.as_str()), ("c1", "web/pod-1"));
         queue.ended("1", End::Failed, None, (now, 0.0));
-        queue.pod_is(PodOfNode { is_terminating: true, ..pod("1", 2, "b") }, Some("c1"), now);
+        queue.pod_is(PodOfNode { is_terminating: true, ..pod("1", 2, "b") }, Some(attached("c1")), now);
         assert_eq!((queue.take(now + LONGEST_PAUSE), queue.next()), (None, None));
         queue.container_is("1", None, now);
         assert_eq!(queue.next(), None);
@@ -511,21 +563,47 @@ mod tests {
         let now = Instant::now();
         let mut queue = Queue::new(4);
         queue.pod_is(pod("1", 1, ""), None, now);
-        queue.container_is("1", Some("c1"), now);
+        queue.container_is("1", Some(attached("c1")), now);
         assert_eq!(queue.take(now), None);
         // Unless it has asked meanwhile.
         queue.pod_is(pod("2", 1, ""), None, now);
         queue.pod_is(pod("2", 2, "a"), None, now);
         queue.pod_is(pod("2", 3, ""), None, now);
-        queue.container_is("2", Some("c2"), now);
+        queue.container_is("2", Some(attached("c2")), now);
         assert_eq!(taken(&mut queue, now), ["2"]);
+    }
+
+    #[test]
+    fn a_pod_that_another_plugin_attached_is_looked_at_once_if_it_asks_for_something() {
+        let now = Instant::now();
+        let unknown = |id: &str| Some(Container::Unknown(id.to_owned()));
+        let mut queue = Queue::new(4);
+        queue.pod_is(pod("plain", 1, ""), unknown("c0"), now);
+        queue.pod_is(pod("1", 1, "a"), None, now);
+        assert_eq!(queue.without_journal().collect::<Vec<_>>(), ["1"]);
+        assert_eq!(queue.take(now), None);
+        queue.container_is("1", unknown("c1"), now);
+        assert_eq!(queue.take(now).unwrap().container, Container::Unknown("c1".into()));
+        assert_eq!(queue.ended("1", End::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
+        // It is counted, and nothing is asked for it time and again.
+        queue.definition_has_changed("web/a", now);
+        queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, unknown("c1"), now);
+        queue.pod_is(pod("1", 3, "a"), unknown("c1"), now);
+        assert_eq!((queue.failing(), queue.asks_for_definitions(), queue.next()), (1, (true, false), None));
+        queue.configuration_has_changed(now);
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        queue.ended("1", End::Done, None, (now, 0.0));
+        queue.container_is("1", Some(attached("c1")), now);
+        assert_eq!((queue.without_journal().count(), queue.failing()), (0, 0));
+        queue.configuration_has_changed(now);
+        assert_eq!(taken(&mut queue, now), ["1"], "its journal is held against its annotation once");
     }
 
     #[test]
     fn pods_that_are_gone_are_forgotten_once_nothing_runs_for_them() {
         let now = Instant::now();
         let mut queue = at_rest(&["1", "2", "3"], now);
-        queue.pod_is(pod("1", 2, "b"), Some("1"), now);
+        queue.pod_is(pod("1", 2, "b"), Some(attached("1")), now);
         queue.take(now).unwrap();
         queue.only(&HashSet::from(["2".to_owned()]));
         assert_eq!(queue.pods(), 2);
@@ -533,7 +611,7 @@ mod tests {
         assert_eq!((queue.pods(), queue.failing(), queue.next()), (1, 0, None));
         // A name that is used again is another pod.
         queue.pod_is_gone("2");
-        queue.pod_is(PodOfNode { uid: "4".into(), ..pod("2", 9, "a") }, Some("c4"), now);
+        queue.pod_is(PodOfNode { uid: "4".into(), ..pod("2", 9, "a") }, Some(attached("c4")), now);
         assert_eq!(taken(&mut queue, now), ["4"]);
     }
 
@@ -541,8 +619,8 @@ mod tests {
     fn how_long_the_longest_waits_is_known() {
         let now = Instant::now();
         let mut queue = Queue::new(1);
-        queue.pod_is(pod("1", 1, "a"), Some("1"), now);
-        queue.pod_is(pod("2", 1, "a"), Some("2"), now);
+        queue.pod_is(pod("1", 1, "a"), Some(attached("1")), now);
+        queue.pod_is(pod("2", 1, "a"), Some(attached("2")), now);
         queue.take(now).unwrap();
         assert_eq!(queue.longest_wait(now + SECOND * 60), SECOND * 60);
         assert_eq!(queue.next(), None);

@@ -14,6 +14,8 @@ pub(super) struct Report {
     pub(super) failed: Vec<Failed>,
     /// The network-attachment-definitions that the pod asks for, as `NAMESPACE/NAME`.
     pub(super) definitions: Vec<String>,
+    /// Whether the pod lacks what only `"repair": true` would give it.
+    pub(super) needs_repair: bool,
 }
 
 /// Something that was not brought about.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,10 @@ use super::export::{self, Exporter};
 use super::gone::{Gone, Step};
 use super::index::{Changes, Index};
 use super::lock::Lock;
-use super::queue::{End, Queue, Work};
+use super::queue::{Container, End, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
+use super::unknown::Unknown;
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
 use crate::transaction::store::debts;
@@ -79,6 +80,7 @@ enum Mended {
 struct Agent {
     shared: Rc<Shared>,
     index: Index,
+    unknown: Unknown,
     children: Rc<Children>,
     running: JoinSet<(Work, Ended)>,
     definitions: Definitions,
@@ -132,6 +134,7 @@ impl Agent {
         let agent = Self {
             shared,
             index: Index::new(&settings.state_dir),
+            unknown: Unknown::new(&settings.cache_dir, &settings.conf_dir),
             children: Rc::new(Children::new(settings, enters)),
             running: JoinSet::new(),
             definitions: Definitions::default(),
@@ -159,6 +162,7 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
         self.look();
         loop {
+            self.look_for_unknown();
             self.start_due();
             let wake = self.next_wake();
             tokio::select! {
@@ -199,8 +203,8 @@ impl Agent {
                 if let Some(listing) = &mut self.listing {
                     listing.insert(pod.uid.clone());
                 }
-                let container = self.index.container_of(&pod.uid).map(str::to_owned);
-                queue.pod_is(pod, container.as_deref(), now);
+                let container = container_of(&self.index, &self.unknown, &pod.uid);
+                queue.pod_is(pod, container, now);
             }
             PodEvent::Gone(uid) => {
                 queue.pod_is_gone(&uid);
@@ -223,10 +227,11 @@ impl Agent {
     fn start_due(&mut self) {
         let now = Instant::now();
         while let Some(work) = self.shared.queue.borrow_mut().take(now) {
-            tracing::debug!(pod = work.pod, container = work.container, "braid sync");
+            tracing::debug!(pod = work.pod, container = work.container.id(), "braid sync");
             let children = Rc::clone(&self.children);
+            let configuration = self.unknown.configuration().map(Path::to_owned);
             self.running.spawn_local(async move {
-                let ended = children.sync(&work.container).await;
+                let ended = children.sync(&work.container, configuration.as_deref()).await;
                 (work, ended)
             });
         }
@@ -315,13 +320,14 @@ impl Agent {
         let (end, definitions, reason) = match ended {
             Ended::Answered { report, is_whole: true } => {
                 if report.has_changes() {
-                    tracing::info!(pod = work.pod, container = work.container, "the pod has what it asks for now");
+                    tracing::info!(pod = work.pod, container = work.container.id(), "the pod has what it asks for now");
                 }
                 (End::Done, Some(report.definitions), None)
             }
             Ended::Answered { report, is_whole: false } => {
                 let reason = report.failures();
-                (End::Failed, Some(report.definitions), Some(reason))
+                let end = if report.needs_repair { End::NeedsRepair } else { End::Failed };
+                (end, Some(report.definitions), Some(reason))
             }
             Ended::Unknown => {
                 let problem = "the node's braid is older than the agent and has no `sync`".to_owned();
@@ -338,10 +344,14 @@ impl Agent {
         let random = f64::from(u32::try_from(self.random.build_hasher().finish() % 1000).unwrap_or(0)) / 1000.0;
         let next = self.shared.queue.borrow_mut().ended(&work.uid, end, definitions, (Instant::now(), random));
         if let Some(reason) = reason {
-            let next = next.map_or_else(|| "at once".to_owned(), |next| format!("in {:.1} s", next.as_secs_f64()));
+            let next = match (end, next) {
+                (_, Some(next)) => format!("in {:.1} s", next.as_secs_f64()),
+                (End::NeedsRepair, None) => "once its annotation or Braid's configuration changes".to_owned(),
+                (_, None) => "at once".to_owned(),
+            };
             tracing::warn!(
                 pod = work.pod,
-                container = work.container,
+                container = work.container.id(),
                 next,
                 "the pod lacks what it asks for: {reason}"
             );
@@ -365,7 +375,7 @@ impl Agent {
             Ok(changed) => {
                 let mut queue = self.shared.queue.borrow_mut();
                 for uid in changed {
-                    queue.container_is(&uid, self.index.container_of(&uid), now);
+                    queue.container_is(&uid, container_of(&self.index, &self.unknown, &uid), now);
                 }
                 drop(queue);
                 self.look_at = self.index.next_look().map(|pause| now + pause);
@@ -375,6 +385,23 @@ impl Agent {
                 tracing::debug!("the journals are looked at later: {error}");
                 self.look_at = Some(now + LOOK_AGAIN);
             }
+        }
+    }
+
+    /// Looks for containers that another plugin has attached, while a pod that asks for networks has no journal.
+    fn look_for_unknown(&mut self) {
+        let now = Instant::now();
+        let mut queue = self.shared.queue.borrow_mut();
+        let pods: Vec<String> = queue.without_journal().map(str::to_owned).collect();
+        if pods.is_empty() || now < self.unknown.next(now) {
+            return;
+        }
+        let has_changed = self.unknown.refresh(now);
+        for uid in pods {
+            queue.container_is(&uid, container_of(&self.index, &self.unknown, &uid), now);
+        }
+        if has_changed {
+            queue.configuration_has_changed(now);
         }
     }
 
@@ -393,7 +420,8 @@ impl Agent {
         let queue = self.shared.queue.borrow();
         let (any, failing) = queue.asks_for_definitions();
         let ask = self.definitions.next(failing, any, Instant::now()).filter(|_| self.asking.is_empty());
-        [queue.next(), self.look_at, ask, self.gone.next()].into_iter().flatten().min()
+        let unknown = queue.without_journal().next().map(|_| self.unknown.next(Instant::now()));
+        [queue.next(), self.look_at, ask, self.gone.next(), unknown].into_iter().flatten().min()
     }
 
     /// Lets the children end that run.
@@ -405,6 +433,15 @@ impl Agent {
             tracing::warn!("a change takes long, and goes on without the agent");
         }
         self.running.detach_all();
+    }
+}
+
+/// The container of a pod, if it can be worked on: of one that Braid is attaching there is nothing to say yet.
+fn container_of(index: &Index, unknown: &Unknown, uid: &str) -> Option<Container> {
+    match index.container_of(uid) {
+        Some(id) => Some(Container::Attached(id.to_owned())),
+        None if index.knows(uid) => None,
+        None => unknown.container_of(uid).map(|id| Container::Unknown(id.to_owned())),
     }
 }
 

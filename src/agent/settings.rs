@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) conf_dir: PathBuf,
     /// Where plugins are looked up, for the children.
     pub(crate) cni_path: String,
+    /// Where the runtime's libcni keeps results.
+    pub(crate) cache_dir: PathBuf,
     /// The node's own Braid.
     pub(crate) braid: PathBuf,
     /// In whose namespaces the children run.

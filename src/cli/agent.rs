@@ -28,6 +28,9 @@ pub(super) struct AgentArgs {
     /// Where the node's plugins are, as in `CNI_PATH`
     #[arg(long, value_name = "DIRS", default_value = DEFAULT_BIN_DIR)]
     bin_dir: String,
+    /// Where the runtime's libcni keeps results
+    #[arg(long, value_name = "DIR", default_value = crate::runtime::cache::DEFAULT_DIR)]
+    cache_dir: PathBuf,
     /// The node's own braid, which makes the changes [default: braid in the first of --bin-dir]
     #[arg(long, value_name = "FILE")]
     braid: Option<PathBuf>,
@@ -78,6 +81,7 @@ impl AgentArgs {
             state_dir: self.state.state_dir.clone(),
             conf_dir: self.conf_dir.clone(),
             cni_path: self.bin_dir.clone(),
+            cache_dir: self.cache_dir.clone(),
             braid: self.braid.clone().unwrap_or_else(|| PathBuf::from(first).join("braid")),
             host: self.host_pid,
             concurrency: self.concurrency.into(),

@@ -183,9 +183,9 @@ impl Cache {
     /// As [`Self::all`].
     pub fn of_container(&self, container_id: &str) -> io::Result<Vec<Cached>> {
         let part = format!("-{container_id}-");
-        let mut found = self.read_those(|name| name.contains(&part))?;
-        found.retain(|cached| cached.container_id == container_id);
-        Ok(found)
+        let mut files = self.files()?;
+        files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().contains(&part)));
+        Ok(read_whole(files).filter(|cached| cached.container_id == container_id).collect())
     }
 
     /// Every cached attachment, by file name.
@@ -193,26 +193,26 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be read. Files of another format are passed over, as libcni does.
     pub fn all(&self) -> io::Result<Vec<Cached>> {
-        self.read_those(|_| true)
+        self.each().map(Iterator::collect)
     }
 
-    fn read_those(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Cached>> {
+    /// Every cached attachment, by file name, each read when it is taken.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn each(&self) -> io::Result<impl Iterator<Item = Cached> + use<>> {
+        Ok(read_whole(self.files()?))
+    }
+
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
         let entries = match fs::read_dir(&self.results) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            if is_wanted(&entry.file_name().to_string_lossy()) {
-                files.push(entry.path());
-            }
-        }
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         files.sort();
-        let read = |file: &PathBuf| fs::read(file).and_then(|bytes| parse(&bytes)).ok();
-        let is_whole = |cached: &Cached| !cached.if_name.is_empty() && !cached.network_name.is_empty();
-        Ok(files.iter().filter_map(read).filter(is_whole).collect())
+        Ok(files)
     }
 
     /// Forgets an attachment; one that is not there is forgotten already.
@@ -225,6 +225,13 @@ impl Cache {
             _ => Ok(()),
         }
     }
+}
+
+/// The files that can be read and are whole.
+fn read_whole(files: Vec<PathBuf>) -> impl Iterator<Item = Cached> {
+    let read = |file: PathBuf| fs::read(file).and_then(|bytes| parse(&bytes)).ok();
+    let is_whole = |cached: &Cached| !cached.if_name.is_empty() && !cached.network_name.is_empty();
+    files.into_iter().filter_map(read).filter(is_whole)
 }
 
 fn parse(bytes: &[u8]) -> io::Result<Cached> {

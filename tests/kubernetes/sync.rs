@@ -601,7 +601,7 @@ fn without_a_pod_or_an_api_server_it_is_refused() {
 }
 
 /// What the runtime's libcni keeps of a pod's primary network, `cbr0`, which another plugin has attached.
-fn attached_by_another(case: &Case, api: &Cluster<Double>) {
+pub(super) fn attached_by_another<S: ApiServer + ?Sized>(case: &Case, api: &Cluster<S>) {
     let results = case.dir().join("cache/results");
     fs::create_dir_all(&results).expect("make the cache");
     let args = [("IgnoreUnknown", "1"), ("K8S_POD_NAMESPACE", POD.0), ("K8S_POD_NAME", POD.1)];

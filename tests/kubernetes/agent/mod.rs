@@ -8,6 +8,8 @@ mod observe;
 mod pods;
 /// The real Braid.
 mod real;
+/// Pods that another plugin has attached.
+mod repair;
 /// A stand-in for the node's own Braid, and an agent that runs it.
 mod stand_in;
 /// A watch that breaks, and an API server that misbehaves.

@@ -57,7 +57,7 @@ fn a_child_gets_nothing_of_the_agents_environment() {
     let mut names: Vec<&str> = environment.lines().filter_map(|line| line.split('=').next()).collect();
     names.retain(|name| !["PWD", "SHLVL", "_", "OLDPWD"].contains(name));
     names.sort_unstable();
-    assert_eq!(names, ["CNI_PATH", "NETCONFPATH", "PATH"]);
+    assert_eq!(names, ["CNI_CACHE_DIR", "CNI_PATH", "NETCONFPATH", "PATH"]);
 }
 
 #[test]

@@ -20,14 +20,14 @@ fn node() -> Case {
 }
 
 /// The pod asks for these networks from now on; what else is written about it stays.
-fn ask(api: &Cluster, networks: &str) {
+pub(super) fn ask(api: &Cluster, networks: &str) {
     // Somebody else may write at the same time.
     let mut pod = api.server.get(POD_PATH).expect("the pod is there");
     pod["metadata"]["annotations"][NETWORKS] = networks.into();
     api.server.put(POD_PATH, pod);
 }
 
-fn interfaces(case: &Case) -> Vec<String> {
+pub(super) fn interfaces(case: &Case) -> Vec<String> {
     let links = case.pod().ip_json("link show");
     let mut names: Vec<String> = links
         .iter()
@@ -38,7 +38,7 @@ fn interfaces(case: &Case) -> Vec<String> {
     names
 }
 
-fn in_status(api: &Cluster) -> Vec<Value> {
+pub(super) fn in_status(api: &Cluster) -> Vec<Value> {
     let status = api.status("web", "shop").unwrap_or_default();
     status.as_array().into_iter().flatten().map(|entry| entry["interface"].clone()).collect()
 }

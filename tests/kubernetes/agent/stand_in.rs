@@ -171,9 +171,9 @@ impl Agent {
     }
 
     fn start_with(case: &Case, words: &[&str]) -> Self {
-        let own =
-            ["agent", "--node", NODE, "--state-dir", "@DIR@/state", "--conf-dir", "@DIR@/net.d", "--host-pid", "none"];
-        let line: Vec<String> = own.iter().chain(words).map(|word| case.expand(word)).collect();
+        let own = ["agent", "--node", NODE, "--host-pid", "none"];
+        let places = ["--state-dir", "@DIR@/state", "--conf-dir", "@DIR@/net.d", "--cache-dir", "@DIR@/cache"];
+        let line: Vec<String> = own.iter().chain(&places).chain(words).map(|word| case.expand(word)).collect();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         let mut child = case.braid(&line).spawn();
         let log = Arc::new(Mutex::new(String::new()));

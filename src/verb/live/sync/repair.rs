@@ -61,15 +61,16 @@ impl Live {
             return Ok(Synced { skipped, ..syncing.report(None) });
         }
         let missing = syncing.run(Seen { state: state.clone(), others: Vec::new() }, true)?;
-        if missing.skipped.is_some() || missing.attached.is_empty() || (is_trial && config.kubernetes.repair) {
+        let lacks_nothing = missing.is_whole() && missing.attached.is_empty();
+        if missing.skipped.is_some() || lacks_nothing || (is_trial && config.kubernetes.repair) {
             return Ok(missing);
         }
         let until = deadline::from(std::time::Instant::now(), live.timeouts.total);
         let session = Session::open(config, &request_of(&state)?, until).map_err(asking)?;
         let session = session.ok_or_else(nobody)?;
         let now = session.pod_now(&request_of(&state)?).map_err(asking)?;
-        if !config.kubernetes.repair {
-            let report = told(missing);
+        if !config.kubernetes.repair || missing.attached.is_empty() {
+            let report = told(missing, !config.kubernetes.repair);
             syncing.announce(&session, &now.pod, &report, is_trial);
             return Ok(report);
         }
@@ -154,17 +155,16 @@ fn is_by_multus(config: &Config, cached: &Cached) -> bool {
 }
 
 /// What would be attached is what is missing.
-fn told(missing: Synced) -> Synced {
-    let mut report = Synced { attached: Vec::new(), ..missing };
-    for one in missing.attached {
-        let why = "the pod asks for it, and another plugin has attached the pod without it; \"repair\": true in \
-                   \"kubernetes\" of braid's configuration has braid attach it";
-        report.fail_to_attach(Failed {
-            selection: Some(one.selection),
-            network: one.network,
-            interface: Some(one.interface),
-            error: CniError::new(code::TRY_AGAIN, why),
-        });
-    }
+fn told(missing: Synced, needs_repair: bool) -> Synced {
+    let why = "the pod asks for it, and another plugin has attached the pod without it; \"repair\": true in \
+               \"kubernetes\" of braid's configuration has braid attach it";
+    let unrepaired = missing.attached.into_iter().map(|one| Failed {
+        selection: Some(one.selection),
+        network: one.network,
+        interface: Some(one.interface),
+        error: CniError::new(code::TRY_AGAIN, why),
+    });
+    let mut report = Synced { attached: Vec::new(), failed: Vec::new(), notices: Vec::new(), needs_repair, ..missing };
+    missing.failed.into_iter().chain(unrepaired).for_each(|failed| report.fail_to_attach(failed));
     report
 }

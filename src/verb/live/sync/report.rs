@@ -28,6 +28,10 @@ pub struct Synced {
     /// Why nothing was done, although nobody knows whether the container is as its pod asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
+    /// Whether the container lacks what `repair` would give it: another plugin has attached it, and Braid's configuration does
+    /// not say `repair`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub needs_repair: bool,
     /// What to tell about the pod.
     #[serde(skip)]
     pub(super) notices: Vec<Notice>,
