@@ -176,6 +176,10 @@ mod kubernetes;
 #[path = "kubernetes/install.rs"]
 mod install;
 
+/// What nodes differ in: file systems, labels, versions, and what somebody changes between `install` and `uninstall`.
+#[path = "kubernetes/node.rs"]
+mod node;
+
 /// Nodes that Multus served before.
 #[path = "kubernetes/takeover.rs"]
 mod takeover;

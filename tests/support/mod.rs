@@ -4,6 +4,7 @@
 //! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] what came of a line;
 //! - [`Outcome`] is what came of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
+//! - [`Node`] is the directories of a node that Braid is installed on;
 //! - [`Namespace`] is a network namespace that goes away;
 //! - [`Release`] is what `.ci/release` makes;
 //! - [`Snapshot`] is all that a call could leave on a host, to compare.
@@ -17,6 +18,7 @@ mod journal;
 mod machine;
 mod namespace;
 mod networks;
+mod node;
 mod outcome;
 mod release;
 mod running;
@@ -35,6 +37,7 @@ pub(crate) use networks::{
     Json, Network, Plugin, bandwidth, bridge, firewall, host_local, macvlan, new_plugins, portmap, ptp, recorder,
     reference_plugins, tuning,
 };
+pub(crate) use node::{Node, PRIMARY};
 pub(crate) use outcome::Outcome;
 pub(crate) use release::{NEXT, Release};
 pub(crate) use running::{Running, wait_for};

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::dry_run::Change;
 use super::files::{self, Links};
 use super::places::{CONFLIST, Places};
 use super::report::{say, warn};
@@ -14,7 +16,7 @@ use crate::cni::{NetworkConfig, PluginConfig, RawObject};
 use crate::config::Config;
 
 /// Other users have no business with it: it may hold a password of a plugin's.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 
 /// Keys that `--with` may not hold, and where their values come from.
 const RESERVED: [(&str, &str); 9] = [
@@ -84,6 +86,13 @@ impl ExtraKeys {
         list.insert("name".into(), raw("braid"));
         Built { list, plugin }
     }
+
+    /// The configuration in front of a primary network, which Braid can use.
+    fn checked(&self, primary: &NetworkConfig, places: &Places, kubeconfig: Option<&Path>) -> Result<Vec<u8>, String> {
+        let built = self.in_front_of(primary, &places.state_dir, kubeconfig);
+        built.check().map_err(|error| format!("network {:?} cannot be a delegate: {error}", primary.name))?;
+        Ok(built.into_bytes())
+    }
 }
 
 /// A configuration list, and its one plugin.
@@ -126,6 +135,34 @@ impl Conflist {
         Some(list["plugins"][0]["delegates"][0]["name"].as_str()?.to_owned())
     }
 
+    /// The primary network's configuration as the file that is there has it.
+    pub(super) fn copy_of_primary(&self) -> Option<NetworkConfig> {
+        let list = parse_object(&files::read(&self.path, Links::Refused).ok()?).ok()?;
+        let plugins = get::<Vec<RawObject>>(&list, "plugins", "a list").ok()??;
+        let delegates = get::<Vec<Box<RawValue>>>(plugins.first()?, "delegates", "a list").ok()??;
+        delegates.first()?.get().parse().ok()
+    }
+
+    /// What [`Self::keep`] would do, and what it would write.
+    ///
+    /// # Errors
+    /// When Braid could not use it, or it could not be written.
+    pub(super) fn change(
+        &self,
+        extra: &ExtraKeys,
+        primary: &NetworkConfig,
+        places: &Places,
+        kubeconfig: Option<&Path>,
+    ) -> Result<(Change, Vec<u8>), String> {
+        let wanted = extra.checked(primary, places, kubeconfig)?;
+        let is_there = files::is_as(&self.path, &wanted, MODE);
+        if !is_there {
+            files::could_write(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        }
+        let what = format!("braid's configuration in front of network {:?}", primary.name);
+        Ok((Change::of(&self.path, is_there, &what), wanted))
+    }
+
     /// Puts the configuration in front of a primary network. Returns it, and whether it had to be written.
     ///
     /// # Errors
@@ -137,9 +174,7 @@ impl Conflist {
         places: &Places,
         kubeconfig: Option<&Path>,
     ) -> Result<(Vec<u8>, bool), String> {
-        let built = extra.in_front_of(primary, &places.state_dir, kubeconfig);
-        built.check().map_err(|error| format!("network {:?} cannot be a delegate: {error}", primary.name))?;
-        let wanted = built.into_bytes();
+        let wanted = extra.checked(primary, places, kubeconfig)?;
         let path = self.path.display();
         let is_as_wanted = files::is_as(&self.path, &wanted, MODE);
         if !is_as_wanted {

@@ -5,7 +5,10 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::downgrade::newer_journals;
+use super::dry_run::Change;
 use super::files::{self, Links};
+use super::places::Places;
 use super::report::{say, warn};
 
 /// The permissions of a program.
@@ -15,13 +18,35 @@ const MODE: u32 = 0o755;
 #[derive(Debug)]
 pub(super) struct Executable {
     path: PathBuf,
+    /// Where journals are. One that this program does not read keeps it from its place.
+    state_dir: PathBuf,
     /// The file that was compared last, so that it is compared again only after it has changed.
     known: Option<Stamp>,
 }
 
 impl Executable {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, known: None }
+    pub(super) fn new(places: &Places) -> Self {
+        Self { path: places.executable(), state_dir: places.state_dir.clone(), known: None }
+    }
+
+    /// What [`Self::keep`] would do.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub(super) fn change(&self) -> io::Result<Change> {
+        let own = File::open("/proc/self/exe")?;
+        let is_there = Stamp::of(&self.path).is_some() && is_copy(&own, &self.path).unwrap_or(false);
+        if !is_there {
+            self.refuse_downgrade()?;
+            files::could_write(&self.path)?;
+        }
+        Ok(Change::of(&self.path, is_there, &format!("this program, braid {}", env!("CARGO_PKG_VERSION"))))
+    }
+
+    /// Refuses to take the place of a newer program whose journals this one does not read.
+    fn refuse_downgrade(&self) -> io::Result<()> {
+        newer_journals(&self.state_dir)
+            .map_or(Ok(()), |newer| Err(io::Error::other(format!("it stays as it is: {newer}"))))
     }
 
     /// Copies this program to its place unless it is there. It may be running there.
@@ -35,6 +60,7 @@ impl Executable {
         let mut own = File::open("/proc/self/exe")?;
         let is_there = stamp.is_some() && is_copy(&own, &self.path).unwrap_or(false);
         if !is_there {
+            self.refuse_downgrade()?;
             if self.known.is_some() {
                 let what = if stamp.is_some() { "was changed" } else { "was removed" };
                 warn(&format!("{path} {what} by someone else; it is written again"));

@@ -7,10 +7,12 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
+
+use super::label;
 
 /// The largest file that is read whole, in bytes.
 const MAX_SIZE: u64 = 1 << 20;
@@ -97,6 +99,7 @@ fn write_beside(path: &Path, directory: &Path, content: &mut (impl Read + Seek),
         piece.clear();
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
+    label::keep(&file, path, directory);
     file.sync_all()?;
     drop(file);
     Ok(temporary.persist(path)?)
@@ -107,25 +110,35 @@ fn prefix_of(path: &Path) -> String {
     format!(".{}.", path.file_name().unwrap_or_default().display())
 }
 
+/// Whether a file could be written, or why not: what [`write`] would fail on before it has changed anything.
+pub(super) fn could_write(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    Ok(access(path.parent().unwrap_or(path), AccessFlags::W_OK | AccessFlags::X_OK)?)
+}
+
 /// Removes what installers that were killed have left beside a file.
 pub(super) fn remove_temporaries(path: &Path) {
+    for path in temporaries(path) {
+        drop(fs::remove_file(path));
+    }
+}
+
+/// What installers that were killed have left beside a file.
+pub(super) fn temporaries(path: &Path) -> Vec<PathBuf> {
     let prefix = prefix_of(path);
     let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
     let names = entries.filter(|entry| {
         let name = entry.file_name();
         name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(TEMPORARY))
     });
-    for entry in names {
-        let path = entry.path();
-        let is_left = match open(&path, Links::Refused) {
-            Ok((file, _)) => file.try_lock().is_ok(),
-            // A link, which is nothing that an installer writes, and nothing that it follows.
-            Err(_) => entry.file_type().is_ok_and(|kind| kind.is_symlink()),
-        };
-        if is_left {
-            drop(fs::remove_file(path));
-        }
-    }
+    let left = names.filter(|entry| match open(&entry.path(), Links::Refused) {
+        Ok((file, _)) => file.try_lock().is_ok(),
+        // A link, which is nothing that an installer writes, and nothing that it follows.
+        Err(_) => entry.file_type().is_ok_and(|kind| kind.is_symlink()),
+    });
+    left.map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]

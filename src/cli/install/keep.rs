@@ -9,7 +9,7 @@ use super::kubeconfig::Kubeconfig;
 use super::places::Install;
 use super::primary::{first_file, primary};
 use super::report::{Problem, say};
-use super::{call, files};
+use super::{call, dry_run, files};
 use crate::cli::{CliError, Outcome};
 
 /// How often everything is looked at.
@@ -18,6 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Installs Braid on this node and keeps it installed.
 pub(in crate::cli) fn install(args: &Install) -> Outcome {
     let extra = ExtraKeys::parse(&args.with).map_err(CliError::Plain)?;
+    if args.dry_run {
+        return dry_run::install(args, &extra);
+    }
     let places = &args.places;
     for path in [places.executable(), places.kubeconfig(), places.conflist()] {
         files::remove_temporaries(&path);
@@ -25,7 +28,7 @@ pub(in crate::cli) fn install(args: &Install) -> Outcome {
     let mut keeper = Keeper {
         args,
         extra,
-        executable: Executable::new(places.executable()),
+        executable: Executable::new(places),
         kubeconfig: Kubeconfig::new(places.kubeconfig(), &args.service_account),
         conflist: Conflist::new(places.conflist()),
         is_ready: false,

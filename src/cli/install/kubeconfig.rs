@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::dry_run::Change;
 use super::files::{self, Links};
 use super::report::{Problem, say};
 use crate::request::variable;
@@ -57,6 +58,26 @@ impl<'a> Kubeconfig<'a> {
         self.path.exists()
     }
 
+    /// What [`Self::keep`] would do, if anything. No token is asked for.
+    ///
+    /// # Errors
+    /// When there is no good token, or it could not be written.
+    pub(super) fn change(&self) -> Result<Option<Change>, String> {
+        if address_of_server().is_none() {
+            return Ok(None);
+        }
+        self.read("ca.crt").and_then(|bytes| certificate(&bytes))?;
+        self.token_of_pod()?;
+        let directory = self.path.parent().unwrap_or(&self.path);
+        let could_write = match directory.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => files::could_write(&self.path),
+            Ok(_) => Err(no_directory(directory)),
+            Err(_) => files::could_write(directory),
+        };
+        could_write.map_err(|error| format!("{}: {error}", self.path.display()))?;
+        Ok(Some(Change::of(&self.path, false, "the credentials of this pod's service account")))
+    }
+
     /// Writes a kubeconfig with a token for the node or, as long as there is none, with that of this pod. Without a
     /// service account nothing is written.
     ///
@@ -68,10 +89,7 @@ impl<'a> Kubeconfig<'a> {
         let server = Server { url: format!("https://{address}"), authority };
         let now = Instant::now();
         self.lasting.take_if(|(_, expires)| now >= *expires);
-        let of_pod = self.read("token").and_then(|bytes| {
-            Token::parse(&bytes, SystemTime::now())
-                .map_err(|error| format!("{}: {error}", self.account.join("token").display()))
-        });
+        let of_pod = self.token_of_pod();
         match (&self.lasting, &of_pod) {
             (Some((token, _)), _) | (None, Ok(token)) => self.write(&server, token)?,
             (None, Err(_)) => {}
@@ -86,6 +104,14 @@ impl<'a> Kubeconfig<'a> {
     fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         let path = self.account.join(name);
         files::read(&path, Links::Followed).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// The token that Kubernetes gives this pod.
+    fn token_of_pod(&self) -> Result<Token, String> {
+        self.read("token").and_then(|bytes| {
+            Token::parse(&bytes, SystemTime::now())
+                .map_err(|error| format!("{}: {error}", self.account.join("token").display()))
+        })
     }
 
     /// Asks for a token that outlives this pod.
@@ -158,9 +184,7 @@ fn certificate(bytes: &[u8]) -> Result<String, String> {
 /// Makes the directory of the kubeconfig, or sees to its permissions.
 fn keep_directory(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
-        Ok(metadata) if !metadata.is_dir() => {
-            Err(io::Error::other(format!("{} is not a directory, expected one", path.display())))
-        }
+        Ok(metadata) if !metadata.is_dir() => Err(no_directory(path)),
         Ok(metadata) if files::has_mode(&metadata, DIRECTORY_MODE) => Ok(()),
         Ok(_) => fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -168,6 +192,10 @@ fn keep_directory(path: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+fn no_directory(path: &Path) -> io::Error {
+    io::Error::other(format!("{} is not a directory, expected one", path.display()))
 }
 
 /// Asks for a token for the service account of this pod's, and how long it lives.

@@ -11,14 +11,21 @@
 //! - `primary`, `conflist`: the primary network's configuration, and Braid's in front of it;
 //! - `call`: calls of the installed Braid, as a runtime makes them;
 //! - `keep`: the loop of `install`;
-//! - `uninstall`: the way back.
+//! - `label`: the `SELinux` label of what is written;
+//! - `downgrade`: journals of a newer Braid, which keep this one from taking its place;
+//! - `uninstall`: the way back, and `left`: what keeps the executable on the node;
+//! - `dry_run`: what both commands would do.
 
 mod call;
 mod conflist;
+mod downgrade;
+mod dry_run;
 mod executable;
 mod files;
 mod keep;
 mod kubeconfig;
+mod label;
+mod left;
 mod places;
 mod primary;
 mod report;

@@ -25,6 +25,9 @@ pub(in crate::cli) struct Install {
     /// Do it once, in place of keeping it so
     #[arg(long)]
     pub(super) once: bool,
+    /// Say what would be written where, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 /// The arguments of `uninstall`.
@@ -38,6 +41,9 @@ pub(in crate::cli) struct Uninstall {
     /// Remove the executable even if pods are still attached by it, whose clean-up then fails
     #[arg(long, conflicts_with = "drain")]
     pub(super) force: bool,
+    /// Say what would be removed, detached and put back, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 /// Where things are on the node. In a container these directories have to be mounted at the same paths.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::places::CONFLIST;
-use crate::cni::NetworkConfig;
+use crate::cni::{NetworkConfig, PluginConfig};
 use crate::config::meta::is_meta_plugin;
 use crate::runtime::load;
 
@@ -37,7 +37,11 @@ fn settled(conf_dir: &Path, before: Option<&str>, wait: impl FnOnce()) -> Result
     }
 }
 
-fn first(conf_dir: &Path) -> Result<Option<NetworkConfig>, String> {
+/// The first configuration that is neither Braid's nor Multus's, as it is now.
+///
+/// # Errors
+/// When a file that comes before it cannot be read.
+pub(super) fn first(conf_dir: &Path) -> Result<Option<NetworkConfig>, String> {
     for file in configurations(conf_dir)? {
         if file.file_name().is_some_and(|name| name == CONFLIST) {
             continue;
@@ -56,8 +60,19 @@ pub(super) fn first_file(conf_dir: &Path) -> Option<PathBuf> {
     configurations(conf_dir).ok()?.into_iter().next()
 }
 
+/// The configurations that call Braid, beside its own.
+pub(super) fn calling_braid(conf_dir: &Path) -> Vec<PathBuf> {
+    let mut files = configurations(conf_dir).unwrap_or_default();
+    files.retain(|file| {
+        let is_braid = |plugin: &PluginConfig| plugin.plugin_type() == "braid";
+        file.file_name().is_some_and(|name| name != CONFLIST)
+            && load::from_file(file).is_ok_and(|loaded| loaded.network.plugins.iter().any(is_braid))
+    });
+    files
+}
+
 /// The configurations in the order of their names, in which runtimes take them.
-fn configurations(conf_dir: &Path) -> Result<Vec<PathBuf>, String> {
+pub(super) fn configurations(conf_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut files = load::files(conf_dir).map_err(|error| error.to_string())?;
     files.sort();
     Ok(files)

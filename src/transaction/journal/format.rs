@@ -20,6 +20,8 @@ use crate::transaction::claim::Claim;
 pub const FORMAT: u32 = 1;
 /// The format of a journal with changes. A Braid that does not know changes would lose what they made, so it refuses it.
 pub(super) const CHANGED_FORMAT: u32 = 2;
+/// The newest format that this Braid reads.
+pub const NEWEST_FORMAT: u32 = CHANGED_FORMAT;
 
 /// What a checksum is written in.
 const KEY: &[u8] = br#","crc":""#;

@@ -16,7 +16,7 @@ mod state;
 mod writer;
 
 pub use change::{Pending, Redone};
-pub use format::{Change, Event, FORMAT, Header, Step, boot_id, now_millis};
-pub use reader::{Reading, read};
+pub use format::{Change, Event, FORMAT, Header, NEWEST_FORMAT, Step, boot_id, now_millis};
+pub use reader::{Reading, format_of, read};
 pub use state::{State, StepState, ToUndo};
 pub use writer::{Journal, Opened};

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::format::{CHANGED_FORMAT, Checksum, Event, Header, Verdict, decode};
+use super::format::{Checksum, Event, Header, NEWEST_FORMAT, Verdict, decode};
 use super::state::State;
 use crate::cni::validate;
 use crate::plan::{Plan, Position};
@@ -55,14 +55,19 @@ pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
     Ok(Some(Reading { state, length, checksum }))
 }
 
-fn read_header(line: &[u8]) -> Result<Header, String> {
+/// The format that the first line of a journal tells, whether this Braid reads it or not. None if it is no journal's.
+pub fn format_of(line: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Head {
         format: u32,
     }
-    let head: Head = serde_json::from_slice(line).map_err(|_| "its first line is not a plan".to_owned())?;
-    if head.format > CHANGED_FORMAT {
-        return Err(format!("its format is {}, and this braid reads up to {CHANGED_FORMAT}", head.format));
+    serde_json::from_slice::<Head>(line).ok().map(|head| head.format)
+}
+
+fn read_header(line: &[u8]) -> Result<Header, String> {
+    let format = format_of(line).ok_or("its first line is not a plan")?;
+    if format > NEWEST_FORMAT {
+        return Err(format!("its format is {format}, and this braid reads up to {NEWEST_FORMAT}"));
     }
     serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
 }
