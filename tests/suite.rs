@@ -59,6 +59,8 @@ mod transaction {
 mod faults {
     /// Debts: what DEL cannot undo.
     mod debts;
+    /// A file system that does not answer.
+    mod frozen;
     /// Every parser on mutated input.
     mod fuzz;
     /// What a pod's author or a runtime can write: refused or harmless, and no secret told.

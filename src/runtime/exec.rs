@@ -116,6 +116,22 @@ impl From<&PluginError> for CniError {
 }
 
 impl PluginError {
+    /// Whether the plugin's process was still there when it was given up, as it could not be killed or hangs in the kernel: it may
+    /// act even after its DEL.
+    pub fn lingers(&self) -> bool {
+        match self {
+            Self::TimedOut { killed, .. } | Self::TooMuchOutput { killed } => *killed != Killed::Gone,
+            Self::NotFound { .. }
+            | Self::Start { .. }
+            | Self::Io(_)
+            | Self::NotDurable(_)
+            | Self::OutOfTime
+            | Self::Reported(_)
+            | Self::Ended { .. }
+            | Self::Output(_) => false,
+        }
+    }
+
     /// An answer that cannot be used, and why.
     pub(super) fn unusable(reason: &dyn fmt::Display) -> Self {
         Self::Output(shortened(format!("its answer cannot be used: {reason}"), MAX_QUOTE))

@@ -17,6 +17,7 @@ use super::run::micros;
 use super::undo::undo_one;
 use super::{CleanupFailure, Container, Failure, RolledBack, StoreError, Tools, Transaction, UndoError};
 use crate::cni::config::{PluginConfig, RawObject, folds_to};
+use crate::cni::error::code;
 use crate::cni::{AddResult, CniError};
 use crate::merge::{follow_default_route, merge};
 use crate::netns::{self, Sysctls};
@@ -447,7 +448,8 @@ impl Redoing<'_, '_> {
             (prev, own, redone.and_then(|redone| redone.old_result.clone()))
         });
         let failed = |source: StepError| {
-            let failed = Event::Failed { step: Step(self.index, step), error: CniError::from(&source.source) };
+            let error = CniError::from(&source.source);
+            let failed = Event::Failed { step: Step(self.index, step), error, lingers: source.source.lingers() };
             drop(self.tx.record(failed));
             Failure::Attach { label: self.new.label(), source }
         };
@@ -526,7 +528,9 @@ impl Restoring<'_> {
         begun.sort_unstable();
         let mut left = Vec::new();
         for step in begun.iter().rev().copied() {
-            if let Err(source) = self.undo(&new, step) {
+            let undone = self.undo(&new, step);
+            let lingers = self.journal.state.lingering.contains(&Step(index, step));
+            if let Some(source) = undone.err().or_else(|| lingers.then(|| UndoError::lingers(&new, step))) {
                 left.push((step, source));
             }
         }
@@ -542,7 +546,8 @@ impl Restoring<'_> {
     fn note_owed(&mut self, step: usize, source: UndoError) -> CleanupFailure {
         let error = match &source {
             UndoError::Step(error) => CniError::from(&error.source),
-            other => CniError::new(crate::cni::error::code::NAMESPACE, other.to_string()),
+            UndoError::Lingers { .. } => CniError::new(code::TIMED_OUT, source.to_string()),
+            other => CniError::new(code::NAMESPACE, other.to_string()),
         };
         self.journal.note(Event::Owed { step: Step(self.redone.attachment, step), error });
         CleanupFailure { label: self.redone.old.label(), source }

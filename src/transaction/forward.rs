@@ -171,7 +171,8 @@ fn run_chain(
             }
             Err(StepError { source: PluginError::NotDurable(source), .. }) => return Err(tx.journal_failure(source)),
             Err(source) => {
-                let failed = Event::Failed { step: Step(index, step), error: CniError::from(&source.source) };
+                let error = CniError::from(&source.source);
+                let failed = Event::Failed { step: Step(index, step), error, lingers: source.source.lingers() };
                 // What failed is the plugin; that the journal cannot say so changes nothing.
                 drop(tx.record(failed));
                 return Err(Failure::Attach { label: attachment.label(), source });

@@ -11,6 +11,7 @@ use super::bandwidth::BandwidthError;
 use super::journal::{Event, Journal, State, Step, StepState, ToUndo};
 use super::store::StoreError;
 use super::{Tools, device_info};
+use crate::cni::error::code;
 use crate::cni::{CniError, Verb};
 use crate::netns::{self, Netns, NetnsError};
 use crate::plan::{Attachment, Plan, Position};
@@ -22,6 +23,14 @@ pub enum UndoError {
     /// A plugin's DEL failed.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// A plugin's DEL succeeded, and the process that its ADD left behind may act even after that.
+    #[error("plugin {plugin:?} (step {step}): its DEL has succeeded, but its ADD could not be ended and may do more")]
+    Lingers {
+        /// Its type.
+        plugin: String,
+        /// Its place in the chain, counted from 1.
+        step: usize,
+    },
     /// The default routes could not be put back.
     #[error("cannot put the default routes back: {0}")]
     Routes(#[from] NetnsError),
@@ -51,6 +60,13 @@ pub enum UndoError {
         /// The interface.
         ifname: String,
     },
+}
+
+impl UndoError {
+    /// The process of a step's ADD, given by its index, is still there.
+    pub(super) fn lingers(attachment: &Attachment, step: usize) -> Self {
+        Self::Lingers { plugin: attachment.network.plugins[step].plugin_type().to_owned(), step: step + 1 }
+    }
 }
 
 /// Something that could not be undone.
@@ -113,6 +129,7 @@ struct Work {
 struct StepToUndo {
     step: Step,
     is_owed: bool,
+    lingers: bool,
     known: StepState,
     prev_result: Option<Box<RawValue>>,
     /// The attachment and its result before a change that did not end: which values are in force is not known.
@@ -133,7 +150,15 @@ impl Work {
             let known = state.steps[step.0][step.1].clone();
             let before = state.before_change(step.0, step.1);
             let before = before.map(|redone| (redone.old.clone(), redone.old_result.clone()));
-            StepToUndo { step, is_owed, known, prev_result: state.result(step.0).map(ToOwned::to_owned), before }
+            let lingers = state.lingering.contains(&step);
+            StepToUndo {
+                step,
+                is_owed,
+                lingers,
+                known,
+                prev_result: state.result(step.0).map(ToOwned::to_owned),
+                before,
+            }
         });
         let steps = steps.collect();
         Self { plan, attachments, steps }
@@ -180,7 +205,11 @@ impl Work {
     /// What a step's DEL came to: what is noted, and whether something is left.
     fn judge(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
         let undone = Some(Event::Undone(one.step));
-        let Err(error) = outcome else { return (undone, None) };
+        let error = match outcome {
+            Ok(()) if one.lingers => return self.keep_owing(one),
+            Ok(()) => return (undone, None),
+            Err(error) => error,
+        };
         let (container, label) = (&self.plan.container_id, self.plan.attachments[one.step.0].label());
         if !one.is_owed {
             tracing::warn!(container, "{label}: {error}; the journal does not say that its ADD was started");
@@ -199,6 +228,16 @@ impl Work {
             return (undone, None);
         }
         (Some(Event::Owed { step: one.step, error: own }), Some(CleanupFailure { label, source: error.into() }))
+    }
+
+    /// Has a step whose ADD is not over owed: by the next DEL its process may be gone, and until then the holder keeps the
+    /// container locked, which it cannot once the journal is removed.
+    fn keep_owing(&self, one: &StepToUndo) -> (Option<Event>, Option<CleanupFailure>) {
+        let Step(index, plugin) = one.step;
+        let attachment = &self.plan.attachments[index];
+        let source = UndoError::lingers(attachment, plugin);
+        let error = CniError::new(code::TIMED_OUT, source.to_string());
+        (Some(Event::Owed { step: one.step, error }), Some(CleanupFailure { label: attachment.label(), source }))
     }
 
     /// Expects the DEL of every step.

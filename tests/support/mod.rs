@@ -5,6 +5,7 @@
 //! - [`Outcome`] is what came of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
 //! - [`Node`] is the directories of a node that Braid is installed on;
+//! - [`Disk`] is a file system that can stop answering;
 //! - [`Namespace`] is a network namespace that goes away;
 //! - [`Release`] is what `.ci/release` makes;
 //! - [`Snapshot`] is all that a call could leave on a host, to compare.
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 mod calls;
 mod case;
+mod disk;
 mod journal;
 mod machine;
 mod namespace;
@@ -27,6 +29,7 @@ mod snapshot;
 
 pub(crate) use calls::{Call, compact, members};
 pub(crate) use case::{Case, Invocation};
+pub(crate) use disk::Disk;
 pub(crate) use journal::{edit_header, edit_journal};
 pub(crate) use machine::Ran;
 pub(crate) use machine::{Machine, is_real_root};

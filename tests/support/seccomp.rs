@@ -1,4 +1,4 @@
-//! A sandbox that forbids system calls, as seccomp profiles and `AppArmor` do.
+//! A sandbox that forbids system calls, as seccomp profiles and `AppArmor` do, or lets them hang.
 
 #![expect(unsafe_code, reason = "a filter is set between fork and exec, which std leaves to its caller")]
 
@@ -15,11 +15,32 @@ pub(crate) const SIGNALS: [c_long; 4] =
 
 /// Has these system calls refused with `EPERM`, in the program and in all it starts.
 pub(crate) fn refuse(command: &mut Command, calls: &[c_long]) {
+    let filter = filter(calls, libc::SECCOMP_RET_ERRNO | Errno::EPERM as u32);
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing, but for an error that ends it.
+    unsafe { command.pre_exec(move || set(&filter, 0).map(drop)) };
+}
+
+/// Has these system calls wait for as long as the program runs, in the program and in all it starts. They are sent to a listener,
+/// which the program has open without knowing of it.
+pub(crate) fn hang(command: &mut Command, calls: &[c_long]) {
+    let filter = filter(calls, libc::SECCOMP_RET_USER_NOTIF);
+    let set = move || {
+        let listener = set(&filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+        let listener = listener.try_into().map_err(io::Error::other)?;
+        // SAFETY: the call takes integers.
+        Errno::result(unsafe { libc::fcntl(listener, libc::F_SETFD, 0) })?;
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(set) };
+}
+
+/// What is done with these system calls; all others are allowed.
+fn filter(calls: &[c_long], action: u32) -> Vec<sock_filter> {
     let statement =
         |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code.try_into().expect("a code"), jt, jf, k };
     // The number of the call is at the beginning of what a filter sees.
     let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    let refusal = libc::SECCOMP_RET_ERRNO | Errno::EPERM as u32;
     for call in calls {
         filter.push(statement(
             libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
@@ -27,18 +48,19 @@ pub(crate) fn refuse(command: &mut Command, calls: &[c_long]) {
             1,
             (*call).try_into().expect("a number"),
         ));
-        filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, refusal));
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, action));
     }
     filter.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let set = move || {
-        let program =
-            sock_fprog { len: filter.len().try_into().map_err(io::Error::other)?, filter: filter.as_ptr().cast_mut() };
-        // SAFETY: the filter outlives the calls, which copy it.
-        Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-        // SAFETY: as above.
-        Errno::result(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing, but for an error that ends it.
-    unsafe { command.pre_exec(set) };
+    filter
+}
+
+/// Sets a filter for the calling process, and returns what the kernel answers.
+fn set(filter: &[sock_filter], flags: libc::c_ulong) -> io::Result<c_long> {
+    let program =
+        sock_fprog { len: filter.len().try_into().map_err(io::Error::other)?, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the call takes integers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: the filter outlives the call, which copies it.
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    Ok(Errno::result(set)?)
 }

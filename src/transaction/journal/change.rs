@@ -219,7 +219,7 @@ impl StepState {
         let mut events = Vec::new();
         events.extend(self.started.then_some(Event::Start(step)));
         events.extend(self.result.clone().map(|result| Event::Done { step, micros: self.micros.unwrap_or(0), result }));
-        events.extend(self.failed.clone().map(|error| Event::Failed { step, error }));
+        events.extend(self.failed.clone().map(|error| Event::Failed { step, error, lingers: false }));
         events.extend(self.undone.then_some(Event::Undone(step)));
         events.extend(self.owed.clone().map(|error| Event::Owed { step, error }));
         events

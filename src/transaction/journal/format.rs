@@ -70,6 +70,10 @@ pub enum Event {
         step: Step,
         /// With what.
         error: CniError,
+        /// Whether its process was still there when it was given up. This matters for as long as the call lasts, and is not
+        /// written down.
+        #[serde(skip)]
+        lingers: bool,
     },
     /// ADD has failed and is rolled back: no further step starts.
     Rollback,

@@ -1,6 +1,6 @@
 //! What a journal says: its header with every event applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,6 +87,9 @@ pub struct State {
     pub history: Vec<Change>,
     /// What kernel parameters were before steps set them.
     pub sysctls: BTreeMap<Step, Sysctls>,
+    /// The steps whose ADD failed in this call, and whose process was still there when it was given up: it may do more than DEL
+    /// has undone.
+    pub lingering: BTreeSet<Step>,
 }
 
 /// An event is about a step that the plan does not have.
@@ -117,6 +120,7 @@ impl State {
             pending: None,
             history: Vec::new(),
             sysctls: BTreeMap::new(),
+            lingering: BTreeSet::new(),
         }
     }
 
@@ -197,6 +201,11 @@ impl State {
         }
     }
 
+    /// Whether it is certain that ADD was called for this namespace, which exists now.
+    pub fn is_of_namespace(&self, identity: &netns::Identity) -> bool {
+        !self.is_of_another_boot() && self.header.netns_id.is_some_and(|then| then.compare(identity) == Sameness::Same)
+    }
+
     /// Whether the machine was started anew since.
     pub fn is_of_another_boot(&self) -> bool {
         let (then, now) = (&self.header.boot, boot_id());
@@ -230,7 +239,8 @@ impl State {
                 step.micros = Some(micros);
                 step.result = Some(result);
             }
-            Event::Failed { step, error } => {
+            Event::Failed { step, error, lingers } => {
+                self.lingering.extend(lingers.then_some(step));
                 let step = self.step(step)?;
                 (step.started, step.interrupted, step.undone) = (true, error.code == code::TIMED_OUT, false);
                 step.failed = Some(error);
