@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::context::Context;
 use super::error::Error;
-use super::preflight::names_held_by_others;
+use super::preflight::{is_namespace_of_another, names_held_by_others};
 use super::takeover;
 use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
@@ -77,18 +77,35 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn with_lock(self, store: &Store, container: &Container, launcher: &Launcher) -> Result<(), Error> {
-        match Journal::open(container, &self.request.ifname)? {
-            Opened::Journal(journal) => self.replay(store, container, *journal, launcher),
-            Opened::None | Opened::Unfinished => {
-                let held = names_held_by_others(container, &self.request.ifname)?;
-                self.best_effort(launcher, &held)
-            }
-            Opened::Corrupt(reason) => {
-                let set_aside = store.set_aside(container, &self.request.ifname)?;
-                let held = names_held_by_others(container, &self.request.ifname)?;
-                Err(Error::Corrupt { reason, set_aside, failures: self.by_configuration(launcher, &held) })
+        let held = || names_held_by_others(container, &self.request.ifname);
+        let damaged = match Journal::open(container, &self.request.ifname)? {
+            Opened::Journal(journal) => return self.replay(store, container, *journal, launcher),
+            Opened::None | Opened::Unfinished => None,
+            Opened::Corrupt(reason) => Some((reason, store.set_aside(container, &self.request.ifname)?)),
+        };
+        let (held, request) = (held()?, self.request_without_foreign_namespace(store));
+        let call = Call { request: &request, ..self };
+        match damaged {
+            None => call.best_effort(launcher, &held),
+            Some((reason, set_aside)) => {
+                Err(Error::Corrupt { reason, set_aside, failures: call.by_configuration(launcher, &held) })
             }
         }
+    }
+
+    /// The request as a call that has no journal may act on it. Its container may be long gone, and the path lead to the namespace
+    /// of another by now.
+    fn request_without_foreign_namespace(&self, store: &Store) -> Request {
+        let mut request = self.request.clone();
+        if is_namespace_of_another(store, &request.container_id, &request.netns) {
+            tracing::warn!(
+                container = request.container_id,
+                "{} is another container's namespace by now, and is left alone",
+                request.netns
+            );
+            request.netns.clear();
+        }
+        request
     }
 
     /// Undoes what the journal records, with the configuration and results in it.
@@ -112,7 +129,9 @@ impl Call<'_> {
             container.remove_journal(&request.ifname)?;
             if is_repair {
                 // The primary attachment is another plugin's, as if there had been no journal.
-                return self.best_effort(launcher, &names_held_by_others(container, &request.ifname)?);
+                let request = Request { netns, ..request.clone() };
+                let held = names_held_by_others(container, &request.ifname)?;
+                return Call { request: &request, ..self }.best_effort(launcher, &held);
             }
             return Ok(());
         }

@@ -10,7 +10,7 @@ use crate::plan::{Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::Finder;
 use crate::transaction::journal::State;
-use crate::transaction::{Container, StoreError};
+use crate::transaction::{Container, Store, StoreError};
 
 /// The executable of this process.
 const OWN: &str = "/proc/self/exe";
@@ -84,6 +84,22 @@ pub(super) fn held_by_others(
         }
     }
     Ok(held)
+}
+
+/// Whether the journal of another container says that the namespace at `netns` is its own. One without interfaces has nothing that
+/// could be taken from it, and is not looked for.
+pub(super) fn is_namespace_of_another(store: &Store, own: &str, netns: &str) -> bool {
+    let Ok(mut namespace) = Netns::open(Path::new(netns)) else { return false };
+    let Ok(identity) = namespace.identity() else { return false };
+    let is_in_use = namespace.links().is_ok_and(|links| links.iter().any(|link| link.name != "lo"));
+    is_in_use
+        && store.container_ids().unwrap_or_default().iter().filter(|id| *id != own).any(|id| {
+            let Ok(Some(container)) = store.unlocked_container(id) else { return false };
+            let ifnames = container.entries().map(|entries| entries.ifnames).unwrap_or_default();
+            ifnames.iter().any(|ifname| {
+                matches!(State::peek(&container, ifname), Ok(Some(Ok(state))) if state.is_of_namespace(&identity))
+            })
+        })
 }
 
 /// A container goes without an optional attachment whose plugins are not there.

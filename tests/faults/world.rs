@@ -103,6 +103,7 @@ fn the_path_of_the_namespace_leads_elsewhere(#[case] namespace: bool) {
 #[rstest]
 #[case::gc("GC")]
 #[case::late_del("DEL")]
+#[case::del_after_gc("DEL after GC")]
 #[case::add_that_settles("ADD")]
 fn another_namespace_with_the_same_inode_is_not_touched(#[case] verb: &str) {
     let case = Case::with_reference_plugins().cni_version("1.1.0");
@@ -130,7 +131,15 @@ fn another_namespace_with_the_same_inode_is_not_touched(#[case] verb: &str) {
     call("ADD", "c2").run().succeeds();
     match verb {
         "GC" => drop(case.gc(&[("c2", "eth0")]).succeeds()),
-        "DEL" => drop(call("DEL", &container).run().succeeds()),
+        "DEL" => {
+            call("DEL", &container).run().succeeds();
+            // There is no journal any more.
+            call("DEL", &container).run().succeeds();
+        }
+        "DEL after GC" => {
+            case.gc(&[("c2", "eth0")]).succeeds();
+            call("DEL", &container).run().succeeds();
+        }
         // c2 holds the names, so the new ADD is refused once the earlier one is undone.
         _ => drop(call("ADD", &container).run().fails(7).says("eth0")),
     }
