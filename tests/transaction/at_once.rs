@@ -51,6 +51,27 @@ fn extras_run_at_once_and_the_primary_alone(#[case] verb: &str, #[case] last: &s
     }
 }
 
+/// The journal is locked only to be read and written.
+#[test]
+fn while_an_optional_attachment_is_undone_the_others_go_on() {
+    let list = |name: &str, plugins: Value| json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins});
+    let failing = recorder("gamma").told("fail", json!({"ADD": {"code": 142, "msg": "no"}})).value();
+    let optional = list("o", json!([{"type": "beta"}, failing]));
+    let case = Case::new().key("concurrency", 2).delegate(recorder("alpha"));
+    let case = case.delegate(json!({"name": "o", "interface": "opt0", "optional": true, "config": optional}));
+    let case = case.delegate(list("n", json!([{"type": "delta"}, {"type": "epsilon"}])));
+    case.behave("beta", json!({"hold": {"at": "before", "name": "undone"}, "on": ["DEL"]}));
+    case.behave("delta", json!({"hold": {"at": "before", "name": "beside"}, "on": ["ADD"]}));
+    let add = case.call("ADD").start();
+    case.held("beside");
+    case.held("undone");
+    case.release("beside");
+    wait_for("the next step beside it", || case.order().contains(&"ADD epsilon net2".to_owned()).then_some(()));
+    case.release("undone");
+    add.wait().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn gc_asks_networks_at_once() {
     let case = case(2);
