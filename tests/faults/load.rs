@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,7 +14,7 @@ use braid_cni::runtime::{Attachment, Networks};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Case, Namespace, bridge, ptp, recorder, wait_for};
+use crate::support::{Case, Namespace, Network, braid, bridge, edit_header, ptp, recorder, wait_for};
 
 /// How many containers there are at once, and how many calls are under way at any time.
 const CONTAINERS: usize = 200;
@@ -80,6 +81,78 @@ fn two_hundred_containers_on_one_bridge() {
     drop(namespaces);
     assert!(!case.owes());
     assert_eq!(case.changes(), "");
+}
+
+/// `braid install` puts one executable after another in the place of Braid while 200 containers come and go, and half of them
+/// were attached by a Braid from before journals had checksums and cookies. No call fails, and nothing is left.
+#[test]
+fn two_hundred_containers_while_braid_is_replaced() {
+    let case = Case::with_reference_plugins().delegate(bridge("br-up", "10.77.0.0/16"));
+    // A shell does not try again where the executable is busy.
+    let case = case
+        .script("launch", r#"exec "$BRAID""#)
+        .configuration("10-pods.conflist", Network::new("pods").plugin(recorder("alpha")));
+    let versions = ["one", "two"].map(|name| version(case.dir(), name));
+    install(&case, &versions[0]);
+    let installed = case.dir().join("bin/braid");
+    let call = |verb: &str, number: usize, netns: &Namespace| {
+        let launch = case.call_plugin(&case.dir().join("bin/launch"), verb).env("BRAID", &installed);
+        let output = launch.env("CNI_CONTAINERID", id(number)).env("CNI_NETNS", netns.path()).run_unrecorded();
+        assert!(output.status.success(), "{verb} of {}: {output:?}", id(number));
+    };
+    // So that the bridge is there, and with it what the plugins keep by design.
+    case.add().succeeds();
+    case.del().succeeds();
+    let old: Vec<_> = (0..CONTAINERS / 2).map(|_| Namespace::new("old")).collect();
+    in_parallel(old.len(), |number| {
+        call("ADD", number, &old[number]);
+        edit_header(&case.dir().join(format!("state/attachments/{}/eth0.jsonl", id(number))), |header| {
+            assert_eq!(header["format"], 1);
+            drop(header["netnsId"].as_object_mut().expect("an object").remove("cookie"));
+        });
+    });
+    let mut replaced = 0;
+    thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            in_parallel(CONTAINERS, |number| {
+                if let Some(netns) = old.get(number) {
+                    return call("DEL", number, netns);
+                }
+                let netns = Namespace::new("new");
+                for verb in ["ADD", "CHECK", "DEL"] {
+                    call(verb, number, &netns);
+                }
+            });
+        });
+        while !calls.is_finished() {
+            replaced += 1;
+            install(&case, &versions[replaced % 2]);
+        }
+        calls.join().expect("the calls");
+    });
+    assert!(replaced > 2, "the executable was not replaced often enough");
+    drop(old);
+    assert!(!case.owes());
+    assert_eq!(case.changes(), "");
+}
+
+/// An executable of Braid's that differs from all others.
+fn version(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::copy(braid(), &path).expect("copy the executable");
+    let mut file = fs::File::options().append(true).open(&path).expect("open the copy");
+    file.write_all(name.as_bytes()).expect("make it another one");
+    path
+}
+
+/// Has a version of Braid install itself.
+fn install(case: &Case, version: &Path) {
+    let words =
+        ["install", "--once", "--conf-dir", "@DIR@/net.d", "--bin-dir", "@DIR@/bin", "--state-dir", "@DIR@/state"];
+    let output = case.command(version, &words).output();
+    assert!(output.status.success(), "{output:?}");
+    let [new, installed] = [version, &case.dir().join("bin/braid")].map(|path| fs::read(path).expect("an executable"));
+    assert!(new == installed, "the executable is not the one that was installed");
 }
 
 /// One plugin at a time on one container, whatever comes at once; and what is left in the end is nothing.
