@@ -1,0 +1,158 @@
+//! JSON objects whose values stay the text that they were written as.
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::ConfigError;
+
+/// A JSON object whose values are kept as text. A key that stands twice has its last value, as in libcni.
+pub type RawObject = IndexMap<String, Box<RawValue>>;
+
+/// Says what kind of JSON value this is. A string is not shown: where none is expected, it may be a secret.
+pub fn kind(raw: &RawValue) -> String {
+    if raw.get().starts_with('"') { "a string".into() } else { describe(raw) }
+}
+
+/// Says in a few words what a JSON value is, without giving away what a large or nested one holds.
+pub fn describe(raw: &RawValue) -> String {
+    let text = raw.get();
+    match text.as_bytes().first() {
+        Some(b'{') => "an object".into(),
+        Some(b'[') if text[1..text.len() - 1].trim_ascii().is_empty() => "an empty list".into(),
+        Some(b'[') => "a list".into(),
+        Some(b'"') => {
+            let value: String = serde_json::from_str(text).unwrap_or_default();
+            let short: String = value.chars().take(64).collect();
+            format!("the string {short:?}")
+        }
+        _ => text.chars().take(64).collect(),
+    }
+}
+
+/// Reads `key` of a raw object.
+///
+/// # Errors
+/// [`ConfigError::Wrong`] when it holds something that is not a `T`. A missing key and `null` are `None`.
+pub fn get<T: DeserializeOwned>(
+    object: &RawObject,
+    key: &str,
+    expected: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    match object.get(key) {
+        None => Ok(None),
+        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| wrong(key, raw, expected)),
+    }
+}
+
+/// Reads `key` as a list of `T`. `item` says what each element should be.
+///
+/// # Errors
+/// [`ConfigError::Wrong`] when it is no list, or for the first element that is not a `T`. A missing key and `null` are
+/// `None`.
+pub fn get_list<T: DeserializeOwned>(
+    object: &RawObject,
+    key: &str,
+    expected: &'static str,
+    item: &'static str,
+) -> Result<Option<Vec<T>>, ConfigError> {
+    let Some(list) = get::<Vec<Box<RawValue>>>(object, key, expected)? else { return Ok(None) };
+    let element = |(index, raw): (usize, Box<RawValue>)| {
+        serde_json::from_str(raw.get()).map_err(|_| wrong(&format!("{key}[{index}]"), &raw, item))
+    };
+    list.into_iter().enumerate().map(element).collect::<Result<_, _>>().map(Some)
+}
+
+/// What is expected of a boolean.
+pub const BOOLEAN: &str = "true or false, as a boolean or a string";
+
+/// Reads `key` as a boolean, which may be written `true` or `"true"`, in any case, as libcni allows.
+///
+/// # Errors
+/// [`ConfigError::Wrong`] when it is neither.
+pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
+    let Some(raw) = object.get(key) else { return Ok(false) };
+    if let Ok(value) = serde_json::from_str::<Option<bool>>(raw.get()) {
+        return Ok(value.unwrap_or(false));
+    }
+    let text: String = serde_json::from_str(raw.get()).unwrap_or_default();
+    match text.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        // What it says instead may be a secret in the wrong place.
+        _ if raw.get().starts_with('"') => {
+            Err(ConfigError::Wrong { key: key.into(), found: "a string that says neither".into(), expected: BOOLEAN })
+        }
+        _ => Err(wrong(key, raw, BOOLEAN)),
+    }
+}
+
+/// The error that `key` holds the wrong thing.
+pub fn wrong(key: &str, raw: &RawValue, expected: &'static str) -> ConfigError {
+    ConfigError::Wrong { key: key.into(), found: kind(raw), expected }
+}
+
+/// Parses a JSON object, keeping its values as text.
+///
+/// # Errors
+/// [`ConfigError::Json`] when it is not one JSON object and nothing else.
+pub fn parse_object(bytes: &[u8]) -> Result<RawObject, ConfigError> {
+    serde_json::from_slice(bytes).map_err(ConfigError::Json)
+}
+
+/// Makes a raw value of something that serialises.
+///
+/// # Panics
+/// Never for the types of this crate, which all serialise.
+pub fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("plain data serialises")
+}
+
+/// Lays `over` over `base`: objects that stand under the same key are joined, everything else is replaced.
+pub fn overlay_objects(mut base: RawObject, over: &RawObject) -> RawObject {
+    for (key, value) in over {
+        let object = |raw: &RawValue| serde_json::from_str::<RawObject>(raw.get()).ok();
+        let joined = match (base.get(key).and_then(|own| object(own)), object(value)) {
+            (Some(mut own), Some(over)) => {
+                own.extend(over);
+                raw(&own)
+            }
+            _ => value.clone(),
+        };
+        base.insert(key.clone(), joined);
+    }
+    base
+}
+
+/// Whether Go's parser takes a key for `name`, which is within ASCII.
+pub fn folds_to(key: &str, name: &str) -> bool {
+    if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { fold(key).eq_ignore_ascii_case(name) }
+}
+
+/// A key as Go's parser compares it: without case, in which two letters beyond ASCII fold onto one within.
+pub fn fold(key: &str) -> String {
+    key.chars()
+        .map(|c| match c {
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            c => c.to_ascii_lowercase(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn booleans_may_be_strings() {
+        for (text, expected) in [("true", true), ("\"TRUE\"", true), ("\"false\"", false), ("null", false)] {
+            let object = parse_object(format!(r#"{{"disableCheck":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(get_bool(&object, "disableCheck").unwrap(), expected, "{text}");
+        }
+        let object = parse_object(br#"{"disableCheck":"yes"}"#).unwrap();
+        let error = get_bool(&object, "disableCheck").unwrap_err().to_string();
+        assert!(error.contains("is a string that says neither, expected true or false"), "{error}");
+    }
+}
