@@ -1,8 +1,17 @@
 //! What will be attached, in which order and under which names: decided without touching anything.
 
-pub mod build;
+mod arguments;
+mod attachment;
+mod build;
+mod checks;
+mod device;
 pub mod difference;
+mod error;
+mod names;
 pub mod traps;
 pub mod update;
 
-pub use build::{Asked, Attachment, DeviceInfo, Plan, PlanError, Planned, Position, build, refuse_two_default_routes};
+pub use attachment::{Attachment, DeviceInfo, Plan, Position};
+pub use build::{Asked, Planned, build};
+pub use checks::refuse_two_default_routes;
+pub use error::PlanError;

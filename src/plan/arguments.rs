@@ -1,0 +1,68 @@
+//! The arguments of an attachment's plugins: `CNI_ARGS`, capability arguments, and `args` of their configuration.
+
+use crate::cni::Args;
+use crate::cni::config::{RawObject, overlay_objects, raw};
+use crate::config::{Config, Selection};
+use crate::request::Request;
+
+/// The capability arguments of an attachment. What the runtime gave is for the interface it asked for (NPWG specification,
+/// §7.5).
+pub(super) fn capability_args(config: &Config, selection: &Selection, is_primary: bool) -> RawObject {
+    let mut args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
+    args.shift_remove("networks");
+    args.extend(selection.capability_args());
+    args
+}
+
+/// What is laid over the `args` of each plugin of an attachment.
+pub(super) fn plugin_args(config: &Config, selection: &Selection, is_primary: bool) -> RawObject {
+    let mut args = config.args.clone();
+    if !is_primary {
+        forget_addresses(&mut args);
+    }
+    if selection.cni_args.is_empty() {
+        return args;
+    }
+    let mut cni = RawObject::new();
+    cni.insert("cni".into(), raw(&selection.cni_args));
+    overlay_objects(args, &cni)
+}
+
+/// What `CNI_ARGS` say of the one interface that the runtime asked for, by convention.
+const OF_ONE_INTERFACE: [&str; 3] = ["IP", "GATEWAY", "MAC"];
+
+/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added. The addresses
+/// that the runtime asks for are the primary attachment's alone: no other could have them too.
+pub(super) fn cni_args(request: &Request, selection: &Selection, is_primary: bool) -> String {
+    let is_for_another = |key: &str| !is_primary && OF_ONE_INTERFACE.contains(&key);
+    let is_plain = selection.ips.is_empty() && selection.mac.is_none();
+    if is_plain && !request.args.iter().any(|(key, _)| is_for_another(key)) {
+        return request.args_text.clone();
+    }
+    let mut args: Args = request.args.clone();
+    args.retain(|key| !is_for_another(key));
+    if is_plain {
+        return args.to_string();
+    }
+    args.set("IgnoreUnknown", "true");
+    if !selection.ips.is_empty() {
+        args.set("IP", &selection.ips.join(","));
+    }
+    if let Some(mac) = &selection.mac {
+        args.set("MAC", mac);
+    }
+    args.to_string()
+}
+
+/// Takes out of `args.cni` what the runtime asks for the one interface that it asked for (CONVENTIONS, "`args` in network
+/// config").
+fn forget_addresses(args: &mut RawObject) {
+    let Some(mut cni) = args.get("cni").and_then(|cni| serde_json::from_str::<RawObject>(cni.get()).ok()) else {
+        return;
+    };
+    let before = cni.len();
+    cni.retain(|key, _| !["ips", "mac"].contains(&key.as_str()));
+    if cni.len() != before {
+        args.insert("cni".into(), raw(&cni));
+    }
+}
