@@ -1,7 +1,6 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
-/// Writes a line to standard error. Where nobody reads that, there is nobody to tell, and what is being done goes on: the
-/// standard library's macro would end it there and then.
+/// Writes a line to standard error. If that fails, the command goes on, where the standard library's macro panics.
 macro_rules! tell {
     ($($words:tt)*) => {{
         use ::std::io::Write as _;
@@ -22,6 +21,7 @@ mod manifest_devices;
 mod manifests;
 mod metrics;
 mod operations;
+mod options;
 mod outcome;
 mod paths;
 mod plan;
@@ -41,10 +41,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::answer;
-use crate::config::{DEFAULT_STATE_DIR, LogConfig};
+use crate::config::LogConfig;
+use options::{AttachmentArgs, Format, StateDir};
 use outcome::{CliError, Outcome, print};
 
 const AFTER_HELP: &str = "\
@@ -177,7 +178,7 @@ Examples:
 
 #[cfg(feature = "kubernetes")]
 const AFTER_AGENT: &str = "\
-It runs until it is ended with SIGTERM. Nothing else needs it. docs/agent.md tells what it does, and what it may.
+It runs until it gets SIGTERM. Nothing else needs it. docs/agent.md says what it does and which rights it has.
 
 Examples:
   braid agent --kubeconfig /etc/cni/net.d/braid.d/kubeconfig
@@ -198,13 +199,13 @@ struct Cli {
 enum Command {
     /// Attach a network namespace to a network, and print the result
     #[command(after_help = AFTER_ADD)]
-    Add(Attachment),
+    Add(AttachmentArgs),
     /// Check that an attachment is as `add` left it
     #[command(after_help = AFTER_CHECK)]
-    Check(Attachment),
+    Check(AttachmentArgs),
     /// Detach a network namespace from a network
     #[command(after_help = AFTER_DEL)]
-    Del(Attachment),
+    Del(AttachmentArgs),
     /// Clean up what belongs to attachments other than those given
     #[command(after_help = AFTER_GC)]
     Gc {
@@ -298,38 +299,6 @@ impl Command {
             _ => LogConfig::default(),
         }
     }
-}
-
-/// The attachment that `add`, `check` and `del` are about. The environment is cnitool's: `NETCONFPATH`, `CNI_PATH`,
-/// `CNI_ARGS`, `CAP_ARGS` and `CNI_IFNAME`.
-#[derive(Debug, Args)]
-struct Attachment {
-    /// The network: its name, or its configuration's file
-    network: String,
-    /// The network namespace: its path, or its name among those of `ip netns`
-    netns: PathBuf,
-    /// The interface's name in the namespace [default: `CNI_IFNAME`, else eth0]
-    #[arg(short, long)]
-    ifname: Option<String>,
-    /// The container's ID [default: made of the namespace's path, as cnitool does]
-    #[arg(long)]
-    container_id: Option<String>,
-    /// Tell on standard error how long each plugin took, and Braid itself
-    #[arg(long)]
-    timings: bool,
-}
-
-#[derive(Debug, Args)]
-struct StateDir {
-    /// Where the journals are
-    #[arg(long, default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 /// Runs the command line.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha512};
 
 use super::paths::{conf_dir, finder};
-use super::{Attachment, CliError, Outcome, print};
+use super::{AttachmentArgs, CliError, Outcome, print};
 use crate::cni::ValidAttachment;
 use crate::cni::config::RawObject;
 use crate::cni::error::code;
@@ -25,7 +25,7 @@ use crate::transaction::store::debts;
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
 
-pub(super) fn add(args: &Attachment) -> Outcome {
+pub(super) fn add(args: &AttachmentArgs) -> Outcome {
     let network = network(&args.network)?;
     let attachment = attachment(args)?;
     if !Path::new(&attachment.netns).exists() {
@@ -42,13 +42,13 @@ pub(super) fn add(args: &Attachment) -> Outcome {
     print(&pretty(result?.raw.get())?)
 }
 
-pub(super) fn check(args: &Attachment) -> Outcome {
+pub(super) fn check(args: &AttachmentArgs) -> Outcome {
     let network = network(&args.network)?;
     networks()?.check(&network, &attachment(args)?).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn del(args: &Attachment) -> Outcome {
+pub(super) fn del(args: &AttachmentArgs) -> Outcome {
     let network = network(&args.network)?;
     networks()?.del(&network, &attachment(args)?).map_err(|error| cni_error(&error, network.version))?;
     Ok(ExitCode::SUCCESS)
@@ -73,7 +73,7 @@ pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
 
 pub(super) fn status(name: &str) -> Outcome {
     let network = network(name)?;
-    // A network of before STATUS has no plugin that is asked and would tell.
+    // No plugin is asked about a network of a version before STATUS, so that debts are reported here.
     for state_dir in state_dirs(&network) {
         for id in debts(&state_dir)? {
             tell!("braid: {}", id.describe(&state_dir));
@@ -131,7 +131,7 @@ fn namespace(given: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// The attachment of a command line and its environment.
-fn attachment(args: &Attachment) -> Result<runtime::Attachment, CliError> {
+fn attachment(args: &AttachmentArgs) -> Result<runtime::Attachment, CliError> {
     let netns = namespace(&args.netns)?.to_string_lossy().into_owned();
     let container_id = match &args.container_id {
         Some(id) => id.clone(),
@@ -242,7 +242,7 @@ impl Exec for Timed {
     }
 }
 
-/// What the journals of the network's Braid plugins tell of their own delegates.
+/// How long the delegates of the network's Braid plugins took, from their journals.
 fn own_timings(network: &NetworkConfig, attachment: &runtime::Attachment) {
     for state_dir in state_dirs(network) {
         super::inspect::tell_timings(&state_dir, &attachment.container_id, &attachment.ifname);
