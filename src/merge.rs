@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use indexmap::IndexSet;
 
-use crate::cni::AddResult;
 use crate::cni::result::{Dns, Ip, Route};
-use crate::netns::{DefaultRouteChange, Family};
+use crate::cni::{AddResult, Family};
 
 /// Merges results in their order, the primary's first.
 ///
@@ -47,28 +46,32 @@ pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult 
     AddResult { interfaces, ips: ips.into_iter().collect(), routes: routes.into_iter().cloned().collect(), dns }
 }
 
-/// Makes results agree with a change of default routes: in its families, only the attachment on its interface has any.
-/// `results` are those of every attachment with the name of its interface, and of what came before Braid under none.
+/// Default routes that one attachment has, and no other.
+#[derive(Debug, Clone)]
+pub struct DefaultRoutes {
+    /// The attachment's interface.
+    pub interface: String,
+    /// The families that this is decided for.
+    pub families: Vec<Family>,
+    /// Its default routes in these families.
+    pub routes: Vec<Route>,
+}
+
+/// Makes results agree with the default routes of the container: in the families that are decided, only the attachment on
+/// that interface has any. `results` are those of every attachment with the name of its interface, and of what came before
+/// Braid under none.
 pub fn follow_default_route<'a>(
     results: impl IntoIterator<Item = (Option<&'a str>, &'a mut AddResult)>,
-    change: &DefaultRouteChange,
+    decided: impl Into<DefaultRoutes>,
 ) {
+    let DefaultRoutes { interface, families, routes } = decided.into();
     for (ifname, result) in results {
-        let decided = |route: &Route| route.is_default() && change.families.contains(&Family::of(route.dst.addr()));
-        result.routes.retain(|route| !decided(route));
-        if ifname == Some(change.interface.as_str()) {
-            let wanted = change.wanted().map(|route| {
-                let dst = match route.family {
-                    Family::V4 => ipnet::IpNet::V4(ipnet::Ipv4Net::default()),
-                    Family::V6 => ipnet::IpNet::V6(ipnet::Ipv6Net::default()),
-                };
-                let mut wanted = Route::new(dst, route.gateway);
-                wanted.mtu = route.mtu.unwrap_or(0);
-                wanted.advmss = route.advmss.unwrap_or(0);
-                wanted
-            });
-            let routes: IndexSet<Route> = std::mem::take(&mut result.routes).into_iter().chain(wanted).collect();
-            result.routes = routes.into_iter().collect();
+        let is_decided = |route: &Route| route.is_default() && families.contains(&Family::of(route.dst.addr()));
+        result.routes.retain(|route| !is_decided(route));
+        if ifname == Some(interface.as_str()) {
+            let all: IndexSet<Route> =
+                std::mem::take(&mut result.routes).into_iter().chain(routes.iter().cloned()).collect();
+            result.routes = all.into_iter().collect();
         }
     }
 }
@@ -108,6 +111,18 @@ mod tests {
                     "dns":{"nameservers":["1.1.1.1","8.8.8.8"],"domain":"first"}}"#
             )
         );
+    }
+
+    #[test]
+    fn one_attachment_has_the_default_routes_of_a_family() {
+        let both =
+            r#"{"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1"},{"dst":"::/0","gw":"fd00::1"},{"dst":"10.9.0.0/16"}]}"#;
+        let (mut eth0, mut net1) = (result(both), result(r#"{"routes":[{"dst":"10.8.0.0/16"}]}"#));
+        let wanted = Route::new("0.0.0.0/0".parse().unwrap(), Some("10.1.0.1".parse().unwrap()));
+        let decided = DefaultRoutes { interface: "net1".into(), families: vec![Family::V4], routes: vec![wanted] };
+        follow_default_route([(Some("eth0"), &mut eth0), (Some("net1"), &mut net1)], decided);
+        assert_eq!(eth0, result(r#"{"routes":[{"dst":"::/0","gw":"fd00::1"},{"dst":"10.9.0.0/16"}]}"#));
+        assert_eq!(net1, result(r#"{"routes":[{"dst":"10.8.0.0/16"},{"dst":"0.0.0.0/0","gw":"10.1.0.1"}]}"#));
     }
 
     proptest! {

@@ -8,6 +8,8 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::cni::Family;
+
 /// The metric the kernel gives an IPv6 route that is added without one.
 pub(super) const IPV6_DEFAULT_METRIC: u32 = 1024;
 
@@ -16,39 +18,6 @@ const PROTOCOL_BOOT: u8 = 3;
 
 /// `RT_SCOPE_LINK`: the destination is on the link itself, not behind a gateway.
 const SCOPE_LINK: u8 = 253;
-
-/// An IP address family. Written as CNI's `version` of an address: `"4"` or `"6"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Family {
-    /// IPv4.
-    #[serde(rename = "4")]
-    V4,
-    /// IPv6.
-    #[serde(rename = "6")]
-    V6,
-}
-
-impl Family {
-    /// Both families, in the order in which they are worked on.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
-}
 
 /// A unicast default route of the main table.
 ///
@@ -239,7 +208,7 @@ impl fmt::Display for DefaultRoute {
             write!(formatter, " dev {interface}")?;
         }
         if self.gateway.is_none() && self.next_hops.is_empty() {
-            // Nothing else would tell which family's it is.
+            // Nothing else shows the family.
             write!(formatter, " ({})", self.family)?;
         }
         if let Some(source) = self.source {

@@ -39,8 +39,9 @@ mod sysctl;
 mod tests;
 mod traffic;
 
+pub use crate::cni::Family;
 pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_route, restore};
-pub use default_route::{DefaultRoute, Family, NextHop, RawAttribute};
+pub use default_route::{DefaultRoute, NextHop, RawAttribute};
 pub use devices::Device;
 pub use error::{NetlinkError, NetnsError};
 pub use identity::{Identity, Sameness, is_deserted, sees_all_processes};

@@ -6,7 +6,8 @@ use super::forward::forgo;
 use super::journal::{Event, Journal};
 use super::{CleanupFailure, Failure, Transaction};
 use crate::cni::AddResult;
-use crate::merge::follow_default_route;
+use crate::cni::result::Route;
+use crate::merge::{DefaultRoutes, follow_default_route};
 use crate::netns::{self, DefaultRouteChange, DefaultRouteRequest, Family, Netns, NetnsError};
 
 /// Sets the default routes that the plan asks for, and makes the results say so. `incoming` is the result of the plugin
@@ -38,6 +39,22 @@ pub fn set_default_routes(
         follow_default_route(own.chain(incoming.as_deref_mut().map(|result| (None, result))), &change);
     }
     Ok(())
+}
+
+impl From<&DefaultRouteChange> for DefaultRoutes {
+    fn from(change: &DefaultRouteChange) -> Self {
+        let routes = change.wanted().map(|route| {
+            let dst = match route.family {
+                Family::V4 => ipnet::IpNet::V4(ipnet::Ipv4Net::default()),
+                Family::V6 => ipnet::IpNet::V6(ipnet::Ipv6Net::default()),
+            };
+            let mut wanted = Route::new(dst, route.gateway);
+            wanted.mtu = route.mtu.unwrap_or(0);
+            wanted.advmss = route.advmss.unwrap_or(0);
+            wanted
+        });
+        Self { interface: change.interface.clone(), families: change.families.clone(), routes: routes.collect() }
+    }
 }
 
 /// What became of the default routes that an attachment may ask for.
