@@ -45,7 +45,7 @@ pub(super) fn add(context: &Context, request: &Request, config: &Config) -> Resu
         let container = store.container(&request.container_id, context.deadline)?;
         let planned_and_added = || {
             let plan = make_plan(context, request, config, gathered, &container)?;
-            let call = Call { context, request, config, plan: &plan, cluster: cluster.as_ref() };
+            let call = Add { context, request, config, plan: &plan, cluster: cluster.as_ref() };
             let results = call.add_locked(&store, &container)?;
             Ok::<_, Error>((plan, results))
         };
@@ -110,7 +110,7 @@ fn wait_until_ready(context: &Context, config: &Config) -> Result<(), Error> {
 }
 
 /// An ADD whose plan is made.
-struct Call<'a> {
+struct Add<'a> {
     context: &'a Context,
     request: &'a Request,
     config: &'a Config,
@@ -118,7 +118,7 @@ struct Call<'a> {
     cluster: Option<&'a (Session, Pod)>,
 }
 
-impl Call<'_> {
+impl Add<'_> {
     /// The part under the container's lock. Returns the result of each attachment.
     fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Option<AddResult>>, Error> {
         let Self { context, plan, .. } = *self;

@@ -40,7 +40,7 @@ pub(super) fn check(context: &Context, request: &Request, config: &Config) -> Re
     let finder = context.finder_for(&journal.state.header.plan.path);
     let tools = context.tools(&finder, &launcher);
     settle_change(&container, &mut journal, tools)?;
-    let call = Call { request, config, state: &journal.state, tools };
+    let call = Check { request, config, state: &journal.state, tools };
     let findings = call.findings();
     if findings.is_empty() { Ok(()) } else { Err(Error::Check(findings)) }
 }
@@ -70,7 +70,7 @@ fn open_journal(container: &Container, ifname: &str) -> Result<Option<Journal>, 
 }
 
 /// A CHECK whose journal is read.
-struct Call<'a> {
+struct Check<'a> {
     request: &'a Request,
     config: &'a Config,
     state: &'a State,
@@ -86,7 +86,7 @@ struct Attached<'a> {
     claims: Vec<Claim>,
 }
 
-impl Call<'_> {
+impl Check<'_> {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         if self.state.complete.is_none() {

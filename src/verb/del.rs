@@ -34,7 +34,7 @@ pub(super) fn del(
         tracing::warn!(container = request.container_id, "the readiness file {} is not there", file.display());
     }
     let known = Store::open_existing(&config.state_dir, Sharing::Shared, context.deadline)?;
-    let call = Call { context, request, config, unusable, has_state: known.is_some() };
+    let call = Del { context, request, config, unusable, has_state: known.is_some() };
     let store = match known {
         Some(store) => Some(store),
         None => if_writable(Store::open(&config.state_dir, Sharing::Shared, context.deadline))?,
@@ -66,7 +66,7 @@ fn if_writable<T>(made: Result<T, StoreError>) -> Result<Option<T>, StoreError> 
 }
 
 /// One DEL.
-struct Call<'a> {
+struct Del<'a> {
     context: &'a Context,
     request: &'a Request,
     config: &'a Config,
@@ -75,7 +75,7 @@ struct Call<'a> {
     has_state: bool,
 }
 
-impl Call<'_> {
+impl Del<'_> {
     fn with_lock(self, store: &Store, container: &Container, launcher: &Launcher) -> Result<(), Error> {
         let held = || names_held_by_others(container, &self.request.ifname);
         let damaged = match Journal::open(container, &self.request.ifname)? {
