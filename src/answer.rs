@@ -72,14 +72,14 @@ pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
     write(&Versions { cni_version, supported_versions: spoken })
 }
 
-/// The most that an error says in its message, in bytes, of however many plugins it tells. Runtimes log it, and put it into
-/// events.
+/// The most that the message of an error may hold, in bytes, however many plugins have failed. Runtimes log it, and put it
+/// into events.
 const MAX_MESSAGE: usize = 64 << 10;
-/// The most that an error says in its details, in bytes.
+/// The most that the details of an error may hold, in bytes.
 const MAX_DETAILS: usize = 256 << 10;
 
 /// Writes an error object. Runtimes print its texts as they are, so that what plugins and pods' authors have put into them is
-/// [escaped](crate::cni::text::escaped_lines). Of long texts only the beginning goes on.
+/// [escaped](crate::cni::text::escaped_lines). Long texts are cut.
 ///
 /// # Errors
 /// When standard output cannot be written.

@@ -166,7 +166,7 @@ pub extern "C" fn refuse_closed_stdout() {
 }
 
 fn fail(error: &CniError, version: Version) -> ExitCode {
-    // Where nobody reads standard output there is nobody to answer; the exit status still says it.
+    // If standard output cannot be written, the exit status alone says it.
     drop(answer::write_cni_error(error, version));
     ExitCode::FAILURE
 }

@@ -1,4 +1,4 @@
-//! Writing to standard output and standard error without waiting for ever for whoever reads them.
+//! Writing to standard output and standard error without waiting for ever for their readers.
 //!
 //! A runtime that starts a plugin and does not read its output must not keep it, and its locks, alive. Nor may the descriptors
 //! themselves be made non-blocking: they are shared with the runtime. [`Output`] finds a way to write that never blocks for

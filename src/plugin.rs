@@ -278,7 +278,7 @@ fn act(plugin: &impl Plugin, request: &Request) -> Result<Answer, CniError> {
 }
 
 fn fail(error: &CniError, version: Version) -> ExitCode {
-    // Where nobody reads standard output there is nobody to tell; the exit status still says it.
+    // If standard output cannot be written, the exit status alone says it.
     drop(answer::write_cni_error(error, version));
     ExitCode::FAILURE
 }

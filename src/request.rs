@@ -126,7 +126,7 @@ pub fn variable(name: &'static str) -> Result<Option<String>, RequestError> {
 /// The path of this executable.
 ///
 /// # Errors
-/// When the kernel does not tell it.
+/// When the kernel does not say.
 #[expect(clippy::disallowed_methods, reason = "this module is the one reader of what this process was started with")]
 pub fn own_executable() -> io::Result<PathBuf> {
     std::env::current_exe()
@@ -187,7 +187,7 @@ impl Request {
             cni_path: of_network("CNI_PATH")?,
             in_cluster: !of_network("KUBERNETES_SERVICE_HOST")?.is_empty()
                 && !of_network("KUBERNETES_SERVICE_PORT")?.is_empty(),
-            // What nobody can read is no trace.
+            // One that is not UTF-8 counts as missing.
             traceparent: variable("TRACEPARENT").unwrap_or_default(),
             stdin: Vec::new(),
         };

@@ -38,7 +38,7 @@ impl Attached {
         for id in store.container_ids()? {
             let Some(container) = store.unlocked_container(&id)? else { continue };
             for ifname in container.entries()?.ifnames {
-                // A journal that cannot be used tells of no attachment; `list` shows it.
+                // A journal that cannot be used has no attachments; `list` shows it.
                 let Some(Ok(state)) = State::peek(&container, &ifname)? else { continue };
                 if is_of_pod(&state) && latest.as_ref().is_none_or(|other| other.header.time < state.header.time) {
                     latest = Some(state);

@@ -294,7 +294,7 @@ impl Container {
             result: result.as_deref(),
         };
         match serde_json::value::to_raw_value(&shown) {
-            Ok(whole) => CliError::Told(cni, whole),
+            Ok(whole) => CliError::Reported(cni, whole),
             Err(_) => refused(error),
         }
     }

@@ -289,12 +289,12 @@ impl Judge<'_> {
             pod: Pod { networks: Vec::new(), default_network: None, warnings: Vec::new(), ..view.pod.clone() },
             ..view.clone()
         };
-        let mut told = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         for (place, config) in configs(self.given) {
-            // What is wrong whatever the pod asks for is said of the configuration.
+            // What does not depend on the pod is reported for the configuration.
             let anyway: BTreeSet<Finding> = findings(&config, &without, template, self.given).into_iter().collect();
             for finding in findings(&config, &view, template, self.given) {
-                if anyway.contains(&finding) || !told.insert(finding.clone()) {
+                if anyway.contains(&finding) || !reported.insert(finding.clone()) {
                     continue;
                 }
                 let by = if self.given.configs.len() > 1 { format!(" (by {place})") } else { String::new() };
@@ -390,7 +390,7 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
         SourceError::Device { source: DeviceError::Annotation { .. }, .. } => Finding::Error(error.to_string()),
         error @ SourceError::Withheld { .. } => Finding::Unknown(error.to_string()),
         SourceError::Unknown { .. } if given.finder.is_none() => Finding::Note(error.to_string()),
-        // What is on a node's disk, nobody knows here; and a webhook may add a request when the pod is made.
+        // The disk of the node is not known here; and a webhook may add a request when the pod is made.
         SourceError::Unknown { .. } | SourceError::Device { .. } => Finding::Warning(error.to_string()),
         error => Finding::Error(error.to_string()),
     });

@@ -345,7 +345,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             tell!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
-        Err(CliError::Told(error, whole)) => {
+        Err(CliError::Reported(error, whole)) => {
             tell!("braid: {}", table::message(&error.to_string()));
             drop(answer::write(&whole));
             ExitCode::FAILURE

@@ -13,7 +13,7 @@ pub(super) enum CliError {
     /// A plugin's error, or one like it: printed as JSON too, in the network's version.
     Cni(CniError, Version),
     /// The same with what is printed in place of the error alone.
-    Told(CniError, Box<RawValue>),
+    Reported(CniError, Box<RawValue>),
     /// Anything else, as a message.
     Plain(String),
     /// What is wrong has been printed.
@@ -24,7 +24,7 @@ impl CliError {
     /// The same as text, for what goes on after it.
     pub(super) fn message(&self) -> String {
         match self {
-            Self::Cni(error, _) | Self::Told(error, _) => error.to_string(),
+            Self::Cni(error, _) | Self::Reported(error, _) => error.to_string(),
             Self::Plain(message) => message.clone(),
             Self::Printed => "see above".into(),
         }

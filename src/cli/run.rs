@@ -1,9 +1,9 @@
 //! `run`: a command in a fresh network namespace that is joined to networks.
 //!
-//! Two processes share the work, so that whatever ends either of them, the other cleans up. The *front* is what the
+//! Two processes share the work, so that if one of them dies, the other cleans up. The *front* is what the
 //! user started: it starts the *keeper*, waits for it, and cleans up should the keeper be killed. The keeper makes the
-//! namespace, joins it, runs the command and cleans up when the command ends, when it is told to stop, or when the
-//! front is gone. Both know the names of everything from the front's process ID, so neither has to be told.
+//! namespace, joins it, runs the command and cleans up when the command exits, when it gets a signal to stop, or when
+//! the front is gone. Both derive all names from the front's process ID, so that they need not exchange any.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -81,7 +81,7 @@ impl Scene {
         Ok(Self { namespace, networks, attachments })
     }
 
-    /// Undoes whatever there is of it, the last network first. Says what could not be undone.
+    /// Undoes what there is of it, the last network first. Says what could not be undone.
     fn clean_up(&self) -> Result<(), CliError> {
         // What the command has left running would keep the namespace alive, with nothing in it.
         kill_inside(&self.namespace);
@@ -158,7 +158,7 @@ fn take_signals() -> Result<SignalFd, CliError> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Waits for a child, and passes signals on to it. If what `alive` stands for ends, the child is ended.
+/// Waits for a child, and passes signals on to it. If the process of `alive` exits, the child is terminated.
 fn wait_passing_on(
     child: &mut Child,
     signals: &SignalFd,

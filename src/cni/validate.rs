@@ -46,7 +46,7 @@ pub fn network_name(value: &str) -> Result<(), InvalidName> {
 }
 
 /// An interface name as Linux takes it: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`; and without characters that
-/// would deceive whoever reads it.
+/// would mislead its reader.
 ///
 /// # Errors
 /// When it is anything else.

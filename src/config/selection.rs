@@ -237,9 +237,8 @@ pub struct Parsed {
 }
 
 impl Selection {
-    /// Reads selections in either of their forms: `[namespace/]name[@interface]`, comma separated, or JSON, which is
-    /// what a text that holds any of `[{"` is taken for. Blank text is no selection. Goes on after a selection that is
-    /// wrong.
+    /// Reads selections in either of their forms: `[namespace/]name[@interface]`, comma separated, or JSON. A
+    /// text that holds any of `[{"` is JSON. Blank text is no selection. Goes on after a selection that is wrong.
     pub fn parse_all(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
         let text = text.trim();
         if text.is_empty() {

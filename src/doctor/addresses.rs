@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Finding, Kind, Mending, Node, Reservation};
 
-/// Whom and what the records on the node tell of.
+/// The containers and addresses in the records on the node.
 pub(super) struct Accounted<'a> {
     node: &'a Node,
     containers: HashSet<&'a str>,
@@ -25,12 +25,12 @@ impl<'a> Accounted<'a> {
         Self { node, containers, cached: results.map(|ip| ip.address.addr()).collect() }
     }
 
-    /// Whether a record tells of a container, or a process is in it.
+    /// Whether a container is in a record, or a process is in it.
     pub(super) fn has_container(&self, id: &str) -> bool {
         self.containers.contains(id) || self.node.living.has_process_of(id)
     }
 
-    /// Whether a cached result tells of an address, or it is in a namespace that lives.
+    /// Whether an address is in a cached result, or in a namespace that lives.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.cached.contains(&address) || self.node.living.has_address(address)
     }

@@ -83,7 +83,7 @@ pub struct SeenDebt {
     pub state: State,
 }
 
-/// Something that cannot be used, and tells that something may be attached.
+/// Something that cannot be used, and shows that something may be attached.
 #[derive(Debug, Clone)]
 pub struct SeenUnusable {
     /// The file.
@@ -185,7 +185,7 @@ impl Attached {
         self.unusable.push(SeenUnusable { path, container_id, reason, debt: Some(id) });
     }
 
-    /// The containers that something here tells of, whatever has become of them.
+    /// The containers that are named here, whether or not they still exist.
     pub fn container_ids(&self) -> impl Iterator<Item = &str> {
         let journals = self.journals.iter().map(SeenJournal::container_id);
         let debts = self.debts.iter().map(|debt| debt.id.container_id());

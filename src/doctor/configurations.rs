@@ -83,7 +83,7 @@ fn two_meta_plugins(configurations: &[Configuration]) -> Option<Finding> {
     Some(Finding::by_hand(Kind::TwoDefaults, multus.file.display().to_string(), meaning, remedy))
 }
 
-/// Attachments that every container gets and of which several set a default route of one family, and none is told to.
+/// Attachments that every container gets and of which several set a default route of one family, and none has `default-route`.
 fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Finding> {
     let request = Request::of_no_container(Args::default());
     let candidates: Vec<Candidate> = source::survey(config, &request, None).candidates.into_iter().flatten().collect();

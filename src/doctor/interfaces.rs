@@ -22,7 +22,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     .collect()
 }
 
-/// The names of interfaces on the host that a journal or a cached result tells of.
+/// The names of interfaces on the host that are in a journal or a cached result.
 fn recorded(node: &Node) -> HashSet<String> {
     let states = node.attached.states().flat_map(|state| {
         let attachments = state.header.plan.attachments.iter().enumerate();

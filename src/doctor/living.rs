@@ -1,6 +1,6 @@
 //! What lives on the node: every network namespace that a process, a mount or an open file holds.
 //!
-//! What is not known counts as alive. A namespace is told by its cookie, or by device and inode where that is not known.
+//! What is not known counts as alive. A namespace is identified by its cookie, or by device and inode where that is not known.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -125,7 +125,7 @@ impl Living {
         self.namespaces.iter().all(|namespace| namespace.access == Access::Entered)
     }
 
-    /// Whether a namespace must not be entered, so that nobody knows what is in it.
+    /// Whether a namespace must not be entered, so that its contents are not known.
     pub fn has_refused(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.access == Access::Refused)
     }
@@ -170,7 +170,7 @@ struct Processes {
     cgroups: HashSet<String>,
     /// The inodes of those that a process is in.
     inhabited: HashSet<u64>,
-    /// Whether something of a process could not be looked at, other than because it has ended.
+    /// Whether something of a process could not be looked at, other than because it has exited.
     is_barred: bool,
     /// The mount namespaces that have been looked at.
     mounts: HashSet<OsString>,
@@ -243,7 +243,7 @@ impl Processes {
         }
     }
 
-    /// An open file. The name of one that was opened where a namespace is mounted does not tell what it is.
+    /// An open file. The name of one that was opened where a namespace is mounted does not show that it is one.
     fn descriptor(&mut self, path: &Path) {
         let Ok(target) = fs::read_link(path) else { return self.link(path) };
         let target = target.as_os_str().as_bytes();

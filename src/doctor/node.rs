@@ -50,7 +50,7 @@ pub struct Node {
     pub attached: Attached,
     /// What libcni keeps.
     pub results: Vec<SeenResult>,
-    /// The containers that Multus's own state tells of.
+    /// The containers in Multus's own state.
     pub known_to_multus: HashSet<String>,
     /// The addresses that host-local has given away.
     pub reservations: Vec<Reservation>,
@@ -126,7 +126,7 @@ impl Node {
     }
 }
 
-/// All networks that anything on the node tells of.
+/// All networks that are named anywhere on the node.
 fn networks(configurations: &[Configuration], attached: &Attached, results: &[SeenResult]) -> Vec<NetworkConfig> {
     let configured = configurations.iter().flat_map(|one| std::iter::once(&one.network).chain(&one.delegates)).cloned();
     let attached = attached.states().flat_map(|state| &state.header.plan.attachments);

@@ -39,7 +39,7 @@ impl SeenResult {
         format!("{network_name}-{container_id}-{if_name}")
     }
 
-    /// The namespace's path. libcni before 1.2 does not write it down; the result may tell it. Empty if nothing does.
+    /// The namespace's path. libcni before 1.2 does not write it down; the result may have it. Empty if nothing does.
     pub fn netns(&self) -> String {
         if !self.cached.netns.is_empty() {
             return self.cached.netns.clone();
@@ -83,12 +83,12 @@ impl SeenResult {
         if ips().any(|ip| living.has_address(ip)) || macs().any(|one| living.has_mac(&one.mac)) {
             return Fate::Alive;
         }
-        let is_told = ips().next().is_some() || macs().next().is_some();
+        let is_known = ips().next().is_some() || macs().next().is_some();
         let is_of_a_process = Path::new(&netns).starts_with("/proc");
         match self.place {
             Place::Nothing | Place::SomethingElse if !netns.is_empty() => Fate::Gone,
-            // The process is gone, and no namespace that lives has what the result tells of.
-            Place::OutOfSight if is_of_a_process && living.sees_all && !living.has_refused() && is_told => Fate::Gone,
+            // The process is gone, and no namespace that lives has what is in the result.
+            Place::OutOfSight if is_of_a_process && living.sees_all && !living.has_refused() && is_known => Fate::Gone,
             _ => Fate::Alive,
         }
     }
@@ -175,7 +175,7 @@ pub(super) fn ipam(plugin: &PluginConfig) -> Option<RawObject> {
     get(plugin.keys(), "ipam", "an object").ok().flatten()
 }
 
-/// The containers that Multus's own state tells of.
+/// The containers in Multus's own state.
 pub(super) fn known_to_multus(multus_dir: &Path) -> HashSet<String> {
     let own = crate::transaction::multus::MultusState::container_ids(multus_dir).unwrap_or_default();
     let cached = Cache::new(multus_dir).all().unwrap_or_default();

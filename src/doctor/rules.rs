@@ -29,7 +29,7 @@ pub struct SeenRule {
     pub network: String,
     /// The container.
     pub container_id: String,
-    /// The container's addresses, as the rule or its chain tells them.
+    /// The container's addresses in the rule or its chain.
     pub addresses: Vec<IpAddr>,
 }
 

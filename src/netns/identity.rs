@@ -61,7 +61,7 @@ impl Identity {
         }
     }
 
-    /// The same without the cookie, which costs less. It only tells apart namespaces that exist at the same time.
+    /// The same without the cookie, which costs less. It only distinguishes namespaces that exist at the same time.
     ///
     /// # Errors
     /// When the path leads nowhere.

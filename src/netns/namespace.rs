@@ -37,12 +37,12 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace at `path` (`CNI_NETNS`), such as `/var/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
-    /// A short-lived thread enters the namespace to create the socket: one that entered it and could not come back would do
-    /// to the container whatever it did next.
+    /// A short-lived thread enters the namespace to create the socket: a thread that could not come back would do
+    /// in the container what it did next.
     ///
     /// # Errors
     ///
-    /// [`Gone`](NetnsError::Gone) if there is nothing at the path or its process has ended,
+    /// [`Gone`](NetnsError::Gone) if there is nothing at the path or its process has exited,
     /// [`NotANamespace`](NetnsError::NotANamespace) if it is something else,
     /// [`Forbidden`](NetnsError::Forbidden) without the right to enter it.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
@@ -71,7 +71,7 @@ impl Netns {
     /// Which namespace it is.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not say.
     pub fn identity(&self) -> io::Result<Identity> {
         self.file.metadata().map(|metadata| Identity::new(&metadata, self.socket.netns_cookie()))
     }

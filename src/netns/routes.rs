@@ -239,7 +239,7 @@ fn decode(family: Family, payload: &[u8], names: &BTreeMap<u32, String>) -> Resu
                 }
             }
             RouteAttribute::CacheInfo(info) => route.expires = seconds_left(info.expires),
-            // Told for every route of a kind, and nothing that could be set: the table it is in, medium preference.
+            // The kernel reports these for every route of a kind, and they cannot be set: the table it is in, medium preference.
             RouteAttribute::Table(_) => {}
             RouteAttribute::Preference(preference) if u8::from(preference) == 0 => {}
             _ => route.other.push(raw(&attribute)),

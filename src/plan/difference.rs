@@ -21,7 +21,7 @@ use crate::config::Selection;
 
 /// What can be given other values in place.
 const VALUES: [&str; 2] = ["bandwidth", "portMappings"];
-/// What an older journal does not tell of an attachment.
+/// What an older journal does not say about an attachment.
 const UNKNOWN: [&str; 4] = ["cni-args", "deviceID", "resourceClaim", "ipam-claim-reference"];
 
 /// A selection of a pod.
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(between(&mapping, &[bare]), "!net1");
     }
 
-    /// What an operator has given an attachment since is not the pod's, and an older journal does not tell all.
+    /// What an operator has given an attachment since is not the pod's, and an older journal does not say everything.
     #[test]
     fn what_the_pod_asked_for_counts() {
         let mut limited = attachment("net1", "web/a", &json!({}));

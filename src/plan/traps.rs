@@ -1,6 +1,6 @@
 //! Known plugins that fail, or leave something behind, in ways that their configuration already shows.
 //!
-//! `validate` and `plan` tell of them. Each row of the tables says why, and what to do about it.
+//! `validate` and `plan` report them. Each row of the tables says why, and what to do about it.
 
 use std::collections::BTreeMap;
 

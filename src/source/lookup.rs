@@ -93,8 +93,8 @@ pub struct Known {
     pub forgiven: Vec<SourceError>,
 }
 
-/// Every network that some container could get, as far as the configuration and the disk tell: all delegates, whatever
-/// their `when` says.
+/// Every network that some container could get, as far as the configuration and the disk show: all delegates,
+/// whatever their `when` says.
 pub fn every_network(config: &Config) -> Known {
     every_network_with(config, None)
 }
@@ -198,7 +198,7 @@ impl Lookup<'_> {
     }
 
     /// Under `namespaceIsolation` a pod does not get what is on disk by its name, and so not through a definition that says
-    /// nothing else either: whoever may create one would have every network on the node. A policy judges that name itself.
+    /// nothing else either: its author would have every network on the node. A policy judges that name itself.
     fn refuse_isolated_on_disk(&self, author: Author, key: &DefinitionKey, origin: &str) -> Result<(), SourceError> {
         let is_judged = self.config.policy.is_some();
         if author == Author::Operator || !self.config.multus.namespace_isolation || is_judged {

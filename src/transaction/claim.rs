@@ -150,8 +150,8 @@ impl Seen {
     }
 }
 
-/// What the results of the attachments on these interfaces say and the namespace does not have. None where this process cannot
-/// tell.
+/// What the results of the attachments on these interfaces say and the namespace does not have. None if this process cannot
+/// see the namespace.
 pub fn absent<'a>(netns: &str, attached: impl IntoIterator<Item = (&'a str, &'a AddResult)>) -> Option<Vec<Claim>> {
     let claims = attached.into_iter().flat_map(|(ifname, result)| Claim::of(ifname, netns, result));
     let mut claims: Vec<Claim> = claims.collect();

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::runtime::load;
 
-/// A certificate with its key. Both files are read for each new connection, as who renews them tells nobody.
+/// A certificate with its key. Both files are read for each new connection, because they may have been renewed.
 #[derive(Debug)]
 pub(super) struct Certificate {
     chain: PathBuf,

@@ -92,7 +92,7 @@ pub(in crate::cli) fn validate(args: &Validate) -> Outcome {
     }
 }
 
-/// Serves until it is told to end.
+/// Serves until it gets a signal to stop.
 fn serve(address: Address, args: &Validate) -> Outcome {
     let Webhook { tls_cert_file: Some(chain), tls_key_file: Some(key), .. } = &args.webhook else {
         return Err(CliError::Plain("--webhook needs --tls-cert-file and --tls-key-file".into()));

@@ -40,7 +40,7 @@ pub(super) struct Request {
 pub(super) struct Verdict {
     /// Why it is refused, if it is.
     pub(super) refusal: Option<Refusal>,
-    /// What the client is told anyway.
+    /// What the client gets to see in any case.
     pub(super) warnings: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ impl Verdict {
 }
 
 impl Refusal {
-    /// What the client is told.
+    /// What the client gets to see.
     pub(super) fn message(&self) -> String {
         match self {
             Self::Wrong(reasons) => lines(reasons).join("; "),

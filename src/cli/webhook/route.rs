@@ -120,7 +120,7 @@ impl Routes {
         });
         let reason = match timeout(JUDGEMENT, judging).await {
             Ok(Ok(verdict)) => return verdict,
-            Ok(Err(_)) => "there is a defect in braid, which its log tells of".to_owned(),
+            Ok(Err(_)) => "there is a defect in braid; its log has the details".to_owned(),
             Err(_) => format!("it took longer than {} s", JUDGEMENT.as_secs()),
         };
         tracing::error!(uid, "an object could not be judged: {reason}");

@@ -159,8 +159,8 @@ pub enum Question {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claim {
     pub(super) grants: Vec<Grant>,
-    /// Whether the claim itself has been read. The kubelet tells neither the requests, nor devices that their driver does
-    /// not prepare.
+    /// Whether the claim itself has been read. The kubelet reports neither the requests, nor devices that their driver
+    /// does not prepare.
     pub(super) is_complete: bool,
     pub(super) is_unallocated: bool,
     /// The drivers whose files about this claim have been read.

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::request::Request;
 use crate::source::{ClusterError, Surveyed};
 
-/// What a pod would get, for whoever wants to see it: reads from the API server and changes nothing. Returns the
+/// What a pod would get: reads from the API server and changes nothing. Returns the
 /// call as its plugins would see it, and the attachments with all that is wrong with them.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! [`Node::watch_pods`] never ends. What breaks a watch (a server that is away, that throttles, that has forgotten where the
 //! watch was, that no longer takes the credentials) is waited out, and then the watch goes on where it was or begins with a
-//! list. What is told is the metadata of pods, so it is small.
+//! list. Events carry the metadata of pods alone, so they are small.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -75,11 +75,11 @@ pub struct PodOfNode {
 pub enum PodEvent {
     /// A pod is there, or has changed.
     There(PodOfNode),
-    /// The pod of this UID has ended, or is gone.
+    /// The pod of this UID has finished, or is gone.
     Gone(String),
-    /// A list begins: each pod that is there is told.
+    /// A list begins: an event for each pod that is there follows.
     ListBegins,
-    /// All have been told: other pods are not there any more.
+    /// The list is complete: other pods are not there any more.
     ListEnds,
 }
 
@@ -141,7 +141,7 @@ impl Node {
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells what happens to the pods of a node that have not ended. An event may come twice, and late.
+    /// Reports what happens to the pods of a node that have not finished. An event may come twice, and late.
     pub async fn watch_pods(&self, node: &str, mut tell: impl FnMut(PodEvent)) -> Infallible {
         let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
         let config = watcher::Config::default().fields(&fields).timeout(WATCHING);

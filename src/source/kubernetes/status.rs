@@ -93,7 +93,7 @@ impl NetworkEntries {
     }
 }
 
-/// The interfaces that the annotation tells of.
+/// The interfaces in the annotation.
 pub fn interfaces_in(annotation: &str) -> Vec<String> {
     let entries: Vec<&RawValue> = serde_json::from_str(annotation).unwrap_or_default();
     entries.into_iter().filter_map(key_of).map(|(_, interface)| interface).collect()
@@ -205,7 +205,7 @@ fn gateways(result: &AddResult) -> Vec<String> {
     gateways
 }
 
-/// Something to tell about a pod in an event.
+/// Something to say about a pod in an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// What happened, as one word for programs.
