@@ -268,6 +268,12 @@ check_crates() {
     cargo deny --config .cargo/deny.toml --log-level error check --hide-inclusion-graph bans licenses sources
 }
 
+# Checks the workflows, where actionlint is installed.
+check_workflows() {
+    command -v actionlint >/dev/null || { echo "actionlint is not installed: https://github.com/rhysd/actionlint"; return; }
+    actionlint
+}
+
 check_rights
 if [[ ${1:-} == --quick ]]; then
     quick
@@ -303,6 +309,7 @@ step "formatting" cargo fmt --check
 step "lints" cargo clippy --all-targets --quiet -- -D warnings
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 step "licences, sources and bans of crates" check_crates
+step "workflows" check_workflows
 step "instructions of an ADD" count_instructions
 step "tests of a build for musl" test_musl
 step "tests" run_all_tests
