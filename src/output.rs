@@ -24,7 +24,7 @@ use rustix::net::{SendFlags, send};
 const STDERR_PATIENCE: Duration = Duration::from_secs(1);
 /// The most that is kept for a reader of standard error that is slow, in bytes.
 const MAX_BACKLOG: usize = 1 << 20;
-/// With how much that waits for its reader no more is to be brought, in bytes.
+/// How much may wait for its reader before more is held back, in bytes.
 const ENOUGH: usize = 64 << 10;
 /// What a pipe takes without blocking once it can be written to (POSIX: `PIPE_BUF`), in bytes.
 const PIPE_BUF: usize = 4096;

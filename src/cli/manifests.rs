@@ -145,7 +145,7 @@ impl Judge<'_> {
         self.report.unknown.push(format!("{}: {message}", self.label));
     }
 
-    /// What is to be said of an object of any kind.
+    /// Reports on an object of any kind.
     fn object(&mut self) {
         let object = self.object;
         if object.kind.is_empty() {
@@ -218,7 +218,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What is to be said of a definition's configuration once it can be read.
+    /// Reports on a definition's configuration that can be read.
     fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig) {
         if !keys.contains_key("cniVersion") && !keys.contains_key("cniVersions") {
             let hint =
@@ -342,7 +342,7 @@ fn request_of(pod: &Pod) -> Request {
     Request::of_no_container(args)
 }
 
-/// Something that is to be said of a pod.
+/// Something to report about a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Finding {
     Error(String),

@@ -37,7 +37,7 @@ pub mod code {
     pub const TIMED_OUT: u32 = 101;
     /// Something could not be undone; it stays in the journal for the next DEL or GC.
     pub const CLEANUP_INCOMPLETE: u32 = 102;
-    /// CHECK found the container's networking not to be as ADD left it.
+    /// CHECK found that the container's networking differs from what ADD left.
     pub const CHECK_FAILED: u32 = 103;
     /// ADD for an attachment that exists.
     pub const ALREADY_ATTACHED: u32 = 104;

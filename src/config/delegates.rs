@@ -42,7 +42,7 @@ pub(super) struct Outer<'a> {
     pub(super) version: Version,
 }
 
-/// Reads `delegates`. Adds what is odd and not wrong to `warnings`.
+/// Reads `delegates`. Adds what is valid but suspicious to `warnings`.
 pub(super) fn read(
     keys: &Keys<'_>,
     outer: Outer<'_>,

@@ -12,11 +12,11 @@ pub(super) const LOG_OPTION_KEYS: [&str; 4] = ["maxSize", "maxBackups", "maxAge"
 /// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How much is logged; warnings and errors if nothing is said.
+    /// How much is logged; warnings and errors by default.
     pub level: Option<String>,
     /// A file to log to.
     pub file: Option<PathBuf>,
-    /// Whether to log to standard error: yes, if nothing is said.
+    /// Whether to log to standard error: yes by default.
     pub to_stderr: Option<bool>,
     /// The file is set aside when it is larger than this, in megabytes.
     pub max_size: u64,

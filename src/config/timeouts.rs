@@ -50,7 +50,7 @@ pub(super) fn seconds(keys: &Keys<'_>, key: &str, most: u32) -> Result<Option<Du
     }
 }
 
-/// What becomes of steps that cannot be undone.
+/// How long DEL insists on steps that cannot be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Debts {
     /// How long after its first failure DEL goes on failing for a step, before the debt is parked. None: for ever.

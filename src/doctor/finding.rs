@@ -30,7 +30,7 @@ pub enum Kind {
     ProgramMissing,
     /// A kind of link that a plugin needs and that the kernel does not know.
     KernelFeatureMissing,
-    /// Two networks that both are to be the default.
+    /// Two networks that both set the default route, or two configurations that both are the first.
     TwoDefaults,
     /// A token that is about to end, or has ended.
     TokenEnding,

@@ -250,7 +250,7 @@ impl Processes {
         if let Some(inode) = inode_of(target) {
             return self.found(inode, path.to_owned());
         }
-        // What is said without asking a file system that may not answer.
+        // This needs no answer of a file system, which may hang.
         if target.starts_with(b"/")
             && let Ok(file) = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)
             && self.device == Some((file.stx_dev_major, file.stx_dev_minor))

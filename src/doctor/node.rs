@@ -1,4 +1,4 @@
-//! A node as it is now, read once: everything that the checks go by.
+//! A node as it is now, read once: everything that the checks use.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

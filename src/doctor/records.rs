@@ -60,7 +60,7 @@ impl SeenResult {
         raw.and_then(|raw| AddResult::parse(raw.get().as_bytes(), Version::LATEST).ok()).unwrap_or_default()
     }
 
-    /// What has become of its container. libcni keeps no namespace's identity, so more has to speak for it.
+    /// What has become of its container. libcni keeps no identity of the namespace, so that more evidence is needed.
     pub fn fate(&self, living: &Living, attached: &Attached) -> Fate {
         let own = || attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
         if own().any(|journal| journal.fate(living) == Fate::Alive) || living.has_process_of(&self.cached.container_id)

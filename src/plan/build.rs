@@ -12,7 +12,7 @@ use crate::config::{Config, Problems};
 use crate::request::Request;
 use crate::source::Candidate;
 
-/// A plan, and what is worth a word about it.
+/// A plan, with warnings.
 #[derive(Debug)]
 pub struct Planned {
     /// The plan.
@@ -24,7 +24,7 @@ pub struct Planned {
 /// What a plan is made of.
 #[derive(Debug, Default)]
 pub struct Asked<'a> {
-    /// The attachments that are asked for, primary first. None is one that cannot be had, and keeps its place.
+    /// The attachments that are asked for, primary first. `None` stands for one that was not found.
     pub candidates: Vec<Option<Candidate>>,
     /// Why others do not apply.
     pub dropped: &'a [String],

@@ -76,7 +76,7 @@ pub(super) fn check_capabilities(
         };
         match capability.as_str() {
             "ips" | "mac" => warnings.push(format!("{error}; it is passed in CNI_ARGS only")),
-            // A device goes to a delegate that can use it and is of no harm to another.
+            // A delegate that cannot use a device is not harmed by it.
             "deviceID" => {}
             _ => problems.push(error),
         }

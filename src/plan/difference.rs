@@ -42,7 +42,7 @@ pub struct Has<'a> {
     pub attachment: &'a Attachment,
 }
 
-/// What is to be done. Selections are meant by their places in the annotation, attachments by those in the journal.
+/// What to do. Selections are given by their places in the annotation, attachments by those in the journal.
 #[derive(Debug, Default)]
 pub struct Difference {
     /// Attachments that the pod asks for no more.

@@ -62,12 +62,12 @@ impl Token {
         Some((namespace.to_owned(), name.to_owned()))
     }
 
-    /// When it ends, if it says so.
+    /// When it expires, if it contains that.
     pub fn expiry(&self) -> Option<SystemTime> {
         self.time("exp")
     }
 
-    /// When it was issued, if it says so.
+    /// When it was issued, if it contains that.
     pub fn issued(&self) -> Option<SystemTime> {
         self.time("iat")
     }

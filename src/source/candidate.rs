@@ -25,7 +25,7 @@ pub struct Candidate {
     pub origin: String,
     /// Why it applies.
     pub reason: String,
-    /// The device resource that the selection's device is one of, if a NetworkAttachmentDefinition says so.
+    /// The device resource of the selection's device, if a NetworkAttachmentDefinition names one.
     pub resource: Option<String>,
     /// The selection's device as its claim names it, if it is from one.
     pub allocated: Option<AllocatedDevice>,

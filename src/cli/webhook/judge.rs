@@ -23,7 +23,7 @@ pub(super) struct Judge {
     pub(super) given: Given,
     /// Where definitions are looked up.
     pub(super) cluster: Option<Cluster>,
-    /// What becomes of an object that cannot be judged.
+    /// Whether an object that cannot be judged is admitted.
     pub(super) failure_policy: FailurePolicy,
 }
 
@@ -56,7 +56,7 @@ impl Judge {
         Verdict { refusal, warnings }
     }
 
-    /// What becomes of an object that cannot be judged.
+    /// Whether an object that cannot be judged is admitted.
     pub(super) fn unknown(&self, reasons: Vec<String>) -> Verdict {
         match self.failure_policy {
             FailurePolicy::Fail => Verdict { refusal: Some(Refusal::Unknown(reasons)), warnings: Vec::new() },

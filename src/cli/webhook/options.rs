@@ -35,7 +35,7 @@ struct Webhook {
     /// The certificate's private key, the same
     #[arg(long, value_name = "FILE", requires = "webhook")]
     tls_key_file: Option<PathBuf>,
-    /// What becomes of what the webhook cannot judge
+    /// Whether to admit what the webhook cannot judge
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = FailurePolicy::Fail, requires = "webhook")]
     failure_policy: FailurePolicy,
     /// Where the webhook looks definitions up [default: the cluster that it runs in]
@@ -43,7 +43,7 @@ struct Webhook {
     kubeconfig: Option<PathBuf>,
 }
 
-/// What becomes of an object that cannot be judged, in the words of a `ValidatingWebhookConfiguration`.
+/// Whether an object that cannot be judged is admitted, in the words of a `ValidatingWebhookConfiguration`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum FailurePolicy {
     // It is refused.
@@ -97,7 +97,7 @@ fn serve(address: Address, args: &Validate) -> Outcome {
     let Webhook { tls_cert_file: Some(chain), tls_key_file: Some(key), .. } = &args.webhook else {
         return Err(CliError::Plain("--webhook needs --tls-cert-file and --tls-key-file".into()));
     };
-    // What is wrong with the configurations themselves is said at once, and not of every pod.
+    // What is wrong with the configurations themselves is reported once, and not for every pod.
     let given = files::judge(&args.files, None)?;
     let certificate = Certificate::read(chain.clone(), key.clone()).map_err(CliError::Plain)?;
     let cluster = match &args.webhook.kubeconfig {

@@ -12,7 +12,7 @@ const LINES: usize = 16;
 /// How long each is at most, in characters: one may repeat what stands in an annotation.
 const LINE: usize = 1024;
 
-/// What is to be judged.
+/// The object to judge.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
@@ -35,7 +35,7 @@ pub(super) struct Request {
     pub(super) old_object: Value,
 }
 
-/// What becomes of an object.
+/// Whether an object is admitted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// Why it is refused, if it is.

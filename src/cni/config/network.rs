@@ -29,7 +29,7 @@ pub struct NetworkConfig {
     pub plugins: Vec<PluginConfig>,
 }
 
-/// What a configuration that does not say so itself is taken to say.
+/// What holds for a configuration that does not say it itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Defaults<'a> {
     /// Its name, if it may go without one.

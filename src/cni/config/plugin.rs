@@ -122,7 +122,7 @@ impl PluginConfig {
 }
 
 /// Whether a key that is not one of the protocol's would be read as one: Go's parser, which most plugins have, compares
-/// without case. What the protocol inserts is not to be overruled by what stands beside it.
+/// without case. Such a key must not overrule what the protocol inserts.
 fn is_misspelt(key: &str) -> bool {
     const INSERTED: [&str; 4] = ["cniVersion", "name", "prevResult", "runtimeConfig"];
     INSERTED.iter().any(|name| key != *name && folds_to(key, name))

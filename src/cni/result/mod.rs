@@ -181,7 +181,7 @@ pub enum ResultError {
 }
 
 impl AddResult {
-    /// Reads a result. `spoken` is the version it is in if it does not say so itself.
+    /// Reads a result. `spoken` is its version if it names none itself.
     ///
     /// # Errors
     /// When it is not one JSON object of its version's shape, or its indexes point nowhere.

@@ -92,7 +92,7 @@ impl Filter<'_> {
     fn is_requested(&self, grant: &Grant) -> Option<bool> {
         let Some(requests) = &self.requests else { return Some(true) };
         let given = grant.request.as_deref()?;
-        // A request with alternatives goes by its own name too.
+        // A request with alternatives can be named too, beside its alternatives.
         let main = given.split_once('/').map_or(given, |(main, _)| main);
         Some(requests.iter().any(|request| *request == given || *request == main))
     }
@@ -124,7 +124,7 @@ impl<'a> Round<'a> {
         if known.is_unallocated {
             return Ok(Err(DeviceError::Unallocated { object: object.clone() }));
         }
-        // The device may be of no resource, but it may not be of another one than the definition's.
+        // A device without a resource is fine; one of another resource than the definition's is not.
         let resource = demand.resource.as_deref();
         match self.pick(object, known, &filter, resource)? {
             Some(device) => Ok(Ok(device)),

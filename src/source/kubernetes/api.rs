@@ -172,7 +172,7 @@ impl Api {
         }
     }
 
-    /// What a request comes to that got no answer, or not all of it.
+    /// The failure of a request that got no answer, or not all of it.
     fn broken(&self, action: &str, error: &(dyn StdError + 'static)) -> Failure {
         // What goes on inside a connection that failed is not known: the next try gets a new one.
         self.client.take();
@@ -183,7 +183,7 @@ impl Api {
         Failure::Final(ClusterError::Untrusted { action: action.into(), origin: self.origin(), reason })
     }
 
-    /// What an answer comes to that is larger than any should be.
+    /// The failure of a request whose answer is too large.
     fn too_large(&self, action: &str, status: StatusCode) -> Failure {
         // The rest of it would come before the next answer.
         self.client.take();

@@ -41,7 +41,7 @@ impl PodDevices<'_> {
     /// Finds a device for each demand.
     ///
     /// # Errors
-    /// When the kubelet or the API server cannot be asked. What is wrong with one demand is said in its place.
+    /// When the kubelet or the API server cannot be asked. What is wrong with one demand is in its place in the list.
     pub(super) async fn assign(&self, demands: &[Demand]) -> Result<Assignments, ClusterError> {
         if demands.is_empty() {
             return Ok(Assignments::new());

@@ -130,7 +130,7 @@ const DEPTH: usize = 4;
 /// Reads the objects of a file.
 ///
 /// # Errors
-/// When it is not YAML or JSON. What is wrong with one object is said in it.
+/// When it is not YAML or JSON. What is wrong with one object is in that object.
 pub fn read(bytes: &[u8]) -> Result<Vec<Manifest>, ManifestError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)?;
     let options = serde_saphyr::options! {

@@ -83,7 +83,7 @@ impl Environment {
         })
     }
 
-    /// The proxy for a server, if there is to be one.
+    /// The proxy for a server, if one is configured.
     pub(super) fn proxy_for(&self, server: &Uri) -> Result<Option<Proxy>, String> {
         let (named, port) = if server.scheme_str() == Some("http") { (&self.http, 80) } else { (&self.https, 443) };
         let host = server.host().unwrap_or_default();

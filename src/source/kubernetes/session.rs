@@ -61,7 +61,7 @@ impl Session {
         }))
     }
 
-    /// Finds out what the pod is to be attached to. Returns the call as its plugins are to see it, the attachments,
+    /// Finds out what to attach the pod to. Returns the call as its plugins will see it, the attachments,
     /// and the pod.
     ///
     /// # Errors
@@ -85,11 +85,11 @@ impl Session {
         Ok((with_pod_args(request, &view.pod), gathered?, view.pod))
     }
 
-    /// Finds out what the pod is to be attached to by an operator while it lives: what the configuration names, and nothing of
+    /// Finds out what an operator attaches the pod to while it lives: what the configuration names, and nothing of
     /// what the pod asks for. It gets none of the devices that are `held`, as attachments have them already.
     ///
     /// # Errors
-    /// When the pod is gone or another one, or a network is not there or not to be read.
+    /// When the pod is gone or another one, or a network is not there or cannot be read.
     pub fn gather_for_operator(
         &self,
         config: &Config,
