@@ -1,4 +1,4 @@
-//! An API server as far as it takes to attach one pod to four networks: TLS, and answers that are known in advance.
+//! An API server as far as it takes to attach one pod to some networks: TLS, and answers that are known in advance.
 //!
 //! It does next to nothing, so that what is measured is what asks it. `kube-apiserver` takes longer, and speaks HTTP/2.
 
@@ -19,11 +19,10 @@ use serde_json::{Value, json};
 /// What a runtime passes in `CNI_ARGS` for the pod that there is.
 pub(crate) const ARGS: &str =
     "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod;K8S_POD_INFRA_CONTAINER_ID=bench;K8S_POD_UID=uid-1";
-/// How many networks the pod asks for.
-pub(crate) const NETWORKS: usize = 4;
 
-/// Starts the server, for as long as this process lives, and writes a kubeconfig for it.
-pub(crate) fn start(kubeconfig: &Path) {
+/// Starts the server, for as long as this process lives, and writes a kubeconfig for it. The pod asks for these networks: each is
+/// the configuration of a definition of its name.
+pub(crate) fn start(kubeconfig: &Path, networks: &[Value]) {
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
@@ -47,15 +46,16 @@ pub(crate) fn start(kubeconfig: &Path) {
         "users": [{"name": "bench", "user": {"token": "bench"}}],
     });
     fs::write(kubeconfig, text.to_string()).expect("write the kubeconfig");
+    let networks: Arc<[Value]> = networks.into();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let config = Arc::clone(&config);
-            thread::spawn(move || drop(serve(stream, config)));
+            let (config, networks) = (Arc::clone(&config), Arc::clone(&networks));
+            thread::spawn(move || drop(serve(stream, config, &networks)));
         }
     });
 }
 
-fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
+fn serve(stream: TcpStream, config: Arc<ServerConfig>, networks: &[Value]) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut connection = BufReader::new(StreamOwned::new(connection, stream));
@@ -78,7 +78,7 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
         }
         let mut body = vec![0; length];
         connection.read_exact(&mut body)?;
-        let (status, body) = answer(&request, metadata_only, &body);
+        let (status, body) = answer(&request, metadata_only, &body, networks);
         let body = body.to_string();
         let head =
             format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -88,10 +88,10 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
     }
 }
 
-fn answer(request: &str, metadata_only: bool, body: &[u8]) -> (u16, Value) {
-    let networks: Vec<_> = (0..NETWORKS).map(|number| format!("net-{number}")).collect();
+fn answer(request: &str, metadata_only: bool, body: &[u8], networks: &[Value]) -> (u16, Value) {
+    let names: Vec<_> = networks.iter().filter_map(|network| network["name"].as_str()).collect();
     let metadata = json!({"name": "pod", "namespace": "bench", "uid": "uid-1", "resourceVersion": "1",
-        "annotations": {"k8s.v1.cni.cncf.io/networks": networks.join(",")}});
+        "annotations": {"k8s.v1.cni.cncf.io/networks": names.join(",")}});
     let path = request.split([' ', '?']).nth(1).unwrap_or_default();
     match (request.split(' ').next().unwrap_or_default(), path.rsplit_once('/')) {
         ("GET", Some((_, "pod"))) if metadata_only => {
@@ -101,7 +101,7 @@ fn answer(request: &str, metadata_only: bool, body: &[u8]) -> (u16, Value) {
             (200, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": {}}))
         }
         ("GET", Some((folder, name))) if folder.ends_with("network-attachment-definitions") => {
-            let config = json!({"cniVersion": "1.0.0", "name": name, "type": "bench-noop-plugin"}).to_string();
+            let config = networks.iter().find(|network| network["name"] == name).unwrap_or(&Value::Null).to_string();
             let metadata = json!({"name": name, "namespace": "bench", "uid": name, "resourceVersion": "1"});
             let kind = "NetworkAttachmentDefinition";
             (

@@ -1,5 +1,7 @@
 //! Whole calls with a plugin that does nothing.
 
+use serde_json::json;
+
 use crate::api_server;
 use crate::measure::{Call, Contender, Samples, Usage, turns};
 use crate::report::Row;
@@ -45,15 +47,17 @@ impl Bench {
     /// ADD and DEL of a pod that asks an API server for four networks beside its primary. The floor runs the same five
     /// plugins and asks nobody.
     pub(crate) fn cluster(&self) -> Vec<Row> {
+        const NETWORKS: usize = 4;
         let rounds = self.count(7, 101);
+        let network = |number: usize| json!({"cniVersion": "1.0.0", "name": format!("net-{number}"), "type": "bench-noop-plugin"});
+        let networks: Vec<_> = (0..NETWORKS).map(network).collect();
         let scenario = Scenario { in_cluster: true, ..Scenario::delegates(1) };
         let asks = |contender: &Contender| !contender.is_floor();
         for contender in self.contenders.iter().filter(|contender| asks(contender)) {
-            api_server::start(&contender.state.join("kubeconfig"));
+            api_server::start(&contender.state.join("kubeconfig"), &networks);
         }
         let configurations = self.contenders.iter().map(|contender| {
-            if asks(contender) { scenario } else { Scenario::delegates(1 + api_server::NETWORKS) }
-                .configuration(contender)
+            if asks(contender) { scenario } else { Scenario::delegates(1 + NETWORKS) }.configuration(contender)
         });
         let configurations: Vec<_> = configurations.collect();
         let call = |who: usize, verb, container| {
@@ -68,7 +72,7 @@ impl Bench {
                 let used = (0..5).map(|_| verbs.map(|verb| call(who, verb, "bench-peak").usage(&self.floor))[v]);
                 rows.push(Row {
                     verb: (*verb).into(),
-                    what: (1 + api_server::NETWORKS).to_string(),
+                    what: (1 + NETWORKS).to_string(),
                     contender: contender.name.clone(),
                     samples: samples[who][v].clone(),
                     floor: samples[contender.floor][v].clone(),

@@ -91,7 +91,12 @@ fn main() {
         report.section("Sizes", || bench.sizes(), |report, sizes| report.sizes(&sizes));
     }
     if options.wants("cluster") {
-        report.section("With an API server", || bench.cluster(), Report::cluster);
+        let rows = || {
+            let mut rows = bench.cluster();
+            rows.extend(bench.real.iter().flat_map(|_| bench.real_cluster()));
+            rows
+        };
+        report.section("With an API server", rows, Report::cluster);
     }
     // The rest is of what a plain build makes: the curves take long enough with three.
     bench.contenders.retain(|contender| contender.floor == 0);

@@ -11,7 +11,8 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
-use crate::measure::{Contender, turns};
+use crate::api_server;
+use crate::measure::{Call, Contender, Samples, turns};
 use crate::report::Row;
 use crate::setup::Bench;
 
@@ -163,6 +164,37 @@ impl Bench {
         rows
     }
 
+    /// ADD and DEL of four networks, three of which the pod asks an API server for. The floor runs the same plugins and asks nobody.
+    pub(crate) fn real_cluster(&self) -> Vec<Row> {
+        const VERBS: [&str; 2] = ["ADD", "DEL"];
+        let entrants = Entrant::all(self, &[(1, json!(1)), (1, json!("auto"))]);
+        on_a_host(|| {
+            let configurations = entrants.iter().map(|who| {
+                let mut config = Networks::Four.configuration(self, who, false);
+                if !who.contender.is_floor() {
+                    let delegates = config["delegates"].as_array_mut().expect("a list");
+                    let kubeconfig = who.contender.state.join("kubeconfig-real");
+                    api_server::start(&kubeconfig, &delegates.split_off(1));
+                    config["kubeconfig"] = json!(kubeconfig);
+                }
+                config
+            });
+            let configurations: Vec<_> = configurations.collect();
+            let memory = RefCell::new(FloorMemory::default());
+            let samples = turns(entrants.len(), VERBS, self.count(2, 21), |who, verb, container| {
+                let contender = entrants[who].contender;
+                let stdin = memory.borrow().configuration(contender, verb, &configurations[who]);
+                let call = self.call(contender, verb, container, stdin.as_bytes());
+                let args = if contender.is_floor() { "" } else { api_server::ARGS };
+                let (took, answer) = Call { args, ..call }.run(true);
+                memory.borrow_mut().keep(contender, verb, answer);
+                took
+            });
+            drop(fs::remove_dir_all(self.disk.join("ipam")));
+            rows(Networks::Four.name(), VERBS, &entrants, &samples)
+        })
+    }
+
     fn real_rows(&self, networks: Networks, entrants: &[Entrant<'_>], rounds: usize) -> Vec<Row> {
         let configurations: Vec<_> =
             entrants.iter().map(|who| [false, true].map(|fails| networks.configuration(self, who, fails))).collect();
@@ -179,21 +211,30 @@ impl Bench {
             took
         });
         drop(fs::remove_dir_all(self.disk.join("ipam")));
-        let mut rows = Vec::new();
-        for (v, verb) in VERBS.iter().enumerate() {
-            for (who, samples_of) in entrants.iter().zip(&samples) {
-                rows.push(Row {
-                    verb: (*verb).into(),
-                    what: networks.name().into(),
-                    contender: who.name.clone(),
-                    samples: samples_of[v].clone(),
-                    floor: samples[who.contender.floor][v].clone(),
-                    usage: None,
-                });
-            }
-        }
-        rows
+        rows(networks.name(), VERBS, entrants, &samples)
     }
+}
+
+fn rows<const N: usize>(
+    networks: &str,
+    verbs: [&str; N],
+    entrants: &[Entrant<'_>],
+    samples: &[[Samples; N]],
+) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (v, verb) in verbs.iter().enumerate() {
+        for (who, samples_of) in entrants.iter().zip(samples) {
+            rows.push(Row {
+                verb: (*verb).into(),
+                what: networks.into(),
+                contender: who.name.clone(),
+                samples: samples_of[v].clone(),
+                floor: samples[who.contender.floor][v].clone(),
+                usage: None,
+            });
+        }
+    }
+    rows
 }
 
 /// What the floor's plugins have answered: it keeps nothing itself.
