@@ -1,7 +1,7 @@
 //! What a call tells the agent of a node, if there is one: one datagram, which is never waited for.
 //!
 //! The socket is `events.sock` in the state directory, so only who may read the journals may listen. A call without a listener
-//! pays for finding that out: three system calls. [`Report`] is the datagram, one JSON object.
+//! pays for finding that out: one system call. [`Report`] is the datagram, one JSON object.
 
 use std::borrow::Cow;
 use std::io;
@@ -148,6 +148,11 @@ fn nanos(duration: Duration) -> u64 {
 /// The socket that a node's agent listens on.
 pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("events.sock")
+}
+
+/// Whether there may be a listener: the socket is there. Without one, nothing needs to be written down for it.
+pub fn may_be_listened_to(state_dir: &Path) -> bool {
+    socket_path(state_dir).exists()
 }
 
 /// Tells the agent of a node, if one listens. `report` is made only then. What cannot be sent at once is lost: metrics do not

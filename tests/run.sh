@@ -22,6 +22,7 @@
 #   BRAID_TEST_NO_INSTALL=1  install nothing
 #   RUST_TEST_THREADS        how many tests run at once, if not two for each processor: many wait for most of their time
 #   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
+#   BRAID_TEST_ROUNDS        how many times the reference plugins run at once, if not twice
 #   BRAID_TEST_KILLS=all     kill changes of containers at every system call, not at some; needs strace, and takes hours
 #   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
 set -euo pipefail

@@ -86,6 +86,8 @@ mod live;
 
 /// Real networks.
 mod networks {
+    /// `"concurrency": "auto"` with the reference plugins.
+    mod at_once;
     /// CHECK of what real plugins make, and of what other plugins change after Braid.
     mod check;
     /// The default route on another network than the first.

@@ -15,7 +15,7 @@ use crate::cni::NetworkConfig;
 use crate::config::meta::is_braid;
 use crate::config::{Config, Problems};
 use crate::plan::traps::{self, Trap};
-use crate::plan::{self, Asked};
+use crate::plan::{self, Asked, concurrency};
 use crate::request::Request;
 use crate::runtime::{Finder, deadline};
 use crate::source;
@@ -35,7 +35,7 @@ pub(super) struct PlanArgs {
     /// `CNI_IFNAME` of the call
     #[arg(short, long, default_value = "eth0")]
     ifname: String,
-    /// Say of each delegate why it was kept or dropped
+    /// Say of each delegate why it was kept or dropped, and what is attached at once
     #[arg(long)]
     explain: bool,
     /// How to print it
@@ -65,6 +65,9 @@ struct Step {
 struct Report {
     steps: Vec<Step>,
     dropped: Vec<String>,
+    /// Of each attachment, with which others it is made at once and why, where any may be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    concurrency: Vec<String>,
     /// What the pod has and does not ask for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     besides: Vec<String>,
@@ -145,6 +148,7 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
             let lines = if trap.is_fatal { &mut report.errors } else { &mut report.warnings };
             lines.push(trap.message);
         }
+        report.concurrency.extend(concurrency::explain(config.concurrency, &planned.plan));
         report.dropped.extend(surveyed.dropped);
         report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
         report.errors.extend(wrong.iter().map(ToString::to_string));
@@ -230,6 +234,9 @@ impl Report {
         if explain {
             for dropped in &self.dropped {
                 let _ = writeln!(text, "dropped: {}", cell(dropped));
+            }
+            for line in &self.concurrency {
+                let _ = writeln!(text, "concurrency: {}", cell(line));
             }
         }
         for attachment in &self.besides {

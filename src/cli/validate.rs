@@ -16,7 +16,7 @@ use crate::config::Problems;
 use crate::config::meta::is_braid;
 use crate::config::object::nearest;
 use crate::plan::traps::{self, Trap};
-use crate::plan::{self, Asked};
+use crate::plan::{self, Asked, concurrency};
 use crate::request::Request;
 use crate::runtime::{Finder, load};
 use crate::source::pod::{DefinitionKey, Definitions, PodView};
@@ -327,6 +327,8 @@ impl Report {
             );
             self.errors.extend(problems.iter().map(|error| format!("{place}: {error}")));
             self.traps(&format!("{place}: "), traps::of_plan(&planned.plan));
+            let lines = concurrency::explain(config.concurrency, &planned.plan);
+            self.notes.extend(lines.iter().map(|line| format!("{place}: concurrency: {line}")));
         }
     }
 

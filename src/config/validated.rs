@@ -54,14 +54,6 @@ impl Concurrency {
             _ => Err(keys.wrong_kind("concurrency", EXPECTED)),
         }
     }
-
-    /// The number. No plugin is known to tolerate others beside it, so [`Self::Auto`] means one after another.
-    pub fn number(self) -> usize {
-        match self {
-            Self::AtMost(number) => number,
-            Self::Auto => 1,
-        }
-    }
 }
 
 /// What CHECK makes of a plugin that refuses an attachment which a pod asked for.

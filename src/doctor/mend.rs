@@ -13,7 +13,7 @@ use super::attached::{Attached, Fate, PATIENCE};
 use super::living::Living;
 use super::records::{Reservation, SeenResult};
 use super::{Examined, Finding, Kind, Mending, Node, Places, examine, rules};
-use crate::config::Timeouts;
+use crate::config::{Concurrency, Timeouts};
 use crate::netns::Netns;
 use crate::request::GUARD;
 use crate::runtime::chain::Limits;
@@ -300,7 +300,7 @@ fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tool
         limits,
         rollback: timeouts.rollback,
         look_ahead: LookAhead::default(),
-        concurrency: 1,
+        concurrency: Concurrency::AtMost(1),
     }
 }
 

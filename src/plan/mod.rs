@@ -5,6 +5,7 @@ mod attachment;
 mod build;
 mod checks;
 mod device;
+pub mod concurrency;
 pub mod difference;
 mod error;
 mod names;

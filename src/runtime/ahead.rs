@@ -155,7 +155,8 @@ impl<'a> Ahead<'a> {
     fn start_next(&self, place: usize) {
         let mut queue = self.lock();
         let mut room = queue.most.saturating_sub(queue.coming.iter().filter(|coming| coming.is_waiting()).count());
-        for coming in queue.coming.iter_mut().filter(|coming| coming.place > place).take(self.look.plugins) {
+        let next = queue.most;
+        for coming in queue.coming.iter_mut().filter(|coming| coming.place > place).take(next) {
             if room == 0 {
                 break;
             }

@@ -178,7 +178,7 @@ pub trait Exec: Sync {
     /// When it could not be run, exited with anything but 0, or ran out of time.
     fn run(&self, call: &Call<'_>) -> Result<Stdout, PluginError>;
 
-    /// Runs one plugin as [`Self::run`] does, and calls `meanwhile` at most once, as soon as the plugin has its input.
+    /// Runs one plugin as [`Self::run`] does, and calls `meanwhile` at most once, while the plugin runs.
     ///
     /// # Errors
     /// As [`Self::run`].

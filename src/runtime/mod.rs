@@ -29,4 +29,4 @@ pub use process::pidfd;
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};
 pub use reverse::{Shares, undo_in_reverse};
 pub use runs::{Run, Runs, SpanId, Trace};
-pub use together::together;
+pub use together::{Schedule, together};

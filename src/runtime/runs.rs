@@ -15,6 +15,7 @@ pub(super) const TRACEPARENT: &str = "TRACEPARENT";
 /// The runs of plugins of one call, and the trace that they belong to.
 #[derive(Debug, Default)]
 pub struct Runs {
+    is_wanted: bool,
     trace: Option<Trace>,
     list: Mutex<Vec<Run>>,
 }
@@ -59,8 +60,15 @@ pub struct Trace {
 
 impl Runs {
     /// None yet. `traceparent` is the trace context that the call came with; one that is not valid, or not sampled, is ignored.
-    pub fn new(traceparent: Option<&str>) -> Self {
-        Self { trace: traceparent.and_then(Trace::parse), list: Mutex::default() }
+    /// If the call is not traced, runs are written down only if somebody `wants` them.
+    pub fn new(traceparent: Option<&str>, wants: bool) -> Self {
+        let trace = traceparent.and_then(Trace::parse);
+        Self { is_wanted: wants || trace.is_some(), trace, list: Mutex::default() }
+    }
+
+    /// Whether runs are written down.
+    pub fn is_wanted(&self) -> bool {
+        self.is_wanted
     }
 
     /// The trace that the call is a part of.
@@ -165,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_sampled_context_is_taken_up_and_passed_on_with_another_span() {
-        let runs = Runs::new(Some(&format!("00-{ID}-b7ad6b7169203331-03")));
+        let runs = Runs::new(Some(&format!("00-{ID}-b7ad6b7169203331-03")), false);
         let trace = runs.trace().unwrap();
         assert_eq!((trace.id(), trace.parent()), (ID, "b7ad6b7169203331"));
         let span = runs.new_span();
@@ -188,9 +196,10 @@ mod tests {
             "",
             "é-",
         ] {
-            assert_eq!(Runs::new(Some(ignored)).trace(), None, "{ignored:?}");
+            assert_eq!(Runs::new(Some(ignored), true).trace(), None, "{ignored:?}");
+            assert!(!Runs::new(Some(ignored), false).is_wanted(), "{ignored:?}");
         }
         let future = "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes";
-        assert!(Runs::new(Some(future)).trace().is_some());
+        assert!(Runs::new(Some(future), false).trace().is_some());
     }
 }

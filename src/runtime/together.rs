@@ -1,47 +1,130 @@
 //! Doing several things at once, and reporting them in order.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Calls `work` with 0 to `count` - 1, of which up to `at_once` calls run at the same time, each begun in this order. What they
-/// return is handed to `deliver` in this order too, each as soon as all before it is there. With `at_once` of 1 everything
-/// happens on this thread, one after another.
+/// Which of several things may be done at once.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    at_once: usize,
+    /// For each, those before it that have to end before it begins.
+    after: Vec<Vec<usize>>,
+}
+
+impl Schedule {
+    /// Any `at_once` of `count`.
+    pub fn at_most(at_once: usize, count: usize) -> Self {
+        Self { at_once: at_once.clamp(1, count.max(1)), after: vec![Vec::new(); count] }
+    }
+
+    /// Any `at_once` of `count`, each after the earlier ones that it must not meet.
+    pub fn new(count: usize, at_once: usize, must_not_meet: impl Fn(usize, usize) -> bool) -> Self {
+        let of = |later: usize| (0..later).filter(|earlier| must_not_meet(*earlier, later)).collect();
+        let after: Vec<Vec<usize>> = (0..count).map(of).collect();
+        let one_after_another = after.iter().enumerate().all(|(index, before)| before.len() == index);
+        Self { after, ..Self::at_most(if one_after_another { 1 } else { at_once }, count) }
+    }
+
+    /// How many are done at once at the most.
+    pub fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.after.len()
+    }
+}
+
+/// Calls `work` with the index of each of the schedule, on as many threads as may be at work at once, each as early as the
+/// schedule allows and otherwise in this order. What they return is handed to `deliver` in this order too, each as soon as all
+/// before it is there. Where one is done at a time, everything happens on this thread.
 ///
 /// The kernel kills a plugin when the thread that has started it ends. So no thread ends before the last `work` does: a plugin
 /// that one has started ahead may be another's to run.
 ///
 /// # Panics
 /// If `work` or `deliver` panics.
-pub fn together<T: Send>(
-    count: usize,
-    at_once: usize,
-    work: impl Fn(usize) -> T + Sync,
-    deliver: impl FnMut(usize, T) + Send,
-) {
+pub fn together<T: Send>(schedule: &Schedule, work: impl Fn(usize) -> T + Sync, deliver: impl FnMut(usize, T) + Send) {
     let mut deliver = deliver;
-    let threads = at_once.min(count);
-    if threads <= 1 {
+    let count = schedule.count();
+    if schedule.at_once <= 1 {
         (0..count).for_each(|index| deliver(index, work(index)));
         return;
     }
-    let next = AtomicUsize::new(0);
     let outbox = Mutex::new(Outbox { ready: (0..count).map(|_| None).collect(), delivered: 0, deliver });
-    let working = Working { threads: Mutex::new(threads), changed: Condvar::new() };
+    let turns = Turns { schedule, state: Mutex::new(vec![State::ToBegin; count]), changed: Condvar::new() };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..schedule.at_once {
             scope.spawn(|| {
-                let _until_all_have_ended = Until(&working);
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        break;
-                    }
-                    let done = work(index);
-                    outbox.lock().expect("no holder panics").put(index, done);
+                let _until_all_have_ended = UntilAllHaveEnded(&turns);
+                while let Some(turn) = turns.next() {
+                    let done = work(turn.index);
+                    outbox.lock().expect("no holder panics").put(turn.index, done);
                 }
             });
         }
     });
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    ToBegin,
+    Begun,
+    Ended,
+}
+
+/// What has begun and what has ended.
+struct Turns<'a> {
+    schedule: &'a Schedule,
+    state: Mutex<Vec<State>>,
+    changed: Condvar,
+}
+
+/// The turn of one. It ends when this is dropped, with a panic too.
+struct Turn<'a> {
+    turns: &'a Turns<'a>,
+    index: usize,
+}
+
+impl Turns<'_> {
+    /// The next that may begin, which is waited for; none when all have begun.
+    fn next(&self) -> Option<Turn<'_>> {
+        let mut state = self.lock();
+        loop {
+            let to_begin = |index: &usize| state[*index] == State::ToBegin;
+            let may_begin =
+                |index: &usize| self.schedule.after[*index].iter().all(|before| state[*before] == State::Ended);
+            (0..state.len()).find(to_begin)?;
+            if let Some(index) = (0..state.len()).find(|index| to_begin(index) && may_begin(index)) {
+                state[index] = State::Begun;
+                return Some(Turn { turns: self, index });
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.lock()[self.index] = State::Ended;
+        self.turns.changed.notify_all();
+    }
+}
+
+/// A thread that works. When it has no more to do, or panics, it waits for the others.
+struct UntilAllHaveEnded<'a>(&'a Turns<'a>);
+
+impl Drop for UntilAllHaveEnded<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        while state.contains(&State::Begun) {
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// What is done, and is delivered once all before it is.
@@ -61,39 +144,18 @@ impl<T, D: FnMut(usize, T)> Outbox<T, D> {
     }
 }
 
-/// How many threads still work.
-struct Working {
-    threads: Mutex<usize>,
-    changed: Condvar,
-}
-
-/// A thread that works. When it has no more to do, or panics, it waits for the others.
-struct Until<'a>(&'a Working);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        *threads -= 1;
-        self.0.changed.notify_all();
-        while *threads > 0 {
-            threads = self.0.changed.wait(threads).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Barrier;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     #[test]
     fn what_is_done_last_first_is_delivered_in_order() {
         let (mut delivered, turn) = (Vec::new(), Mutex::new(3));
         together(
-            4,
-            4,
+            &Schedule::at_most(4, 4),
             |index| {
                 // Each waits until those after it are done.
                 while *turn.lock().unwrap() != index {
@@ -110,7 +172,36 @@ mod tests {
     #[test]
     fn so_many_run_at_once() {
         let both = Barrier::new(2);
-        together(4, 2, |_| both.wait().is_leader(), |_, _| ());
+        together(&Schedule::at_most(2, 4), |_| both.wait().is_leader(), |_, _| ());
+    }
+
+    #[test]
+    fn each_waits_for_those_that_it_must_not_meet_and_for_no_others() {
+        // 1 must not meet 0, so that 2 begins beside 0.
+        let schedule = Schedule::new(3, 2, |earlier, later| (earlier, later) == (0, 1));
+        let (both, ended) = (Barrier::new(2), Mutex::new(Vec::new()));
+        let mut delivered = Vec::new();
+        together(
+            &schedule,
+            |index| {
+                if index == 1 {
+                    assert!(ended.lock().unwrap().contains(&0));
+                } else {
+                    both.wait();
+                }
+                ended.lock().unwrap().push(index);
+            },
+            |index, ()| delivered.push(index),
+        );
+        assert_eq!(delivered, [0, 1, 2]);
+    }
+
+    #[test]
+    fn where_none_may_meet_there_is_one_thread() {
+        let schedule = Schedule::new(3, 8, |_, _| true);
+        assert_eq!(schedule.at_once(), 1);
+        let own = std::thread::current().id();
+        together(&schedule, |_| assert_eq!(std::thread::current().id(), own), |_, ()| ());
     }
 
     #[test]
@@ -126,8 +217,7 @@ mod tests {
         static ONE_HAS_ENDED_EARLY: AtomicBool = AtomicBool::new(false);
         let each_has_one = Barrier::new(2);
         together(
-            2,
-            2,
+            &Schedule::at_most(2, 2),
             |index| {
                 each_has_one.wait();
                 OF_THREAD.set(Some(Ends(&ALL_DONE, &ONE_HAS_ENDED_EARLY)));
@@ -144,6 +234,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "panicked")]
     fn a_panic_is_passed_on() {
-        together(2, 2, |index| assert_eq!(index, 1), |_, ()| ());
+        together(&Schedule::at_most(2, 2), |index| assert_eq!(index, 1), |_, ()| ());
     }
 }

@@ -1,5 +1,6 @@
 //! Attaching: the primary attachment, then the others.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -8,15 +9,16 @@ use super::run::micros;
 use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction, device_info};
 use crate::cni::{AddResult, CniError, Verb};
-use crate::plan::{Attachment, Position};
-use crate::runtime::{Ahead, Chain, Of, PluginError, StepError, StepResult, together};
+use crate::plan::Position;
+use crate::plan::concurrency::Needs;
+use crate::runtime::{Ahead, Chain, Of, PluginError, Schedule, StepError, StepResult, together};
 
 /// The result of one attachment. An optional attachment that failed has none.
 type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
 ///
-/// The primary comes first and alone; of the others up to the tools' `concurrency` run at once.
+/// The primary comes first and alone; of the others those run at once that may by the tools' `concurrency`.
 ///
 /// # Errors
 /// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
@@ -24,12 +26,11 @@ type Outcome = Result<Option<AddResult>, Failure>;
 /// # Panics
 /// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
-    let concurrency = tx.tools.concurrency;
-    let ahead = tx.tools.ahead(concurrency);
-    for (index, attachment) in tx.plan.attachments.iter().enumerate() {
-        expect(tx, &ahead, index, attachment);
-    }
-    let outcome = attach_each(tx, &ahead, concurrency);
+    let first = usize::from(tx.plan.position == Position::Primary).min(tx.plan.attachments.len());
+    let schedule = tx.tools.schedule(tx.plan.attachments[first..].iter().map(Needs::of));
+    let ahead = tx.tools.ahead(schedule.at_once());
+    expect(tx, &ahead, first, schedule.at_once() > 1);
+    let outcome = attach_each(tx, &ahead, &schedule);
     if outcome.is_err() {
         // None of those that wait outlives the failure.
         note_acted(tx, &ahead.give_up_all());
@@ -37,22 +38,23 @@ pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
     outcome
 }
 
-fn attach_each(tx: &Transaction<'_>, ahead: &Ahead<'_>, concurrency: usize) -> Result<Vec<Option<AddResult>>, Failure> {
-    let count = tx.plan.attachments.len();
-    let mut results = Vec::with_capacity(count);
+fn attach_each(
+    tx: &Transaction<'_>,
+    ahead: &Ahead<'_>,
+    schedule: &Schedule,
+) -> Result<Vec<Option<AddResult>>, Failure> {
+    let mut results = Vec::with_capacity(tx.plan.attachments.len());
     if tx.plan.position == Position::Primary {
         results.push(attach_one(tx, ahead, 0, Concurrency::Alone)?);
     }
     let first = results.len();
-    let at_once = concurrency.min(count - first);
-    let concurrency = if at_once > 1 { Concurrency::WithOthers } else { Concurrency::Alone };
+    let concurrency = if schedule.at_once() > 1 { Concurrency::WithOthers } else { Concurrency::Alone };
     let failed = AtomicBool::new(false);
     let mut failure = None;
     together(
-        count - first,
-        at_once,
+        schedule,
         |index| {
-            // Those that are never begun come after the one that failed.
+            // Those that are never begun come after one that failed.
             let outcome =
                 (!failed.load(Ordering::Relaxed)).then(|| attach_one(tx, ahead, first + index, concurrency))?;
             failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
@@ -67,10 +69,25 @@ fn attach_each(tx: &Transaction<'_>, ahead: &Ahead<'_>, concurrency: usize) -> R
     failure.map_or(Ok(results), Err)
 }
 
-fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, attachment: &Attachment) {
-    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
-    let steps = 0..attachment.network.plugins.len();
-    ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
+/// Expects every step, in the order in which they are likely to come: where the attachments from the `first` on are made at once,
+/// the first step of each, then the second of each.
+fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, first: usize, at_once: bool) {
+    let steps = |index: usize, steps: Range<usize>| {
+        let attachment = &tx.plan.attachments[index];
+        let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
+        ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
+    };
+    let length = |index: usize| tx.plan.attachments[index].network.plugins.len();
+    let extras = first..tx.plan.attachments.len();
+    (0..first).for_each(|index| steps(index, 0..length(index)));
+    if at_once {
+        let longest = extras.clone().map(length).max().unwrap_or_default();
+        (0..longest).for_each(|step| {
+            extras.clone().filter(|index| step < length(*index)).for_each(|index| steps(index, step..step + 1));
+        });
+    } else {
+        extras.for_each(|index| steps(index, 0..length(index)));
+    }
 }
 
 /// Takes note of plugins that have succeeded without their input, before it was known that they are not needed: they were run,

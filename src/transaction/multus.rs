@@ -235,6 +235,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Concurrency;
     use crate::runtime::exec::{Call, Exec, PluginError, Stdout};
     use crate::runtime::{Finder, chain::Limits};
     use std::sync::Mutex;
@@ -265,7 +266,7 @@ mod tests {
             limits: Limits::default(),
             rollback: Duration::from_secs(1),
             look_ahead: crate::runtime::LookAhead::default(),
-            concurrency: 1,
+            concurrency: Concurrency::AtMost(1),
         };
         assert!(state.undo(tools).is_empty());
         (state, witness.0.into_inner().unwrap())

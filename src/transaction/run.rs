@@ -14,12 +14,14 @@ use super::journal::{Event, Journal, State, now_millis};
 use super::store::{Container, Store, StoreError};
 use super::undo::{CleanupFailure, undo};
 use crate::cni::CniError;
+use crate::config::Concurrency;
 use crate::netns::{self, NetnsError};
 use crate::panic::{Panicked, caught};
+use crate::plan::concurrency::{Needs, schedule};
 use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Ahead, Chain, Durable, Exec, Finder, LookAhead, StepError};
+use crate::runtime::{Ahead, Chain, Durable, Exec, Finder, LookAhead, Schedule, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -34,8 +36,8 @@ pub struct Tools<'a> {
     pub rollback: Duration,
     /// How far they are started ahead of their turns.
     pub look_ahead: LookAhead<'a>,
-    /// How many attachments they may work on at once, beside the primary one, which has its turn alone.
-    pub concurrency: usize,
+    /// Which attachments they may work on at once, beside the primary one, which has its turn alone.
+    pub concurrency: Concurrency,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -57,6 +59,11 @@ impl<'a> Tools<'a> {
     /// What starts plugins ahead of their turns, for up to `at_once` attachments at the same time.
     pub fn ahead(&self, at_once: usize) -> Ahead<'a> {
         Ahead::new(self.exec, self.look_ahead, at_once)
+    }
+
+    /// Which of these may be worked on at once.
+    pub fn schedule(&self, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
+        schedule(self.concurrency, needs)
     }
 
     /// The plugins of an attachment, ready to run.
@@ -356,7 +363,7 @@ mod tests {
             limits: Limits::default(),
             rollback: Duration::from_secs(60),
             look_ahead: LookAhead::default(),
-            concurrency: 1,
+            concurrency: Concurrency::AtMost(1),
         };
         let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
         let outcome = transaction.run(|tx| -> Result<(), Failure> {

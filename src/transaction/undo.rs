@@ -14,8 +14,9 @@ use super::{Tools, device_info};
 use crate::cni::error::code;
 use crate::cni::{CniError, Verb};
 use crate::netns::{self, Netns, NetnsError};
+use crate::plan::concurrency::Needs;
 use crate::plan::{Attachment, Plan, Position};
-use crate::runtime::{Ahead, PluginError, Shares, StepError, together};
+use crate::runtime::{Ahead, PluginError, Schedule, Shares, StepError, together};
 
 /// Why something could not be undone.
 #[derive(Debug, thiserror::Error)]
@@ -164,29 +165,26 @@ impl Work {
         Self { plan, attachments, steps }
     }
 
-    /// Undoes it in reverse, and has every event noted. The primary attachment comes last and alone, and of the others as many are
-    /// undone at once as the tools say. Events and failures come in the order in which one after another would have them: those of
+    /// Undoes it in reverse, and has every event noted. The primary attachment comes last and alone, and of the others those are
+    /// undone at once that may be by the tools. Events and failures come in the order in which one after another would have them: those of
     /// an attachment once all that come before it are undone.
     fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut (dyn FnMut(Event) + Send)) -> Vec<CleanupFailure> {
         let is_primary = |one: &StepToUndo| one.step.0 == 0 && self.plan.position == Position::Primary;
         let (primary, others) = self.steps.split_at(self.steps.partition_point(is_primary));
-        let attachments = others.chunk_by(StepToUndo::is_of_same_attachment).count();
-        let at_once = tools.concurrency.clamp(1, attachments.max(1));
-        let ahead = tools.ahead(at_once);
+        let attachments: Vec<&[StepToUndo]> = others.chunk_by(StepToUndo::is_of_same_attachment).rev().collect();
+        let needs = attachments.iter().map(|steps| Needs::of(&self.plan.attachments[steps[0].step.0]));
+        let schedule = tools.schedule(needs);
+        let ahead = tools.ahead(schedule.at_once());
         self.expect(&ahead, tools, netns);
         let shares = Shares::new(tools.limits, self.steps.len());
         let mut left = BTreeSet::new();
         let mut failures = Vec::new();
-        for (steps, at_once) in [(others, at_once), (primary, 1)] {
-            let parts: Vec<&[StepToUndo]> = if at_once > 1 {
-                steps.chunk_by(StepToUndo::is_of_same_attachment).rev().collect()
-            } else {
-                steps.chunks(1).rev().collect()
-            };
+        // Where one is done after another, what each step comes to is noted at once.
+        let others = if schedule.at_once() > 1 { (attachments, schedule) } else { one_by_one(others) };
+        for (parts, schedule) in [others, one_by_one(primary)] {
             let undo = |one| self.undo_step(one, Tools { exec: &ahead, limits: shares.next(), ..tools }, netns);
             together(
-                parts.len(),
-                at_once,
+                &schedule,
                 |part| parts[part].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
                 |_, undone| {
                     for (one, outcome) in undone {
@@ -279,6 +277,11 @@ impl Work {
         }
         failures
     }
+}
+
+/// Each step for itself, the last first.
+fn one_by_one(steps: &[StepToUndo]) -> (Vec<&[StepToUndo]>, Schedule) {
+    (steps.chunks(1).rev().collect(), Schedule::at_most(1, steps.len()))
 }
 
 /// Whether a plugin said no, or could not even be started. One that was killed, crashed or could not be talked to has not said

@@ -11,6 +11,7 @@ use crate::cni::{AddResult, Verb};
 use crate::config::{Author, Config, PodChecks};
 use crate::merge::follow_default_route;
 use crate::netns::{Netns, NetnsError};
+use crate::plan::concurrency::Needs;
 use crate::plan::{Attachment, Position};
 use crate::request::Request;
 use crate::runtime::{Ahead, Chain, together};
@@ -104,18 +105,22 @@ impl Check<'_> {
         // A plugin that hangs takes time from those after it, so the ones that may fail CHECK come first.
         let (by_pod, by_operator): (Vec<_>, Vec<_>) =
             attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
-        let ahead = self.tools.ahead(self.tools.concurrency);
-        by_operator.iter().chain(&by_pod).for_each(|attached| self.expect(&ahead, attached.attachment));
         // The primary attachment has its turn alone.
         let is_primary = |attached: &&Attached<'_>| {
             let plan = &self.state.header.plan;
             plan.position == Position::Primary && attached.attachment.ifname == plan.ifname
         };
-        let primary = by_operator.iter().take_while(|attached| is_primary(attached)).count();
-        for attached in [&by_operator[..primary], &by_operator[primary..], &by_pod] {
+        let (primary, by_operator) =
+            by_operator.split_at(by_operator.iter().take_while(|attached| is_primary(attached)).count());
+        let rounds = [primary, by_operator, &by_pod].map(|attached| {
+            let needs = attached.iter().map(|attached| Needs::of(attached.attachment));
+            (attached, self.tools.schedule(needs))
+        });
+        let ahead = self.tools.ahead(rounds.iter().map(|(_, schedule)| schedule.at_once()).max().unwrap_or(1));
+        rounds.iter().flat_map(|(attached, _)| *attached).for_each(|one| self.expect(&ahead, one.attachment));
+        for (attached, schedule) in rounds {
             together(
-                attached.len(),
-                self.tools.concurrency,
+                &schedule,
                 |index| self.ask_plugins(&ahead, attached[index]),
                 |index, found| findings.extend(self.judge(attached[index].attachment, found)),
             );

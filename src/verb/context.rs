@@ -4,10 +4,11 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Timeouts};
+use crate::config::{Concurrency, Config, Timeouts};
 use crate::request::{GUARD, Request};
 use crate::runtime::chain::Limits;
 use crate::runtime::{Finder, Launcher, LookAhead, Runs, deadline};
+use crate::telemetry;
 use crate::transaction::Tools;
 
 /// The means of one call.
@@ -25,7 +26,7 @@ pub(super) struct Context {
     runs: Arc<Runs>,
     look_ahead: usize,
     no_look_ahead: Vec<String>,
-    concurrency: usize,
+    concurrency: Concurrency,
 }
 
 impl Context {
@@ -39,10 +40,10 @@ impl Context {
             limits: Limits { plugin: Some(config.timeouts.plugin), deadline: Some(deadline) },
             rollback: config.timeouts.rollback,
             guard: format!("{} {} of {:?}", config.name, request.ifname, request.container_id),
-            runs: Arc::new(Runs::new(request.traceparent.as_deref())),
+            runs: Arc::new(Runs::new(request.traceparent.as_deref(), telemetry::may_be_listened_to(&config.state_dir))),
             look_ahead: config.look_ahead,
             no_look_ahead: config.no_look_ahead.clone(),
-            concurrency: config.concurrency.number(),
+            concurrency: config.concurrency,
         }
     }
 
@@ -57,10 +58,11 @@ impl Context {
             limits: Limits { plugin: Some(timeouts.plugin), deadline: Some(deadline) },
             rollback: timeouts.rollback,
             guard: format!("a change of {container_id:?}"),
-            runs: Arc::default(),
+            // For the report of what it did.
+            runs: Arc::new(Runs::new(None, true)),
             look_ahead: 0,
             no_look_ahead: Vec::new(),
-            concurrency: 1,
+            concurrency: Concurrency::AtMost(1),
         }
     }
 

@@ -12,10 +12,11 @@ use super::takeover;
 use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
 use crate::netns::is_deserted;
+use crate::plan::concurrency::Needs;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Launcher, Shares, StepError, chain, together};
+use crate::runtime::{Chain, Launcher, Schedule, Shares, StepError, chain, together};
 use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
@@ -208,23 +209,24 @@ impl Del<'_> {
         };
         let is_ours = |attachment: &&Attachment| !held.contains(&attachment.ifname);
         let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
-        let ahead = tools.ahead(tools.concurrency);
+        let is_primary = |one: &&Attachment| plan.position == Position::Primary && one.ifname == plan.ifname;
+        let (primary, others) = attachments.split_at(attachments.partition_point(is_primary));
+        let schedule = tools.schedule(others.iter().rev().map(|attachment| Needs::of(attachment)));
+        let ahead = tools.ahead(schedule.at_once());
         for (index, attachment) in attachments.iter().enumerate().rev() {
             let parameters = attachment.parameters(&request.container_id, &request.netns);
             let steps = (0..attachment.network.plugins.len()).rev();
             ahead.expect(index, &tools.chain(attachment), Verb::Del, steps, Some(&parameters));
         }
-        let is_primary = |one: &&Attachment| plan.position == Position::Primary && one.ifname == plan.ifname;
-        let (primary, others) = attachments.split_at(attachments.partition_point(is_primary));
         let shares = Shares::new(tools.limits, attachments.len());
         let mut failures = Vec::new();
-        for (attachments, at_once) in [(others, tools.concurrency), (primary, 1)] {
+        for (attachments, schedule) in [(others, schedule), (primary, Schedule::at_most(1, primary.len()))] {
             let attachments: Vec<&Attachment> = attachments.iter().rev().copied().collect();
             let del = |index: usize| {
                 let tools = Tools { exec: &ahead, limits: shares.next(), ..tools };
                 del_by_configuration(request, attachments[index], tools)
             };
-            together(attachments.len(), at_once, del, |_, failed| failures.extend(failed));
+            together(&schedule, del, |_, failed| failures.extend(failed));
         }
         failures
     }

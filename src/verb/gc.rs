@@ -10,6 +10,7 @@ use crate::cni::Verb;
 use crate::cni::error::code;
 use crate::cni::{CniError, NetworkConfig};
 use crate::config::{Config, InvalidConfig};
+use crate::plan::concurrency::Needs;
 use crate::runtime::{Chain, Launcher, together};
 use crate::source::{self, SourceError};
 use crate::transaction::journal::State;
@@ -276,14 +277,15 @@ impl<'a> Sweep<'a> {
         }
         let networks = std::mem::take(&mut self.networks);
         let tools = context.tools(&context.finder, launcher);
-        let ahead = tools.ahead(tools.concurrency);
+        let schedule = tools.schedule(networks.iter().map(Needs::of_network));
+        let ahead = tools.ahead(schedule.at_once());
         let chain = |network| Chain { network, finder: tools.finder, exec: &ahead, limits: tools.limits, after: None };
         for (index, chain) in networks.iter().map(chain).enumerate().filter(|(_, chain)| chain.is_called(Verb::Gc)) {
             ahead.expect(index, &chain, Verb::Gc, 0..chain.network.plugins.len(), None);
         }
         let valid: Vec<_> = networks.iter().map(|network| self.valid_on(&network.name)).collect();
         let gc = |index: usize| chain(&networks[index]).gc(&valid[index]);
-        together(networks.len(), tools.concurrency, gc, |index, failures| {
+        together(&schedule, gc, |index, failures| {
             let network = &networks[index];
             for error in failures {
                 let own = CniError::from(&error.source);

@@ -69,16 +69,17 @@ pub fn run(request: &Request) -> Result<(), Error> {
     let error = outcome.as_ref().err().map(CniError::from);
     let took = context.began.elapsed();
     crate::log::ended(error.as_ref(), took);
-    let is_told = telemetry::tell(&config.state_dir, || {
-        let subject = telemetry::Subject {
-            verb: request.verb.as_str(),
-            network: &config.name,
-            container: &request.container_id,
-            interface: &request.ifname,
-            pod_uid: request.arg("K8S_POD_UID").unwrap_or_default(),
-        };
-        telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), (context.runs(), 0))
-    });
+    let is_told = context.runs().is_wanted()
+        && telemetry::tell(&config.state_dir, || {
+            let subject = telemetry::Subject {
+                verb: request.verb.as_str(),
+                network: &config.name,
+                container: &request.container_id,
+                interface: &request.ifname,
+                pod_uid: request.arg("K8S_POD_UID").unwrap_or_default(),
+            };
+            telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), (context.runs(), 0))
+        });
     if !is_told {
         log_spans(context.runs());
     }

@@ -70,6 +70,30 @@ dropped: delegates[2] (inline): when.args.JOB [db] does not match: JOB is not se
 }
 
 #[test]
+fn explain_and_validate_say_what_runs_at_once_and_why() {
+    let delegates = json!([{"type": "alpha", "name": "a"}, {"type": "ptp", "name": "p"}, {"type": "bridge", "name": "b"},
+        {"type": "bridge", "name": "c"}, {"type": "beta", "name": "d"}]);
+    let conf =
+        json!({"cniVersion": "1.0.0", "name": "pods", "type": "braid", "concurrency": "auto", "delegates": delegates});
+    let machine = Machine::new().conf("pods.conf", conf);
+    let lines = [
+        "eth0: alone, as it is the primary",
+        "net1: beside others: ptp makes a veth pair of its own under a random name, and changes the routes of that alone",
+        "net2: beside others: bridge makes a veth pair of its own under a random name, and changes nothing but its bridge",
+        "net3: after net2, as both use the bridge \"cni0\"",
+        "net4: alone, as plugin \"beta\" is not known to bear others beside it",
+    ];
+    let plan = machine.run("braid plan pods --explain -o json");
+    assert_eq!(serde_json::from_str::<Value>(&plan.stdout).expect("JSON")["concurrency"], json!(lines));
+    let (told, validated) =
+        (machine.run("braid plan pods --explain"), machine.run("braid validate /etc/cni/net.d/pods.conf"));
+    for line in lines {
+        assert!(told.stdout.contains(&format!("concurrency: {line}\n")), "{}", told.stdout);
+        assert!(validated.stdout.contains(&format!("concurrency: {line}\n")), "{}", validated.stdout);
+    }
+}
+
+#[test]
 fn braid_after_another_plugin_has_no_primary() {
     let conf = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
         {"type": "bridge"}, {"type": "braid", "delegates": [{"name": "a", "type": "alpha"}, {"name": "b", "type": "alpha"}]}]});

@@ -6,7 +6,7 @@
 use braid_cni::cni::config::{Defaults, Insert, NetworkConfig, RawObject, parse_object};
 use braid_cni::cni::{AddResult, Args, CniError, Version, validate};
 use braid_cni::config::policy::plugins_of;
-use braid_cni::config::{Config, Problems, Selection};
+use braid_cni::config::{Concurrency, Config, Problems, Selection};
 use braid_cni::merge::merge;
 use braid_cni::transaction::journal;
 
@@ -38,7 +38,7 @@ pub(crate) fn config(data: &[u8]) -> bool {
     match Config::parse(data) {
         Ok(config) => {
             assert!(validate::network_name(&config.name).is_ok());
-            assert!(config.state_dir.is_absolute() && config.concurrency.number() > 0);
+            assert!(config.state_dir.is_absolute() && config.concurrency != Concurrency::AtMost(0));
             for delegate in &config.delegates {
                 if let braid_cni::config::Delegate::Network(network) = delegate {
                     requests(network);

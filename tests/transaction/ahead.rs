@@ -71,7 +71,8 @@ fn the_next_plugins_wait_and_get_their_inputs_in_order(
     let case = case("ADD", 4).key("lookAhead", look_ahead).key("concurrency", concurrency);
     let add = case.call("ADD").start();
     case.held("alpha");
-    let expected = look_ahead.min(4);
+    // Those that will run at once are next alike.
+    let expected = (look_ahead * concurrency).min(4);
     wait_for_lines(&case, "started", expected);
     assert_eq!(waiting(&case).len(), expected);
     assert_eq!(lines(&case, "fed"), [""; 0]);
@@ -132,9 +133,10 @@ fn what_is_not_needed_is_killed_untold(#[values(1, 2)] look_ahead: usize, #[valu
     case.behave("alpha", hold);
     let add = case.call("ADD").start();
     case.held("alpha");
-    wait_for_lines(&case, "started", look_ahead);
+    let expected = (look_ahead * concurrency).min(3);
+    wait_for_lines(&case, "started", expected);
     let waiting = waiting(&case);
-    assert_eq!(waiting.len(), look_ahead);
+    assert_eq!(waiting.len(), expected);
     case.release("alpha");
     add.wait().fails(142).called(&["ADD alpha eth0", "DEL alpha eth0"]).leaves_nothing();
     assert!(waiting.into_iter().all(is_gone), "a plugin that is not needed runs on");

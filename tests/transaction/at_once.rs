@@ -72,6 +72,36 @@ fn while_an_optional_attachment_is_undone_the_others_go_on() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// With `"auto"`, those run at once whose plugins are known to bear it, and another one alone, in its turn.
+#[test]
+fn those_run_at_once_that_are_known_to_bear_it() {
+    let kinds = ["alpha", "ptp", "tap", "beta"];
+    let case = Case::new().cni_version("1.1.0").key("concurrency", "auto").recorder_as("ptp").recorder_as("tap");
+    let case = kinds.into_iter().fold(case, |case, kind| case.delegate(recorder(kind).version("1.1.0")));
+    for (verb, expected) in [
+        ("ADD", ["alpha", "ptp", "tap", "beta"]),
+        ("CHECK", ["alpha", "ptp", "tap", "beta"]),
+        ("DEL", ["beta", "ptp", "tap", "alpha"]),
+    ] {
+        for kind in ["ptp", "tap"] {
+            case.behave(kind, json!({"hold": {"at": "before", "name": format!("{kind} {verb}")}, "on": [verb]}));
+        }
+        let before = case.order().len();
+        let call = case.call(verb).start();
+        case.held(&format!("ptp {verb}"));
+        case.held(&format!("tap {verb}"));
+        case.release(&format!("ptp {verb}"));
+        case.release(&format!("tap {verb}"));
+        call.wait().succeeds();
+        let order: Vec<_> =
+            case.order()[before..].iter().map(|call| call.split(' ').nth(1).expect("a plugin").to_owned()).collect();
+        let place = |kind: &str| order.iter().position(|one| one == kind);
+        assert_eq!(order.len(), expected.len(), "{verb}: {order:?}");
+        assert_eq!(place("beta"), expected.iter().position(|kind| *kind == "beta"), "{verb}: {order:?}");
+        assert_eq!(place("alpha"), expected.iter().position(|kind| *kind == "alpha"), "{verb}: {order:?}");
+    }
+}
+
 #[test]
 fn gc_asks_networks_at_once() {
     let case = case(2);

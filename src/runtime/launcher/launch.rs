@@ -91,9 +91,9 @@ impl Launcher {
     /// # Errors
     /// When it cannot be started.
     pub fn start<'a>(&'a self, call: &Call<'a>) -> Result<Started<'a>, PluginError> {
-        let record = self.runs.as_ref().map(|runs| Record::of(call, runs));
-        let parts = self.start_parts(call, record.as_ref().and_then(Record::traceparent).as_deref())?;
-        Ok(Started { launcher: self, parts: Some(parts), after: call.after, record, waits_ahead: false })
+        let span = self.new_span();
+        let parts = self.start_parts(call, self.traceparent(span).as_deref())?;
+        Ok(Started { launcher: self, parts: Some(parts), call: Some(*call), span, waits_ahead: false })
     }
 
     /// Starts a plugin whose turn has not come, in a group of its own, so that to kill it harms nothing else.
@@ -167,6 +167,15 @@ impl Launcher {
 
     fn new_holder(&self, grace: Grace) -> io::Result<Holder> {
         Ok(Holder::new(&self.open_locks(), grace)?.reporting_to(&self.holder_hangs))
+    }
+
+    /// The span of a plugin that is about to be started, where the call is traced.
+    fn new_span(&self) -> Option<SpanId> {
+        self.runs.as_ref()?.new_span()
+    }
+
+    fn traceparent(&self, span: Option<SpanId>) -> Option<String> {
+        self.runs.as_ref()?.traceparent(span)
     }
 
     fn open_locks(&self) -> Vec<BorrowedFd<'_>> {
@@ -318,9 +327,9 @@ impl Exec for Launcher {
     }
 
     fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {
-        let record = self.runs.as_ref().map(|runs| Record::of(call, runs));
-        let parts = self.start_waiting(call, record.as_ref().and_then(Record::traceparent).as_deref()).ok()?;
-        Some(Box::new(Started { launcher: self, parts: Some(parts), after: None, record, waits_ahead: true }))
+        let span = self.new_span();
+        let parts = self.start_waiting(call, self.traceparent(span).as_deref()).ok()?;
+        Some(Box::new(Started { launcher: self, parts: Some(parts), call: None, span, waits_ahead: true }))
     }
 }
 
@@ -337,43 +346,11 @@ pub struct Started<'a> {
     launcher: &'a Launcher,
     /// Taken when it runs or is dropped.
     parts: Option<(RunningPlugin, Holder)>,
-    after: Option<&'a Durable>,
-    record: Option<Record<'a>>,
+    /// What it was started for, where its turn has come.
+    call: Option<Call<'a>>,
+    span: Option<SpanId>,
     /// Its holder keeps its input open.
     waits_ahead: bool,
-}
-
-/// What a plugin's run is written down with.
-#[derive(Debug)]
-struct Record<'a> {
-    runs: &'a Runs,
-    plugin_type: String,
-    verb: Verb,
-    step: usize,
-    ifname: String,
-    span: Option<SpanId>,
-}
-
-impl<'a> Record<'a> {
-    fn of(call: &Call<'_>, runs: &'a Runs) -> Self {
-        let plugin_type = call.executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
-        let ifname = ifname.map_or_else(String::new, |(_, value)| (*value).to_owned());
-        Self { runs, plugin_type, verb: call.verb, step: call.step, ifname, span: runs.new_span() }
-    }
-
-    /// What the plugin gets for `TRACEPARENT`.
-    fn traceparent(&self) -> Option<String> {
-        self.runs.traceparent(self.span)
-    }
-
-    /// Writes a run down that has just ended.
-    fn ended(self, took: Duration, outcome: &Result<Stdout, PluginError>) {
-        let Self { runs, plugin_type, verb, step, ifname, span } = self;
-        let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
-        let error = outcome.as_ref().err().map(CniError::from);
-        runs.add(Run { plugin_type, verb, step, ifname, began, took, error, span });
-    }
 }
 
 impl Started<'_> {
@@ -381,24 +358,24 @@ impl Started<'_> {
     ///
     /// # Errors
     /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
+    ///
+    /// # Panics
+    /// Never: one whose turn has not come cannot be had.
     pub fn run(self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
-        self.feed(stdin, deadline, &mut || ())
+        let call = self.call.expect("its turn has come");
+        self.feed(&Call { stdin, deadline, ..call }, &mut || ())
     }
 
-    fn feed(
-        mut self,
-        stdin: &[u8],
-        deadline: Option<Instant>,
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<Stdout, PluginError> {
-        if let Some(after) = self.after {
+    /// Gives it its input, once what it depends on is on disk, and waits for its end.
+    fn feed(mut self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+        if let Some(after) = call.after {
             // Dropping `self` ends the plugin.
-            after.wait(deadline).map_err(PluginError::NotDurable)?;
+            after.wait(call.deadline).map_err(PluginError::NotDurable)?;
         }
         let began = Instant::now();
-        let outcome = self.run_to_end(stdin, deadline, meanwhile);
-        if let Some(record) = self.record.take() {
-            record.ended(began.elapsed(), &outcome);
+        let outcome = self.run_to_end(call.stdin, call.deadline, meanwhile);
+        if let Some(runs) = self.launcher.runs.as_ref().filter(|runs| runs.is_wanted()) {
+            runs.add(run(call, began.elapsed(), &outcome, self.span));
         }
         outcome
     }
@@ -434,15 +411,25 @@ impl Started<'_> {
     }
 }
 
+/// What is written down of a run that has just ended.
+fn run(call: &Call<'_>, took: Duration, outcome: &Result<Stdout, PluginError>, span: Option<SpanId>) -> Run {
+    let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
+    Run {
+        plugin_type: call.executable.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        verb: call.verb,
+        step: call.step,
+        ifname: ifname.map_or_else(String::new, |(_, value)| (*value).to_owned()),
+        began: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+        took,
+        error: outcome.as_ref().err().map(CniError::from),
+        span,
+    }
+}
+
 impl Waiting for Started<'_> {
-    fn run_meanwhile(mut self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+    fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
         refuse_late(call)?;
-        if let Some(after) = call.after {
-            // Dropping `self` ends the plugin.
-            after.wait(call.deadline).map_err(PluginError::NotDurable)?;
-        }
-        self.after = None;
-        self.feed(call.stdin, call.deadline, meanwhile)
+        self.feed(call, meanwhile)
     }
 
     fn has_succeeded(&self) -> bool {

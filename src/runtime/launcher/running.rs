@@ -23,6 +23,8 @@ pub const MAX_STDOUT: usize = 16 << 20;
 const STDERR_TAIL: usize = 2048;
 /// How often it is looked whether the reader of our standard error is still there, while a plugin waits for it.
 const NOTICE: Duration = Duration::from_millis(200);
+/// How long a plugin runs before something else is done meanwhile: what is over sooner would only be held up by it.
+const SHORT_RUN: Duration = Duration::from_millis(1);
 /// How long a plugin that has been killed is waited for.
 const DYING: Duration = Duration::from_secs(2);
 
@@ -121,8 +123,8 @@ impl RunningPlugin {
         }
     }
 
-    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`. Calls `meanwhile` once it has its
-    /// input, or as much of that as a pipe takes.
+    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`. Calls `meanwhile` once, if it
+    /// still runs when it has had its input for a moment.
     pub(super) fn run(
         &mut self,
         input: &[u8],
@@ -132,14 +134,25 @@ impl RunningPlugin {
         let mut input = input;
         let mut interval = FIRST_INTERVAL;
         self.write(&mut input)?;
-        meanwhile();
+        let began = Instant::now();
+        let mut meanwhile = Some(meanwhile);
         loop {
+            if began.elapsed() >= SHORT_RUN
+                && let Some(meanwhile) = meanwhile.take()
+            {
+                meanwhile();
+            }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(Outcome::TimedOut);
             }
             let patience =
                 if self.exit.is_some() { left } else { Some(left.map_or(interval, |left| left.min(interval))) };
+            let patience = if meanwhile.is_some() {
+                Some(patience.map_or(SHORT_RUN, |patience| patience.min(SHORT_RUN)))
+            } else {
+                patience
+            };
             let happened = self.wait_for_event(patience)?;
             interval = if happened { FIRST_INTERVAL } else { (interval * 2).min(LAST_INTERVAL) };
             // Asked before the outputs are read: what it has printed by then is all there is.

@@ -1,0 +1,373 @@
+//! Which attachments of a container may be worked on at the same time: what `"concurrency": "auto"` decides by.
+//!
+//! The specification allows no two operations on one container at once, so plugins need not bear it. [`ROWS`] has those that are
+//! known to, each with the reason. Two attachments run at once if all of their plugins are in it and they use nothing of
+//! which only one can have it at a time. Everything else runs alone.
+
+use serde_json::value::RawValue;
+
+use ipnet::IpNet;
+
+use super::{Attachment, Plan, Position};
+use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, folds_to, get, get_bool};
+use crate::config::Concurrency;
+use crate::runtime::Schedule;
+
+/// How many attachments are worked on at once with `"auto"`, if their plugins bear it.
+const AUTO: usize = 8;
+
+/// A plugin, and what it is with others beside it.
+struct Row {
+    plugin: &'static str,
+    /// Why it bears others, or does not.
+    reason: &'static str,
+    uses: Uses,
+}
+
+/// What a plugin that runs beside others must not share with them.
+enum Uses {
+    /// These.
+    These(fn(&Use<'_>) -> Result<Vec<Resource>, String>),
+    /// It does not bear others.
+    Everything,
+}
+
+/// A plugin in its network.
+struct Use<'a> {
+    network: &'a str,
+    keys: &'a RawObject,
+}
+
+/// Something that one attachment can use at a time, as messages call it.
+type Resource = String;
+
+const ROWS: &[Row] = &[
+    Row {
+        plugin: "bridge",
+        reason: "makes a veth pair of its own under a random name, and changes nothing but its bridge",
+        uses: Uses::These(|of| {
+            let bridge = of.text("bridge").unwrap_or_else(|| "cni0".into());
+            let mut used = vec![format!("the bridge {bridge:?}")];
+            if of.is_set("isDefaultGateway") {
+                used.extend(["0.0.0.0/0", "::/0"].map(route));
+            }
+            Ok(used)
+        }),
+    },
+    Row {
+        plugin: "ptp",
+        reason: "makes a veth pair of its own under a random name, and changes the routes of that alone",
+        uses: Uses::These(|_| Ok(Vec::new())),
+    },
+    Row {
+        plugin: "macvlan",
+        reason: "makes one interface under a random name; the kernel serialises what the master is asked for",
+        uses: Uses::These(on_master),
+    },
+    Row {
+        plugin: "tap",
+        reason: "makes one interface of its own",
+        uses: Uses::These(|of| {
+            let bridge = of.text("bridge");
+            Ok(bridge.map(|bridge| format!("the bridge {bridge:?}")).into_iter().collect())
+        }),
+    },
+    Row {
+        plugin: "host-device",
+        reason: "moves one device, which no other attachment can have",
+        uses: Uses::These(|_| Ok(Vec::new())),
+    },
+    Row {
+        plugin: "host-local",
+        reason: "locks its directory, one for each network",
+        uses: Uses::These(|of| {
+            let directory = of.text("dataDir").unwrap_or_else(|| "/var/lib/cni/networks".into());
+            let directory = format!("{}/{}", directory.trim_end_matches('/'), of.network);
+            Ok(vec![format!("the addresses in {directory}")])
+        }),
+    },
+    Row { plugin: "static", reason: "keeps nothing", uses: Uses::These(|_| Ok(Vec::new())) },
+    Row {
+        plugin: "tuning",
+        reason: "sets values of its own interface",
+        uses: Uses::These(|of| {
+            let sysctls: RawObject = of.value("sysctl").unwrap_or_default();
+            match sysctls.keys().find(|name| !name.contains("IFNAME")) {
+                Some(name) => Err(format!("plugin \"tuning\" sets {name:?}, which may be about other interfaces too")),
+                None => Ok(Vec::new()),
+            }
+        }),
+    },
+    Row {
+        plugin: "bandwidth",
+        reason: "limits its own interface; the ifb device for that is named by container and network",
+        uses: Uses::These(|of| Ok(vec![format!("the ifb device of network {:?}", of.network)])),
+    },
+    Row {
+        plugin: "portmap",
+        reason: "adds rules to chains of its own, and iptables waits for its lock",
+        uses: Uses::These(|_| Ok(vec!["the chains of portmap".into()])),
+    },
+    Row {
+        plugin: "firewall",
+        reason: "adds rules to chains of its own, and iptables waits for its lock",
+        uses: Uses::These(|_| Ok(vec!["the chains of firewall".into()])),
+    },
+    Row { plugin: "sbr", reason: "takes the next routing table that is free", uses: Uses::Everything },
+    Row { plugin: "vrf", reason: "takes the next routing table that is free", uses: Uses::Everything },
+    Row { plugin: "ipvlan", reason: "changes the mode of all on its master", uses: Uses::Everything },
+    Row { plugin: "bond", reason: "needs the interfaces that others have made", uses: Uses::Everything },
+    Row { plugin: "dhcp", reason: "sets routes that only its server knows", uses: Uses::Everything },
+];
+
+/// What an attachment must not share with one that runs at the same time.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// What it uses; or why it has to be alone.
+    uses: Result<Vec<Resource>, String>,
+    /// Why its plugins bear others.
+    reasons: Vec<String>,
+}
+
+impl Needs {
+    /// Those of a network.
+    pub fn of_network(network: &NetworkConfig) -> Self {
+        let mut needs = Self { uses: Ok(Vec::new()), reasons: Vec::new() };
+        for plugin in &network.plugins {
+            needs.add(plugin.plugin_type(), &Use { network: &network.name, keys: plugin.keys() });
+            needs.add_ipam(&network.name, plugin);
+        }
+        needs
+    }
+
+    /// Those of an attachment: of its network, and of the addresses that were asked for.
+    pub fn of(attachment: &Attachment) -> Self {
+        let mut needs = Self::of_network(&attachment.network);
+        let addresses: Vec<String> =
+            get(&attachment.capability_args, "ips", "a list").ok().flatten().unwrap_or_default();
+        if let Ok(uses) = &mut needs.uses {
+            uses.extend(addresses.iter().map(|address| subnet(address)));
+        }
+        needs
+    }
+
+    fn add(&mut self, plugin_type: &str, of: &Use<'_>) {
+        let Ok(uses) = &mut self.uses else { return };
+        let row = ROWS.iter().find(|row| row.plugin == plugin_type);
+        let more = match row.map(|row| (&row.uses, row.reason)) {
+            Some((Uses::These(these), reason)) => these(of).map(|these| (these, reason)),
+            Some((Uses::Everything, reason)) => Err(format!("plugin {plugin_type:?} {reason}")),
+            None => Err(format!("plugin {plugin_type:?} is not known to bear others beside it")),
+        };
+        match more {
+            Ok((these, reason)) => {
+                uses.extend(these);
+                let reason = format!("{plugin_type} {reason}");
+                if !self.reasons.contains(&reason) {
+                    self.reasons.push(reason);
+                }
+            }
+            Err(why) => self.uses = Err(why),
+        }
+    }
+
+    /// What the plugin that assigns addresses uses, and the addresses and routes that are known beforehand. Of routes to one
+    /// destination, and of connected routes of one subnet, the first that is set counts.
+    fn add_ipam(&mut self, network: &str, plugin: &PluginConfig) {
+        let own = Use { network, keys: plugin.keys() };
+        let Some(keys) = own.value::<RawObject>("ipam") else { return };
+        let ipam = Use { network, keys: &keys };
+        let Some(plugin_type) = ipam.text("type") else { return };
+        self.add(&plugin_type, &ipam);
+        let Ok(uses) = &mut self.uses else { return };
+        uses.extend(ipam.texts("routes", "dst").iter().map(|destination| route(destination)));
+        uses.extend(ipam.texts("addresses", "address").iter().map(|address| subnet(address)));
+        uses.extend(ipam.text("subnet").iter().map(|own| subnet(own)));
+        let sets: Vec<Vec<RawObject>> = ipam.value("ranges").unwrap_or_default();
+        let ranges = sets.iter().flatten().filter_map(|keys| Use { network, keys }.text("subnet"));
+        uses.extend(ranges.map(|range| subnet(&range)));
+    }
+
+    /// Why the two cannot run at the same time, if they cannot.
+    pub fn conflict(&self, other: &Self) -> Option<String> {
+        let (own, others) = match (&self.uses, &other.uses) {
+            (Ok(own), Ok(others)) => (own, others),
+            (Err(why), _) | (_, Err(why)) => return Some(why.clone()),
+        };
+        let shared = own.iter().find(|one| others.contains(one))?;
+        Some(format!("both use {shared}"))
+    }
+}
+
+impl Use<'_> {
+    /// A key as Go's decoder finds it: in any case.
+    fn raw(&self, key: &str) -> Option<&RawValue> {
+        let own = self.keys.get(key).or_else(|| Some(self.keys.iter().find(|(name, _)| folds_to(name, key))?.1));
+        own.map(AsRef::as_ref)
+    }
+
+    fn value<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        serde_json::from_str(self.raw(key)?.get()).ok()
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.value(key).filter(|text: &String| !text.is_empty())
+    }
+
+    fn is_set(&self, key: &str) -> bool {
+        let Some(raw) = self.raw(key) else { return false };
+        get_bool(&std::iter::once((key.to_owned(), raw.to_owned())).collect(), key).unwrap_or(true)
+    }
+
+    /// The values of one key in the objects of a list.
+    fn texts(&self, list: &str, key: &str) -> Vec<String> {
+        let objects: Vec<RawObject> = self.value(list).unwrap_or_default();
+        objects.iter().filter_map(|keys| Use { network: self.network, keys }.text(key)).collect()
+    }
+}
+
+/// What an interface on a master uses: nothing, unless the master is in the container.
+fn on_master(of: &Use<'_>) -> Result<Vec<Resource>, String> {
+    if of.is_set("linkInContainer") {
+        return Err("its master may be another attachment's interface (\"linkInContainer\")".into());
+    }
+    Ok(Vec::new())
+}
+
+fn route(destination: &str) -> Resource {
+    format!("the route to {}", truncated(destination))
+}
+
+fn subnet(address: &str) -> Resource {
+    format!("the subnet {}", truncated(address))
+}
+
+/// A subnet in one spelling, if it is one.
+fn truncated(address: &str) -> String {
+    address.parse::<IpNet>().map_or_else(|_| address.to_owned(), |net| net.trunc().to_string())
+}
+
+/// Which of these may be worked on at once, each after those before it that it does not bear.
+pub fn schedule(concurrency: Concurrency, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
+    match concurrency {
+        Concurrency::AtMost(number) => Schedule::at_most(number, needs.len()),
+        Concurrency::Auto => {
+            let needs: Vec<_> = needs.collect();
+            Schedule::new(needs.len(), AUTO, |earlier, later| needs[earlier].conflict(&needs[later]).is_some())
+        }
+    }
+}
+
+/// Says of each attachment with which others it is made at once, and why. Empty where all are made one after another by
+/// configuration.
+pub fn explain(concurrency: Concurrency, plan: &Plan) -> Vec<String> {
+    let primary = usize::from(plan.position == Position::Primary).min(plan.attachments.len());
+    let extras = &plan.attachments[primary..];
+    if extras.len() < 2 || concurrency == Concurrency::AtMost(1) {
+        return Vec::new();
+    }
+    let mut lines: Vec<String> =
+        plan.attachments[..primary].iter().map(|one| format!("{}: alone, as it is the primary", one.ifname)).collect();
+    if let Concurrency::AtMost(number) = concurrency {
+        lines.extend(extras.iter().map(|one| format!("{}: up to {number} at once, as configured", one.ifname)));
+        return lines;
+    }
+    let needs: Vec<Needs> = extras.iter().map(Needs::of).collect();
+    for (index, own) in needs.iter().enumerate() {
+        let before = needs[..index].iter().zip(extras);
+        let mut waits = before.filter_map(|(other, one)| Some((one, other.conflict(own)?)));
+        let company = match (&own.uses, waits.next_back()) {
+            (Err(why), _) => format!("alone, as {why}"),
+            (Ok(_), Some((one, why))) => format!("after {}, as {why}", one.ifname),
+            (Ok(_), None) => format!("beside others: {}", own.reasons.join("; ")),
+        };
+        lines.push(format!("{}: {company}", extras[index].ifname));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn needs(plugins: &str) -> Needs {
+        let json = format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{plugins}]}}"#);
+        Needs::of_network(&json.parse().unwrap())
+    }
+
+    #[rstest]
+    #[case::bridges_of_two_names(r#"{"type":"bridge","bridge":"a"}"#, r#"{"type":"bridge","bridge":"b"}"#)]
+    #[case::macvlans_of_one_master(r#"{"type":"macvlan","master":"e"}"#, r#"{"type":"macvlan","master":"e"}"#)]
+    #[case::two_directories(
+        r#"{"type":"ptp","ipam":{"type":"host-local","dataDir":"/a","subnet":"10.1.0.0/24"}}"#,
+        r#"{"type":"ptp","ipam":{"type":"host-local","dataDir":"/b","subnet":"10.2.0.0/24"}}"#
+    )]
+    #[case::sysctls_of_an_interface(
+        r#"{"type":"tuning","sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1"}}"#,
+        r#"{"type":"tuning","sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"0"}}"#
+    )]
+    #[case::portmap_and_firewall(r#"{"type":"portmap"}"#, r#"{"type":"firewall"}"#)]
+    fn these_run_at_once(#[case] one: &str, #[case] other: &str) {
+        assert_eq!(needs(one).conflict(&needs(other)), None);
+        assert_eq!(needs(other).conflict(&needs(one)), None);
+    }
+
+    #[rstest]
+    #[case::one_bridge(r#"{"type":"bridge"}"#, r#"{"type":"bridge","Bridge":"cni0"}"#, "both use the bridge \"cni0\"")]
+    #[case::a_mode_of_all(
+        r#"{"type":"ptp"}"#,
+        r#"{"type":"ipvlan","master":"e"}"#,
+        "plugin \"ipvlan\" changes the mode of all on its master"
+    )]
+    #[case::one_directory(
+        r#"{"type":"ptp","ipam":{"type":"host-local"}}"#,
+        r#"{"type":"macvlan","ipam":{"type":"host-local"}}"#,
+        "both use the addresses in /var/lib/cni/networks/n"
+    )]
+    #[case::one_route(
+        r#"{"type":"ptp","ipam":{"type":"static","routes":[{"dst":"0.0.0.0/0"}]}}"#,
+        r#"{"type":"bridge","isDefaultGateway":true}"#,
+        "both use the route to 0.0.0.0/0"
+    )]
+    #[case::one_subnet(
+        r#"{"type":"ptp","ipam":{"type":"static","addresses":[{"address":"10.1.0.5/24"}]}}"#,
+        r#"{"type":"macvlan","ipam":{"type":"host-local","dataDir":"/b","ranges":[[{"subnet":"10.1.0.0/24"}]]}}"#,
+        "both use the subnet 10.1.0.0/24"
+    )]
+    #[case::rules_in_an_order(r#"{"type":"portmap"}"#, r#"{"type":"portmap"}"#, "both use the chains of portmap")]
+    #[case::sysctls_of_all(
+        r#"{"type":"ptp"}"#,
+        r#"{"type":"tuning","sysctl":{"net.ipv4.conf.default.rp_filter":"2"}}"#,
+        "plugin \"tuning\" sets \"net.ipv4.conf.default.rp_filter\", which may be about other interfaces too"
+    )]
+    #[case::a_master_in_the_container(
+        r#"{"type":"ptp"}"#,
+        r#"{"type":"macvlan","master":"net1","linkInContainer":true}"#,
+        "its master may be another attachment's interface (\"linkInContainer\")"
+    )]
+    #[case::tables(
+        r#"{"type":"ptp"},{"type":"sbr"}"#,
+        r#"{"type":"ptp"}"#,
+        "plugin \"sbr\" takes the next routing table that is free"
+    )]
+    #[case::unknown(r#"{"type":"ptp"}"#, r#"{"type":"own"}"#, "plugin \"own\" is not known to bear others beside it")]
+    #[case::unknown_addresses(
+        r#"{"type":"ptp"}"#,
+        r#"{"type":"ptp","ipam":{"type":"whereabouts"}}"#,
+        "plugin \"whereabouts\" is not known to bear others beside it"
+    )]
+    fn these_do_not(#[case] one: &str, #[case] other: &str, #[case] why: &str) {
+        assert_eq!(needs(one).conflict(&needs(other)).as_deref(), Some(why));
+        assert_eq!(needs(other).conflict(&needs(one)).as_deref(), Some(why));
+    }
+
+    #[test]
+    fn the_documentation_has_each_row() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/how-braid-decides.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for Row { plugin, reason, .. } in ROWS {
+            assert!(page.contains(&format!("| `{plugin}` | {reason} |")), "{plugin}");
+        }
+    }
+}
