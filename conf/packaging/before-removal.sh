@@ -1,14 +1,23 @@
-#!/bin/sh
-# Runs before the package is removed or upgraded. What Braid has attached stays attached, and its journals stay: only a
-# Braid that is installed again can detach it.
-set -e
+# Runs before the package is removed or another version takes its place. What Braid has attached stays attached, and its journals
+# stay: only a Braid that is installed again can detach it.
 
-# dpkg says "remove" or "upgrade"; rpm says how many versions of the package stay.
+# dpkg says "remove", or "upgrade" and the other version; rpm says how many versions of the package stay.
 case ${1:-} in
-upgrade | [1-9]*) exit 0 ;;
+upgrade)
+    # They read format 1 alone.
+    case ${2:-} in 0.[01] | 0.[01][!0-9]*) refuse_if_newer_than 1 ;; esac
+    exit 0
+    ;;
+failed-upgrade)
+    # What the version that is there refuses stays refused.
+    exit 1
+    ;;
+[1-9]*) exit 0 ;;
 esac
 
-state=/var/lib/cni/braid
+if [ -d /run/systemd/system ]; then
+    systemctl disable --now braid-agent.service || true
+fi
 count=0
 for journal in "$state"/attachments/*/*.jsonl "$state"/debts/*; do
     [ ! -e "$journal" ] || count=$((count + 1))

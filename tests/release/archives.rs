@@ -25,6 +25,48 @@ fn an_archive_has_all_that_belongs_to_an_executable_and_is_always_the_same() {
 }
 
 #[test]
+fn an_executable_holds_its_bill_of_materials_and_loads_none_of_it() {
+    let run = |program: &str, arguments: &[&str]| Command::new(program).args(arguments).output();
+    let tools =
+        [("cargo-cyclonedx", "--version"), ("objcopy", "--version"), ("readelf", "--version"), ("busybox", "--help")];
+    if let Some((missing, _)) = tools.iter().find(|(program, option)| run(program, &[option]).is_err()) {
+        eprintln!("there is no {missing}: skipped");
+        return;
+    }
+    // A static executable takes the place of each that is built.
+    let release = Release::new();
+    let busybox = run("sh", &["-c", "command -v busybox"]).expect("run sh");
+    let busybox = String::from_utf8(busybox.stdout).expect("UTF-8");
+    for platform in ["amd64", "arm64"] {
+        std::fs::copy(busybox.trim(), release.file(&format!("braid-{VERSION}-linux-{platform}"))).expect("copy it");
+    }
+    let release = release.make(&["sbom", "sbom"]);
+    let executable = release.file(&format!("braid-{VERSION}-linux-arm64"));
+    let executable = executable.to_str().expect("UTF-8");
+    let beside = std::fs::read(release.file(&format!("braid-{VERSION}-linux-arm64.cdx.json"))).expect("it is beside");
+    let bill: Value = serde_json::from_slice(&beside).expect("JSON");
+    assert_eq!((&bill["bomFormat"], &bill["metadata"]["component"]["version"]), (&"CycloneDX".into(), &VERSION.into()));
+    // As docs/releases.md says it.
+    let dumped = release.file("sbom.json.gz");
+    let copy = release.file("copy");
+    let section = format!(".sbom={}", dumped.display());
+    let ran =
+        run("objcopy", &["--dump-section", &section, executable, copy.to_str().expect("UTF-8")]).expect("run objcopy");
+    assert!(ran.status.success(), "{ran:?}");
+    let inside = run("gunzip", &["--stdout", dumped.to_str().expect("UTF-8")]).expect("run gunzip");
+    assert!(inside.stdout == beside, "what is inside is not what is beside");
+    // What the kernel loads is as it was, and the program runs.
+    let loaded = |file: &str| {
+        let headers = run("readelf", &["--program-headers", "--wide", file]).expect("run readelf");
+        let headers = String::from_utf8(headers.stdout).expect("UTF-8");
+        let lines = headers.lines().filter(|line| line.trim_start().starts_with("LOAD"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(loaded(executable), loaded(busybox.trim()));
+    assert!(!loaded(executable).is_empty() && run(executable, &["--help"]).is_ok());
+}
+
+#[test]
 fn the_sums_are_of_all_that_there_is_to_download() {
     let release = Release::new().make(&["archives", "sums"]);
     let check =

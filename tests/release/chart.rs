@@ -95,14 +95,24 @@ fn pod(objects: &Objects) -> &Value {
 fn the_chart_has_the_version_of_the_package() {
     let chart = std::fs::read_to_string(repository().join("conf/helm/Chart.yaml")).unwrap();
     assert!(chart.contains(&format!("\nversion: {VERSION}\nappVersion: {VERSION}\n")), "{chart}");
-    for folder in ["conf/kubernetes", "conf/kubernetes/live"] {
+    for folder in ["conf/kubernetes", "conf/kubernetes/live", "conf/kubernetes/profiles", "conf/kubernetes/webhook"] {
         let kustomization = std::fs::read_to_string(repository().join(folder).join("kustomization.yaml")).unwrap();
         assert!(kustomization.contains(&format!("newTag: {VERSION}\n")), "{kustomization}");
+    }
+    for page in ["docs/README.md", "docs/kubernetes.md", "conf/kubernetes/Containerfile"] {
+        let text = std::fs::read_to_string(repository().join(page)).unwrap();
+        let tags: Vec<_> = text.split("registry.example/braid:").skip(1).collect();
+        let is_this = |rest: &&str| rest.starts_with(VERSION);
+        assert!(!tags.is_empty() && tags.iter().all(is_this), "{page} names another version of the image");
     }
 }
 
 #[rstest]
 #[case::without_the_agent(json!({}), "conf/kubernetes")]
+#[case::with_profiles(json!({
+    "seccompProfile": {"type": "Localhost", "localhostProfile": "braid/install.json"},
+    "appArmorProfile": {"type": "Localhost", "localhostProfile": "braid-install"},
+}), "conf/kubernetes/profiles")]
 #[case::with_the_agent(json!({"agent": {"enabled": true}}), "conf/kubernetes/live")]
 fn the_chart_applies_what_kustomize_applies(#[case] values: Value, #[case] folder: &str) {
     let Some(mut rendered) = render(&values) else { return };

@@ -1,9 +1,12 @@
 //! The packages: installed, upgraded and removed below a folder, as an administrator would on a node.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Machine, NEXT, Release, is_real_root};
 
+/// A version that reads format 1 of journals alone.
+const OLDER: &str = "0.1.0";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A machine with a folder to install packages into: it has a shell for their scripts and nothing else.
@@ -28,14 +31,23 @@ struct Manager {
     file: fn(&str) -> String,
     initialise: &'static str,
     install: &'static str,
+    /// The same with an older version.
+    downgrade: &'static str,
     remove: &'static str,
+    /// Whether it asks the version that is there before it installs an older one.
+    asks_what_is_there: bool,
+    /// Prints the version that is installed.
+    version: &'static str,
 }
 
 const DPKG: Manager = Manager {
     file: |version| format!("braid-cni_{version}-1_amd64.deb"),
     initialise: "mkdir -p node/var/lib/dpkg/{info,updates,triggers}; touch node/var/lib/dpkg/{status,available}",
     install: "dpkg --root=$PWD/node --force-bad-path --force-architecture --install",
+    downgrade: "dpkg --root=$PWD/node --force-bad-path --force-architecture --install",
     remove: "dpkg --root=$PWD/node --force-bad-path --purge braid-cni",
+    asks_what_is_there: true,
+    version: "dpkg-query --admindir=node/var/lib/dpkg --show --showformat='${Version}' braid-cni",
 };
 
 const RPM: Manager = Manager {
@@ -43,15 +55,20 @@ const RPM: Manager = Manager {
     initialise: "rpm --root $PWD/node --initdb",
     // The shell that its script needs is there, but in no package.
     install: "rpm --root $PWD/node --nodeps --ignorearch --upgrade",
+    downgrade: "rpm --root $PWD/node --nodeps --ignorearch --upgrade --oldpackage",
     remove: "rpm --root $PWD/node --nodeps --erase braid-cni",
+    asks_what_is_there: false,
+    version: "rpm --root $PWD/node --query --queryformat '%{VERSION}' braid-cni",
 };
 
 impl Manager {
     fn try_all(&self, machine: &Machine) {
         let dir = machine.dir().display();
         let run = |line: &str| machine.run(&format!("cd {dir}; {line}"));
-        let (first, next) = (Release::new().make(&["packages"]), Release::next().make(&["packages"]));
+        let [older, first, next] =
+            [Release::of(OLDER), Release::new(), Release::of(NEXT)].map(|release| release.make(&["packages"]));
         let (first, next) = (first.file(&(self.file)(VERSION)), next.file(&(self.file)(NEXT)));
+        let older = older.file(&(self.file)(OLDER));
         run(self.initialise).succeeds();
 
         run(&format!("{} {}", self.install, first.display())).succeeds();
@@ -65,20 +82,62 @@ impl Manager {
         run("braid validate node/usr/share/doc/braid-cni/conf").succeeds();
         run("ls node/usr/share/doc/braid-cni/{LICENSE,conf/kubernetes/base/daemonset.yaml}").succeeds();
 
+        // The agent's unit is there, and nothing enables it.
+        run("grep -x 'ExecStart=/opt/cni/bin/braid agent .*' node/usr/lib/systemd/system/braid-agent.service; find node/etc").succeeds();
+        run("find node -name 'braid-agent*' | grep -v '/usr/lib/systemd/system/\\|/usr/share/doc/'")
+            .fails()
+            .prints_nothing();
+
         // What is the administrator's and what is attached stays as it is in an upgrade, and nothing is said about it.
         run("mkdir -p node/var/lib/cni/braid/attachments/c1 node/etc/cni/net.d; \
-             echo '{}' >node/var/lib/cni/braid/attachments/c1/eth0.jsonl; \
+             echo '{\"format\":2,\"time\":1}' >node/var/lib/cni/braid/attachments/c1/eth0.jsonl; \
              echo '{\"type\": \"braid\"}' >node/etc/cni/net.d/10-pods.conf; echo '# mine' >>node/etc/logrotate.d/braid")
         .succeeds();
         let ran = run(&format!("{} {} </dev/null", self.install, next.display())).succeeds();
         ran.require(!ran.stderr.contains("braid: "), "an upgrade leaves nothing without its Braid");
         run("tail -n 1 node/etc/logrotate.d/braid").succeeds().prints("# mine");
+        self.refuses_downgrades(machine, [&older, &first, &next]);
 
         let ran = run(self.remove).succeeds();
         ran.says("journals of attachments stay in /var/lib/cni/braid: 1")
             .says("/etc/cni/net.d/10-pods.conf still names braid");
         run("cat node/var/lib/cni/braid/attachments/c1/eth0.jsonl node/etc/cni/net.d/10-pods.conf").succeeds();
+        run("ls -d node/usr/lib/systemd/system/braid-agent.service").fails();
         run("ls -d node/opt/cni/bin node/usr/bin/braid node/usr/share/doc/braid-cni").fails().prints_nothing();
+    }
+
+    /// What a version does not read keeps it from being installed. The newest is there, and is at the end.
+    fn refuses_downgrades(&self, machine: &Machine, [older, first, next]: [&Path; 3]) {
+        let dir = machine.dir().display();
+        let run = |line: &str| machine.run(&format!("cd {dir}; {line}"));
+        let downgrade = |to: &Path| run(&format!("{} {} </dev/null", self.downgrade, to.display()));
+        let is_there = |version: &str| {
+            run(self.version).succeeds().prints(version);
+        };
+        downgrade(first).succeeds();
+        is_there(VERSION);
+        if self.asks_what_is_there {
+            let journal = "node/var/lib/cni/braid/attachments/c1/eth0.jsonl";
+            let ran = downgrade(older).fails();
+            ran.says("/var/lib/cni/braid/attachments/c1/eth0.jsonl has format 2").says("`braid uninstall --drain`");
+            is_there(VERSION);
+            run(&format!("mv {journal} format-2; echo '{{\"format\":1,\"time\":1}}' >{journal}")).succeeds();
+            downgrade(older).succeeds();
+            is_there(OLDER);
+            run(&format!("mv format-2 {journal}")).succeeds();
+        } else {
+            downgrade(older).succeeds();
+        }
+        // The way forward is open, whatever is there that the next one reads.
+        run(&format!("{} {}", self.install, first.display())).succeeds();
+        is_there(VERSION);
+        run("mkdir node/var/lib/cni/braid/attachments/c2; \
+             echo '{\"format\":3,\"time\":1}' >node/var/lib/cni/braid/attachments/c2/eth0.jsonl")
+        .succeeds();
+        run(&format!("{} {}", self.install, next.display())).fails().says("c2/eth0.jsonl has format 3").says("up to 2");
+        is_there(VERSION);
+        run("rm -r node/var/lib/cni/braid/attachments/c2").succeeds();
+        run(&format!("{} {}", self.install, next.display())).succeeds();
     }
 }
 

@@ -36,6 +36,57 @@ fn libraries() -> &'static str {
     if is_dynamic { "-v /usr/lib:/usr/lib:ro -v /lib:/lib:ro -v /lib64:/lib64:ro" } else { "" }
 }
 
+fn profile(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/kubernetes/profiles").join(name)
+}
+
+#[test]
+fn braid_is_installed_under_its_seccomp_profile_and_nothing_else_is_done() {
+    let Some(machine) = machine() else { return };
+    let machine = machine.conf("10-pods.conflist", Network::new("pods").plugin(bridge("br-pods", "10.10.1.0/24")));
+    machine.run("mv /opt/cni/bin/braid /run/braid; mkdir -p /var/lib/cni/braid").succeeds();
+    let seccomp = format!("--security-opt seccomp={}", profile("install.seccomp.json").display());
+    let run = |options: &str, arguments: &str| {
+        let cgroup = machine.cgroup();
+        let options = format!("{GRANTS} {seccomp} {} {options}", libraries());
+        machine
+            .run(&format!("podman run --rm --network host --cgroup-parent {cgroup} {options} braid:test {arguments}"))
+    };
+    run("", "install --dry-run").succeeds().prints("would write /opt/cni/bin/braid");
+    // The plugins of the primary network are asked for their status as well.
+    run("", "install --once").succeeds().says("this node is ready");
+    machine.run("cmp /opt/cni/bin/braid /run/braid; braid validate /etc/cni/net.d/00-braid.conflist").succeeds();
+    // What the profile is there to forbid, whatever the container may do besides.
+    let run = |calls: &str| run("--cap-add SYS_ADMIN -v /bin/busybox:/busybox:ro --entrypoint /busybox", calls);
+    run("true").succeeds();
+    for (forbidden, said) in [
+        ("unshare -n true", "Operation not permitted"),
+        ("mount -t tmpfs none /tmp", "permission denied"),
+        ("nsenter -n -t 1 true", "Operation not permitted"),
+    ] {
+        run(forbidden).fails().says(said);
+    }
+    machine.run("/opt/cni/bin/braid uninstall").succeeds();
+}
+
+#[test]
+fn the_apparmor_profile_is_one_that_the_parser_takes() {
+    let parser = std::env::var("BRAID_TEST_APPARMOR_PARSER").unwrap_or_else(|_| "apparmor_parser".into());
+    let names = Command::new(&parser)
+        .args(["--skip-kernel-load", "--skip-cache", "--names"])
+        .arg(profile("install.apparmor"))
+        .output();
+    let Ok(names) = names else {
+        eprintln!("there is no {parser}: skipped");
+        return;
+    };
+    assert!(names.status.success(), "{names:?}");
+    let name = String::from_utf8(names.stdout).expect("UTF-8");
+    assert_eq!(name.trim(), "braid-install");
+    let patch = fs::read_to_string(profile("daemonset.yaml")).expect("the patch");
+    assert!(patch.contains(&format!("localhostProfile: {}\n", name.trim())), "{patch}");
+}
+
 #[test]
 fn the_image_holds_the_executable_and_installs_it() {
     let Some(machine) = machine() else { return };

@@ -28,8 +28,8 @@ impl Release {
             .with_executables()
     }
 
-    /// Of a copy of the repository with the version [`NEXT`].
-    pub(crate) fn next() -> Self {
+    /// Of a copy of the repository with another version.
+    pub(crate) fn of(version: &'static str) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         let repository = dir.path().join("repository");
         let from = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -45,10 +45,10 @@ impl Release {
             let text = fs::read_to_string(&path).expect("read it");
             let own = concat!("name = \"braid-cni\"\nversion = \"", env!("CARGO_PKG_VERSION"), "\"");
             assert!(text.contains(own), "{file} has another version");
-            fs::write(&path, text.replace(own, &format!("name = \"braid-cni\"\nversion = \"{NEXT}\"")))
+            fs::write(&path, text.replace(own, &format!("name = \"braid-cni\"\nversion = \"{version}\"")))
                 .expect("write it");
         }
-        Self { repository, version: NEXT, dir }.with_executables()
+        Self { repository, version, dir }.with_executables()
     }
 
     fn with_executables(self) -> Self {
