@@ -159,6 +159,8 @@ mod examples {
 mod documentation {
     /// Links between pages.
     mod links;
+    /// What commands print, as the pages show it.
+    mod screens;
 }
 
 /// What users download.

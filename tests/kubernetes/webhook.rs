@@ -513,6 +513,36 @@ fn connections_beyond_the_limit_wait_and_are_served() {
     drop(idle);
 }
 
+/// All bodies together take 32 MiB at most: what comes then is left with its sender, and nobody is kept out for good.
+#[test]
+fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
+    let case = Case::new();
+    let webhook = Webhook::start(&case, &[]);
+    let peak = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", webhook.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the most memory it has had");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+    };
+    webhook.admits(&definition("web", "one", BRIDGE));
+    let before = peak();
+    let part = [head(8 << 20).into_bytes(), vec![b' '; 7 << 20]].concat();
+    thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let mut stream = webhook.connect().expect("a connection");
+                // It is sent away with what it has not sent yet.
+                let _ = stream.write_all(&part).and_then(|()| stream.flush());
+                let (status, text) = answer(&mut stream);
+                assert!([0, 408].contains(&status), "{status} {text}");
+            });
+        }
+    });
+    // What is read is kept in a buffer that may be twice as large. Without a limit 168 MiB would be read.
+    let used = (peak() - before) >> 20;
+    assert!(used < 112, "{used} MiB");
+    webhook.admits(&definition("web", "one", BRIDGE));
+}
+
 /// A review that waits for the API server does not hold the others up.
 #[test]
 fn several_reviews_are_judged_at_once() {
