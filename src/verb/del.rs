@@ -85,7 +85,7 @@ impl Del<'_> {
             Opened::Corrupt(reason) => Some((reason, store.set_aside(container, &self.request.ifname)?)),
         };
         let (held, request) = (held()?, self.request_without_foreign_namespace(store));
-        let call = Call { request: &request, ..self };
+        let call = Del { request: &request, ..self };
         match damaged {
             None => call.best_effort(launcher, &held),
             Some((reason, set_aside)) => {
@@ -132,7 +132,7 @@ impl Del<'_> {
                 // The primary attachment is another plugin's, as if there had been no journal.
                 let request = Request { netns, ..request.clone() };
                 let held = names_held_by_others(container, &request.ifname)?;
-                return Call { request: &request, ..self }.best_effort(launcher, &held);
+                return Del { request: &request, ..self }.best_effort(launcher, &held);
             }
             return Ok(());
         }
