@@ -8,6 +8,7 @@ braid_image=$(sed -n 's/^ *newName: *//p' "$repository/conf/kubernetes/kustomiza
     "$repository/conf/kubernetes/kustomization.yaml")
 busybox_image=registry.example/busybox:1
 pause_image=registry.example/pause:1
+patience=${BRAID_CLUSTER_PATIENCE:-1}
 
 say() { printf '  %s\n' "$*"; }
 fail() { printf '  FAILED: %s\n' "$*" >&2; return 1; }
@@ -17,7 +18,7 @@ k() { kubectl --kubeconfig /cluster/admin "$@"; }
 await() {
     local seconds=$1 what=$2 deadline
     shift 2
-    deadline=$((SECONDS + seconds))
+    deadline=$((SECONDS + seconds * patience))
     until "$@" >/cluster/await 2>&1; do
         ((SECONDS < deadline)) || { tail -n 5 /cluster/await >&2; fail "$what: not within $seconds s"; return 1; }
         sleep 0.2

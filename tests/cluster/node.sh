@@ -25,7 +25,8 @@ make_root() {
         mount -t tmpfs node "$root$folder"
     done
     # What may be on other file systems, or below one of these.
-    for folder in "$repository" "$logs" "$here" "$BRAID_CLUSTER_PLUGINS" "$(dirname "$BRAID_TEST_BINARY")" "$@"; do
+    for folder in "$repository" "$logs" "$here" "$BRAID_CLUSTER_PLUGINS" "$(dirname "$BRAID_TEST_BINARY")" \
+        "$(dirname "${BRAID_CLUSTER_OLD:-$BRAID_TEST_BINARY}")" "$@"; do
         mkdir -p "$root$folder"
         mount --bind "$folder" "$root$folder"
     done
@@ -64,6 +65,12 @@ make_root "$@"
 export LC_ALL=C HOME=/root runtime repository logs
 # shellcheck source=tests/cluster/cluster.sh
 . "$here/cluster.sh"
+# shellcheck source=tests/cluster/checks.sh
+. "$here/checks.sh"
+for scenarios in "$here"/scenarios/*.sh; do
+    # shellcheck source=/dev/null
+    . "$scenarios"
+done
 # shellcheck source=tests/cluster/scenarios.sh
 . "$here/scenarios.sh"
 run_scenarios

@@ -16,6 +16,8 @@
 #   BRAID_CLUSTER_RUNC        runc, if not on PATH
 #   BRAID_CLUSTER_MULTUS      multus; without it, the migration from Multus is skipped, and its times are not measured
 #   BRAID_TEST_CNI_PATH_NEW   reference plugins that speak CNI 1.1.0, as for tests/run.sh
+#   BRAID_CLUSTER_OLD         an older static braid, to upgrade from while pods run; without it, there is no older one
+#   BRAID_CLUSTER_PATIENCE    how many times longer than usual things may take, on a busy machine
 #   BRAID_TEST_BINARY         a static braid, if not the one that .ci/release builds
 #   BRAID_CLUSTER_LOGS        a folder for the logs of the cluster, if not a temporary one that is removed after a success
 set -euo pipefail
@@ -116,6 +118,7 @@ find_braid() {
     ! grep -qa /lib64/ld-linux "$BRAID_TEST_BINARY" || die "$BRAID_TEST_BINARY is not static"
     BRAID_TEST_BINARY=$(realpath "$BRAID_TEST_BINARY")
     export BRAID_TEST_BINARY
+    [[ -z ${BRAID_CLUSTER_OLD:-} ]] || BRAID_CLUSTER_OLD=$(realpath "$BRAID_CLUSTER_OLD")
 }
 
 # The controllers of version 1, by where they are mounted.
@@ -193,7 +196,7 @@ run_node() {
 
 # The times of all nodes, side by side: one line each of what, who and seconds.
 print_times() {
-    say "times in seconds"
+    say "what was measured: times in seconds"
     { cat "$work"/*/times 2>/dev/null || true; } | awk -F'\t' '
         !($1 in row) { row[$1] = ++rows; what[rows] = $1 }
         !($2 in column) { column[$2] = ++columns; who[columns] = $2 }
