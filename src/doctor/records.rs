@@ -13,9 +13,8 @@ use crate::cni::AddResult;
 use crate::cni::config::{RawObject, get};
 use crate::cni::{NetworkConfig, PluginConfig, Version};
 use crate::runtime::cache::{Cache, Cached};
+use crate::runtime::host_local::{self, DEFAULT_DATA_DIR};
 
-/// Where host-local keeps its addresses if a configuration does not say.
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 /// How much older than the machine's start a file has to be to be of an earlier one: clocks are set.
 const BOOT_MARGIN: Duration = Duration::from_secs(120);
 
@@ -131,17 +130,13 @@ pub struct Reservation {
 impl Reservation {
     /// The file that stands for it.
     pub fn file(&self) -> PathBuf {
-        self.pool.join(self.address.to_string())
+        host_local::file_of(&self.pool, self.address)
     }
 
     /// Reads the file of an address. None if there is none.
     pub(super) fn read(file: &Path, now: SystemTime) -> Option<Self> {
-        let address = file.file_name()?.to_str()?.parse().ok()?;
-        if !file.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
-            return None;
-        }
-        let text = fs::read_to_string(file).ok()?;
-        let container_id = text.lines().next().unwrap_or_default().trim().to_owned();
+        let address = host_local::address_of(file)?;
+        let container_id = host_local::container_of(file).ok()?;
         let age = age_of(file, now).unwrap_or_default();
         Some(Self { pool: file.parent()?.to_owned(), address, container_id, age })
     }
@@ -149,12 +144,12 @@ impl Reservation {
 
 /// Reads the pools of host-local, by network and address.
 pub(super) fn reservations(data_dirs: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Reservation> {
-    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let pools: BTreeSet<PathBuf> = data_dirs.iter().flat_map(|folder| entries(folder).collect::<Vec<_>>()).collect();
-    let mut all: Vec<Reservation> = pools
+    let entries = data_dirs.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let pools: BTreeSet<PathBuf> = entries.map(|entry| entry.path()).collect();
+    let files = pools
         .iter()
-        .flat_map(|pool| entries(pool).filter_map(|file| Reservation::read(&file, now)).collect::<Vec<_>>())
-        .collect();
+        .flat_map(|pool| host_local::addresses(pool).into_iter().map(|address| host_local::file_of(pool, address)));
+    let mut all: Vec<Reservation> = files.filter_map(|file| Reservation::read(&file, now)).collect();
     all.sort_by(|a, b| (&a.pool, a.address).cmp(&(&b.pool, b.address)));
     all
 }

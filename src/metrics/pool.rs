@@ -1,11 +1,9 @@
 //! The address pools of `host-local`: what its configuration offers, and what its directory says is taken.
 //!
-//! The plugin keeps one file for each address that is taken, named like the address, in `<dataDir>/<network>/`. Each list of
-//! `ranges` gives every container one address, so a network has run out once one of its lists has: counted is the list with the
-//! fewest free addresses.
+//! Each list of `ranges` gives every container one address, so a network has run out once one of its lists has: counted is the
+//! list with the fewest free addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cni::config::NetworkConfig;
+use crate::runtime::host_local::{DEFAULT_DATA_DIR, addresses};
 use crate::runtime::load;
-
-/// Where `host-local` keeps its files, if its configuration does not say.
-const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// How many addresses of a pool are taken and how many are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,7 +108,7 @@ impl Pools {
         }
         let sets = std::iter::once(vec![ipam.only]).chain(ipam.ranges);
         let sets: Vec<Vec<Range>> = sets.map(|set| set.iter().filter_map(Range::of).collect()).collect();
-        let directory = ipam.data_dir.unwrap_or_else(|| DATA_DIR.into()).join(network);
+        let directory = ipam.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()).join(network);
         let sets = sets.into_iter().filter(|set: &Vec<Range>| !set.is_empty()).collect();
         self.0.insert((network.to_owned(), directory), sets);
     }
@@ -121,7 +117,7 @@ impl Pools {
     pub(super) fn counted(self) -> BTreeMap<String, Pool> {
         let mut pools: BTreeMap<String, Pool> = BTreeMap::new();
         for ((network, directory), sets) in self.0 {
-            let taken = taken(&directory);
+            let taken = addresses(&directory).into_iter().collect();
             let Some(pool) = sets.iter().map(|set| count(set, &taken)).min_by_key(|pool| pool.free) else { continue };
             let sum = pools.entry(network).or_default();
             *sum = Pool { used: sum.used + pool.used, free: sum.free.saturating_add(pool.free) };
@@ -171,14 +167,10 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// The addresses that have a file. Other files there are the plugin's lock and what it gave last.
-fn taken(directory: &Path) -> BTreeSet<IpAddr> {
-    let Ok(entries) = fs::read_dir(directory) else { return BTreeSet::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn pools(ipam: &str, taken: &[&str]) -> Option<(u128, u128)> {

@@ -11,6 +11,7 @@ pub mod chain;
 pub(crate) mod deadline;
 pub mod exec;
 pub mod find;
+pub mod host_local;
 pub mod launcher;
 pub mod load;
 mod networks;
