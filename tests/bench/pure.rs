@@ -1,10 +1,12 @@
 //! What Braid does between reading its input and writing its output, without anything of the system: one measurement for
-//! each part of a call with 4 delegates, and with 64.
+//! each part of a call with 4 delegates, and with 64. And the one datagram by which a call tells the agent of itself.
 //!
 //! Run it by `cargo bench --bench pure`.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::os::unix::net::UnixDatagram;
+use std::thread;
 
 use braid_cni::cni::Verb;
 use braid_cni::cni::{AddResult, Args, Version};
@@ -13,6 +15,7 @@ use braid_cni::merge::merge;
 use braid_cni::plan;
 use braid_cni::request::Request;
 use braid_cni::source;
+use braid_cni::telemetry::{Report, socket_path, tell};
 use braid_cni::transaction::journal::{Event, FORMAT, Header, Step};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -113,10 +116,38 @@ fn parts(criterion: &mut Criterion) {
     }
 }
 
+/// What a call costs that tells the agent of itself, where nobody listens and where somebody does.
+fn told(criterion: &mut Criterion) {
+    let plugins = (0..4).map(|number| {
+        format!(
+            r#"{{"type":"bridge","verb":"ADD","interface":"net{number}","began":1795244965031000000,"took":33432000,"code":0}}"#
+        )
+    });
+    let plugins = plugins.collect::<Vec<_>>().join(",");
+    let text = format!(
+        r#"{{"format":1,"verb":"ADD","network":"pods","container":"{}","interface":"eth0","podUID":"{}",
+        "began":1795244965024000000,"took":49704000,"code":0,"plugins":[{plugins}]}}"#,
+        "0f".repeat(32),
+        "0c16ee47-0000-0000-0000-000000000000"
+    );
+    let report: Report<'_> = serde_json::from_str(&text).expect("a report");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut tells = |name: &str| {
+        criterion.bench_function(name, |bencher| bencher.iter(|| black_box(tell(dir.path(), || report.clone()))));
+    };
+    tells("tell the agent (nobody listens)");
+    let socket = UnixDatagram::bind(socket_path(dir.path())).expect("a socket");
+    thread::spawn(move || {
+        let mut datagram = [0; 4096];
+        while socket.recv(&mut datagram).is_ok() {}
+    });
+    tells("tell the agent (it listens)");
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(50).measurement_time(std::time::Duration::from_secs(1))
         .warm_up_time(std::time::Duration::from_millis(300));
-    targets = parts
+    targets = parts, told
 }
 criterion_main!(benches);
