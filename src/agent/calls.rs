@@ -3,22 +3,47 @@
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
+use std::rc::Rc;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 
 use super::error::AgentError;
+use super::export::{self, Exporter};
+use super::run::Shared;
+use super::settings::Settings;
 use crate::metrics::Calls;
 use crate::telemetry::{FORMAT, Report, socket_path};
 
 /// The longest report that is read, in bytes: more than any has.
 const MAX_REPORT: usize = 256 << 10;
 
+/// Counts what calls tell, and exports the spans of those that are traced, for as long as the agent runs.
+///
+/// # Errors
+/// When calls cannot be listened to, or nothing can be exported.
+pub(super) fn count(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Result<(), AgentError> {
+    let socket = listen(&settings.state_dir)?;
+    let traced = match &settings.otlp_endpoint {
+        Some(endpoint) => {
+            let exporter = Exporter::new(endpoint.clone(), node)?;
+            let (traced, spans) = mpsc::channel(export::WAITING);
+            spawn_local(exporter.run(spans));
+            Some(traced)
+        }
+        None => None,
+    };
+    let shared = Rc::clone(shared);
+    spawn_local(async move { receive(socket, &shared.calls, traced).await });
+    Ok(())
+}
+
 /// Binds the socket that calls send to. One that an earlier agent has left behind is replaced; the agent's lock is held.
 ///
 /// # Errors
 /// When it cannot be made.
-pub(super) fn listen(state_dir: &Path) -> Result<UnixDatagram, AgentError> {
+fn listen(state_dir: &Path) -> Result<UnixDatagram, AgentError> {
     let path = socket_path(state_dir);
     let wrong = |source| AgentError::Events { path: path.clone(), source };
     remove_socket(&path).map_err(wrong)?;
@@ -26,7 +51,7 @@ pub(super) fn listen(state_dir: &Path) -> Result<UnixDatagram, AgentError> {
 }
 
 /// Removes a socket. Anything else there is left.
-pub(super) fn remove_socket(path: &Path) -> io::Result<()> {
+fn remove_socket(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
         Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "something other than a socket is there")),
@@ -36,7 +61,7 @@ pub(super) fn remove_socket(path: &Path) -> io::Result<()> {
 }
 
 /// Counts what calls tell, for as long as the agent runs. Traced calls go on to who exports them, if anybody does.
-pub(super) async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
+async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
     let mut datagram = vec![0; MAX_REPORT];
     loop {
         let length = match socket.recv(&mut datagram).await {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 
+use super::error::AgentError;
 use super::gone::PodName;
 use crate::cni::Args;
 use crate::transaction::journal::State;
@@ -150,11 +151,18 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
 pub(super) struct Changes(EventStream<[u8; 4 << 10]>);
 
 impl Changes {
-    /// Watches the directory of attachments, which is there.
+    /// Watches the directory of attachments. It is made if it is not there.
     ///
     /// # Errors
-    /// When the kernel lets it watch no more.
-    pub(super) fn watch(state_dir: &Path) -> io::Result<Self> {
+    /// When it cannot be made, or the kernel lets it watch no more.
+    pub(super) fn watch(state_dir: &Path) -> Result<Self, AgentError> {
+        let path = state_dir.join("attachments");
+        let wrong = |action, source| AgentError::State { action, path: path.clone(), source };
+        std::fs::create_dir_all(&path).map_err(|error| wrong("make", error))?;
+        Self::of(&path).map_err(|error| wrong("watch", error))
+    }
+
+    fn of(attachments: &Path) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let kinds = WatchMask::CREATE
             | WatchMask::DELETE
@@ -162,7 +170,7 @@ impl Changes {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
-        inotify.watches().add(state_dir.join("attachments"), kinds)?;
+        inotify.watches().add(attachments, kinds)?;
         Ok(Self(inotify.into_event_stream([0; 4 << 10])?))
     }
 

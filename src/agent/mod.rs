@@ -11,7 +11,8 @@
 //! | `index` | which container belongs to which pod, by the journals |
 //! | `unknown` | the same of containers that another plugin has attached, by what libcni keeps |
 //! | `definitions` | whether a network-attachment-definition has changed |
-//! | `gone` | containers that are gone, and debts; pure |
+//! | `gone` | containers that are gone, debts, and claims that tell of them; pure |
+//! | `tidy` | these undone |
 //! | `child` | one run of the node's own Braid, with its limits |
 //! | `report` | what it answers |
 //! | `enter` | the namespaces of the node, in which it runs |
@@ -37,6 +38,7 @@ mod report;
 mod run;
 mod serve;
 mod settings;
+mod tidy;
 mod unknown;
 
 pub(crate) use enter::enter;

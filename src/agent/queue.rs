@@ -291,6 +291,11 @@ impl Queue {
         self.items.get(uid).is_some_and(|item| !item.is_gone)
     }
 
+    /// Whether the API server has told of a pod that may be attached now or later.
+    pub(super) fn may_be_attached(&self, uid: &str) -> bool {
+        self.items.get(uid).is_some_and(|item| !item.is_gone && !item.is_terminating)
+    }
+
     /// How many pods there are.
     pub(super) fn pods(&self) -> usize {
         self.items.len()

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -17,17 +17,15 @@ use super::child::{Children, Ended};
 use super::definitions::{self, Definitions};
 use super::enter;
 use super::error::AgentError;
-use super::export::{self, Exporter};
-use super::gone::{Gone, Step};
 use super::index::{Changes, Index};
 use super::lock::Lock;
 use super::queue::{Container, End, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
+use super::tidy::Tidying;
 use super::unknown::Unknown;
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
-use crate::transaction::store::debts;
 
 /// How long is waited after the first change of the journals for more of them.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -67,15 +65,6 @@ pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
     outcome
 }
 
-/// What came of a step for what is gone.
-#[derive(Debug)]
-enum Mended {
-    /// Whether the API server knows the pod of a container, if it could be asked.
-    Answered(String, Option<bool>),
-    /// A container's ID or a debt's, and why it is not undone if it is not.
-    Tried(String, Result<(), String>),
-}
-
 /// The agent at work.
 struct Agent {
     shared: Rc<Shared>,
@@ -86,14 +75,9 @@ struct Agent {
     definitions: Definitions,
     /// The versions of definitions that are being asked for.
     asking: JoinSet<Vec<(String, Option<String>)>>,
-    gone: Gone,
-    /// Held by the one that is being undone.
-    one: Rc<Mutex<()>>,
-    /// The steps that are taken for what is gone.
-    mending: JoinSet<Mended>,
+    tidying: Tidying,
     /// Whether all pods of the node have been told of.
     has_list: bool,
-    state_dir: PathBuf,
     /// When the journals are looked at next.
     look_at: Option<Instant>,
     /// The pods of the list that is being told.
@@ -118,11 +102,11 @@ impl Agent {
             state_dir: settings.state_dir.clone(),
             conf_dir: settings.conf_dir.clone(),
         });
-        listen_to_calls(settings, &node, &shared)?;
+        calls::count(settings, &node, &shared)?;
         if let Listen::At(address) = settings.listen {
             spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
         }
-        let changes = watch_journals(settings)?;
+        let changes = Changes::watch(&settings.state_dir)?;
         let (tell, events) = mpsc::unbounded_channel();
         spawn_local({
             let shared = Rc::clone(&shared);
@@ -139,11 +123,8 @@ impl Agent {
             running: JoinSet::new(),
             definitions: Definitions::default(),
             asking: JoinSet::new(),
-            gone: Gone::default(),
-            one: Rc::default(),
-            mending: JoinSet::new(),
+            tidying: Tidying::new(settings),
             has_list: false,
-            state_dir: settings.state_dir.clone(),
             look_at: None,
             listing: None,
             random: RandomState::new(),
@@ -175,13 +156,17 @@ impl Agent {
                     }
                 }
                 Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.ended(&work, ended),
-                Some(Ok(mended)) = self.mending.join_next(), if !self.mending.is_empty() => self.mended(mended),
+                Some(stepped) = self.tidying.next_end() => {
+                    if self.tidying.ended(stepped, Instant::now()) {
+                        self.look();
+                    }
+                }
                 Some(Ok(found)) = self.asking.join_next(), if !self.asking.is_empty() => self.found(found),
                 goes_on = changes.next() => {
                     if !goes_on {
                         // Somebody has removed the directory of attachments.
                         sleep(LOOK_AGAIN).await;
-                        changes = watch_journals(settings)?;
+                        changes = Changes::watch(&settings.state_dir)?;
                     }
                     self.look_by(Instant::now() + SETTLE);
                 }
@@ -236,60 +221,7 @@ impl Agent {
             });
         }
         self.ask_for_definitions(now);
-        for step in self.gone.take(now) {
-            self.mend(step);
-        }
-    }
-
-    /// Begins a step for what is gone. One thing is undone at a time: meanwhile no other call of Braid's goes on.
-    fn mend(&mut self, step: Step) {
-        let (shared, children, one) = (Rc::clone(&self.shared), Rc::clone(&self.children), Rc::clone(&self.one));
-        self.mending.spawn_local(async move {
-            match step {
-                Step::Ask(container, pod) => match shared.node.pod_uid(&pod.namespace, &pod.name).await {
-                    Ok(uid) => Mended::Answered(container, Some(uid.as_deref() == Some(&pod.uid))),
-                    Err(error) => {
-                        tracing::debug!("{error}");
-                        Mended::Answered(container, None)
-                    }
-                },
-                Step::Undo(id) => {
-                    let _turn = one.lock().await;
-                    let outcome = children.undo(&id).await;
-                    Mended::Tried(id, outcome)
-                }
-            }
-        });
-    }
-
-    fn mended(&mut self, mended: Mended) {
-        let now = Instant::now();
-        match mended {
-            Mended::Answered(container, knows) => self.gone.answered(&container, knows, now),
-            Mended::Tried(id, outcome) => {
-                match &outcome {
-                    Ok(()) => tracing::info!(id, "what a container that is gone had is undone"),
-                    Err(reason) => {
-                        tracing::warn!(id, "what a container had is not undone: {reason}; trying again later");
-                    }
-                }
-                self.gone.tried(&id, outcome.is_ok(), now);
-                self.look();
-            }
-        }
-    }
-
-    /// Takes note of the containers whose pod is not told of any more, and of debts.
-    fn find_gone(&mut self, now: Instant) {
-        if !self.has_list {
-            return;
-        }
-        let queue = self.shared.queue.borrow();
-        let lost = self.index.of_pods().filter(|(_, pod)| !queue.knows(&pod.uid));
-        let lost = lost.map(|(container, pod)| (container.to_owned(), pod.clone())).collect();
-        let debts = debts(&self.state_dir).unwrap_or_default();
-        let debts = debts.iter().filter(|debt| debt.is_journal()).map(ToString::to_string).collect();
-        self.gone.are(lost, debts, now);
+        self.tidying.start_due(&self.shared, &self.children, now);
     }
 
     fn ask_for_definitions(&mut self, now: Instant) {
@@ -377,9 +309,10 @@ impl Agent {
                 for uid in changed {
                     queue.container_is(&uid, container_of(&self.index, &self.unknown, &uid), now);
                 }
-                drop(queue);
+                if self.has_list {
+                    self.tidying.find(&self.index, &queue, &self.shared.state_dir, now);
+                }
                 self.look_at = self.index.next_look().map(|pause| now + pause);
-                self.find_gone(now);
             }
             Err(error) => {
                 tracing::debug!("the journals are looked at later: {error}");
@@ -421,7 +354,7 @@ impl Agent {
         let (any, failing) = queue.asks_for_definitions();
         let ask = self.definitions.next(failing, any, Instant::now()).filter(|_| self.asking.is_empty());
         let unknown = queue.without_journal().next().map(|_| self.unknown.next(Instant::now()));
-        [queue.next(), self.look_at, ask, self.gone.next(), unknown].into_iter().flatten().min()
+        [queue.next(), self.look_at, ask, self.tidying.next(), unknown].into_iter().flatten().min()
     }
 
     /// Lets the children end that run.
@@ -443,33 +376,6 @@ fn container_of(index: &Index, unknown: &Unknown, uid: &str) -> Option<Container
         None if index.knows(uid) => None,
         None => unknown.container_of(uid).map(|id| Container::Unknown(id.to_owned())),
     }
-}
-
-/// Counts what calls tell, and exports the spans of those that are traced.
-fn listen_to_calls(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Result<(), AgentError> {
-    let socket = calls::listen(&settings.state_dir)?;
-    let traced = match &settings.otlp_endpoint {
-        Some(endpoint) => {
-            let exporter = Exporter::new(endpoint.clone(), node)?;
-            let (traced, spans) = mpsc::channel(export::WAITING);
-            spawn_local(exporter.run(spans));
-            Some(traced)
-        }
-        None => None,
-    };
-    let shared = Rc::clone(shared);
-    spawn_local(async move { calls::receive(socket, &shared.calls, traced).await });
-    Ok(())
-}
-
-fn watch_journals(settings: &Settings) -> Result<Changes, AgentError> {
-    let path = settings.state_dir.join("attachments");
-    let wrong = |action| {
-        let path = path.clone();
-        move |source| AgentError::State { action, path, source }
-    };
-    std::fs::create_dir_all(&path).map_err(wrong("make"))?;
-    Changes::watch(&settings.state_dir).map_err(wrong("watch"))
 }
 
 /// Waits until a time; for ever if there is none.

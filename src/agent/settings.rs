@@ -30,6 +30,10 @@ pub(crate) struct Settings {
     pub(crate) concurrency: usize,
     /// How long a child may take.
     pub(crate) timeout: Duration,
+    /// How long the API server must not know a pod before what belongs to its containers is undone.
+    pub(crate) gone_after: Duration,
+    /// How long it is until what could not be undone is tried for the first time.
+    pub(crate) retry_after: Duration,
     /// Where the HTTP server listens.
     pub(crate) listen: Listen,
     /// Where the spans of traced calls are exported to, if anywhere.
@@ -49,15 +53,8 @@ impl FromStr for HostProcess {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            _ => text
-                .parse()
-                .ok()
-                .filter(|pid| *pid > 0)
-                .map(Self::Pid)
-                .ok_or("expected the ID of a process, or \"none\""),
-        }
+        let pid = |text: &str| text.parse().ok().filter(|pid| *pid > 0).map(Self::Pid);
+        none_or(Self::None, pid, text).ok_or("expected the ID of a process, or \"none\"")
     }
 }
 
@@ -74,14 +71,14 @@ impl FromStr for Listen {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            _ => text
-                .parse()
-                .map(Self::At)
-                .map_err(|_| "expected an address and a port such as 127.0.0.1:9797 or [::]:9797, or \"none\""),
-        }
+        let expected = "expected an address and a port such as 127.0.0.1:9797 or [::]:9797, or \"none\"";
+        none_or(Self::None, |text| text.parse().ok().map(Self::At), text).ok_or(expected)
     }
+}
+
+/// What a text says: `none`, or something that can be read.
+fn none_or<T>(none: T, read: impl FnOnce(&str) -> Option<T>, text: &str) -> Option<T> {
+    if text == "none" { Some(none) } else { read(text) }
 }
 
 #[cfg(test)]

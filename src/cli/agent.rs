@@ -43,6 +43,12 @@ pub(super) struct AgentArgs {
     /// How long a change may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    /// How long the API server must not know a pod before what belongs to its containers is undone, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    gone_after: u64,
+    /// How long until what could not be undone is tried again, in seconds; it doubles each time, up to an hour
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    retry_after: u64,
     /// Where to answer /healthz and /metrics over HTTP, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9797")]
     listen: Listen,
@@ -86,6 +92,8 @@ impl AgentArgs {
             host: self.host_pid,
             concurrency: self.concurrency.into(),
             timeout: Duration::from_secs(self.timeout),
+            gone_after: Duration::from_secs(self.gone_after),
+            retry_after: Duration::from_secs(self.retry_after),
             listen: self.listen,
             otlp_endpoint: self.otlp_endpoint.clone(),
         }

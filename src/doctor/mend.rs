@@ -19,7 +19,7 @@ use crate::request::GUARD;
 use crate::runtime::chain::Limits;
 use crate::runtime::{Finder, Launcher, LookAhead, Networks, deadline};
 use crate::transaction::multus::{Asking, MultusState};
-use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
+use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};
 
 /// How long an interface or a rule has to look like nobody's: a plugin makes it and gives it to its container in less.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -216,7 +216,7 @@ impl Mender<'_> {
                 let finder = self.finder_for(&journal.state.header.plan.path);
                 let failures = undo(&mut journal, tools(&finder, launcher, until), "");
                 if failures.is_empty() {
-                    container.remove_journal(ifname).map_err(text)?;
+                    remove_undone(store, &container, &journal.state).map_err(text)?;
                     Ok("undid its attachments".into())
                 } else {
                     Err(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Tools;
 use super::journal::{Journal, Opened, State};
+use super::released::note_released;
 use super::store::{Container, DebtId, JournalFile, Store, StoreError};
 use super::undo::{CleanupFailure, UndoError, undo};
 
@@ -72,12 +73,11 @@ impl<'a> Debt<'a> {
         }
         let netns = journal.state.netns_if_same();
         let failures = undo(journal, tools, &netns);
-        if failures.is_empty()
-            && let Err(error) = self.remove()
-        {
-            return vec![CleanupFailure::of_journal(error.into())];
+        if !failures.is_empty() {
+            return failures;
         }
-        failures
+        note_released(self.store, &journal.state);
+        self.remove().err().map(|error| CleanupFailure::of_journal(error.into())).into_iter().collect()
     }
 
     /// Forgets it: what is owed will never be undone by Braid.

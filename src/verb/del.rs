@@ -19,7 +19,7 @@ use crate::runtime::cache::{self, Cache, Cached};
 use crate::runtime::{Chain, Launcher, Schedule, Shares, StepError, chain, together};
 use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
-use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, undo};
+use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};
 
 /// Detaches the container from all that ADD attached it to.
 ///
@@ -127,7 +127,7 @@ impl Del<'_> {
             if !is_repair {
                 launcher.let_go();
             }
-            container.remove_journal(&request.ifname)?;
+            remove_undone(store, container, &journal.state)?;
             if is_repair {
                 // The primary attachment is another plugin's, as if there had been no journal.
                 let request = Request { netns, ..request.clone() };

@@ -15,7 +15,7 @@ use crate::runtime::{Chain, Launcher, together};
 use crate::source::{self, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
-use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, undo};
+use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, remove_undone, undo};
 
 /// How many interfaces to protect on a container that something other than Braid has attached.
 const PROTECTED_INTERFACES: usize = 32;
@@ -133,7 +133,7 @@ impl<'a> Sweep<'a> {
         }
         if failures.is_empty() {
             tracing::info!(container = container.id(), interface = ifname, "stale attachment cleaned up");
-            if let Err(error) = container.remove_journal(ifname) {
+            if let Err(error) = remove_undone(store, container, &journal.state) {
                 self.fail(code::IO, &error);
             }
         } else {

@@ -374,8 +374,10 @@ impl State {
         }
         let manager = manager.expect("a manager").to_owned();
         self.applied.insert((claim.to_owned(), manager), own);
-        let of_claim = self.applied.iter().filter(|((path, _), _)| path == claim);
-        object["status"]["devices"] = of_claim.flat_map(|(_, devices)| devices.clone()).collect();
+        let of_claim = || self.applied.iter().filter(|((path, _), devices)| path == claim && !devices.is_empty());
+        object["metadata"]["managedFields"] =
+            of_claim().map(|((_, manager), _)| json!({"manager": manager, "operation": "Apply"})).collect();
+        object["status"]["devices"] = of_claim().flat_map(|(_, devices)| devices.clone()).collect();
         (200, object.clone())
     }
 

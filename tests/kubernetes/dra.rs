@@ -6,11 +6,12 @@ use std::path::Path;
 use rstest::rstest;
 use serde_json::{Value, json};
 
+use super::agent::stand_in::{Agent, StandIn};
 use super::cluster::{ApiServer, Cluster, SLICES};
 use super::double::Double;
 use super::kubelet::Kubelet;
 use super::{Fault, Server, in_cluster};
-use crate::support::{Case, Json as _, recorder};
+use crate::support::{Case, Json as _, recorder, wait_for};
 
 const DRIVER: &str = "nic.example";
 const RESOURCE: &str = "vendor.com/vf";
@@ -435,4 +436,29 @@ fn a_claims_status_says_what_its_devices_have_got() {
         case.add().succeeds().stderr_contains("the status of a resource claim could not be written");
         case.del().succeeds().leaves_nothing();
     }
+}
+
+#[test]
+fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone() {
+    let (case, api) = in_cluster(node_with_claim_status());
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a")]);
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    let told = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
+    StandIn::new(&case);
+    let agent = Agent::start(&case, &[]);
+    wait_for("the agent", || agent.get("/healthz"));
+    case.add().succeeds();
+    assert_eq!(told(), 1);
+    // DEL asks nobody, and the agent may be away.
+    drop(agent);
+    case.del().succeeds();
+    assert_eq!(told(), 1);
+    api.remove_pod("web", "shop");
+    let agent = Agent::start(&case, &[]);
+    wait_for("the status of the claim", || (told() == 0).then_some(()));
+    agent.logs("the status of a pod's claims is taken back");
+    assert_eq!(fs::read_dir(case.dir().join("state/claims")).expect("a directory").count(), 0);
 }

@@ -20,8 +20,8 @@ use crate::source::pod::Pod;
 const MAX_IPS: usize = 16;
 
 /// The name under which a pod's part of a claim's status is written.
-fn field_manager(pod: &Pod) -> String {
-    format!("braid-{}", pod.uid)
+pub(super) fn field_manager(uid: &str) -> String {
+    format!("braid-{uid}")
 }
 
 /// What claims are to say of a pod's devices, by the name of the `ResourceClaim`. A claim of whose devices nothing is
@@ -94,11 +94,20 @@ pub(super) async fn apply(api: &Api, pod: &Pod, claim: &str, devices: &[DeviceSt
     };
     let entries: Vec<Value> = devices.iter().filter_map(|device| device.entry(&grants)).collect();
     let status = if entries.is_empty() { json!({}) } else { json!({ "devices": entries }) };
+    write(api, (namespace, claim), &field_manager(&pod.uid), &status).await
+}
+
+/// Writes the part of a claim's status that is a manager's. A claim that is gone has no status.
+pub(super) async fn write(
+    api: &Api,
+    (namespace, claim): (&str, &str),
+    manager: &str,
+    status: &Value,
+) -> Result<(), ClusterError> {
     let object = json!({
         "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
         "metadata": {"name": claim, "namespace": namespace}, "status": status,
     });
-    let manager = field_manager(pod);
     let request = http::Request::patch(format!(
         "{GROUP}/namespaces/{namespace}/resourceclaims/{claim}/status?fieldManager={manager}&force=true"
     ))

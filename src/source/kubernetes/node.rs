@@ -23,16 +23,17 @@ use kube::core::{PartialObjectMeta, Request as ApiRequest};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Error as ClientError};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
 use super::api::{Api, is_about_trust, not_a_request, with_causes};
 use super::objects::{self, DEFINITIONS, NETWORK_STATUS};
-use super::status::Notice;
+use super::{claim_status, dra};
 use crate::config::KubernetesConfig;
 use crate::runtime::deadline;
 use crate::source::ClusterError;
-use crate::source::pod::{DefinitionKey, NETWORKS, Pod};
+use crate::source::pod::{DefinitionKey, NETWORKS};
 
 /// How long the API server is given to begin an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -237,13 +238,20 @@ impl Node {
         Ok(metadata.map(|metadata| metadata.uid.unwrap_or_default()))
     }
 
-    /// Posts an event about a pod.
+    /// Takes back what was written about a pod's devices to the status of a claim. A claim that is gone, or that says nothing of
+    /// this pod, stays as it is.
     ///
     /// # Errors
-    /// When the API server does not take it.
-    pub async fn post_event(&self, pod: &PodOfNode, notice: &Notice) -> Result<(), ClusterError> {
-        let about = Pod::read(&pod.namespace, &pod.name, &pod.uid, |_| None).0;
-        objects::post_event(&self.api, &pod.namespace, &about, notice).await
+    /// When the API server cannot be asked, or refuses.
+    pub async fn take_back_claim_status(&self, namespace: &str, claim: &str, uid: &str) -> Result<(), ClusterError> {
+        let path = format!("{}/namespaces/{namespace}/resourceclaims", dra::GROUP);
+        let metadata = self.metadata(&path, claim, &format!("get resource claim {namespace}/{claim}")).await?;
+        let manager = claim_status::field_manager(uid);
+        let managers = metadata.and_then(|metadata| metadata.managed_fields).unwrap_or_default();
+        if !managers.iter().any(|one| one.manager.as_ref() == Some(&manager)) {
+            return Ok(());
+        }
+        claim_status::write(&self.api, (namespace, claim), &manager, &json!({})).await
     }
 
     async fn metadata(&self, path: &str, name: &str, action: &str) -> Result<Option<ObjectMeta>, ClusterError> {

@@ -1,5 +1,7 @@
 //! The agent of a node.
 
+/// Containers that are gone, and debts.
+mod gone;
 /// Limits: many pods, many changes, nothing to do.
 mod limits;
 /// Metrics, and spans for a collector.
@@ -11,6 +13,6 @@ mod real;
 /// Pods that another plugin has attached.
 mod repair;
 /// A stand-in for the node's own Braid, and an agent that runs it.
-mod stand_in;
+pub(super) mod stand_in;
 /// A watch that breaks, and an API server that misbehaves.
 mod watch;

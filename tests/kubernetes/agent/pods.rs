@@ -82,8 +82,8 @@ fn what_fails_is_tried_again_and_at_once_when_its_definition_appears() {
     attached_pod(&case, &api, "shop", "lan");
     stand_in.fail(&container("shop"), "web/lan");
     let agent = Agent::start(&case, &[]);
-    called(&stand_in, &container("shop"), 4);
-    agent.logs("the pod lacks what it asks for: web/lan on net1: no such network");
+    let failures = || agent.log().matches("the pod lacks what it asks for: web/lan on net1: no such network").count();
+    wait_for("four failures", || (failures() >= 4).then_some(()));
     let (status, text) = agent.get("/healthz").unwrap();
     assert_eq!((status, text.contains("1 of them without")), (200, true), "{text}");
     // By now the pause is 8 s.

@@ -44,12 +44,12 @@ exit "$status"
 "#;
 
 /// The node's own Braid, as the agent finds it.
-pub(super) struct StandIn {
+pub(in crate::kubernetes) struct StandIn {
     dir: PathBuf,
 }
 
 impl StandIn {
-    pub(super) fn new(case: &Case) -> Self {
+    pub(in crate::kubernetes) fn new(case: &Case) -> Self {
         let dir = case.dir().join("stand-in");
         for folder in ["running", "wanted", "seen", "answers", "statuses", "words", "slow"] {
             fs::create_dir_all(dir.join(folder)).expect("make a folder");
@@ -149,7 +149,7 @@ pub(super) fn container(name: &str) -> String {
 }
 
 /// An agent that runs. It is killed when dropped.
-pub(super) struct Agent {
+pub(in crate::kubernetes) struct Agent {
     child: Child,
     log: Arc<Mutex<String>>,
     network: PathBuf,
@@ -158,8 +158,13 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts an agent with these words more.
-    pub(super) fn start(case: &Case, words: &[&str]) -> Self {
-        let places = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin", "--braid", "@DIR@/stand-in/braid"];
+    pub(in crate::kubernetes) fn start(case: &Case, words: &[&str]) -> Self {
+        Self::start_without_braid(case, &[&["--braid", "@DIR@/stand-in/braid"], words].concat())
+    }
+
+    /// Starts an agent with these words more, of which one names the node's own Braid.
+    pub(super) fn start_without_braid(case: &Case, words: &[&str]) -> Self {
+        let places = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin"];
         Self::start_with(case, &[&places, words].concat())
     }
 
@@ -188,12 +193,12 @@ impl Agent {
     }
 
     /// What it has logged so far.
-    pub(super) fn log(&self) -> String {
+    pub(in crate::kubernetes) fn log(&self) -> String {
         self.log.lock().expect("a lock").clone()
     }
 
     /// Waits until it has logged a text.
-    pub(super) fn logs(&self, text: &str) {
+    pub(in crate::kubernetes) fn logs(&self, text: &str) {
         wait_for(&format!("{text:?} in the log of the agent"), || self.log().contains(text).then_some(()));
     }
 
@@ -213,7 +218,7 @@ impl Agent {
     }
 
     /// The status and the text of what it answers over HTTP.
-    pub(super) fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(in crate::kubernetes) fn get(&self, path: &str) -> Option<(u16, String)> {
         inside_network(&self.network, || {
             let mut stream = TcpStream::connect(ADDRESS).ok()?;
             stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: agent\r\n\r\n").as_bytes()).ok()?;

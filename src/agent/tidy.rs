@@ -1,0 +1,143 @@
+//! Undoing what belongs to containers that are gone, debts, and what the status of claims says of them: the steps that `gone`
+//! decides on, each a request to the API server or a child.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::child::Children;
+use super::gone::{Gone, PodName, Step, Subject};
+use super::index::Index;
+use super::queue::Queue;
+use super::run::Shared;
+use super::settings::Settings;
+use crate::transaction::ReleasedClaims;
+use crate::transaction::store::debts;
+
+/// What came of a step.
+#[derive(Debug)]
+pub(super) enum Stepped {
+    /// Whether the API server knows the pod of a container, if it could be asked.
+    Answered(Subject, Option<bool>),
+    /// Why something is not undone, if it is not.
+    Tried(Subject, Result<(), String>),
+}
+
+/// The steps that are taken.
+#[derive(Debug)]
+pub(super) struct Tidying {
+    gone: Gone,
+    /// Held by the one that is being undone: meanwhile no other call of Braid's goes on.
+    one: Rc<Mutex<()>>,
+    steps: JoinSet<Stepped>,
+}
+
+impl Tidying {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self { gone: Gone::new(settings.gone_after, settings.retry_after), one: Rc::default(), steps: JoinSet::new() }
+    }
+
+    /// Takes note of what there is to tidy up, once the watch has told of all pods.
+    pub(super) fn find(&mut self, index: &Index, queue: &Queue, state_dir: &Path, now: Instant) {
+        let lost = index.of_pods().filter(|(_, pod)| !queue.knows(&pod.uid));
+        let lost = lost.map(|(id, pod)| (Subject::Container(id.to_owned()), Some(pod.clone())));
+        let debts = debts(state_dir).unwrap_or_default();
+        let debts = debts.iter().filter(|debt| debt.is_journal()).map(|debt| (Subject::Debt(debt.to_string()), None));
+        // A pod that lives gets another container, and its claims then say what that has.
+        let is_over = |released: &ReleasedClaims| !index.knows(&released.uid) && !queue.may_be_attached(&released.uid);
+        let claims = ReleasedClaims::all(state_dir).unwrap_or_default().into_iter().filter(is_over);
+        let claims = claims.map(|released| (Subject::Claims(released.uid), None));
+        let all: BTreeMap<Subject, Option<PodName>> = lost.chain(debts).chain(claims).collect();
+        self.gone.are(all, now);
+    }
+
+    /// Begins what is due.
+    pub(super) fn start_due(&mut self, shared: &Rc<Shared>, children: &Rc<Children>, now: Instant) {
+        for step in self.gone.take(now) {
+            let (shared, children, one) = (Rc::clone(shared), Rc::clone(children), Rc::clone(&self.one));
+            self.steps.spawn_local(async move {
+                match step {
+                    Step::Ask(subject, pod) => ask(&shared, subject, &pod).await,
+                    Step::Undo(subject) => {
+                        let outcome = match &subject {
+                            Subject::Container(id) | Subject::Debt(id) => {
+                                let _turn = one.lock().await;
+                                undo(&shared, &children, &subject, id).await
+                            }
+                            Subject::Claims(uid) => take_back(&shared, uid).await,
+                        };
+                        Stepped::Tried(subject, outcome)
+                    }
+                }
+            });
+        }
+    }
+
+    /// Waits for the end of a step. None if none is being taken.
+    pub(super) async fn next_end(&mut self) -> Option<Stepped> {
+        self.steps.join_next().await?.ok()
+    }
+
+    /// Takes note of what came of a step. Says whether something may have changed on the node.
+    pub(super) fn ended(&mut self, stepped: Stepped, now: Instant) -> bool {
+        match stepped {
+            Stepped::Answered(subject, knows) => {
+                self.gone.answered(&subject, knows, now);
+                false
+            }
+            Stepped::Tried(subject, outcome) => {
+                let (Subject::Container(id) | Subject::Debt(id) | Subject::Claims(id)) = &subject;
+                let is_claims = matches!(subject, Subject::Claims(_));
+                match &outcome {
+                    Ok(()) if is_claims => tracing::info!(uid = id, "the status of a pod's claims is taken back"),
+                    Ok(()) => tracing::info!(id, "what a container that is gone had is undone"),
+                    Err(reason) if is_claims => {
+                        tracing::warn!(uid = id, "the status of a pod's claims stays: {reason}; trying again later");
+                    }
+                    Err(reason) => {
+                        tracing::warn!(id, "what a container had is not undone: {reason}; trying again later");
+                    }
+                }
+                self.gone.tried(&subject, outcome.is_ok(), now);
+                true
+            }
+        }
+    }
+
+    /// When something is due next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.gone.next()
+    }
+}
+
+async fn ask(shared: &Shared, subject: Subject, pod: &PodName) -> Stepped {
+    match shared.node.pod_uid(&pod.namespace, &pod.name).await {
+        Ok(uid) => Stepped::Answered(subject, Some(uid.as_deref() == Some(&pod.uid))),
+        Err(error) => {
+            tracing::debug!("{error}");
+            Stepped::Answered(subject, None)
+        }
+    }
+}
+
+/// Has the node's Braid undo what is safe to undo. It says nothing of a container that may live.
+async fn undo(shared: &Shared, children: &Children, subject: &Subject, id: &str) -> Result<(), String> {
+    children.undo(id).await?;
+    let has_journals =
+        matches!(subject, Subject::Container(_)) && shared.state_dir.join("attachments").join(id).exists();
+    if has_journals { Err("its container may live".into()) } else { Ok(()) }
+}
+
+/// Takes back what the status of a pod's claims says of it.
+async fn take_back(shared: &Shared, uid: &str) -> Result<(), String> {
+    let Some(released) = ReleasedClaims::read(&shared.state_dir, uid) else { return Ok(()) };
+    for claim in &released.claims {
+        let taken = shared.node.take_back_claim_status(&released.namespace, claim, uid).await;
+        taken.map_err(|error| error.to_string())?;
+    }
+    released.forget(&shared.state_dir).map_err(|error| error.to_string())
+}

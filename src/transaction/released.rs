@@ -1,0 +1,172 @@
+//! Resource claims whose status still tells of a container that is not attached any more.
+//!
+//! DEL asks no API server, so it leaves a note of the pod's claims in `<stateDir>/claims/<UID>.json`, and the agent of the node takes
+//! back what was written about them. Where no agent has ever run, nobody would read the notes, and there are none.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::State;
+use super::store::{Container, Store, StoreError};
+use crate::cni::Args;
+use crate::telemetry::socket_path;
+
+/// The directory of the notes, in the state directory.
+const CLAIMS: &str = "claims";
+const EXTENSION: &str = ".json";
+
+/// Claims of a pod that has been detached from their devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedClaims {
+    /// The pod's namespace, which is that of the claims.
+    pub namespace: String,
+    /// The pod's UID.
+    pub uid: String,
+    /// The names of the `ResourceClaim` objects.
+    pub claims: BTreeSet<String>,
+}
+
+impl ReleasedClaims {
+    /// The claims whose devices a container's attachments have; none where there are none, or no pod is known.
+    fn of(state: &State) -> Option<Self> {
+        let of_attachment = |(_, attachment): (usize, &crate::plan::Attachment)| {
+            attachment.allocated.as_ref().map(|device| device.claim.clone())
+        };
+        let claims: BTreeSet<String> = state.attachments().filter_map(of_attachment).collect();
+        let args: Args = state.header.plan.args.parse().unwrap_or_default();
+        let value = |key| args.get(key).unwrap_or_default().to_owned();
+        let released = Self { namespace: value("K8S_POD_NAMESPACE"), uid: value("K8S_POD_UID"), claims };
+        (!released.claims.is_empty() && !released.namespace.is_empty() && is_uid(&released.uid)).then_some(released)
+    }
+
+    /// Every note in a state directory. One that cannot be read is passed over.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn all(state_dir: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(state_dir.join(CLAIMS)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let uid = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(EXTENSION)?.to_owned());
+        let uids = entries.filter_map(|entry| uid(entry.ok()?)).filter(|uid| is_uid(uid));
+        Ok(uids.filter_map(|uid| Self::read(state_dir, &uid)).collect())
+    }
+
+    /// The note about a pod, if there is one.
+    pub fn read(state_dir: &Path, uid: &str) -> Option<Self> {
+        let bytes = fs::read(file(state_dir, uid)).ok()?;
+        serde_json::from_slice::<Self>(&bytes).ok().filter(|released| released.uid == uid)
+    }
+
+    /// Removes the note: what was written about the claims is taken back.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn forget(&self, state_dir: &Path) -> io::Result<()> {
+        match fs::remove_file(file(state_dir, &self.uid)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(mut self, state_dir: &Path) -> io::Result<()> {
+        let directory = state_dir.join(CLAIMS);
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if !directory.symlink_metadata()?.is_dir() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{} is no directory", directory.display()),
+            ));
+        }
+        if let Some(before) = Self::read(state_dir, &self.uid) {
+            self.claims.extend(before.claims);
+        }
+        let new = directory.join(format!(".{}.{}", self.uid, std::process::id()));
+        let mut options = OpenOptions::new();
+        let written = options.write(true).create_new(true).mode(0o600).open(&new);
+        let written = written.and_then(|mut file| file.write_all(&serde_json::to_vec(&self)?));
+        let written = written.and_then(|()| fs::rename(&new, file(state_dir, &self.uid)));
+        if written.is_err() {
+            drop(fs::remove_file(&new));
+        }
+        written
+    }
+}
+
+fn file(state_dir: &Path, uid: &str) -> PathBuf {
+    state_dir.join(CLAIMS).join(format!("{uid}{EXTENSION}"))
+}
+
+/// Whether a text can be a UID: it names a file, and a runtime has handed it over.
+fn is_uid(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// Removes the journal of a container of which everything is undone. What the API server is to hear of it is noted first.
+///
+/// # Errors
+/// When the journal cannot be removed.
+pub fn remove_undone(store: &Store, container: &Container, state: &State) -> Result<(), StoreError> {
+    note_released(store, state);
+    container.remove_journal(&state.header.plan.ifname)
+}
+
+/// Takes note of the claims of a container of which everything is undone. A note that cannot be written is only logged.
+pub(super) fn note_released(store: &Store, state: &State) {
+    let state_dir = store.path();
+    let Some(released) = ReleasedClaims::of(state) else { return };
+    if !socket_path(state_dir).exists() {
+        return;
+    }
+    if let Err(error) = released.write(state_dir) {
+        tracing::warn!(
+            container = state.header.plan.container_id,
+            "the status of its resource claims stays as it is, as no note of them can be written: {error}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn released(uid: &str, claims: &[&str]) -> ReleasedClaims {
+        let claims = claims.iter().map(|name| (*name).to_owned()).collect();
+        ReleasedClaims { namespace: "web".into(), uid: uid.into(), claims }
+    }
+
+    #[test]
+    fn notes_of_one_pod_add_up_until_they_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), []);
+        released("1-a", &["nics"]).write(dir.path()).unwrap();
+        released("1-a", &["gpus"]).write(dir.path()).unwrap();
+        fs::write(dir.path().join("claims/2.json"), "{").unwrap();
+        let both = released("1-a", &["gpus", "nics"]);
+        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), std::slice::from_ref(&both));
+        both.forget(dir.path()).unwrap();
+        both.forget(dir.path()).unwrap();
+        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_directory_is_not_followed_and_a_uid_is_no_path() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(other.path(), dir.path().join(CLAIMS)).unwrap();
+        assert!(released("1", &["nics"]).write(dir.path()).unwrap_err().to_string().contains("no directory"));
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
+        for text in ["", "..", "a/b", ".a", "a b"] {
+            assert!(!is_uid(text), "{text}");
+        }
+    }
+}

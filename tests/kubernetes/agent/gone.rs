@@ -1,0 +1,83 @@
+//! What belongs to containers that are gone, and debts: with the node's real Braid.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::json;
+
+use super::stand_in::Agent;
+use crate::kubernetes::cluster::Cluster;
+use crate::kubernetes::double::Double;
+use crate::kubernetes::in_cluster;
+use crate::support::{Case, Namespace, braid, recorder, wait_for};
+
+/// A node that attaches two recorders to pod `web/shop`, whose namespace is this one.
+fn node(netns: &Namespace) -> (Case, Cluster<Double>) {
+    let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta"));
+    in_cluster(case.key("debts", json!({"giveUpAfter": 0.001})).netns(netns.path().to_str().expect("UTF-8")))
+}
+
+/// An agent that takes a second for what takes minutes. Its children tell the recorders where to record.
+fn impatient(case: &Case) -> Agent {
+    let program = case.dir().join("braid-that-records");
+    let text = format!("#!/bin/sh\nRECORDER_DIR=@DIR@/recorder exec {} \"$@\"\n", braid().display());
+    fs::write(&program, case.expand(&text)).expect("write a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it executable");
+    let words = ["--braid", "@DIR@/braid-that-records", "--gone-after", "1", "--retry-after", "1"];
+    Agent::start_without_braid(case, &words)
+}
+
+fn is_owed_to(api: &Cluster<Double>, case: &Case, agent: &Agent) {
+    wait_for("a list of pods", || {
+        let requests = api.server.requests();
+        requests.iter().any(|request| request.contains("GET /api/v1/pods")).then_some(())
+    });
+    assert!(case.owes(), "{}", agent.log());
+}
+
+#[test]
+fn what_a_container_that_is_gone_had_is_undone_once_its_pod_is_not_known_any_more() {
+    let netns = Namespace::new("gone");
+    let (case, api) = node(&netns);
+    case.add().succeeds();
+    drop(netns);
+    let agent = impatient(&case);
+    is_owed_to(&api, &case, &agent);
+    api.remove_pod("web", "shop");
+    wait_for("the end of the journal", || (!case.owes()).then_some(()));
+    assert_eq!(case.order(), ["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]);
+    agent.logs("what a container that is gone had is undone");
+}
+
+#[test]
+fn a_container_that_lives_is_left_alone_though_its_pod_is_not_known() {
+    let netns = Namespace::new("alive");
+    let (case, api) = node(&netns);
+    case.add().succeeds();
+    api.replace_pod("web", "shop", &json!({}));
+    let agent = impatient(&case);
+    agent.logs("its container may live; trying again later");
+    assert!(case.owes());
+    assert_eq!(case.order(), ["ADD alpha eth0", "ADD beta net1"]);
+    drop(netns);
+    wait_for("the end of the journal", || (!case.owes()).then_some(()));
+}
+
+#[test]
+fn debts_are_tried_again_until_they_are_settled() {
+    let netns = Namespace::new("debt");
+    let (case, _api) = node(&netns);
+    case.add().succeeds();
+    drop(netns);
+    case.behave("beta", json!({"fail": {"DEL": {"code": 142, "msg": "beta is stuck"}}}));
+    let del = || case.call("DEL").env("CNI_NETNS", "").run();
+    del().fails_with_any_code();
+    del().succeeds();
+    let debt = case.dir().join("state/debts/container-1/eth0.jsonl");
+    assert!(debt.is_file());
+    let agent = impatient(&case);
+    agent.logs("beta is stuck; trying again later");
+    case.behave("beta", json!({}));
+    wait_for("the end of the debt", || (!debt.exists()).then_some(()));
+    agent.logs("what a container that is gone had is undone");
+}
