@@ -292,10 +292,14 @@ reboot_node() {
 is_node_ready() { [[ $(k get node node -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}') == True ]]; }
 is_node_not_ready() { [[ $(k get node node -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}') == False ]]; }
 
+install_plugins() {
+    mkdir -p /opt/cni/bin
+    cp "$BRAID_CLUSTER_PLUGINS"/* /opt/cni/bin
+}
+
 # The primary network, as an agent of one would write it.
 write_primary() {
-    mkdir -p /etc/cni/net.d /opt/cni/bin
-    cp "$BRAID_CLUSTER_PLUGINS"/* /opt/cni/bin
+    mkdir -p /etc/cni/net.d
     cat >/etc/cni/net.d/10-pods.conflist <<'END'
 {"cniVersion": "1.1.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
@@ -308,6 +312,7 @@ start_cluster() {
     make_network
     make_credentials
     make_images
+    install_plugins
     write_primary
     start_control_plane
     start_runtime
