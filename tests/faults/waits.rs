@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -120,6 +121,16 @@ fn a_plugin_that_hangs_and_cannot_be_killed() {
     assert!(outcome.took() < SOON, "{:?}", outcome.took());
     outcome.fails(101).message_contains("\"beta\"").message_contains("could not be killed");
     case.del().succeeds().leaves_nothing();
+}
+
+/// A call that is interrupted is made again, but not for ever.
+#[test]
+fn a_lock_that_is_always_interrupted_is_not_waited_for() {
+    let case = Case::new().delegate(recorder("alpha")).key("timeouts", json!({"total": 1}));
+    let interrupt = |command: &mut Command| seccomp::fail(command, &[libc::SYS_flock], Errno::EINTR);
+    let outcome = case.call("ADD").run_changed(interrupt);
+    assert!(outcome.took() < SOON, "{:?}", outcome.took());
+    outcome.fails(5).says("lock").called_nothing().leaves_nothing();
 }
 
 #[test]

@@ -15,7 +15,12 @@ pub(crate) const SIGNALS: [c_long; 4] =
 
 /// Has these system calls refused with `EPERM`, in the program and in all it starts.
 pub(crate) fn refuse(command: &mut Command, calls: &[c_long]) {
-    let filter = filter(calls, libc::SECCOMP_RET_ERRNO | Errno::EPERM as u32);
+    fail(command, calls, Errno::EPERM);
+}
+
+/// Has these system calls fail with an error, in the program and in all it starts.
+pub(crate) fn fail(command: &mut Command, calls: &[c_long], with: Errno) {
+    let filter = filter(calls, libc::SECCOMP_RET_ERRNO | with as u32);
     // SAFETY: between fork and exec it makes two system calls and allocates nothing, but for an error that ends it.
     unsafe { command.pre_exec(move || set(&filter, 0).map(drop)) };
 }

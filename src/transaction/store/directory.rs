@@ -69,7 +69,8 @@ pub(super) fn lock(
                 return Err(StoreError::Busy { holds, waited: started.elapsed() });
             }
             // A signal came meanwhile.
-            Err(std::fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(std::fs::TryLockError::Error(error))
+                if error.kind() == io::ErrorKind::Interrupted && Instant::now() < deadline => {}
             Err(std::fs::TryLockError::Error(source)) => {
                 return Err(StoreError::Io { action: "lock", path: path.to_owned(), source });
             }
