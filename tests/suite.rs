@@ -161,6 +161,8 @@ mod documentation {
     mod links;
     /// What commands print, as the pages show it.
     mod screens;
+    /// The tests that the promises name.
+    mod promises;
 }
 
 /// What users download.

@@ -30,11 +30,12 @@ const ANNOTATIONS: [&str; 5] =
 /// The annotation of the network status as it was called once.
 const STATUS_BEFORE: &str = "k8s.v1.cni.cncf.io/networks-status";
 /// Annotations by which pods ask others for networks, and whose they are.
-const OTHERS_ANNOTATIONS: [(&str, &str); 6] = [
+const OTHERS_ANNOTATIONS: [(&str, &str); 7] = [
     ("danm.io/interfaces", "an annotation of DANM"),
     ("danm.k8s.io/interfaces", "an annotation of DANM"),
     ("cni", "an annotation of CNI-Genie"),
     ("multi-ip-preferences", "an annotation of CNI-Genie"),
+    ("kubernetes.v1.cni.cncf.io/networks", "an annotation of the first releases of Multus"),
     ("networks", "an annotation of Knitter, or one without its prefix"),
     ("network-status", "the name of an annotation without its prefix"),
 ];

@@ -3,6 +3,7 @@
 //! `validate` and `plan` report them. Each row of the tables says why, and what to do about it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde_json::value::RawValue;
@@ -37,7 +38,11 @@ const SHARED: &[Shared] = &[
     },
     Shared {
         plugin: "flannel",
-        named_by: |_, plugin| Some(text(plugin.keys(), "dataDir").unwrap_or_else(|| "/var/lib/cni/flannel".into())),
+        named_by: |_, plugin| {
+            let directory = text(plugin.keys(), "dataDir").unwrap_or_else(|| "/var/lib/cni/flannel".into());
+            // However it is written.
+            Some(Path::new(&directory).components().as_path().display().to_string())
+        },
         reason: "it keeps one file for each container in its dataDir, so that DEL undoes one of them and says success for the other, whose veth and address stay",
         remedy: "give each a \"dataDir\" of its own",
     },

@@ -220,6 +220,7 @@ fn a_problem_of_a_pod_is_told_with_its_place(#[case] networks: &str, #[case] pro
 #[rstest]
 #[case::danm("danm.io/interfaces", "DANM")]
 #[case::genie("cni", "CNI-Genie")]
+#[case::old_multus("kubernetes.v1.cni.cncf.io/networks", "the first releases of Multus")]
 #[case::no_prefix("networks", "without its prefix")]
 fn an_annotation_of_others_is_told(#[case] key: &str, #[case] whose: &str) {
     let ran = validate(&Machine::new(), &[("pod.yaml", &pod("web", key, "one"))]).succeeds();

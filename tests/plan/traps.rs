@@ -61,6 +61,7 @@ fn two_egress_limits(#[case] first: &str, #[case] second: &str, #[case] is_trap:
 #[rstest]
 #[case::flannel(json!({"type": "flannel"}), json!({"type": "flannel"}), Some("give each a \"dataDir\" of its own"))]
 #[case::flannel_apart(json!({"type": "flannel"}), json!({"type": "flannel", "dataDir": "/var/lib/cni/flannel2"}), None)]
+#[case::flannel_slash(json!({"type": "flannel", "dataDir": "/x"}), json!({"type": "flannel", "dataDir": "/x//"}), Some("dataDir"))]
 #[case::flannel_default(json!({"type": "flannel"}), json!({"type": "flannel", "dataDir": "/var/lib/cni/flannel"}), Some("dataDir"))]
 #[case::portmap(
     json!({"type": "portmap", "backend": "nftables"}),
