@@ -301,6 +301,7 @@ fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tool
         rollback: timeouts.rollback,
         look_ahead: LookAhead::default(),
         concurrency: Concurrency::AtMost(1),
+        after: None,
     }
 }
 

@@ -7,14 +7,14 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::chain::{Attachment, Chain};
 use super::exec::{Call, Exec, PluginError, Stdout, Waiting};
-use super::launcher::Durable;
+use super::launcher::{DiskWork, Durable};
 use crate::cni::Verb;
 use crate::cni::config::PluginConfig;
 
@@ -198,8 +198,8 @@ impl Exec for Ahead<'_> {
         }
     }
 
-    fn sync(&self, files: Vec<Arc<std::fs::File>>) -> io::Result<Durable> {
-        self.exec.sync(files)
+    fn sync(&self, verb: Verb, work: &[DiskWork]) -> io::Result<Durable> {
+        self.exec.sync(verb, work)
     }
 }
 

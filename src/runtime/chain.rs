@@ -81,7 +81,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn deadline(self) -> Option<Instant> {
+    /// When what begins now, and takes the time of one plugin, must have ended.
+    pub(crate) fn deadline(self) -> Option<Instant> {
         let plugin = self.plugin.map(super::deadline::after);
         match (plugin, self.deadline) {
             (Some(one), Some(all)) => Some(one.min(all)),
@@ -101,7 +102,7 @@ pub struct Chain<'a> {
     pub exec: &'a dyn Exec,
     /// Their time.
     pub limits: Limits,
-    /// What has to be on disk before the ADD of one of them gets its input.
+    /// What has to be on disk before one of them gets its input.
     pub after: Option<&'a Durable>,
 }
 
@@ -315,7 +316,7 @@ impl Chain<'_> {
                 environment: &self.environment(attachment),
                 stdin: &stdin,
                 deadline: self.limits.deadline(),
-                after: self.after.filter(|_| verb == Verb::Add),
+                after: self.after,
             };
             let stdout = self.exec.run(&call)?;
             // An error object is an error, whatever the exit status says.

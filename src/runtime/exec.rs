@@ -2,15 +2,13 @@
 //! depends on, so that a test can supply its own. [`Launcher`](super::Launcher) runs processes.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::launcher::{Durable, Killed, MAX_STDOUT};
+use super::launcher::{DiskWork, Durable, Killed, MAX_STDOUT};
 use crate::cni::error::code;
 use crate::cni::text::shortened;
 use crate::cni::{CniError, Verb};
@@ -194,13 +192,14 @@ pub trait Exec: Sync {
         None
     }
 
-    /// Starts to sync `files`, in this order, and may return before that is finished. The [`Call`]s that must not begin
+    /// Starts to do `work`, in this order, and may return before that is finished. The [`Call`]s of `verb` that must not begin
     /// before get what is returned.
     ///
     /// # Errors
     /// When it has failed already.
-    fn sync(&self, files: Vec<Arc<File>>) -> io::Result<Durable> {
-        files.iter().try_for_each(|file| file.sync_all())?;
+    fn sync(&self, verb: Verb, work: &[DiskWork]) -> io::Result<Durable> {
+        let _ = verb;
+        work.iter().try_for_each(DiskWork::run)?;
         Ok(Durable::reached())
     }
 }
@@ -218,7 +217,7 @@ impl<E: Exec + ?Sized> Exec for &E {
         (**self).start_ahead(call)
     }
 
-    fn sync(&self, files: Vec<Arc<File>>) -> io::Result<Durable> {
-        (**self).sync(files)
+    fn sync(&self, verb: Verb, work: &[DiskWork]) -> io::Result<Durable> {
+        (**self).sync(verb, work)
     }
 }

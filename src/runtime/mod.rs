@@ -24,7 +24,7 @@ pub use ahead::{ACT_BEFORE_INPUT, Ahead, LookAhead, Of};
 pub use chain::{Attachment, Chain, StepError, StepResult};
 pub use exec::{Call, Exec, PluginError, Waiting};
 pub use find::Finder;
-pub use launcher::{Durable, Launcher};
+pub use launcher::{DiskWork, Durable, Launcher};
 pub use networks::{NetworkError, Networks};
 pub use process::pidfd;
 pub(crate) use process::{keep_descriptors_from_plugins, own_network_namespace, refuse_closed_stdout, reset_signals};

@@ -78,19 +78,7 @@ pub(super) struct Reshape<'a> {
 /// # Errors
 /// When something is there that is not the step's, or the kernel or the plugin refuses. What was changed before that stays.
 pub(super) fn reshape(tools: Tools<'_>, wanted: Reshape<'_>) -> Result<Box<RawValue>, BandwidthError> {
-    let mut shaper = Shaper::open(tools, wanted)?;
-    shaper.ingress()?;
-    shaper.egress()
-}
-
-/// Finds what is on the interface and is not the step's, before anything is changed.
-///
-/// # Errors
-/// When there is something, or the interface is none that the plugin could limit.
-pub(super) fn refuse_foreign(tools: Tools<'_>, wanted: Reshape<'_>) -> Result<(), BandwidthError> {
-    let mut shaper = Shaper::open(tools, wanted)?;
-    shaper.own_root()?;
-    shaper.own_egress().map(drop)
+    Shaper::open(tools, wanted)?.reshape()
 }
 
 impl Reshape<'_> {
@@ -122,7 +110,8 @@ impl Reshape<'_> {
     }
 }
 
-struct Shaper<'a> {
+/// The interface of a `bandwidth` step, to be given other limits.
+pub(super) struct Shaper<'a> {
     host: Netns,
     /// The host's end of the veth.
     veth: Link,
@@ -139,7 +128,11 @@ struct Egress {
 }
 
 impl<'a> Shaper<'a> {
-    fn open(tools: Tools<'a>, wanted: Reshape<'a>) -> Result<Self, BandwidthError> {
+    /// Finds the interface.
+    ///
+    /// # Errors
+    /// When it is none that the plugin could limit.
+    pub(super) fn open(tools: Tools<'a>, wanted: Reshape<'a>) -> Result<Self, BandwidthError> {
         let ifname = &wanted.attachment.ifname;
         let no_veth = || BandwidthError::NoVeth { ifname: ifname.clone() };
         let peer = Netns::open(Path::new(wanted.netns))?.veth_peer(ifname)?.ok_or_else(no_veth)?;
@@ -152,6 +145,24 @@ impl<'a> Shaper<'a> {
         let psched = std::fs::read_to_string("/proc/net/psched").ok();
         let ticks = psched.as_deref().and_then(scheduler_ticks).ok_or(BandwidthError::NoClock)?;
         Ok(Self { host, veth, ticks, tools, wanted })
+    }
+
+    /// Finds what is on the interface and is not the step's, before anything is changed.
+    ///
+    /// # Errors
+    /// When there is something.
+    pub(super) fn refuse_foreign(&mut self) -> Result<(), BandwidthError> {
+        self.own_root()?;
+        self.own_egress().map(drop)
+    }
+
+    /// Gives the step its limits, as [`reshape`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn reshape(&mut self) -> Result<Box<RawValue>, BandwidthError> {
+        self.ingress()?;
+        self.egress()
     }
 
     /// The token bucket at the root of the host's end, if there is one.
@@ -231,13 +242,7 @@ impl<'a> Shaper<'a> {
         let Reshape { attachment, step, container_id, netns, prev_result, .. } = self.wanted;
         let mut network = attachment.network.clone();
         network.plugins[step] = limits.in_config(&network.plugins[step]);
-        let chain = Chain {
-            network: &network,
-            finder: self.tools.finder,
-            exec: self.tools.exec,
-            limits: self.tools.limits,
-            after: None,
-        };
+        let chain = Chain { network: &network, ..self.tools.chain(attachment) };
         Ok(chain.add_step(step, &attachment.parameters(container_id, netns), prev_result)?.raw)
     }
 

@@ -267,6 +267,7 @@ mod tests {
             rollback: Duration::from_secs(1),
             look_ahead: crate::runtime::LookAhead::default(),
             concurrency: Concurrency::AtMost(1),
+            after: None,
         };
         assert!(state.undo(tools).is_empty());
         (state, witness.0.into_inner().unwrap())

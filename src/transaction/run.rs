@@ -13,7 +13,7 @@ use super::claim::Claim;
 use super::journal::{Event, Journal, State, now_millis};
 use super::store::{Container, Store, StoreError};
 use super::undo::{CleanupFailure, undo};
-use crate::cni::CniError;
+use crate::cni::{CniError, Verb};
 use crate::config::Concurrency;
 use crate::netns::{self, NetnsError};
 use crate::panic::{Panicked, caught};
@@ -21,7 +21,7 @@ use crate::plan::concurrency::{Needs, schedule};
 use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
-use crate::runtime::{Ahead, Chain, Durable, Exec, Finder, LookAhead, Schedule, StepError};
+use crate::runtime::{Ahead, Chain, DiskWork, Durable, Exec, Finder, LookAhead, Schedule, StepError};
 
 /// What runs a plan's plugins.
 #[derive(Clone, Copy)]
@@ -38,6 +38,8 @@ pub struct Tools<'a> {
     pub look_ahead: LookAhead<'a>,
     /// Which attachments they may work on at once, beside the primary one, which has its turn alone.
     pub concurrency: Concurrency,
+    /// What has to be on disk before one of them gets its input.
+    pub after: Option<&'a Durable>,
 }
 
 impl std::fmt::Debug for Tools<'_> {
@@ -71,7 +73,13 @@ impl<'a> Tools<'a> {
     where
         'a: 'b,
     {
-        Chain { network: &attachment.network, finder: self.finder, exec: self.exec, limits: self.limits, after: None }
+        Chain {
+            network: &attachment.network,
+            finder: self.finder,
+            exec: self.exec,
+            limits: self.limits,
+            after: self.after,
+        }
     }
 }
 
@@ -194,11 +202,11 @@ impl<'a> Transaction<'a> {
         tools: Tools<'a>,
     ) -> Result<Self, StoreError> {
         let journal = Journal::begin(container, plan, netns)?;
-        let sync = |files| {
+        let sync = |work: &[DiskWork]| {
             let path = container.journal_path(&plan.ifname);
-            tools.exec.sync(files).map_err(|source| StoreError::Io { action: "sync", path, source })
+            tools.exec.sync(Verb::Add, work).map_err(|source| StoreError::Io { action: "sync", path, source })
         };
-        let durable = match sync(journal.to_sync(store, container)) {
+        let durable = match sync(&journal.to_sync(store, container)) {
             Ok(durable) => durable,
             Err(error) => {
                 drop(container.remove_journal(&plan.ifname));
@@ -217,13 +225,9 @@ impl<'a> Transaction<'a> {
         mut journal: Journal,
         plan: &'a Plan,
         tools: Tools<'a>,
-        events: Vec<Event>,
+        beginning: Beginning,
     ) -> Result<Self, StoreError> {
-        let files = journal.begin_change(container, events)?;
-        let durable = tools.exec.sync(files).map_err(|source| {
-            journal.note(Event::Reverted { time: now_millis(), owing: Vec::new() });
-            StoreError::Io { action: "sync", path: container.journal_path(&plan.ifname), source }
-        })?;
+        let durable = begin_change(container, &mut journal, tools, beginning)?;
         Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal), scope: Scope::Change })
     }
 
@@ -231,9 +235,9 @@ impl<'a> Transaction<'a> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the journal is on disk, before something is done that is no call of a plugin.
+    /// Waits until the journal is on disk, before something is done that is no call of a plugin, for a plugin's time at most.
     pub(super) fn wait_until_durable(&self) -> Result<(), Failure> {
-        self.durable.wait(self.tools.limits.deadline).map_err(|source| self.journal_failure(source))
+        self.durable.wait(self.tools.limits.deadline()).map_err(|source| self.journal_failure(source))
     }
 
     /// Reads what the journal says now.
@@ -320,6 +324,31 @@ impl<'a> Transaction<'a> {
     }
 }
 
+/// What a change begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// What is to be done.
+    pub events: Vec<Event>,
+    /// What its first plugin does.
+    pub verb: Verb,
+}
+
+/// Writes to a journal what a change is to do, and has that synced.
+pub(super) fn begin_change(
+    container: &Container,
+    journal: &mut Journal,
+    tools: Tools<'_>,
+    beginning: Beginning,
+) -> Result<Durable, StoreError> {
+    let work = journal.begin_change(container, beginning.events)?;
+    tools.exec.sync(beginning.verb, &work).map_err(|source| {
+        let ifname = journal.state.header.plan.ifname.clone();
+        journal.note(Event::Reverted { time: now_millis(), owing: Vec::new() });
+        Journal::remove_beside(container, &ifname);
+        StoreError::Io { action: "sync", path: container.journal_path(&ifname), source }
+    })
+}
+
 pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -364,6 +393,7 @@ mod tests {
             rollback: Duration::from_secs(60),
             look_ahead: LookAhead::default(),
             concurrency: Concurrency::AtMost(1),
+            after: None,
         };
         let transaction = Transaction::begin(&store, &container, &plan, None, tools).unwrap();
         let outcome = transaction.run(|tx| -> Result<(), Failure> {

@@ -46,6 +46,9 @@ pub enum UndoError {
     /// The journal could not be read or removed.
     #[error(transparent)]
     Journal(#[from] StoreError),
+    /// What is to be undone is not on disk.
+    #[error("nothing was put back, as the journal could not be synced: {0}")]
+    NotDurable(#[source] io::Error),
     /// The limits of a `bandwidth` step could not be put back.
     #[error(transparent)]
     Bandwidth(BandwidthError),

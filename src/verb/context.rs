@@ -85,6 +85,7 @@ impl Context {
             rollback: self.rollback,
             look_ahead,
             concurrency: self.concurrency,
+            after: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 /// Networks that come and go.
 mod attach;
+/// What a change waits for on disk, and a disk that does not answer.
+mod disk;
 /// Changes that fail, are killed, or meet other calls.
 mod faults;
 /// Braid killed at its system calls.
@@ -13,9 +15,20 @@ mod traffic;
 /// New values for a bandwidth limit, port mappings, a firewall and tuned parameters.
 mod update;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
-use crate::support::{Case, Invocation, Network, Outcome, Plugin};
+use crate::support::{Case, Invocation, Network, Outcome, Plugin, braid};
+
+const STRACE: &str = "/usr/bin/strace";
+
+/// A command line about the container of the case, started by `strace` with these options.
+fn traced<'a>(case: &'a Case, options: &[&str], words: &[&str]) -> Invocation<'a> {
+    let braid = braid().display().to_string();
+    let line = [options, &[&braid, words[0], Case::CONTAINER], &words[1..], &["--state-dir", "@DIR@/state"]].concat();
+    case.command(Path::new(STRACE), &[&["-qqq"], &line[..]].concat())
+}
 
 /// A case whose configuration the command line finds: the network `outer`, with these delegates.
 pub(super) fn live(case: Case, delegates: &[Value]) -> Case {

@@ -33,13 +33,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::unistd::{ForkResult, Pid, fork, getpgrp, setpgid};
-use rustix::fs::fsync;
+use rustix::fs::{fsync, renameat};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
 use rustix::process as raw;
 
+use super::durable::DiskWork;
 use super::group::wait_until_empty;
 use super::spawn::new_group;
 use crate::runtime::process::{poll_timeout, wait, wait_at_most};
@@ -99,11 +100,11 @@ pub(in crate::runtime) struct SyncOutcome(PipeReader);
 
 /// What a holder has to know.
 struct Arguments<'a> {
-    /// The files to be synced, in order, and where to say how that went.
-    sync: &'a [RawFd],
+    /// What it does first, in order, and where to say how that went.
+    work: &'a [DiskWork],
     outcome: RawFd,
     lifeline: RawFd,
-    /// The descriptors that stay open until the files are synced, and those that stay open for good; both sorted.
+    /// The descriptors that stay open until that is done, and those that stay open for good; both sorted.
     open_at_first: Vec<RawFd>,
     open: Vec<RawFd>,
     /// The process group of its parent. Where the parent is in a PID namespace, it may have no number there.
@@ -117,21 +118,19 @@ impl Holder {
         Self::syncing(keep, grace, &[]).map(|(holder, _)| holder)
     }
 
-    /// The same, and it syncs `files` first.
-    pub(super) fn syncing(
-        keep: &[BorrowedFd<'_>],
-        grace: Grace,
-        files: &[BorrowedFd<'_>],
-    ) -> io::Result<(Self, SyncOutcome)> {
+    /// The same, and it does `work` first.
+    pub(super) fn syncing(keep: &[BorrowedFd<'_>], grace: Grace, work: &[DiskWork]) -> io::Result<(Self, SyncOutcome)> {
         let (holders_end, lifeline) = UnixStream::pair()?;
         let (outcome, tell) = io::pipe()?;
-        let sync: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let of_work = work.iter().map(|work| match work {
+            DiskWork::Sync(file) | DiskWork::Rename { directory: file, .. } => file.as_raw_fd(),
+        });
         let mut open: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
-        let mut open_at_first: Vec<RawFd> = open.iter().chain(&sync).copied().chain([tell.as_raw_fd()]).collect();
+        let mut open_at_first: Vec<RawFd> = open.iter().copied().chain(of_work).chain([tell.as_raw_fd()]).collect();
         open.sort_unstable();
         open_at_first.sort_unstable();
         let arguments = Arguments {
-            sync: &sync,
+            work,
             outcome: tell.as_raw_fd(),
             lifeline: holders_end.as_raw_fd(),
             open_at_first,
@@ -282,12 +281,14 @@ const LET_INPUT_GO: u8 = 3;
 /// see to it that the group does. Which group that is the parent has settled by then; it is the parent's own where no plugin was
 /// started.
 fn hold(arguments: &Arguments<'_>) -> ! {
-    let Arguments { sync, outcome, lifeline, open_at_first, open, caller, grace } = arguments;
+    let Arguments { work, outcome, lifeline, open_at_first, open, caller, grace } = arguments;
     close_all_but(open_at_first);
-    if !sync.is_empty() {
-        // SAFETY: they are among those that are open at first.
-        let synced = sync.iter().try_for_each(|file| fsync(unsafe { BorrowedFd::borrow_raw(*file) }));
-        let error = synced.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+    if !work.is_empty() {
+        let done = work.iter().try_for_each(|work| match work {
+            DiskWork::Sync(file) => fsync(file),
+            DiskWork::Rename { directory, from, to } => renameat(directory, from, directory, to),
+        });
+        let error = done.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
         // SAFETY: as above.
         let _ = rustix::io::write(unsafe { BorrowedFd::borrow_raw(*outcome) }, &error.to_ne_bytes());
     }
@@ -372,6 +373,7 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -454,13 +456,33 @@ mod tests {
     #[test]
     fn the_holder_says_how_syncing_went() {
         let (first, second) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let files = [first.as_fd(), second.as_fd()];
+        let sync = |file: File| DiskWork::Sync(Arc::new(file));
+        let files = [sync(first), sync(second)];
         let (_holder, mut outcome) = Holder::syncing(&[], Grace::Children, &files).unwrap();
         outcome.wait(None).unwrap();
         // A pipe cannot be synced.
         let (reader, _writer) = io::pipe().unwrap();
-        let (_holder, mut outcome) = Holder::syncing(&[], Grace::Children, &[first.as_fd(), reader.as_fd()]).unwrap();
+        let (_holder, mut outcome) =
+            Holder::syncing(&[], Grace::Children, &[sync(OwnedFd::from(reader).into())]).unwrap();
         assert_eq!(outcome.wait(None).unwrap_err().raw_os_error(), Some(Errno::EINVAL as i32));
+    }
+
+    #[test]
+    fn a_file_gets_its_name_once_all_before_it_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Arc::new(File::open(folder.path()).unwrap());
+        let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+        let rename = DiskWork::Rename { directory: Arc::clone(&directory), from: c".new".into(), to: c"old".into() };
+        let (reader, _writer) = io::pipe().unwrap();
+        for (first, expected) in [(OwnedFd::from(reader).into(), "old"), (tempfile::tempfile().unwrap(), "new")] {
+            std::fs::write(folder.path().join("old"), "old").unwrap();
+            std::fs::write(folder.path().join(".new"), "new").unwrap();
+            let work = [DiskWork::Sync(Arc::new(first)), rename.clone(), DiskWork::Sync(Arc::clone(&directory))];
+            let (_holder, mut outcome) = Holder::syncing(&[], Grace::Children, &work).unwrap();
+            assert_eq!(outcome.wait(None).is_ok(), expected == "new");
+            assert_eq!(text("old"), expected);
+        }
+        assert_eq!(text(".new"), "");
     }
 
     /// A holder that is stopped stands for one whose disk does not answer.

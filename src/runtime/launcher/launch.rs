@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
 
-use super::durable::Durable;
+use super::durable::{DiskWork, Durable};
 use super::holder::{Grace, Holder};
 use super::running::{Killed, Outcome, RunningPlugin};
 use super::spawn::{Program, spawn};
@@ -133,7 +133,7 @@ impl Launcher {
         }
         // The plugin starts while the holder is made, or while that syncs.
         let mut plugin = start(None)?;
-        match call.after.and_then(Durable::take_holder).map_or_else(|| self.new_holder(grace), Ok) {
+        match call.after.and_then(|durable| durable.take_holder(grace)).map_or_else(|| self.new_holder(grace), Ok) {
             Ok(mut holder) => {
                 holder.join(plugin.pid());
                 Ok((plugin, holder))
@@ -308,12 +308,11 @@ impl Drop for Launcher {
 }
 
 impl Exec for Launcher {
-    fn sync(&self, files: Vec<Arc<File>>) -> io::Result<Durable> {
-        if files.is_empty() {
+    fn sync(&self, verb: Verb, work: &[DiskWork]) -> io::Result<Durable> {
+        if work.is_empty() {
             return Ok(Durable::reached());
         }
-        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        let (holder, outcome) = Holder::syncing(&self.open_locks(), grace_of(Verb::Add), &files)?;
+        let (holder, outcome) = Holder::syncing(&self.open_locks(), grace_of(verb), work)?;
         Ok(Durable::under_way(holder.reporting_to(&self.holder_hangs), outcome))
     }
 
@@ -469,7 +468,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = plugin(dir.path());
         let launcher = Launcher::new();
-        let durable = launcher.sync(vec![Arc::new(tempfile::tempfile().unwrap())]).unwrap();
+        let durable = launcher.sync(Verb::Add, &[DiskWork::Sync(Arc::new(tempfile::tempfile().unwrap()))]).unwrap();
         let call = Call { after: Some(&durable), ..call(&path, Verb::Add) };
         launcher.run(&call).unwrap();
         launcher.run(&call).unwrap();
@@ -484,7 +483,7 @@ mod tests {
         let launcher = Launcher::new();
         // A pipe cannot be synced.
         let (reader, _writer) = io::pipe().unwrap();
-        let durable = launcher.sync(vec![Arc::new(OwnedFd::from(reader).into())]).unwrap();
+        let durable = launcher.sync(Verb::Add, &[DiskWork::Sync(Arc::new(OwnedFd::from(reader).into()))]).unwrap();
         for _ in 0..2 {
             let call = Call { after: Some(&durable), ..call(&path, Verb::Add) };
             assert!(matches!(launcher.run(&call), Err(PluginError::NotDurable(_))));

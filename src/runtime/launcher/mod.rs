@@ -10,6 +10,6 @@ mod launch;
 mod running;
 mod spawn;
 
-pub use durable::Durable;
+pub use durable::{DiskWork, Durable};
 pub use launch::{Launcher, Started};
 pub use running::{Killed, MAX_STDOUT};

@@ -191,8 +191,13 @@ impl State {
 
     /// Whether `path` leads to the namespace that ADD was called for.
     pub fn compare_netns(&self, path: &str) -> Sameness {
-        match (netns::Identity::of(Path::new(path)), self.header.netns_id) {
-            (Ok(now), Some(then)) => match then.compare(&now) {
+        self.compare_identity(netns::Identity::of(Path::new(path)).ok())
+    }
+
+    /// Whether the namespace of this identity is the one that ADD was called for.
+    pub fn compare_identity(&self, now: Option<netns::Identity>) -> Sameness {
+        match (now, self.header.netns_id) {
+            (Some(now), Some(then)) => match then.compare(&now) {
                 // The kernel counts from the start again.
                 Sameness::Same if self.is_of_another_boot() => Sameness::Unknown,
                 sameness => sameness,

@@ -9,6 +9,7 @@ use super::reader::{Reading, read};
 use super::state::State;
 use crate::netns;
 use crate::plan::Plan;
+use crate::runtime::DiskWork;
 use crate::transaction::store::{Container, Content, JournalFile, MAX_JOURNAL, Store, StoreError};
 
 /// A journal, open for more.
@@ -25,6 +26,8 @@ pub struct Journal {
     checksum: Checksum,
     /// Whether something is behind the readable part.
     is_torn: bool,
+    /// What it is to tell after its header once it is written anew, which the next change does.
+    anew: Option<Vec<Event>>,
 }
 
 /// What was found where a journal should be.
@@ -68,7 +71,7 @@ impl Journal {
         match written() {
             Ok(length) => {
                 let (file, state) = (Arc::new(file), State::new(header));
-                Ok(Self { file, length, state, queued: Vec::new(), checksum, is_torn: false })
+                Ok(Self { file, length, state, queued: Vec::new(), checksum, is_torn: false, anew: None })
             }
             Err(source) => {
                 // Why it could not be made is what there is to report.
@@ -80,12 +83,12 @@ impl Journal {
 
     /// What has to be synced for a new journal to survive whatever happens to the machine: the file, its directory, and
     /// the one above that where the file system does not see to it.
-    pub(in crate::transaction) fn to_sync(&self, store: &Store, container: &Container) -> Vec<Arc<File>> {
+    pub(in crate::transaction) fn to_sync(&self, store: &Store, container: &Container) -> Vec<DiskWork> {
         let mut files = vec![Arc::clone(&self.file), container.lock_handle()];
-        if !store.syncs_new_directories() {
+        if !container.is_in_order_on_disk() {
             files.push(store.attachments_handle());
         }
-        files
+        files.into_iter().map(DiskWork::Sync).collect()
     }
 
     /// Opens the journal of an interface. One that ends within its first line is removed.
@@ -130,28 +133,40 @@ impl Journal {
             Ok(Some(Reading { state, length, checksum })) => {
                 let is_torn = length < bytes.len();
                 let length = length as u64;
-                Opened::Journal(Box::new(Self { file, length, state, queued: Vec::new(), checksum, is_torn }))
+                Opened::Journal(Box::new(Self {
+                    file,
+                    length,
+                    state,
+                    queued: Vec::new(),
+                    checksum,
+                    is_torn,
+                    anew: None,
+                }))
             }
             Err(reason) => Opened::Corrupt(reason),
         })
     }
 
-    /// Writes a journal anew that changes have made long. Attachments that were detached are not in it any more, so that the
-    /// others may have other places.
-    ///
-    /// # Errors
-    /// When it cannot be written; the journal is then as it was before.
-    pub fn shorten(&mut self, container: &Container) -> Result<(), StoreError> {
-        if self.length > LONG
-            && let Some((header, kept)) = self.state.condensed()
-        {
-            *self = Self::write_anew(&container.journal(&self.state.header.plan.ifname), header, kept)?;
+    /// Leaves out of the journal what was detached, if the next change is to write it anew: because it tells of no change yet, so
+    /// that its format is the older one, or because changes have made it long. Returns where these attachments are after that.
+    pub(in crate::transaction) fn condense(&mut self, attachments: &[usize]) -> Vec<usize> {
+        let is_due = self.state.header.format < CHANGED_FORMAT || self.length > LONG;
+        let Some((header, events)) = is_due.then(|| self.state.condensed()).flatten() else {
+            return attachments.to_vec();
+        };
+        let places = attachments.iter().map(|index| self.state.attachments().take_while(|(at, _)| at < index).count());
+        let places = places.collect();
+        self.state = State::new(header);
+        for event in &events {
+            self.apply(event.clone());
         }
-        Ok(())
+        self.anew = Some(events);
+        places
     }
 
-    /// Begins a change: writes these events, and returns what has to be synced before its first plugin gets its input. A journal
-    /// that tells of no change yet is written anew in the format that can.
+    /// Begins a change: writes these events, and returns what has to be done before its first plugin gets its input. A journal
+    /// that was condensed is written anew beside the one that is there, with these events in it. It takes the other's place once
+    /// it is on disk, so that at any time one of the two is there whole.
     ///
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
@@ -159,56 +174,74 @@ impl Journal {
         &mut self,
         container: &Container,
         events: Vec<Event>,
-    ) -> Result<Vec<Arc<File>>, StoreError> {
+    ) -> Result<Vec<DiskWork>, StoreError> {
         let place = container.journal(&self.state.header.plan.ifname);
-        let io = |source| StoreError::Io { action: "write", path: place.path(), source };
-        if self.state.header.format < CHANGED_FORMAT
-            && let Some((header, kept)) = self.state.condensed()
-        {
-            *self = Self::write_anew(&place, header, kept)?;
+        let Some(before) = self.anew.take() else {
+            self.append_all(events).map_err(|source| StoreError::Io { action: "write", path: place.path(), source })?;
+            let mut work = vec![DiskWork::Sync(Arc::clone(&self.file))];
+            if !container.is_in_order_on_disk() {
+                work.push(DiskWork::Sync(container.lock_handle()));
+            }
+            return Ok(work);
+        };
+        self.write_beside(&place, before.iter().chain(&events))?;
+        for event in events {
+            self.apply(event);
         }
+        let rename = place.beside().to_replace(&place);
+        Ok(vec![DiskWork::Sync(Arc::clone(&self.file)), rename, DiskWork::Sync(container.lock_handle())])
+    }
+
+    /// Removes what [`Self::begin_change`] has written beside a journal and could not put in its place.
+    pub(in crate::transaction) fn remove_beside(container: &Container, ifname: &str) {
+        drop(container.journal(ifname).beside().remove());
+    }
+
+    /// Writes the header and these events beside the journal that is there, and goes on with that file.
+    fn write_beside<'a>(
+        &mut self,
+        place: &JournalFile,
+        events: impl Iterator<Item = &'a Event>,
+    ) -> Result<(), StoreError> {
+        let beside = place.beside();
+        beside.remove()?;
+        let mut file = beside.create()?;
+        let mut checksum = Checksum::default();
+        let written = || -> io::Result<u64> {
+            let mut text = encode(&self.state.header, &mut checksum)?;
+            for event in events {
+                text.extend(encode(event, &mut checksum)?);
+            }
+            refuse_larger(text.len() as u64)?;
+            file.write_all(&text)?;
+            Ok(text.len() as u64)
+        };
+        let length = written().map_err(|source| {
+            drop(beside.remove());
+            StoreError::Io { action: "write", path: beside.path(), source }
+        })?;
+        (self.file, self.length, self.checksum, self.is_torn) = (Arc::new(file), length, checksum, false);
+        self.queued.clear();
+        Ok(())
+    }
+
+    /// Appends events, all or none.
+    fn append_all(&mut self, events: Vec<Event>) -> io::Result<()> {
         let before = (self.queued.len(), self.checksum);
         let encoded = events.iter().try_for_each(|event| {
             self.queued.extend(encode(event, &mut self.checksum)?);
             Ok(())
         });
         if let Err(error) = encoded.and_then(|()| self.write_queued()) {
+            // What was queued before has happened, and is still to be written with whatever comes next.
             self.queued.truncate(before.0);
             self.checksum = before.1;
-            return Err(io(error));
+            return Err(error);
         }
         for event in events {
             self.apply(event);
         }
-        Ok(vec![Arc::clone(&self.file), container.lock_handle()])
-    }
-
-    /// Writes a journal beside the one that is there, syncs it, and puts it in its place.
-    fn write_anew(place: &JournalFile, header: Header, events: Vec<Event>) -> Result<Self, StoreError> {
-        let beside = place.beside();
-        beside.remove()?;
-        let mut file = beside.create()?;
-        let mut checksum = Checksum::default();
-        let mut written = || -> io::Result<u64> {
-            let mut text = encode(&header, &mut checksum)?;
-            for event in &events {
-                text.extend(encode(event, &mut checksum)?);
-            }
-            refuse_larger(text.len() as u64)?;
-            file.write_all(&text)?;
-            file.sync_data()?;
-            Ok(text.len() as u64)
-        };
-        let outcome = written().map_err(|source| StoreError::Io { action: "write", path: beside.path(), source });
-        let length = outcome.and_then(|length| beside.replace(place).map(|()| length)).inspect_err(|_| {
-            drop(beside.remove());
-        })?;
-        let mut state = State::new(header);
-        for event in events {
-            let applied = state.apply(event);
-            debug_assert!(applied.is_ok(), "the events are of the plan");
-        }
-        Ok(Self { file: Arc::new(file), length, state, queued: Vec::new(), checksum, is_torn: false })
+        Ok(())
     }
 
     /// Appends an event.
@@ -216,17 +249,8 @@ impl Journal {
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
     pub fn append(&mut self, event: Event) -> io::Result<()> {
-        let before = (self.queued.len(), self.checksum);
-        self.queued.extend(encode(&event, &mut self.checksum)?);
-        let written = self.write_queued();
-        if written.is_ok() {
-            self.apply(event);
-        } else {
-            // What has happened is still to be written, with whatever comes next.
-            self.queued.truncate(before.0);
-            self.checksum = before.1;
-        }
-        written
+        debug_assert!(self.anew.is_none(), "a condensed journal is written anew by a change first");
+        self.append_all(vec![event])
     }
 
     /// Writes what was queued.

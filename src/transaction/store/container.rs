@@ -5,11 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::directory::names;
 use super::error::StoreError;
 use super::file::JournalFile;
+
+/// As in linux/magic.h.
+const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 /// A container's directory, locked.
 #[derive(Debug)]
@@ -82,6 +86,15 @@ impl Container {
         entries.ifnames.sort();
         entries.set_aside.sort();
         Ok(entries)
+    }
+
+    /// Whether the file system, when it syncs a file, syncs all that was done to directories before: new ones that lead to the
+    /// file, and the name that it was given. ext4 does: with a journal they are in the same transaction or an earlier one, and
+    /// without it goes from parent to parent. XFS writes its log in the order of what was done. Each sync of one more directory
+    /// would be a write to the disk that is waited for.
+    pub(in crate::transaction) fn is_in_order_on_disk(&self) -> bool {
+        let file_system = fstatfs(&self.directory).map(|status| status.filesystem_type());
+        matches!(file_system, Ok(EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC))
     }
 
     /// The locked directory, to be kept open by whoever must keep the lock.

@@ -1,5 +1,6 @@
 //! The file of one journal.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::StoreError;
+use crate::runtime::DiskWork;
 
 /// The largest journal read, and so the largest written, in bytes.
 pub(in crate::transaction) const MAX_JOURNAL: u64 = 256 << 20;
@@ -102,10 +104,10 @@ impl JournalFile {
         Self { directory: Arc::clone(&self.directory), path, name }
     }
 
-    /// Puts it in the place of another. The directory is still to be synced.
-    pub(in crate::transaction) fn replace(&self, other: &Self) -> Result<(), StoreError> {
-        renameat(&self.directory, self.name.as_str(), &other.directory, other.name.as_str())
-            .map_err(StoreError::io("replace", &other.path))
+    /// What puts it in the place of another of its directory.
+    pub(in crate::transaction) fn to_replace(&self, other: &Self) -> DiskWork {
+        let name = |name: &str| CString::new(name).expect("the name of a file has no NUL");
+        DiskWork::Rename { directory: Arc::clone(&self.directory), from: name(&self.name), to: name(&other.name) }
     }
 
     /// Removes it, if it is there.

@@ -10,7 +10,6 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
-use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::container::Container;
@@ -21,9 +20,6 @@ use crate::cni::validate;
 /// How the names of things begin that stood where a container's directory should: as no container's ID does. Today these are
 /// moved to the debts.
 const SET_ASIDE: &str = ".not-a-directory.";
-
-/// As in linux/magic.h.
-const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 /// The state directory, locked.
 #[derive(Debug)]
@@ -174,14 +170,6 @@ impl Store {
         let mut names = names(&self.attachments, &directory)?;
         names.retain(|name| name.starts_with(SET_ASIDE));
         Ok(names.into_iter().map(|name| directory.join(name)).collect())
-    }
-
-    /// Whether the file system, when it syncs a new file, syncs the new directories that lead to it. ext4 does: with a journal
-    /// they are in the same transaction or an earlier one, and without it goes from parent to parent. XFS writes its log in
-    /// the order of what was done. Each sync of one more directory would be a write to the disk that is waited for.
-    pub(in crate::transaction) fn syncs_new_directories(&self) -> bool {
-        let file_system = fstatfs(&self.attachments).map(|status| status.filesystem_type());
-        matches!(file_system, Ok(EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC))
     }
 
     /// The directory of attachments.

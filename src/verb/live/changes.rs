@@ -1,11 +1,12 @@
 //! Attach, detach and update, under the container's lock.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::context::Context;
 use super::super::error::Error;
-use super::super::preflight::{forgo_without_plugins, held_by_others, open_namespace, preflight, refuse_taken_names};
+use super::super::preflight::{forgo_without_plugins, held_by_others, preflight, refuse_taken_names};
 use super::error::LiveError;
 use super::find::{self, Which};
 use super::pod_status::write_pod_status;
@@ -13,6 +14,7 @@ use super::ports;
 use super::tried;
 use crate::cni::{AddResult, Args, CniError, RawObject, Verb, Version};
 use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems, Timeouts};
+use crate::netns::Netns;
 use crate::plan::update::{PlannedUpdate, Update, update};
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
@@ -234,9 +236,8 @@ impl Live {
         let (store, id) = self.open(which)?;
         let context = Context::of_container(&id, self.timeouts);
         let container = store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(which))?;
-        let mut journal = find::journal(&container, which)?;
-        find::refuse_unfit(&journal.state)?;
-        journal.shorten(&container)?;
+        let journal = find::journal(&container, which)?;
+        let netns = find::refuse_unfit(&journal.state)?;
         let plan = &journal.state.header.plan;
         let finder = context.finder_for(&plan.path);
         let launcher = context.launcher(vec![store.lock_handle(), container.lock_handle()]);
@@ -246,6 +247,7 @@ impl Live {
             context: &context,
             tools: context.tools(&finder, &launcher),
             author: &self.author,
+            netns: RefCell::new(netns),
         };
         work(&call, journal)
     }
@@ -292,6 +294,8 @@ pub(super) struct Call<'a> {
     pub(super) context: &'a Context,
     pub(super) tools: transaction::Tools<'a>,
     pub(super) author: &'a str,
+    /// The container's.
+    pub(super) netns: RefCell<Netns>,
 }
 
 impl<'a> Call<'a> {
@@ -309,7 +313,10 @@ impl<'a> Call<'a> {
         let Plan { network, ifname, args, .. } = &journal.state.header.plan;
         let (network, ifname, args) = (network.clone(), ifname.clone(), args.clone());
         let (began, before) = (Instant::now(), self.context.runs().count());
-        let outcome = change(self.means(), journal).map_err(LiveError::from);
+        let mut outcome = change(self.means(), journal).map_err(LiveError::from);
+        if let Some(changed) = outcome.as_mut().ok().filter(|changed| changed.steps.is_empty()) {
+            changed.steps = self.context.runs().after(before).into_iter().map(tried::report).collect();
+        }
         let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
         let (runs, took) = (self.context.runs(), began.elapsed());
         let args: Args = args.parse().unwrap_or_default();
@@ -384,8 +391,7 @@ impl<'a> Call<'a> {
             let container_id = self.container.id().to_owned();
             return Err(LiveError::Taken { container_id, ifname: attachment.ifname.clone() });
         }
-        let mut netns = open_namespace(&plan)?;
-        refuse_taken_names(&plan, netns.as_mut())?;
+        refuse_taken_names(&plan, Some(&mut self.netns.borrow_mut()))?;
         Ok(plan.attachments)
     }
 

@@ -75,27 +75,26 @@ fn open(
     }
 }
 
-/// The container is attached, and its namespace is the one that ADD was called for.
-pub(super) fn refuse_unfit(state: &State) -> Result<(), LiveError> {
+/// The container is attached, and its namespace is the one that ADD was called for. Returns that.
+pub(super) fn refuse_unfit(state: &State) -> Result<Netns, LiveError> {
     let container_id = state.header.plan.container_id.clone();
     if state.complete.is_none() || state.is_being_undone() {
         return Err(LiveError::NotWhole { container_id });
     }
     let path = &state.header.plan.netns;
-    match Netns::open(Path::new(path)) {
+    let mut netns = match Netns::open(Path::new(path)) {
         Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => {
             return Err(LiveError::Gone { container_id, netns: path.clone() });
         }
-        Err(error) => return Err(LiveError::Namespace(error)),
-        Ok(mut netns) => match state.compare_netns(path) {
-            Sameness::Same => {}
-            Sameness::Different => return Err(LiveError::AnotherNamespace { container_id, netns: path.clone() }),
-            // A kernel or a journal without cookies: the hardware addresses that the plugins made up prove it.
-            Sameness::Unknown if has_our_interfaces(state, &mut netns)? => {}
-            Sameness::Unknown => return Err(LiveError::UnprovenNamespace { container_id, netns: path.clone() }),
-        },
+        opened => opened.map_err(LiveError::Namespace)?,
+    };
+    match state.compare_identity(netns.identity().ok()) {
+        Sameness::Same => Ok(netns),
+        Sameness::Different => Err(LiveError::AnotherNamespace { container_id, netns: path.clone() }),
+        // A kernel or a journal without cookies: the hardware addresses that the plugins made up prove it.
+        Sameness::Unknown if has_our_interfaces(state, &mut netns)? => Ok(netns),
+        Sameness::Unknown => Err(LiveError::UnprovenNamespace { container_id, netns: path.clone() }),
     }
-    Ok(())
 }
 
 /// Whether a namespace has every interface that the attachments have made in it, with its hardware address.

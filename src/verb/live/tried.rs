@@ -23,7 +23,8 @@ pub(super) fn complete(error: LiveError, container: &Container, plan: &Plan, run
     LiveError::Change(Box::new(Tried { container_id, ifname, version, steps, result, ..*tried }))
 }
 
-fn report(run: Run) -> StepReport {
+/// What the run of a plugin says of its step.
+pub(super) fn report(run: Run) -> StepReport {
     StepReport {
         interface: run.ifname,
         step: run.step,
