@@ -114,6 +114,18 @@ fn a_status_that_cannot_be_written_fails_no_change() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// What another pod of the name asks for, and its devices, are not this container's. Its journal is enough for the rest.
+#[test]
+fn a_container_of_another_pod_is_not_attached() {
+    let (case, api) = in_cluster(node());
+    attached(&case, &api);
+    api.replace_pod(POD.0, POD.1, &json!({STATUS: "[]"}));
+    let uid = api.uid(POD.0, POD.1);
+    change(&case, &["attach", "two"]).fails(11).says(&uid).called_nothing();
+    assert_eq!(text(&api), "[]");
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn another_pod_of_the_name_keeps_its_status() {
     let (case, api) = in_cluster(node());

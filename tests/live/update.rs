@@ -102,6 +102,66 @@ fn what_is_foreign_is_an_error_and_stays(#[case] command: &str, #[case] what: &s
     case.del().succeeds().leaves_nothing();
 }
 
+/// Somebody else's filter beside the redirection: to remove the limit would remove the filter.
+#[test]
+fn a_foreign_filter_is_an_error_and_stays() {
+    let case = case(reference_plugins(), &[limits(&EGRESS)]);
+    case.add().succeeds();
+    let before = qdiscs(&case);
+    let text = case.host().run("tc qdisc show");
+    let veth = text.lines().find(|line| line.contains("ingress")).and_then(|line| line.split_whitespace().nth(4));
+    let veth = veth.expect("the host's end").to_owned();
+    let filter = format!("dev {veth} parent ffff: protocol ip prio 9");
+    case.host().run(&format!("tc filter add {filter} u32 match u32 0 0 flowid 1:1"));
+    for limits in ["egress=none", "egress=9M", "none"] {
+        update(&case, &["eth0", "--bandwidth", limits]).fails_with_any_code().says("a filter (u32)");
+        assert_eq!(qdiscs(&case), before);
+        assert!(case.host().run(&format!("tc filter show dev {veth} parent ffff:")).contains("pref 9"));
+    }
+    case.host().run(&format!("tc filter del {filter}"));
+    update(&case, &["eth0", "--bandwidth", "egress=9M"]).succeeds();
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Limits that came as arguments of the capability stay there, and CHECK agrees with the new ones.
+#[rstest]
+#[case::stable(Some(reference_plugins()))]
+#[case::new(new_plugins())]
+fn limits_of_the_capability(#[case] folder: Option<PathBuf>) {
+    let Some(folder) = folder else { return eprintln!("skipped: BRAID_TEST_CNI_PATH_NEW names no folder of plugins") };
+    let declaring = Plugin::new("", "bandwidth").key("capabilities", json!({"bandwidth": true}));
+    let case = case(folder, &[]);
+    let case = super::network(case, "two", &[bridge("br-two", "10.61.2.0/24"), declaring]);
+    case.add().succeeds();
+    let limited = json!({"name": "two", "interface": "net1",
+        "bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}});
+    super::attach(&case, &[&limited.to_string()]).succeeds();
+    let rates = || {
+        let lines = qdiscs(&case).into_iter().filter_map(|line| {
+            let (_, rest) = line.split_once("rate ")?;
+            rest.split_whitespace().next().map(str::to_owned)
+        });
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(rates(), ["8Mbit"]);
+    for (limits, expected) in [
+        ("egress=4M", &["4Mbit", "8Mbit"][..]),
+        ("ingress=none,egress=5M", &["5Mbit"]),
+        ("none", &[]),
+        ("ingress=6M", &["6Mbit"]),
+    ] {
+        update(&case, &["net1", "--bandwidth", limits]).succeeds();
+        let mut now = rates();
+        now.sort();
+        assert_eq!(now, expected, "{limits}");
+        case.check().succeeds();
+    }
+    super::detach(&case, &["net1"]).succeeds();
+    assert!(rates().is_empty());
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn a_limit_adds_a_step_where_the_chain_has_none() {
     let case = case(reference_plugins(), &[]);
@@ -187,6 +247,38 @@ fn port_mappings_are_as_a_fresh_add_makes_them(#[case] folder: Option<PathBuf>) 
         fresh.del().succeeds();
     }
     changed.del().succeeds().leaves_nothing();
+}
+
+/// The rules of this backend carry the container's ID alone, so a DEL removes those of all its attachments.
+#[test]
+fn port_mappings_by_nftables() {
+    let Some(folder) = new_plugins() else { return eprintln!("skipped: there are no plugins that know nftables") };
+    let by_nft = portmap().key("backend", "nftables");
+    let case = case(folder, std::slice::from_ref(&by_nft))
+        .runtime_config(json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}));
+    let case = super::network(case, "two", &[bridge("br-two", "10.61.2.0/24"), by_nft]);
+    case.add().succeeds();
+    let ports = || {
+        let rules = case.host().run("nft list ruleset");
+        let ports = [8080, 8081, 9090].into_iter().filter(|port| rules.contains(&format!("dport {port} dnat")));
+        ports.collect::<Vec<_>>()
+    };
+    assert_eq!(ports(), [8080]);
+    update(&case, &["eth0", "--port-mappings", "8081:80"]).succeeds();
+    assert_eq!(ports(), [8081]);
+    let mapped = json!([{"hostPort": 9090, "containerPort": 90, "protocol": "tcp"}]);
+    let second = json!({"name": "two", "interface": "net1", "portMappings": mapped}).to_string();
+    super::attach(&case, &[&second]).fails(7).says("nftables");
+    assert_eq!(ports(), [8081]);
+    // With none of its own there is nothing to be mistaken.
+    super::attach(&case, &["two@net1"]).succeeds();
+    update(&case, &["net1", "--port-mappings", "9090:90"]).fails(7).says("nftables");
+    super::detach(&case, &["net1"]).succeeds();
+    assert_eq!(ports(), [8081]);
+    update(&case, &["eth0", "--port-mappings", "none"]).succeeds();
+    assert!(ports().is_empty());
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
 }
 
 /// Connections that are open go on, new ones reach the new port and not the old one.
