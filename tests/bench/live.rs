@@ -1,6 +1,7 @@
 //! Changes of a container that runs: an attachment, and a bandwidth limit.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,11 +15,12 @@ use crate::scenario::Scenario;
 use crate::setup::{Bench, namespace};
 
 /// How many attachments the node has already.
-const ATTACHMENTS: [usize; 2] = [0, 10_000];
+const ATTACHMENTS: [usize; 2] = [1, 1_000];
 
 impl Bench {
-    /// `braid attach` and `braid detach` of one network that does nothing, and `braid update --bandwidth`, on a node without
-    /// other attachments and on one with many. The floor runs the plugin that is attached or detached.
+    /// `braid attach` and `braid detach` of one network that does nothing, and `braid update --bandwidth`, on a node with one
+    /// other attachment and on one with many. The floor runs the plugin that is attached or detached. Beside them stands what the
+    /// disk takes to sync one line, as each change waits for that.
     pub(crate) fn live(&self) -> Vec<Row> {
         on_a_host(|| {
             let nodes: Vec<_> = ATTACHMENTS.iter().map(|there| Node::new(self, *there)).collect();
@@ -37,9 +39,11 @@ impl Bench {
         let floor = self.contender("floor");
         let plugin = Scenario::delegates(1).configuration(floor);
         let mut turn = 0;
-        let samples = turns(1 + nodes.len(), verbs, rounds, |who, verb, _| {
+        let journal = self.disk.join("line.jsonl");
+        let samples = turns(2 + nodes.len(), verbs, rounds, |who, verb, _| {
             turn += 1;
             match (who.checked_sub(1), verb) {
+                (Some(node), _) if node == nodes.len() => sync_line(&journal),
                 (None, "detach") => self.call(floor, "DEL", "bench", &plugin).time(),
                 (None, _) => self.call(floor, "ADD", "bench", &plugin).time(),
                 (Some(node), verb) => nodes[node].change(self, verb, turn),
@@ -50,8 +54,16 @@ impl Bench {
             for (who, of) in samples.iter().enumerate() {
                 rows.push(Row {
                     verb: (*verb).into(),
-                    what: who.checked_sub(1).map_or(String::new(), |node| ATTACHMENTS[node].to_string()),
-                    contender: if who == 0 { "floor" } else { "Braid" }.into(),
+                    what: who
+                        .checked_sub(1)
+                        .and_then(|node| ATTACHMENTS.get(node))
+                        .map_or(String::new(), usize::to_string),
+                    contender: match who {
+                        0 => "floor",
+                        _ if who > nodes.len() => "the disk: one line synced",
+                        _ => "Braid",
+                    }
+                    .into(),
                     samples: of[v].clone(),
                     floor: samples[0][v].clone(),
                     usage: None,
@@ -60,6 +72,15 @@ impl Bench {
         }
         rows
     }
+}
+
+/// Appends a line to a file and syncs that.
+fn sync_line(path: &Path) -> Duration {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("open a file");
+    let began = Instant::now();
+    file.write_all(&[b'x'; 500]).expect("write");
+    file.sync_all().expect("sync");
+    began.elapsed()
 }
 
 /// A node with attachments, and on it a container with a bandwidth limit.
