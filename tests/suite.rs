@@ -159,10 +159,10 @@ mod examples {
 mod documentation {
     /// Links between pages.
     mod links;
-    /// What commands print, as the pages show it.
-    mod screens;
     /// The tests that the promises name.
     mod promises;
+    /// What commands print, as the pages show it.
+    mod screens;
 }
 
 /// What users download.
