@@ -13,9 +13,12 @@ mod forward;
 pub mod journal;
 pub mod multus;
 mod released;
+mod restore;
+mod revert;
 mod routes;
 mod run;
 pub mod store;
+mod sysctls;
 mod undo;
 
 pub use bandwidth::BandwidthError;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 
 use super::bandwidth::BandwidthError;
-use super::change::revert;
 use super::claim::Claim;
 use super::journal::{Event, Journal, State, now_millis};
+use super::revert::revert;
 use super::store::{Container, Store, StoreError};
 use super::undo::{CleanupFailure, undo};
 use crate::cni::{CniError, Verb};

@@ -7,9 +7,7 @@ mod attach;
 mod changed;
 mod detach;
 mod redo;
-mod restore;
 mod settle;
-mod sysctls;
 mod update;
 
 pub use attach::attach_more;
@@ -17,5 +15,3 @@ pub use changed::{ChangeError, Changed, Means, StepReport, merged, results};
 pub use detach::detach;
 pub use settle::settle;
 pub use update::update;
-
-pub(super) use settle::revert;

@@ -6,7 +6,6 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 
 use super::changed::StepReport;
-use super::sysctls::{only_in, restorable, sysctls};
 use crate::cni::{AddResult, CniError};
 use crate::netns;
 use crate::plan::Attachment;
@@ -15,6 +14,7 @@ use crate::runtime::StepError;
 use crate::transaction::bandwidth::{BandwidthError, Reshape, Shaper};
 use crate::transaction::journal::{Event, State, Step};
 use crate::transaction::run::micros;
+use crate::transaction::sysctls::{only_in, restorable, sysctls};
 use crate::transaction::{Failure, Tools, Transaction};
 
 /// Steps of an attachment are being redone.

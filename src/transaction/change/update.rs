@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use super::changed::{Begun, ChangeError, Changed, Means};
 use super::redo::Redoing;
-use super::sysctls::{only_in, sysctls};
 use crate::cni::Verb;
 use crate::plan::Attachment;
 use crate::plan::update::{How, Kind, PlannedUpdate, UpdateError};
 use crate::transaction::Transaction;
 use crate::transaction::journal::{Event, Journal, State, Step};
 use crate::transaction::run::Beginning;
+use crate::transaction::sysctls::{only_in, sysctls};
 
 /// Gives steps of an attachment new values.
 ///
