@@ -415,9 +415,9 @@ fn node_with_claim_status() -> Case {
     Case::new().delegate(recorder("alpha").link()).key("kubernetes", places)
 }
 
-#[test]
-fn a_claims_status_says_what_its_devices_have_got() {
-    let (case, api) = in_cluster(node_with_claim_status());
+#[rstest]
+fn a_claims_status_says_what_its_devices_have_got(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+    let Some((case, api)) = with_claims(server, node_with_claim_status()) else { return };
     networks(&api);
     let config = recorder("delta").key("capabilities", json!({"deviceID": true})).link().ip("10.7.0.5/24").into_json();
     api.definition_with("web", "delta", &json!({}), &json!({"config": config}));
@@ -431,6 +431,16 @@ fn a_claims_status_says_what_its_devices_have_got() {
     assert_eq!((&devices[0]["device"], devices.as_array().unwrap().len()), (&json!("a"), 1), "{devices:#}");
     assert_eq!((&data["interfaceName"], &data["ips"]), (&json!("net1"), &json!(["10.7.0.5/24"])), "{data:#}");
     case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn a_claims_status_that_cannot_be_written_fails_no_pod() {
+    let (case, api) = in_cluster(node_with_claim_status());
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a")]);
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
     for fault in [Fault::Status(403, None), Fault::Status(409, None), Fault::Reset] {
         api.server.misbehave("PATCH", "/resourceclaims/", fault, 100);
         case.add().succeeds().stderr_contains("the status of a resource claim could not be written");
@@ -438,27 +448,39 @@ fn a_claims_status_says_what_its_devices_have_got() {
     }
 }
 
-#[test]
-fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone() {
-    let (case, api) = in_cluster(node_with_claim_status());
+#[rstest]
+fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = with_claims(server, node_with_claim_status()) else { return };
     networks(&api);
     let case = pod(&api, case, &by_request(&[("gamma", "one")]));
     kubelet(&case, &[]);
     claim(&api, &[("one", "a")]);
     slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
-    let told = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
+    let written = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
     StandIn::new(&case);
-    let agent = Agent::start(&case, &[]);
-    wait_for("the agent", || agent.get("/healthz"));
+    api.kubeconfig_of_agent();
+    // The agent has rights of its own.
+    let kubeconfig = |name: &str| fs::read_to_string(case.dir().join(name)).expect("a kubeconfig");
+    let (of_calls, of_agent) = (kubeconfig("kubeconfig"), kubeconfig("kubeconfig-of-agent"));
+    let start_agent = || {
+        fs::write(case.dir().join("kubeconfig"), &of_agent).expect("write the kubeconfig");
+        let agent = Agent::start(&case, &[]);
+        wait_for("the agent", || agent.get("/healthz"));
+        fs::write(case.dir().join("kubeconfig"), &of_calls).expect("write the kubeconfig");
+        agent
+    };
+    let agent = start_agent();
     case.add().succeeds();
-    assert_eq!(told(), 1);
+    assert_eq!(written(), 1);
     // DEL asks nobody, and the agent may be away.
     drop(agent);
     case.del().succeeds();
-    assert_eq!(told(), 1);
+    assert_eq!(written(), 1);
     api.remove_pod("web", "shop");
-    let agent = Agent::start(&case, &[]);
-    wait_for("the status of the claim", || (told() == 0).then_some(()));
+    let agent = start_agent();
+    wait_for("the status of the claim", || (written() == 0).then_some(()));
     agent.logs("the status of a pod's claims is taken back");
     assert_eq!(fs::read_dir(case.dir().join("state/claims")).expect("a directory").count(), 0);
 }

@@ -206,6 +206,7 @@ impl Shared {
         }
         shared.token = shared.token("braid", &json!({}));
         shared.token_of_agent = shared.account_of_agent();
+        shared.allow_claim_status();
         shared
     }
 
@@ -226,6 +227,23 @@ impl Shared {
             self.must("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding);
         }
         self.token("agent", &json!({}))
+    }
+
+    /// Gives both accounts what the statuses of claims take, for the driver of the tests.
+    fn allow_claim_status(&self) {
+        let text =
+            include_str!("../../conf/kubernetes-dra/rbac-claim-status.yaml").replace("dra.example.com", "nic.example");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+        let group = "/apis/rbac.authorization.k8s.io/v1";
+        self.must("POST", &format!("{group}/clusterroles"), &objects[0]);
+        self.must("POST", &format!("{group}/clusterrolebindings"), &objects[1]);
+        for role in ["braid-claim-status", "braid-dra"] {
+            let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": format!("agent-{role}")},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "kube-system"}]});
+            self.must("POST", &format!("{group}/clusterrolebindings"), &binding);
+        }
     }
 
     /// A token of a service account.
