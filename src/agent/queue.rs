@@ -92,9 +92,9 @@ pub(super) struct Work {
     pub(super) container: Container,
 }
 
-/// How work ended.
+/// How a pod stands after work on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum Outcome {
     /// The pod has what it asks for.
     Done,
     /// It has not.
@@ -234,7 +234,7 @@ impl Queue {
     pub(super) fn ended(
         &mut self,
         uid: &str,
-        end: End,
+        outcome: Outcome,
         definitions: Option<Vec<String>>,
         (now, random): (Instant, f64),
     ) -> Option<Duration> {
@@ -246,12 +246,12 @@ impl Queue {
             item.definitions = definitions;
         }
         let mut pause = None;
-        item.failures = if end == End::Done { 0 } else { item.failures.saturating_add(1) };
-        item.turn = match (again, end) {
+        item.failures = if outcome == Outcome::Done { 0 } else { item.failures.saturating_add(1) };
+        item.turn = match (again, outcome) {
             (true, _) => Turn::Due(Urgency::Changed, now),
-            (false, End::Done) => Turn::Idle,
-            (false, End::NeedsRepair) => Turn::NeedsRepair,
-            (false, End::Failed) => {
+            (false, Outcome::Done) => Turn::Idle,
+            (false, Outcome::NeedsRepair) => Turn::NeedsRepair,
+            (false, Outcome::Failed) => {
                 let next = pause_after(item.failures, random);
                 pause = Some(next);
                 Turn::Due(Urgency::Look, now + next)
@@ -396,7 +396,7 @@ mod tests {
             queue.pod_is(pod(uid, 1, "a"), Some(attached(uid)), now);
         }
         while let Some(work) = queue.take(now) {
-            assert_eq!(queue.ended(&work.uid, End::Done, None, (now, 0.0)), None);
+            assert_eq!(queue.ended(&work.uid, Outcome::Done, None, (now, 0.0)), None);
         }
         assert_eq!(queue.next(), None);
         queue
@@ -418,9 +418,9 @@ mod tests {
             queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(queue.take(now), None);
         }
-        queue.ended("1", End::Done, None, (now, 0.0));
+        queue.ended("1", Outcome::Done, None, (now, 0.0));
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", End::Done, None, (now, 0.0));
+        queue.ended("1", Outcome::Done, None, (now, 0.0));
         assert_eq!(queue.next(), None);
     }
 
@@ -444,7 +444,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..14 {
             assert!(queue.take(now).is_some());
-            let pause = queue.ended("1", End::Failed, None, (now, 0.0)).unwrap();
+            let pause = queue.ended("1", Outcome::Failed, None, (now, 0.0)).unwrap();
             assert_eq!(queue.take(now + pause.saturating_sub(Duration::from_millis(1))), None);
             assert_eq!(queue.next(), Some(now + pause));
             now += pause;
@@ -466,7 +466,7 @@ mod tests {
         for version in 2..8 {
             queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(taken(&mut queue, now), ["1"]);
-            assert_eq!(queue.ended("1", End::Failed, None, (now, 0.0)), Some(SECOND));
+            assert_eq!(queue.ended("1", Outcome::Failed, None, (now, 0.0)), Some(SECOND));
         }
         assert_eq!(queue.failing(), 1);
     }
@@ -479,7 +479,7 @@ mod tests {
         for _ in 0..5 {
             let at = queue.next().unwrap();
             queue.take(at).unwrap();
-            queue.ended("1", End::Failed, None, (at, 0.0));
+            queue.ended("1", Outcome::Failed, None, (at, 0.0));
         }
         let ended = queue.items["1"].ended.unwrap();
         let later = queue.next().unwrap();
@@ -495,14 +495,14 @@ mod tests {
         let mut queue = at_rest(&["1", "2"], now);
         queue.pod_is(pod("1", 2, "b"), Some(attached("1")), now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", End::Failed, Some(vec!["web/b".into()]), (now, 0.0));
+        queue.ended("1", Outcome::Failed, Some(vec!["web/b".into()]), (now, 0.0));
         assert_eq!(queue.definitions(true).into_iter().collect::<Vec<_>>(), ["web/b"]);
         assert_eq!(queue.take(now), None);
         queue.definition_has_changed("web/other", now);
         assert_eq!(queue.take(now), None);
         queue.definition_has_changed("web/b", now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", End::Done, Some(vec!["web/b".into()]), (now, 0.0));
+        queue.ended("1", Outcome::Done, Some(vec!["web/b".into()]), (now, 0.0));
         assert_eq!((queue.failing(), queue.asks_for_definitions()), (0, (true, false)));
         queue.definition_has_changed("web/b", now);
         assert_eq!(taken(&mut queue, now), ["1"]);
@@ -527,7 +527,7 @@ mod tests {
                 // Whoever had its turn wants another.
                 queue.pod_is(pod(uid, version, &version.to_string()), Some(attached(uid)), now);
                 version += 1;
-                queue.ended(uid, End::Done, None, (now, 0.0));
+                queue.ended(uid, Outcome::Done, None, (now, 0.0));
             }
             turns.extend(round);
         }
@@ -556,7 +556,7 @@ mod tests {
         queue.container_is("1", Some(attached("c1")), now);
         let work = queue.take(now).unwrap();
         assert_eq!((work.container.id(), work.pod.as_str()), ("c1", "web/pod-1"));
-        queue.ended("1", End::Failed, None, (now, 0.0));
+        queue.ended("1", Outcome::Failed, None, (now, 0.0));
         queue.pod_is(PodOfNode { is_terminating: true, ..pod("1", 2, "b") }, Some(attached("c1")), now);
         assert_eq!((queue.take(now + LONGEST_PAUSE), queue.next()), (None, None));
         queue.container_is("1", None, now);
@@ -589,7 +589,7 @@ mod tests {
         assert_eq!(queue.take(now), None);
         queue.container_is("1", unknown("c1"), now);
         assert_eq!(queue.take(now).unwrap().container, Container::Unknown("c1".into()));
-        assert_eq!(queue.ended("1", End::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
+        assert_eq!(queue.ended("1", Outcome::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
         // It is counted, and nothing is asked for it time and again.
         queue.definition_has_changed("web/a", now);
         queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, unknown("c1"), now);
@@ -597,7 +597,7 @@ mod tests {
         assert_eq!((queue.failing(), queue.asks_for_definitions(), queue.next()), (1, (true, false), None));
         queue.configuration_has_changed(now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", End::Done, None, (now, 0.0));
+        queue.ended("1", Outcome::Done, None, (now, 0.0));
         queue.container_is("1", Some(attached("c1")), now);
         assert_eq!((queue.without_journal().count(), queue.failing()), (0, 0));
         queue.configuration_has_changed(now);
@@ -612,7 +612,7 @@ mod tests {
         queue.take(now).unwrap();
         queue.only(&HashSet::from(["2".to_owned()]));
         assert_eq!(queue.pods(), 2);
-        queue.ended("1", End::Failed, None, (now, 0.0));
+        queue.ended("1", Outcome::Failed, None, (now, 0.0));
         assert_eq!((queue.pods(), queue.failing(), queue.next()), (1, 0, None));
         // A name that is used again is another pod.
         queue.pod_is_gone("2");

@@ -19,7 +19,7 @@ use super::enter;
 use super::error::AgentError;
 use super::index::{Changes, Index};
 use super::lock::Lock;
-use super::queue::{Container, End, Queue, Work};
+use super::queue::{Container, Outcome, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
 use super::tidy::Tidying;
@@ -249,36 +249,36 @@ impl Agent {
     /// A `braid sync` has ended.
     fn ended(&mut self, work: &Work, ended: Ended) {
         let mut braid_problem = None;
-        let (end, definitions, reason) = match ended {
+        let (outcome, definitions, reason) = match ended {
             Ended::Answered { report, is_whole: true } => {
                 if report.has_changes() {
                     tracing::info!(pod = work.pod, container = work.container.id(), "the pod has what it asks for now");
                 }
-                (End::Done, Some(report.definitions), None)
+                (Outcome::Done, Some(report.definitions), None)
             }
             Ended::Answered { report, is_whole: false } => {
                 let reason = report.failures();
-                let end = if report.needs_repair { End::NeedsRepair } else { End::Failed };
-                (end, Some(report.definitions), Some(reason))
+                let outcome = if report.needs_repair { Outcome::NeedsRepair } else { Outcome::Failed };
+                (outcome, Some(report.definitions), Some(reason))
             }
             Ended::Unknown => {
                 let problem = "the node's braid is older than the agent and has no `sync`".to_owned();
                 braid_problem = Some(problem.clone());
-                (End::Failed, None, Some(problem))
+                (Outcome::Failed, None, Some(problem))
             }
-            Ended::Broken(reason) => (End::Failed, None, Some(reason)),
+            Ended::Broken(reason) => (Outcome::Failed, None, Some(reason)),
         };
-        self.tell_of_braid(braid_problem);
+        self.report_braid_problem(braid_problem);
         // What has failed may have failed because its container has gone.
-        if end == End::Failed {
+        if outcome == Outcome::Failed {
             self.look();
         }
         let random = f64::from(u32::try_from(self.random.build_hasher().finish() % 1000).unwrap_or(0)) / 1000.0;
-        let next = self.shared.queue.borrow_mut().ended(&work.uid, end, definitions, (Instant::now(), random));
+        let next = self.shared.queue.borrow_mut().ended(&work.uid, outcome, definitions, (Instant::now(), random));
         if let Some(reason) = reason {
-            let next = match (end, next) {
+            let next = match (outcome, next) {
                 (_, Some(next)) => format!("in {:.1} s", next.as_secs_f64()),
-                (End::NeedsRepair, None) => "once its annotation or Braid's configuration changes".to_owned(),
+                (Outcome::NeedsRepair, None) => "once its annotation or Braid's configuration changes".to_owned(),
                 (_, None) => "at once".to_owned(),
             };
             tracing::warn!(
@@ -290,8 +290,8 @@ impl Agent {
         }
     }
 
-    /// Tells, once, that the node's Braid cannot be used, or that it can again.
-    fn tell_of_braid(&self, problem: Option<String>) {
+    /// Reports, once, that the node's Braid cannot be used, or that it can again.
+    fn report_braid_problem(&self, problem: Option<String>) {
         let before = self.shared.braid_problem.replace(problem.clone());
         match (before, problem) {
             (None, Some(problem)) => tracing::error!("{problem}; no pod is given anything until it is replaced"),

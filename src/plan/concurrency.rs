@@ -1,7 +1,7 @@
 //! Which attachments of a container may be worked on at the same time: what `"concurrency": "auto"` decides by.
 //!
-//! The specification allows no two operations on one container at once, so plugins need not bear it. [`ROWS`] has those that are
-//! known to, each with the reason. Two attachments run at once if all of their plugins are in it and they use nothing of
+//! The specification allows no two operations on one container at once, so plugins need not bear it. The table below has those that are
+//! known to, each with the reason. Two attachments run at once if all of their plugins are in the table and they use nothing of
 //! which only one can have it at a time. Everything else runs alone.
 
 use serde_json::value::RawValue;

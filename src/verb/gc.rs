@@ -123,7 +123,7 @@ impl<'a> Sweep<'a> {
         };
         self.know_networks(&journal.state);
         if !self.is_stale(container.id(), ifname, &journal.state) {
-            return self.keep(&journal.state);
+            return self.record(&journal.state);
         }
         let finder = context.finder_for(&journal.state.header.plan.path);
         let netns = journal.state.netns_if_same();
@@ -138,7 +138,7 @@ impl<'a> Sweep<'a> {
             }
         } else {
             // What is still owed needs what the plugins hold for it.
-            self.keep(&journal.state);
+            self.record(&journal.state);
         }
     }
 
@@ -171,7 +171,7 @@ impl<'a> Sweep<'a> {
                 tracing::warn!(container = id.container_id(), debt = %id, error = %failure, "a debt is still owed");
             }
             if let Some(state) = debt.state().cloned() {
-                self.keep_for_debt(&state);
+                self.record_debt(&state);
             }
         }
     }
@@ -228,14 +228,14 @@ impl<'a> Sweep<'a> {
     }
 
     /// Takes note of what is attached, so that no plugin's GC cleans it up.
-    fn keep(&mut self, state: &State) {
+    fn record(&mut self, state: &State) {
         let plan = &state.header.plan;
         self.recorded.insert((plan.container_id.clone(), plan.ifname.clone()));
-        self.keep_for_debt(state);
+        self.record_debt(state);
     }
 
     /// Does so for a debt: it says nothing of what the runtime has.
-    fn keep_for_debt(&mut self, state: &State) {
+    fn record_debt(&mut self, state: &State) {
         let plan = &state.header.plan;
         for (_, attachment) in state.attachments() {
             let valid = ValidAttachment { container_id: plan.container_id.clone(), ifname: attachment.ifname.clone() };

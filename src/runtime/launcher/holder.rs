@@ -113,19 +113,23 @@ struct Arguments<'a> {
 }
 
 impl Holder {
-    /// Makes a holder that is in no plugin's group yet. Of this process's descriptors it keeps `keep` open and no other.
-    pub(super) fn new(keep: &[BorrowedFd<'_>], grace: Grace) -> io::Result<Self> {
-        Self::syncing(keep, grace, &[]).map(|(holder, _)| holder)
+    /// Makes a holder that is in no plugin's group yet. Of this process's descriptors it keeps `kept_open` open and no other.
+    pub(super) fn new(kept_open: &[BorrowedFd<'_>], grace: Grace) -> io::Result<Self> {
+        Self::syncing(kept_open, grace, &[]).map(|(holder, _)| holder)
     }
 
     /// The same, and it does `work` first.
-    pub(super) fn syncing(keep: &[BorrowedFd<'_>], grace: Grace, work: &[DiskWork]) -> io::Result<(Self, SyncOutcome)> {
+    pub(super) fn syncing(
+        kept_open: &[BorrowedFd<'_>],
+        grace: Grace,
+        work: &[DiskWork],
+    ) -> io::Result<(Self, SyncOutcome)> {
         let (holders_end, lifeline) = UnixStream::pair()?;
         let (outcome, tell) = io::pipe()?;
         let of_work = work.iter().map(|work| match work {
             DiskWork::Sync(file) | DiskWork::Rename { directory: file, .. } => file.as_raw_fd(),
         });
-        let mut open: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
+        let mut open: Vec<RawFd> = kept_open.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
         let mut open_at_first: Vec<RawFd> = open.iter().copied().chain(of_work).chain([tell.as_raw_fd()]).collect();
         open.sort_unstable();
         open_at_first.sort_unstable();
@@ -143,7 +147,7 @@ impl Holder {
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         // SAFETY: the child runs `hold`, which takes no lock, allocates nothing and never returns.
         let forked = match unsafe { fork() } {
-            Ok(ForkResult::Child) => hold(&arguments),
+            Ok(ForkResult::Child) => run_holder(&arguments),
             Ok(ForkResult::Parent { child }) => Ok(child),
             Err(error) => Err(error),
         };
@@ -280,7 +284,7 @@ const LET_INPUT_GO: u8 = 3;
 /// All that a holder does: sync what is to be synced, wait for the parent to end or to let it go, and where the parent has ended
 /// see to it that the group does. Which group that is the parent has settled by then; it is the parent's own where no plugin was
 /// started.
-fn hold(arguments: &Arguments<'_>) -> ! {
+fn run_holder(arguments: &Arguments<'_>) -> ! {
     let Arguments { work, outcome, lifeline, open_at_first, open, caller, grace } = arguments;
     close_all_but(open_at_first);
     if !work.is_empty() {
@@ -339,9 +343,9 @@ fn end_group(caller: Pid, period: Duration) {
 }
 
 /// Closes this process's descriptors but those of a sorted list.
-fn close_all_but(keep: &[RawFd]) {
+fn close_all_but(kept_open: &[RawFd]) {
     let mut from: libc::c_uint = 0;
-    for fd in keep {
+    for fd in kept_open {
         let fd = fd.cast_unsigned();
         if fd > from {
             close_each(from, fd - 1);

@@ -109,7 +109,7 @@ impl Launcher {
             Ok(plugin) => Ok((plugin, holder)),
             Err(error) => {
                 holder.let_input_go();
-                self.keep(holder);
+                self.keep_idle(holder);
                 Err(error)
             }
         }
@@ -183,7 +183,7 @@ impl Launcher {
     }
 
     /// Keeps the holder of a group whose plugin has exited.
-    fn keep(&self, holder: Holder) {
+    fn keep_idle(&self, holder: Holder) {
         if holder.group().is_some() {
             self.holders().idle.push(holder);
         }
@@ -362,11 +362,11 @@ impl Started<'_> {
     /// Never: one whose turn has not come cannot be had.
     pub fn run(self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
         let call = self.call.expect("its turn has come");
-        self.feed(&Call { stdin, deadline, ..call }, &mut || ())
+        self.give_input(&Call { stdin, deadline, ..call }, &mut || ())
     }
 
     /// Gives it its input, once what it depends on is on disk, and waits for its end.
-    fn feed(mut self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
+    fn give_input(mut self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
         if let Some(after) = call.after {
             // Dropping `self` ends the plugin.
             after.wait(call.deadline).map_err(PluginError::NotDurable)?;
@@ -392,11 +392,11 @@ impl Started<'_> {
         let began = Instant::now();
         let outcome = plugin.run(stdin, deadline, meanwhile);
         if let Ok(Outcome::Exited(status)) = outcome {
-            self.launcher.keep(holder);
+            self.launcher.keep_idle(holder);
             if status.success() {
-                return Ok(plugin.printed);
+                return Ok(plugin.output);
             }
-            return Err(match CniError::parse(&plugin.printed) {
+            return Err(match CniError::parse(&plugin.output) {
                 Some(error) => PluginError::Reported(error),
                 None => PluginError::Ended { status, stderr: plugin.stderr_text() },
             });
@@ -428,7 +428,7 @@ fn run(call: &Call<'_>, took: Duration, outcome: &Result<Stdout, PluginError>, s
 impl Waiting for Started<'_> {
     fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
         refuse_late(call)?;
-        self.feed(call, meanwhile)
+        self.give_input(call, meanwhile)
     }
 
     fn has_succeeded(&self) -> bool {

@@ -67,7 +67,7 @@ pub(super) struct RunningPlugin {
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
     /// What it has printed on standard output, up to [`MAX_STDOUT`].
-    pub(super) printed: Vec<u8>,
+    pub(super) output: Vec<u8>,
     /// The end of what it has printed on standard error, and a little more.
     stderr_tail: Vec<u8>,
     /// Whether what it prints beyond [`MAX_STDOUT`] is ignored, rather than an error: the output of these operations means
@@ -84,7 +84,7 @@ impl RunningPlugin {
             stdout: Some(stdout),
             stderr: Some(stderr),
             // Room for most results: a buffer without any would be read into nearly byte by byte.
-            printed: Vec::with_capacity(4 << 10),
+            output: Vec::with_capacity(4 << 10),
             stderr_tail: Vec::new(),
             ignores_excess: !matches!(verb, Verb::Add | Verb::Version),
         }
@@ -161,7 +161,7 @@ impl RunningPlugin {
                 self.write(&mut input)?;
             }
             self.read_stdout()?;
-            if self.printed.len() > MAX_STDOUT {
+            if self.output.len() > MAX_STDOUT {
                 return Ok(Outcome::TooMuchOutput);
             }
             // A plugin that prints faster than our reader reads has to wait, unless the reader is gone.
@@ -215,9 +215,9 @@ impl RunningPlugin {
     }
 
     fn read_stdout(&mut self) -> io::Result<()> {
-        read_available(&mut self.stdout, &mut self.printed)?;
+        read_available(&mut self.stdout, &mut self.output)?;
         if self.ignores_excess {
-            self.printed.truncate(MAX_STDOUT);
+            self.output.truncate(MAX_STDOUT);
         }
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Live {
                 return unchanged(&journal.state);
             }
             ports::refuse_taken_by_new(call.store, call.container, &journal.state, &attachments)?;
-            call.told("attach", journal, |means, journal| transaction::attach_more(means, journal, attachments))
+            call.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, attachments))
         })
     }
 
@@ -135,7 +135,7 @@ impl Live {
                 return unchanged(&journal.state);
             }
             ports::refuse_shared_with_rest(call.store, call.container, &journal.state, &indexes)?;
-            call.told("detach", journal, |means, journal| transaction::detach(means, journal, &indexes))
+            call.reported("detach", journal, |means, journal| transaction::detach(means, journal, &indexes))
         })
     }
 
@@ -153,7 +153,7 @@ impl Live {
             if planned.steps.is_empty() {
                 return unchanged(&journal.state);
             }
-            call.told("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
+            call.reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
         })
     }
 
@@ -303,8 +303,8 @@ impl<'a> Call<'a> {
         Means { container: self.container, tools: self.tools, author: self.author }
     }
 
-    /// Makes a change, and tells whoever listens what it took.
-    pub(super) fn told(
+    /// Makes a change, and reports to whoever listens what it took.
+    pub(super) fn reported(
         &self,
         kind: &str,
         journal: Journal,

@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) -> Result<(), LiveError> {
     let request = request_of(after)?;
     let until = deadline::from(Instant::now(), PATIENCE);
-    let before = before.map(Told::read).transpose()?.unwrap_or_default();
-    let after = Told { gone: gone(after), ..Told::read(after)? };
+    let before = before.map(PodStatus::read).transpose()?.unwrap_or_default();
+    let after = PodStatus { gone: gone(after), ..PodStatus::read(after)? };
     let is_told = before.entries.is_same(&after.entries);
     let is_claimed = !config.kubernetes.claim_status || before.claims() == after.claims();
     if is_told && is_claimed {
@@ -54,7 +54,7 @@ pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) 
 
 /// Whether the annotation tells of each attachment of a container, and of none that is not there any more.
 pub(super) fn is_told(state: &State, status: &str) -> Result<bool, LiveError> {
-    let entries = Told::read(state)?.entries;
+    let entries = PodStatus::read(state)?.entries;
     let is_gone = |network: &str, ifname: &str| gone(state).iter().any(|(n, i)| n == network && i == ifname);
     Ok(entries.are_in(status, is_gone))
 }
@@ -62,7 +62,7 @@ pub(super) fn is_told(state: &State, status: &str) -> Result<bool, LiveError> {
 /// Adds to the annotation what it lacks of a container's attachments, and removes those that are not there any more: after a
 /// change that was cut short before it was told. The caller has locked the container.
 pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<(), LiveError> {
-    let entries = Told::read(state)?.entries;
+    let entries = PodStatus::read(state)?.entries;
     let gone = gone(state);
     let is_gone = |network: &str, ifname: &str| gone.iter().any(|(n, i)| n == network && i == ifname);
     let edit = |now: &str| changed_network_status(now, &entries, &entries, is_gone);
@@ -91,16 +91,16 @@ fn unwritten(error: ClusterError) -> LiveError {
     LiveError::Plan(SourceError::from(error).into())
 }
 
-/// What a journal has to tell about its pod.
+/// What of a journal goes into the status of its pod and of its claims.
 #[derive(Debug, Default)]
-struct Told {
+struct PodStatus {
     entries: NetworkEntries,
     claimed: Vec<Claimed>,
     /// Networks and interfaces of attachments that are not there any more.
     gone: Vec<(String, String)>,
 }
 
-impl Told {
+impl PodStatus {
     fn read(state: &State) -> Result<Self, LiveError> {
         let plan = &state.header.plan;
         let results = transaction::results(state).map_err(transaction::ChangeError::Result)?;

@@ -70,7 +70,7 @@ impl Live {
         let session = session.ok_or_else(nobody)?;
         let now = session.pod_now(&request_of(&state)?).map_err(asking)?;
         if !config.kubernetes.repair || missing.attached.is_empty() {
-            let report = told(missing, !config.kubernetes.repair);
+            let report = as_unrepaired(missing, !config.kubernetes.repair);
             syncing.announce(&session, &now.pod, &report, is_trial);
             return Ok(report);
         }
@@ -154,8 +154,8 @@ fn is_by_multus(config: &Config, cached: &Cached) -> bool {
     !matches!(MultusState::read(&config.multus_dir, asking), Ok(None))
 }
 
-/// What would be attached is what is missing.
-fn told(missing: Synced, needs_repair: bool) -> Synced {
+/// Reports what would be attached as missing.
+fn as_unrepaired(missing: Synced, needs_repair: bool) -> Synced {
     let why = "the pod asks for it, and another plugin has attached the pod without it; \"repair\": true in \
                \"kubernetes\" of braid's configuration has braid attach it";
     let unrepaired = missing.attached.into_iter().map(|one| Failed {

@@ -377,7 +377,7 @@ impl Doing<'_, '_> {
             let call = self.call;
             ports::refuse_taken(call.store, call.container, &journal.state, index, &planned)?;
             call.refuse_missing_plugins(&journal.state, &planned.attachment)?;
-            call.told("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
+            call.reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
         });
         match outcome {
             Ok(_) => self.report.updated.push(network),
@@ -416,7 +416,7 @@ impl Doing<'_, '_> {
         let mut netns = open_namespace(&plan)?;
         refuse_taken_names(&plan, netns.as_mut())?;
         drop(netns);
-        call.told("attach", journal, |means, journal| transaction::attach_more(means, journal, new.to_vec()))?;
+        call.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, new.to_vec()))?;
         let state = call.state(self.which)?;
         let results = transaction::results(&state).map_err(ChangeError::Result)?;
         let own = results.into_iter().find(|(index, _)| state.header.plan.attachments[*index].ifname == *ifname);
@@ -429,7 +429,7 @@ impl Call<'_> {
     /// Undoes attachments.
     fn detach(&self, journal: Journal, indexes: &[usize]) -> Result<(), LiveError> {
         ports::refuse_shared_with_rest(self.store, self.container, &journal.state, indexes)?;
-        self.told("detach", journal, |means, journal| transaction::detach(means, journal, indexes))?;
+        self.reported("detach", journal, |means, journal| transaction::detach(means, journal, indexes))?;
         Ok(())
     }
 
