@@ -409,6 +409,42 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
     case.del().succeeds().leaves_nothing();
 }
 
+#[test]
+fn an_edit_of_the_annotation_brings_a_device_of_the_claims_and_gives_it_back() {
+    const POD: &str = "/api/v1/namespaces/web/pods/shop";
+    let kubernetes = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
+    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
+        "kubernetes": kubernetes, "delegates": [recorder("alpha").value()]});
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
+    let (case, api) = in_cluster(node().configuration("outer.conflist", list));
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("beta", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a"), ("two", "b")]);
+    let devices = [("a", attributes("A", "")), ("b", attributes("B", ""))];
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    case.add().succeeds();
+    let sync = |networks: &[(&str, &str)]| {
+        let mut pod = api.server.get(POD).expect("the pod");
+        pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = by_request(networks).to_string().into();
+        api.server.put(POD, pod);
+        case.braid(&["sync", Case::CONTAINER, "-o", "json", "--state-dir", "@DIR@/state"]).run().succeeds()
+    };
+    let outcome = sync(&[("beta", "one"), ("gamma", "two")]);
+    assert_eq!(outcome.call_of("ADD", "gamma").config()["deviceID"], "B");
+    let written = || {
+        let devices = api.server.get(CLAIM).expect("the claim")["status"]["devices"].clone();
+        let name = |device: &Value| device["device"].as_str().expect("a name").to_owned();
+        devices.as_array().into_iter().flatten().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(written(), ["a", "b"]);
+    // The device that the pod gives back goes to the network that asks for it.
+    let outcome = sync(&[("gamma", "two"), ("vf", "one")]);
+    assert_eq!(outcome.call_of("DEL", "beta").config()["deviceID"], "A");
+    assert_eq!(outcome.call_of("ADD", "delta").config()["deviceID"], "A");
+    case.del().succeeds().leaves_nothing();
+}
+
 /// A node whose devices' addresses are written to claims.
 fn node_with_claim_status() -> Case {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
