@@ -198,7 +198,7 @@ fn equal_values_run_nothing() {
 fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let case = case(reference_plugins(), &[limits(&INGRESS), portmap()]);
     case.add().succeeds();
-    let before = (qdiscs(&case), case.host().run("iptables-save -t nat"));
+    let before = (qdiscs(&case), nat(&case));
     let dry = super::change(
         &case,
         "update",
@@ -210,7 +210,7 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     for line in ["change  eth0       bandwidth", "DEL     eth0       portmap", "ADD     eth0       portmap"] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
-    assert_eq!((qdiscs(&case), case.host().run("iptables-save -t nat")), before);
+    assert_eq!((qdiscs(&case), nat(&case)), before);
     case.del().succeeds().leaves_nothing();
 }
 
