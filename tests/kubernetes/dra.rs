@@ -380,13 +380,24 @@ fn a_claim_needs_a_pod() {
     case.add().fails(7).says("claim \"nics\"").says("no pod").called_nothing().leaves_nothing();
 }
 
-#[test]
-fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
+/// A node whose configuration the command line finds, and whose devices' addresses are written to claims.
+fn node_for_changes() -> Case {
     let kubernetes = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
     let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
         "kubernetes": kubernetes, "delegates": [recorder("alpha").value()]});
-    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
-    let (case, api) = in_cluster(node().configuration("outer.conflist", list));
+    node().configuration("outer.conflist", json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]}))
+}
+
+/// One field of each device that the claim's status tells of.
+fn in_claim_status(api: &Cluster<Double>, field: &str) -> Vec<String> {
+    let devices = api.server.get(CLAIM).expect("the claim")["status"]["devices"].clone();
+    let field = |device: &Value| device.pointer(field).and_then(Value::as_str).expect("a name").to_owned();
+    devices.as_array().into_iter().flatten().map(field).collect()
+}
+
+#[test]
+fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
+    let (case, api) = in_cluster(node_for_changes());
     networks(&api);
     let case = pod(&api, case, &json!([{"name": "vf"}]));
     kubelet(&case, &[]);
@@ -398,11 +409,7 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
     assert_eq!(attach("vf2").succeeds().call_of("ADD", "gamma").config()["deviceID"], "B");
     attach("vf").fails(7).says(RESOURCE).says("taken").called_nothing();
     // The claim says what its devices have.
-    let interfaces = || {
-        let devices = api.server.get(CLAIM).unwrap()["status"]["devices"].clone();
-        let name = |device: &Value| device["networkData"]["interfaceName"].as_str().unwrap().to_owned();
-        devices.as_array().into_iter().flatten().map(name).collect::<Vec<_>>()
-    };
+    let interfaces = || in_claim_status(&api, "/networkData/interfaceName");
     assert_eq!(interfaces(), ["net1", "net2"]);
     case.braid(&["detach", Case::CONTAINER, "net1", "--state-dir", "@DIR@/state"]).run().succeeds();
     assert_eq!(interfaces(), ["net2"]);
@@ -412,11 +419,7 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
 #[test]
 fn an_edit_of_the_annotation_brings_a_device_of_the_claims_and_gives_it_back() {
     const POD: &str = "/api/v1/namespaces/web/pods/shop";
-    let kubernetes = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
-    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
-        "kubernetes": kubernetes, "delegates": [recorder("alpha").value()]});
-    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
-    let (case, api) = in_cluster(node().configuration("outer.conflist", list));
+    let (case, api) = in_cluster(node_for_changes());
     networks(&api);
     let case = pod(&api, case, &by_request(&[("beta", "one")]));
     kubelet(&case, &[]);
@@ -432,12 +435,7 @@ fn an_edit_of_the_annotation_brings_a_device_of_the_claims_and_gives_it_back() {
     };
     let outcome = sync(&[("beta", "one"), ("gamma", "two")]);
     assert_eq!(outcome.call_of("ADD", "gamma").config()["deviceID"], "B");
-    let written = || {
-        let devices = api.server.get(CLAIM).expect("the claim")["status"]["devices"].clone();
-        let name = |device: &Value| device["device"].as_str().expect("a name").to_owned();
-        devices.as_array().into_iter().flatten().map(name).collect::<Vec<_>>()
-    };
-    assert_eq!(written(), ["a", "b"]);
+    assert_eq!(in_claim_status(&api, "/device"), ["a", "b"]);
     // The device that the pod gives back goes to the network that asks for it.
     let outcome = sync(&[("gamma", "two"), ("vf", "one")]);
     assert_eq!(outcome.call_of("DEL", "beta").config()["deviceID"], "A");

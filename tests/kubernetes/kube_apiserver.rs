@@ -220,11 +220,7 @@ impl Shared {
         let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
         self.must("POST", roles, objects.iter().find(|one| one["kind"] == "ClusterRole").expect("a role"));
         for role in ["braid", "braid-agent"] {
-            let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                "metadata": {"name": format!("agent-{role}")},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-                "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "kube-system"}]});
-            self.must("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding);
+            self.give_agent(role);
         }
         self.token("agent", &json!({}))
     }
@@ -238,12 +234,17 @@ impl Shared {
         self.must("POST", &format!("{group}/clusterroles"), &objects[0]);
         self.must("POST", &format!("{group}/clusterrolebindings"), &objects[1]);
         for role in ["braid-claim-status", "braid-dra"] {
-            let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                "metadata": {"name": format!("agent-{role}")},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-                "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "kube-system"}]});
-            self.must("POST", &format!("{group}/clusterrolebindings"), &binding);
+            self.give_agent(role);
         }
+    }
+
+    /// Gives the agent's account a role.
+    fn give_agent(&self, role: &str) {
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("agent-{role}")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": "kube-system"}]});
+        self.must("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding);
     }
 
     /// A token of a service account.
