@@ -12,12 +12,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::ConfigExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::error::AgentError;
 use super::otlp;
+use crate::source::kubernetes::client_config_of_node;
 use crate::telemetry::Report;
 
 /// How long more calls are waited for after the first, so that they go in one request.
@@ -83,9 +83,8 @@ impl Exporter {
     /// # Errors
     /// When the certificates that this machine trusts cannot be used.
     pub(super) fn new(endpoint: Endpoint, node: &str) -> Result<Self, AgentError> {
-        let tls = kube::Config::new(endpoint.0.clone()).rustls_client_config();
         let tls =
-            tls.map_err(|error| AgentError::Export { endpoint: endpoint.to_string(), reason: error.to_string() })?;
+            client_config_of_node().map_err(|reason| AgentError::Export { endpoint: endpoint.to_string(), reason })?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(PATIENCE));

@@ -202,6 +202,9 @@ pub trait Exec: Sync {
         work.iter().try_for_each(DiskWork::run)?;
         Ok(Durable::reached())
     }
+
+    /// Nothing is likely to be run any more. What is kept ready for that may go, and is not waited for.
+    fn let_go(&self) {}
 }
 
 impl<E: Exec + ?Sized> Exec for &E {
@@ -219,5 +222,9 @@ impl<E: Exec + ?Sized> Exec for &E {
 
     fn sync(&self, verb: Verb, work: &[DiskWork]) -> io::Result<Durable> {
         (**self).sync(verb, work)
+    }
+
+    fn let_go(&self) {
+        (**self).let_go();
     }
 }

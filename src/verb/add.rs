@@ -14,7 +14,7 @@ use crate::config::{Config, Problems, ResultMode};
 use crate::merge::merge;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
-use crate::runtime::deadline;
+use crate::runtime::{Exec, deadline};
 use crate::source::kubernetes::{self, Attached, Claimed, Notice, Session};
 use crate::source::pod::Pod;
 use crate::source::{self, Gathered, SourceError};

@@ -16,7 +16,7 @@ use crate::plan::concurrency::Needs;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Launcher, Schedule, Shares, StepError, chain, together};
+use crate::runtime::{Chain, Exec, Launcher, Schedule, Shares, StepError, chain, together};
 use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};

@@ -1,5 +1,7 @@
 //! Networks that are attached to a container that lives, and detached again.
 
+use std::os::unix::fs::MetadataExt;
+
 use serde_json::{Value, json};
 
 use super::{attach, change, detach, interfaces, live, network};
@@ -112,6 +114,40 @@ fn a_journal_that_has_become_long_still_names_the_right_attachments() {
     }
     assert!(is_shorter, "{longest}");
     case.del().succeeds().leaves_nothing();
+}
+
+/// A journal that is long because of what is attached does not get shorter, and is not written anew by each change.
+#[test]
+fn a_journal_that_cannot_be_shorter_is_not_written_anew() {
+    let case = case();
+    let case = network(case, "wide", &[recorder("epsilon").key("padding", "x".repeat(200 << 10))]);
+    case.add().succeeds();
+    attach(&case, &["wide@w0"]).succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl");
+    let inode = || std::fs::metadata(&journal).expect("the journal").ino();
+    let before = inode();
+    for _ in 0..3 {
+        attach(&case, &["green@lan"]).succeeds();
+        detach(&case, &["lan"]).succeeds();
+    }
+    assert_eq!(inode(), before);
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Whoever only looks does not remove the journal that an ADD has just made and not yet written.
+#[test]
+fn looking_at_a_container_does_not_touch_its_journal() {
+    let case = case();
+    case.add().succeeds();
+    let journal = case.dir().join("state/attachments").join(Case::CONTAINER).join("second0.jsonl");
+    for begun in ["", "{\"format\":1,"] {
+        std::fs::write(&journal, begun).expect("write the journal");
+        let words = ["eth0", "--bandwidth", "ingress=8M", "--dry-run", "--of", "second0"];
+        change(&case, "update", &words).run().fails(3);
+        change(&case, "attach", &["blue", "--of", "second0"]).run().fails(3);
+        assert_eq!(std::fs::read_to_string(&journal).expect("it is there"), begun);
+    }
+    case.del().succeeds();
 }
 
 #[test]

@@ -145,15 +145,6 @@ impl Launcher {
         }
     }
 
-    /// Has the holders of groups in which nothing runs end, and does not wait for that: nothing is likely to be run any more.
-    /// Should something be all the same, it works as ever.
-    pub fn let_go(&self) {
-        let mut holders = self.holders();
-        let mut idle = std::mem::take(&mut holders.idle);
-        idle.iter_mut().for_each(Holder::let_go);
-        holders.let_go.append(&mut idle);
-    }
-
     fn holders(&self) -> MutexGuard<'_, Holders> {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -323,6 +314,14 @@ impl Exec for Launcher {
     fn run_meanwhile(&self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
         refuse_late(call)?;
         Box::new(self.start(call)?).run_meanwhile(call, meanwhile)
+    }
+
+    /// Has the holders of groups in which nothing runs end.
+    fn let_go(&self) {
+        let mut holders = self.holders();
+        let mut idle = std::mem::take(&mut holders.idle);
+        idle.iter_mut().for_each(Holder::let_go);
+        holders.let_go.append(&mut idle);
     }
 
     fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {

@@ -11,11 +11,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Uri};
 use kube::config::{AuthInfo, Cluster, Config as ClientConfig, Kubeconfig};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
 
 use super::proxy::{self, Proxy};
+use super::tls::{self, Identity};
 use crate::request::variable;
 use crate::runtime::load;
 
@@ -26,8 +26,10 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How to reach an API server.
 pub(super) struct Access {
-    /// The server, its certificates and ours, and the headers of each request.
+    /// The server, its certificates, and the headers of each request.
     pub(super) config: ClientConfig,
+    /// Our certificate, if we show one.
+    pub(super) identity: Option<Identity>,
     /// What is on the way.
     pub(super) proxy: Option<Proxy>,
     /// What must not be shown.
@@ -66,9 +68,7 @@ impl Access {
 
     fn from_kubeconfig(path: &Path) -> Result<Self, String> {
         let text = read_text(path)?;
-        // What stands in it may be a token, so the parser's own words are not shown.
-        let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|_| "it is not a kubeconfig in YAML".to_owned())?;
-        let (cluster, user) = current(kubeconfig)?;
+        let (cluster, user) = current(parse(&text)?)?;
         let directory = path.parent().unwrap_or(Path::new("/"));
         let (server, userinfo) = server(cluster.server.as_deref())?;
         let mut config = ClientConfig::new(server);
@@ -78,6 +78,7 @@ impl Access {
         let mut access = Self {
             proxy: proxy(&config.cluster_url, cluster.proxy_url.as_deref())?,
             config,
+            identity: None,
             secrets: Secrets::default(),
         };
         access.show(user, userinfo, directory)?;
@@ -93,7 +94,8 @@ impl Access {
         let directory = Path::new(SERVICE_ACCOUNT);
         let mut config = ClientConfig::new(server);
         config.root_cert = Some(certificates(&read_file(&directory.join("ca.crt"))?, "ca.crt")?);
-        let mut access = Self { proxy: proxy(&config.cluster_url, None)?, config, secrets: Secrets::default() };
+        let proxy = proxy(&config.cluster_url, None)?;
+        let mut access = Self { proxy, config, identity: None, secrets: Secrets::default() };
         access.show_token(&read_text(&directory.join("token"))?, "its token")?;
         Ok(access)
     }
@@ -134,18 +136,17 @@ impl Access {
             },
             (None, None, None) => {}
         }
+        let certificate = user.client_certificate_data.as_deref();
+        let certificate = pem("client-certificate", certificate, user.client_certificate.as_deref(), directory)?;
+        let key = user.client_key_data.as_ref().map(SecretString::expose_secret);
+        let key = pem("client-key", key, user.client_key.as_deref(), directory)?;
+        self.identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(Identity::from_pem(&certificate, &key)?),
+            (Some(_), None) => return Err("its user has a client certificate and no \"client-key\"".into()),
+            (None, Some(_)) => return Err("its user has a client key and no \"client-certificate\"".into()),
+            (None, None) => None,
+        };
         self.config.auth_info = AuthInfo {
-            client_certificate_data: encoded(
-                user.client_certificate_data.as_deref(),
-                user.client_certificate.as_deref(),
-                directory,
-            )?,
-            client_key_data: encoded(
-                user.client_key_data.as_ref().map(SecretString::expose_secret),
-                user.client_key.as_deref(),
-                directory,
-            )?
-            .map(SecretString::from),
             impersonate: user.impersonate,
             impersonate_groups: user.impersonate_groups,
             impersonate_uid: user.impersonate_uid,
@@ -180,6 +181,14 @@ impl Access {
         self.config.headers.push((AUTHORIZATION, value));
         Ok(())
     }
+}
+
+/// Reads a kubeconfig. Its YAML stands for JSON, as it does for client-go.
+fn parse(text: &str) -> Result<Kubeconfig, String> {
+    // What stands in it may be a token, so the parser's own words are not shown.
+    let wrong = || "it is not a kubeconfig in YAML".to_owned();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|_| wrong())?;
+    serde_json::from_value(documents.into_iter().next().unwrap_or_default()).map_err(|_| wrong())
 }
 
 /// The cluster and the user of the current context. A user that is not there shows nothing, as with client-go.
@@ -248,16 +257,17 @@ fn authority(cluster: &Cluster, directory: &Path) -> Result<Option<Vec<Vec<u8>>>
 }
 
 fn certificates(pem: &[u8], place: &str) -> Result<Vec<Vec<u8>>, String> {
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(pem).map(|certificate| certificate.map(|found| found.to_vec())).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or_else(|| format!("{place} holds no certificates in PEM"))
+    let found = tls::chain(pem).ok_or_else(|| format!("{place} holds no certificates in PEM"))?;
+    Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-/// What is given in base64, or the contents of a file in base64.
-fn encoded(data: Option<&str>, file: Option<&str>, directory: &Path) -> Result<Option<String>, String> {
+/// What is given in base64 at a key of the user, or the contents of the file that it names.
+fn pem(key: &str, data: Option<&str>, file: Option<&str>, directory: &Path) -> Result<Option<Vec<u8>>, String> {
     match (data.filter(|data| !data.is_empty()), file.filter(|file| !file.is_empty())) {
-        (Some(data), _) => Ok(Some(data.to_owned())),
-        (None, Some(file)) => read_file(&directory.join(file)).map(|bytes| Some(BASE64.encode(bytes))),
+        (Some(data), _) => {
+            BASE64.decode(data.trim()).map(Some).map_err(|_| format!("user.{key}-data is not in base64"))
+        }
+        (None, Some(file)) => read_file(&directory.join(file)).map(Some),
         (None, None) => Ok(None),
     }
 }
@@ -323,6 +333,35 @@ mod tests {
     }
 
     #[test]
+    fn a_client_certificate_has_a_key() {
+        let certificate = rcgen::generate_simple_self_signed(["c".to_owned()]).unwrap();
+        let (chain, key) =
+            (BASE64.encode(certificate.cert.pem()), BASE64.encode(certificate.signing_key.serialize_pem()));
+        let user = |chain: &str, key: &str| {
+            read(
+                "https://192.0.2.1:6443",
+                &format!("{{client-certificate-data: \"{chain}\", client-key-data: \"{key}\"}}"),
+            )
+        };
+        let whole = user(&chain, &key).unwrap();
+        assert!(tls::client_config(&whole.config, whole.identity).is_ok());
+        let other = rcgen::generate_simple_self_signed(["c".to_owned()]).unwrap();
+        let other = user(&chain, &BASE64.encode(other.signing_key.serialize_pem())).unwrap();
+        let error = tls::client_config(&other.config, other.identity).unwrap_err();
+        assert!(error.contains("client key"), "{error}");
+        for (chain, key, said) in [
+            (&*chain, "", "no \"client-key\""),
+            ("", &*key, "no \"client-certificate\""),
+            (&*chain, "hidden!", "user.client-key-data is not in base64"),
+            (&*key, &*key, "no certificate in PEM"),
+            (&*chain, &*chain, "no private key in PEM"),
+        ] {
+            let error = user(chain, key).err().unwrap();
+            assert!(error.contains(said) && !error.contains("hidden"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_password_in_the_servers_address_is_used_and_not_shown() {
         let access = read("https://admin:p%40ss@192.0.2.1:6443/sub", "{}").unwrap();
         assert_eq!(access.config.cluster_url, "https://192.0.2.1:6443/sub");
@@ -347,6 +386,9 @@ mod tests {
                 "server",
             ),
             ("[", "YAML"),
+            // As with client-go, a name is not a number, and what follows the first document is not read.
+            ("current-context: 5", "YAML"),
+            ("current-context: x\n---\ncurrent-context: y", "context \"x\""),
         ] {
             fs::write(&path, text).unwrap();
             let error = Access::read(Some(&path)).err().unwrap();

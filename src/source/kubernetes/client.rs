@@ -20,6 +20,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 use super::access::Access;
 use super::api::with_causes;
 use super::proxy::{Kind, Proxy};
+use super::tls;
 
 /// How long a connection is silent before the kernel asks whether the other end is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -31,7 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the credentials cannot be used, and why.
 pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, String> {
-    let Access { config, proxy, .. } = access;
+    let Access { config, identity, proxy, .. } = access;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -40,7 +41,7 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     tcp.set_keepalive(Some(KEEP_ALIVE));
     tcp.set_keepalive_interval(Some(KEEP_ALIVE / 3));
     tcp.set_keepalive_retries(Some(3));
-    let tls = config.rustls_client_config().map_err(|error| with_causes(&error))?;
+    let tls = tls::client_config(&config, identity)?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
         let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name:?} is no name of a server"))?;

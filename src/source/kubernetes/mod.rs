@@ -63,6 +63,8 @@ mod session;
 mod session;
 mod status;
 #[cfg(feature = "kubernetes")]
+mod tls;
+#[cfg(feature = "kubernetes")]
 mod token;
 
 #[cfg(feature = "kubernetes")]
@@ -75,5 +77,7 @@ pub use session::Session;
 #[cfg(not(feature = "kubernetes"))]
 pub use session::{lasting_token, probe};
 pub use status::{Attached, Claimed, NetworkEntries, Notice, changed_network_status, interfaces_in, network_status};
+#[cfg(feature = "kubernetes")]
+pub use tls::client_config_of_node;
 #[cfg(feature = "kubernetes")]
 pub use token::lasting_token;

@@ -109,6 +109,7 @@ pub(super) struct Begun<'a> {
 impl Begun<'_> {
     /// Ends it: writes down what it has led to.
     pub(super) fn end(&self, tx: &Transaction<'_>, steps: Vec<StepReport>) -> Result<Changed, Failure> {
+        self.means.tools.exec.let_go();
         let results = tx.with_state(results).map_err(Failure::Result)?;
         let ifname = |index: usize| tx.plan.attachments[index].ifname.as_str();
         let attached = results.iter().map(|(index, result)| (ifname(*index), result));

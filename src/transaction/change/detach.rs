@@ -68,6 +68,7 @@ pub(super) fn finish_detach(
         }
         left.extend(failures);
     }
+    means.tools.exec.let_go();
     if !undone.is_empty() {
         undone.reverse();
         let plan = &journal.state.header.plan;

@@ -17,12 +17,25 @@ pub struct Reading {
     pub(super) checksum: Checksum,
 }
 
-/// Reads a journal. None is one that a crash left so early that no plugin had got its input.
+/// The first line of a journal.
+struct FirstLine {
+    header: Header,
+    /// How long it is, without its end.
+    length: usize,
+    checksum: Checksum,
+    verdict: Verdict,
+}
+
+/// Reads the plan that a journal begins with. None is a journal that a crash left so early that no plugin had got its input.
 ///
 /// # Errors
 /// When it makes no sense, in words.
-pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+pub(super) fn read_plan(bytes: &[u8]) -> Result<Option<Plan>, String> {
+    Ok(read_first_line(bytes)?.map(|first| first.header.plan))
+}
+
+fn read_first_line(bytes: &[u8]) -> Result<Option<FirstLine>, String> {
+    let Some(length) = bytes.iter().position(|byte| *byte == b'\n') else {
         // The header's line is synced before the first plugin gets its input: without its end, none has.
         if bytes.first().is_some_and(|byte| *byte != b'{') {
             return Err("its first line is not a plan".into());
@@ -30,14 +43,23 @@ pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
         return Ok(None);
     };
     let mut checksum = Checksum::default();
-    let (header, verdict) = decode(&bytes[..end], &mut checksum);
+    let (header, verdict) = decode(&bytes[..length], &mut checksum);
     if verdict == Verdict::Damaged {
         return Err("its first line is damaged: the checksum is another".into());
     }
     let header = read_header(&header)?;
     refuse_inconsistent(&header.plan)?;
+    Ok(Some(FirstLine { header, length, checksum, verdict }))
+}
+
+/// Reads a journal. None is one that a crash left so early that no plugin had got its input.
+///
+/// # Errors
+/// When it makes no sense, in words.
+pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
+    let Some(FirstLine { header, length, mut checksum, verdict }) = read_first_line(bytes)? else { return Ok(None) };
     let mut state = State::new(header);
-    let mut length = end + 1;
+    let mut length = length + 1;
     while let Some(end) = bytes[length..].iter().position(|byte| *byte == b'\n') {
         let (event, of_line) = decode(&bytes[length..length + end], &mut checksum);
         length += end + 1;

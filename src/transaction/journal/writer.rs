@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::format::{CHANGED_FORMAT, Checksum, Event, FORMAT, Header, boot_id, encode, now_millis};
-use super::reader::{Reading, read};
+use super::reader::{Reading, read, read_plan};
 use super::state::State;
 use crate::netns;
 use crate::plan::Plan;
@@ -42,6 +42,9 @@ pub enum Opened {
     /// Something that cannot be used, and why.
     Corrupt(String),
 }
+
+/// Why something that is no file is no journal.
+const NOT_A_FILE: &str = "it is not a regular file";
 
 /// A journal that cannot be written is opened for reading alone, and the kernel then says no more than that of a write.
 fn unwritable(error: io::Error) -> io::Error {
@@ -110,12 +113,10 @@ impl Journal {
     /// As [`Self::open`].
     pub fn look(container: &Container, ifname: &str) -> Result<Opened, StoreError> {
         let opened = Self::open_file(&container.journal(ifname))?;
-        if let Opened::Journal(journal) = &opened {
-            let Plan { container_id: own_id, ifname: own_ifname, .. } = &journal.state.header.plan;
-            if own_id != container.id() || own_ifname != ifname {
-                let reason = format!("it is the journal of {own_ifname:?} of container {own_id:?}");
-                return Ok(Opened::Corrupt(reason));
-            }
+        if let Opened::Journal(journal) = &opened
+            && let Err(reason) = refuse_misplaced(&journal.state.header.plan, container, ifname)
+        {
+            return Ok(Opened::Corrupt(reason));
         }
         Ok(opened)
     }
@@ -124,7 +125,7 @@ impl Journal {
     pub(in crate::transaction) fn open_file(place: &JournalFile) -> Result<Opened, StoreError> {
         let (file, bytes) = match place.read()? {
             Content::Missing => return Ok(Opened::None),
-            Content::NotAFile => return Ok(Opened::Corrupt("it is not a regular file".into())),
+            Content::NotAFile => return Ok(Opened::Corrupt(NOT_A_FILE.into())),
             Content::File(file, bytes) => (Arc::new(file), bytes),
         };
         Ok(match read(&bytes) {
@@ -150,10 +151,16 @@ impl Journal {
     /// Leaves out of the journal what was detached, if the next change is to write it anew: because it tells of no change yet, so
     /// that its format is the older one, or because changes have made it long. Returns where these attachments are after that.
     pub(in crate::transaction) fn condense(&mut self, attachments: &[usize]) -> Vec<usize> {
-        let is_due = self.state.header.format < CHANGED_FORMAT || self.length > LONG;
+        let is_first = self.state.header.format < CHANGED_FORMAT;
+        let is_due = is_first || self.length > LONG;
         let Some((header, events)) = is_due.then(|| self.state.condensed()).flatten() else {
             return attachments.to_vec();
         };
+        let is_worth_it =
+            || encoded(&header, events.iter()).is_ok_and(|(text, _)| text.len() as u64 <= self.length / 2);
+        if !is_first && !is_worth_it() {
+            return attachments.to_vec();
+        }
         let places = attachments.iter().map(|index| self.state.attachments().take_while(|(at, _)| at < index).count());
         let places = places.collect();
         self.state = State::new(header);
@@ -206,17 +213,13 @@ impl Journal {
         let beside = place.beside();
         beside.remove()?;
         let mut file = beside.create()?;
-        let mut checksum = Checksum::default();
-        let written = || -> io::Result<u64> {
-            let mut text = encode(&self.state.header, &mut checksum)?;
-            for event in events {
-                text.extend(encode(event, &mut checksum)?);
-            }
+        let written = || -> io::Result<(u64, Checksum)> {
+            let (text, checksum) = encoded(&self.state.header, events)?;
             refuse_larger(text.len() as u64)?;
             file.write_all(&text)?;
-            Ok(text.len() as u64)
+            Ok((text.len() as u64, checksum))
         };
-        let length = written().map_err(|source| {
+        let (length, checksum) = written().map_err(|source| {
             drop(beside.remove());
             StoreError::Io { action: "write", path: beside.path(), source }
         })?;
@@ -315,10 +318,45 @@ impl State {
             Opened::Corrupt(reason) => Some(Err(reason)),
         })
     }
+
+    /// Looks at the plan of ADD that a journal begins with, and at no more of it. Otherwise as [`Self::peek`].
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn peek_at_plan(container: &Container, ifname: &str) -> Result<Option<Result<Plan, String>>, StoreError> {
+        let bytes = match container.journal(ifname).read()? {
+            Content::Missing => return Ok(None),
+            Content::NotAFile => return Ok(Some(Err(NOT_A_FILE.into()))),
+            Content::File(_, bytes) => bytes,
+        };
+        let plan = read_plan(&bytes)
+            .and_then(|plan| plan.map(|plan| refuse_misplaced(&plan, container, ifname).map(|()| plan)).transpose());
+        Ok(plan.transpose())
+    }
 }
 
-/// A journal that is longer, in bytes, is written anew before the next change.
-const LONG: u64 = 256 << 10;
+/// A whole journal, and the checksum of its last line.
+fn encoded<'a>(header: &Header, events: impl Iterator<Item = &'a Event>) -> io::Result<(Vec<u8>, Checksum)> {
+    let mut checksum = Checksum::default();
+    let mut text = encode(header, &mut checksum)?;
+    for event in events {
+        text.extend(encode(event, &mut checksum)?);
+    }
+    Ok((text, checksum))
+}
+
+/// A journal says of which container and interface it is.
+fn refuse_misplaced(plan: &Plan, container: &Container, ifname: &str) -> Result<(), String> {
+    let Plan { container_id: own_id, ifname: own_ifname, .. } = plan;
+    if own_id == container.id() && own_ifname == ifname {
+        return Ok(());
+    }
+    Err(format!("it is the journal of {own_ifname:?} of container {own_id:?}"))
+}
+
+/// A journal that is longer, in bytes, is written anew by the next change if that makes it half as long: each change reads all of
+/// it, which takes 1 ms for every 64 KiB.
+const LONG: u64 = 32 << 10;
 
 /// A journal that could be written and not be read again would lose what it says.
 fn refuse_larger(length: u64) -> io::Result<()> {

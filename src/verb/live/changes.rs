@@ -19,7 +19,7 @@ use crate::plan::update::{PlannedUpdate, Update, update};
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::deadline;
-use crate::source::kubernetes::{Session, pod_of};
+use crate::source::kubernetes::{Session, is_configured, pod_of};
 use crate::source::{self, SourceError};
 use crate::telemetry::{self, Report, Subject};
 use crate::transaction::journal::State;
@@ -78,7 +78,7 @@ impl Live {
     /// # Errors
     /// When there is no such container.
     pub fn pod_of(&self, which: Which<'_>) -> Result<Option<(String, String)>, LiveError> {
-        let request = self.look(which, request_of)??;
+        let request = self.look_at_plan(which, request_of)??;
         Ok(pod_of(&request).map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
     }
 
@@ -87,7 +87,7 @@ impl Live {
     /// # Errors
     /// When there is no such container.
     pub fn network_of(&self, which: Which<'_>) -> Result<String, LiveError> {
-        self.look(which, |state| state.header.plan.network.clone())
+        self.look_at_plan(which, |plan| plan.network.clone())
     }
 
     /// Attaches a container to more networks. Several are one transaction: all of them, or none. `config` is Braid's
@@ -177,7 +177,14 @@ impl Live {
     fn look<T>(&self, which: Which<'_>, look: impl FnOnce(&State) -> T) -> Result<T, LiveError> {
         let (store, id) = self.open(which)?;
         let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
-        Ok(look(&find::journal(&container, which)?.state))
+        Ok(look(&find::look(&container, which)?))
+    }
+
+    /// Looks at what a container's journal begins with. On a container that has been changed often, the rest is much longer.
+    fn look_at_plan<T>(&self, which: Which<'_>, look: impl FnOnce(&Plan) -> T) -> Result<T, LiveError> {
+        let (store, id) = self.open(which)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
+        Ok(look(&find::plan(&container, which)?))
     }
 
     pub(super) fn state_dir(&self) -> &std::path::Path {
@@ -216,11 +223,12 @@ impl Live {
         self.locked(which, |call, journal| {
             let plan = &journal.state.header.plan;
             let (container_id, ifname, version) = (plan.container_id.clone(), plan.ifname.clone(), plan.version);
-            let (before, plan) = (self.pods.is_some().then(|| journal.state.clone()), plan.clone());
+            let (before, plan) =
+                (self.pods_of(&journal.state).map(|config| (config, journal.state.clone())), plan.clone());
             let outcome = work(call, journal);
             // A change that failed may have settled an earlier one.
-            if let Some(before) = before {
-                self.follow(call.container, &before);
+            if let Some((config, before)) = before {
+                follow(config, call.container, &before);
             }
             let tried = |error| tried::complete(error, call.container, &plan, call.context.runs().take());
             Ok(Outcome { container_id, ifname, version, changed: outcome.map_err(tried)? })
@@ -252,23 +260,30 @@ impl Live {
         work(&call, journal)
     }
 
-    /// Has what is written about the pod follow what is in the journal now. No change depends on it.
-    fn follow(&self, container: &Container, before: &State) {
-        let Some(config) = &self.pods else { return };
-        let ifname = &before.header.plan.ifname;
-        let written = match State::peek(container, ifname) {
-            Ok(Some(Ok(after))) => write_pod_status(config, Some(before), &after).map_err(|error| error.to_string()),
-            Ok(Some(Err(reason))) => Err(reason),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(reason) = written {
-            tracing::warn!(
-                container = container.id(),
-                interface = ifname,
-                "the container is changed, but what is written about its pod is not: {reason}"
-            );
-        }
+    /// The configuration by which what is written about a container's pod follows its changes, if anything is.
+    fn pods_of(&self, state: &State) -> Option<&Config> {
+        let config = self.pods.as_ref()?;
+        request_of(&state.header.plan)
+            .is_ok_and(|request| is_configured(config, &request) && pod_of(&request).is_some())
+            .then_some(config)
+    }
+}
+
+/// Has what is written about the pod follow what is in the journal now. No change depends on it.
+fn follow(config: &Config, container: &Container, before: &State) {
+    let ifname = &before.header.plan.ifname;
+    let written = match State::peek(container, ifname) {
+        Ok(Some(Ok(after))) => write_pod_status(config, Some(before), &after).map_err(|error| error.to_string()),
+        Ok(Some(Err(reason))) => Err(reason),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(reason) = written {
+        tracing::warn!(
+            container = container.id(),
+            interface = ifname,
+            "the container is changed, but what is written about its pod is not: {reason}"
+        );
     }
 }
 
@@ -366,7 +381,7 @@ impl<'a> Call<'a> {
         state: &State,
         selections: Vec<OperatorSelection>,
     ) -> Result<Vec<Attachment>, LiveError> {
-        let request = request_of(state)?;
+        let request = request_of(&state.header.plan)?;
         let taken = self.taken_names(state)?;
         let config = config_for(config, selections);
         let gathered = match Session::open(&config, &request, self.context.deadline)
@@ -417,8 +432,7 @@ impl<'a> Call<'a> {
 }
 
 /// The call that a journal is of.
-pub(super) fn request_of(state: &State) -> Result<Request, LiveError> {
-    let plan = &state.header.plan;
+pub(super) fn request_of(plan: &Plan) -> Result<Request, LiveError> {
     let args = plan.args.parse().map_err(|error| Error::Request(crate::request::RequestError::Args(error)))?;
     Ok(Request {
         verb: Verb::Add,

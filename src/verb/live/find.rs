@@ -5,7 +5,7 @@ use std::path::Path;
 use super::error::LiveError;
 use crate::cni::{AddResult, validate};
 use crate::netns::{Netns, NetnsError, Sameness};
-use crate::plan::{Attachment, Position};
+use crate::plan::{Attachment, Plan, Position};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Store, StoreError};
 
@@ -40,19 +40,29 @@ pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, Li
 
 /// The journal that is meant, of a container that is locked.
 pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal, LiveError> {
-    open(container, which, Journal::open)
+    found(container, which, |ifname| match Journal::open(container, ifname)? {
+        Opened::Journal(journal) => Ok(Some(Ok(*journal))),
+        Opened::Corrupt(reason) => Ok(Some(Err(reason))),
+        Opened::None | Opened::Unfinished => Ok(None),
+    })
 }
 
 /// What the journal says that is meant. The container need not be locked.
 pub(super) fn look(container: &Container, which: Which<'_>) -> Result<State, LiveError> {
-    open(container, which, Journal::look).map(|journal| journal.state)
+    found(container, which, |ifname| State::peek(container, ifname))
 }
 
-fn open(
+/// The plan of ADD that the journal which is meant begins with. The container need not be locked.
+pub(super) fn plan(container: &Container, which: Which<'_>) -> Result<Plan, LiveError> {
+    found(container, which, |ifname| State::peek_at_plan(container, ifname))
+}
+
+/// Finds the journal that is meant, and reads of it what is wanted.
+fn found<T>(
     container: &Container,
     which: Which<'_>,
-    open: impl FnOnce(&Container, &str) -> Result<Opened, StoreError>,
-) -> Result<Journal, LiveError> {
+    read: impl FnOnce(&str) -> Result<Option<Result<T, String>>, StoreError>,
+) -> Result<T, LiveError> {
     let ifnames = container.entries()?.ifnames;
     let ifname = match (which.ifname, ifnames.as_slice()) {
         (Some(ifname), _) => ifnames.iter().find(|name| *name == ifname),
@@ -66,12 +76,10 @@ fn open(
         let ifname = which.ifname.unwrap_or_default().to_owned();
         return Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname, ifnames });
     };
-    match open(container, ifname)? {
-        Opened::Journal(journal) => Ok(*journal),
-        Opened::Corrupt(reason) => Err(LiveError::Corrupt { path: container.journal_path(ifname), reason }),
-        Opened::None | Opened::Unfinished => {
-            Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname: ifname.clone(), ifnames })
-        }
+    match read(ifname)? {
+        Some(Ok(found)) => Ok(found),
+        Some(Err(reason)) => Err(LiveError::Corrupt { path: container.journal_path(ifname), reason }),
+        None => Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname: ifname.clone(), ifnames }),
     }
 }
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When the pod is gone or another one, or the API server does not take the annotation. A claim's status that cannot be written
 /// is logged.
 pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) -> Result<(), LiveError> {
-    let request = request_of(after)?;
+    let request = request_of(&after.header.plan)?;
     let until = deadline::from(Instant::now(), PATIENCE);
     let before = before.map(PodStatus::read).transpose()?.unwrap_or_default();
     let after = PodStatus { gone: gone(after), ..PodStatus::read(after)? };
@@ -66,7 +66,7 @@ pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<()
     let gone = gone(state);
     let is_gone = |network: &str, ifname: &str| gone.iter().any(|(n, i)| n == network && i == ifname);
     let edit = |now: &str| changed_network_status(now, &entries, &entries, is_gone);
-    session.edit_status(&request_of(state)?, edit).map(drop).map_err(unwritten)
+    session.edit_status(&request_of(&state.header.plan)?, edit).map(drop).map_err(unwritten)
 }
 
 /// Adds to the annotation the primary network, which another plugin has attached, if it tells of nothing on that interface yet.
@@ -84,7 +84,7 @@ pub(super) fn tell_primary(
     let attached = [Attached { network, ifname: &plan.ifname, result, device_info: None }];
     let entries = NetworkEntries::new(&plan.netns, &attached, true);
     let edit = |now: &str| changed_network_status(now, &NetworkEntries::default(), &entries, |_, _| false);
-    session.edit_status(&request_of(state)?, edit).map(drop).map_err(unwritten)
+    session.edit_status(&request_of(&state.header.plan)?, edit).map(drop).map_err(unwritten)
 }
 
 fn unwritten(error: ClusterError) -> LiveError {

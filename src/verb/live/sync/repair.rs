@@ -66,9 +66,9 @@ impl Live {
             return Ok(missing);
         }
         let until = deadline::from(std::time::Instant::now(), live.timeouts.total);
-        let session = Session::open(config, &request_of(&state)?, until).map_err(asking)?;
+        let session = Session::open(config, &request_of(&state.header.plan)?, until).map_err(asking)?;
         let session = session.ok_or_else(nobody)?;
-        let now = session.pod_now(&request_of(&state)?).map_err(asking)?;
+        let now = session.pod_now(&request_of(&state.header.plan)?).map_err(asking)?;
         if !config.kubernetes.repair || missing.attached.is_empty() {
             let report = as_unrepaired(missing, !config.kubernetes.repair);
             syncing.announce(&session, &now.pod, &report, is_trial);

@@ -100,7 +100,7 @@ impl Syncing<'_> {
             }
             find::refuse_unfit(&seen.state)?;
             let context = Context::of_container(self.which.container, self.live.timeouts);
-            let request = request_of(&seen.state)?;
+            let request = request_of(&seen.state.header.plan)?;
             let no_pod = |why| LiveError::NoPod { container_id: self.which.container.to_owned(), why };
             if crate::source::kubernetes::pod_of(&request).is_none() {
                 return Err(no_pod("its journal names no pod"));
