@@ -35,7 +35,7 @@ impl Bench {
                         what: delegates.to_string(),
                         contender: contender.name.clone(),
                         samples: of[v].clone(),
-                        floor: samples[contender.floor][v].clone(),
+                        floor: samples[0][v].clone(),
                         usage: Some(self.usage(contender, scenario, verb)),
                     });
                 }
@@ -75,7 +75,7 @@ impl Bench {
                     what: (1 + NETWORKS).to_string(),
                     contender: contender.name.clone(),
                     samples: samples[who][v].clone(),
-                    floor: samples[contender.floor][v].clone(),
+                    floor: samples[0][v].clone(),
                     usage: used.reduce(Usage::max),
                 });
             }

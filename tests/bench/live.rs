@@ -96,8 +96,7 @@ impl Node {
         let braid = bench.contender("Braid");
         let state = bench.disk.join(format!("node-{there}"));
         fs::create_dir_all(&state).expect("make the state directory");
-        let contender =
-            Contender { name: braid.name.clone(), program: braid.program.clone(), state: state.clone(), floor: 0 };
+        let contender = Contender { name: braid.name.clone(), program: braid.program.clone(), state: state.clone() };
         bench.fill(&contender, 0..there);
         let mut plugins = vec![json!({"type": "bench-noop-plugin"})];
         if bench.real.is_some() {

@@ -106,8 +106,6 @@ pub(crate) struct Contender {
     pub(crate) program: PathBuf,
     /// Where it keeps its state.
     pub(crate) state: PathBuf,
-    /// The number of the floor that was built as this was.
-    pub(crate) floor: usize,
 }
 
 impl Contender {

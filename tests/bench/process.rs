@@ -15,9 +15,9 @@
 //!
 //! `--quick` makes few runs of small cases, to see that all of it works. `--percent 20` makes a fifth of the rounds. `--write` writes the figures of the parts that ran to
 //! `docs/benchmark.md`, and the curves to `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that
-//! takes a list of `delegates`, such as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds, and
-//! `BRAID_BENCH_SMALL_BINARY` one without Kubernetes, for `sizes`. With `BRAID_BENCH_MUSL=1`, Braid and a floor are built for
-//! musl too, and are part of all but the curves. On a machine that has other things to do, `chrt --rr 20 cargo bench ...`, as root,
+//! takes a list of `delegates`, such as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds, such as a
+//! release's, and `BRAID_BENCH_SMALL_BINARY` one without Kubernetes, for `sizes`. Braid and the floor are built as a release's
+//! executables are, where rustc has the target: for musl, at a fixed address. On a machine that has other things to do, `chrt --rr 20 cargo bench ...`, as root,
 //! keeps them from being measured.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
@@ -75,7 +75,7 @@ impl Options {
 
 fn main() {
     let options = Options::read();
-    let mut bench = Bench::prepare(options.quick, options.percent);
+    let bench = Bench::prepare(options.quick, options.percent);
     let mut report = Report::new(bench.describe());
     if options.wants("table") {
         report.section("Whole calls", || bench.table(), Report::table);
@@ -98,8 +98,6 @@ fn main() {
         };
         report.section("With an API server", rows, Report::cluster);
     }
-    // The rest is of what a plain build makes: the curves take long enough with three.
-    bench.contenders.retain(|contender| contender.floor == 0);
     if options.wants("curves") {
         bench.curves(&mut report);
     }

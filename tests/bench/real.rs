@@ -229,7 +229,7 @@ fn rows<const N: usize>(
                 what: networks.into(),
                 contender: who.name.clone(),
                 samples: samples_of[v].clone(),
-                floor: samples[who.contender.floor][v].clone(),
+                floor: samples[0][v].clone(),
                 usage: None,
             });
         }

@@ -40,7 +40,8 @@ impl Bench {
     /// Builds what is measured, and puts it where it is measured.
     pub(crate) fn prepare(quick: bool, percent: usize) -> Self {
         let given = env::var_os("BRAID_BENCH_BINARY").map(PathBuf::from);
-        let (built, braid) = build(None, given.is_none());
+        let platform = static_platform();
+        let (built, braid) = build(platform.as_deref(), given.is_none());
         let braid = given.unwrap_or(braid);
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
         // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
@@ -59,10 +60,6 @@ impl Bench {
             install(real.as_ref().expect("there").0.join(name), name);
         }
         let (floor, braid) = (install(built.join("bench-floor"), "bench-floor"), install(braid, "braid"));
-        let musl = env::var_os("BRAID_BENCH_MUSL").map(|_| {
-            let (built, braid) = build(Some(&format!("{}-unknown-linux-musl", env::consts::ARCH)), true);
-            (install(built.join("bench-floor"), "bench-floor-musl"), install(braid, "braid-musl"))
-        });
         let mut bench = Self {
             quick,
             percent,
@@ -74,20 +71,15 @@ impl Bench {
             contenders: Vec::new(),
             folders: Vec::new(),
         };
-        bench.enter("floor", floor, disk.path().join("floor"), 0);
-        bench.enter("Braid", braid.clone(), disk.path().join("braid"), 0);
+        bench.enter("floor", floor, disk.path().join("floor"));
+        bench.enter("Braid", braid.clone(), disk.path().join("braid"));
         if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
-            bench.enter("Braid, state in memory", braid, memory.path().join("braid"), 0);
+            bench.enter("Braid, state in memory", braid, memory.path().join("braid"));
             bench.folders.push(memory);
         }
         if let Some(peer) = env::var_os("BRAID_BENCH_PEER").map(PathBuf::from) {
             let name = peer.file_name().expect("a file").to_string_lossy().into_owned();
-            bench.enter(&name, peer, disk.path().join("peer"), 0);
-        }
-        if let Some((floor, braid)) = musl {
-            let number = bench.contenders.len();
-            bench.enter("floor for musl", floor, disk.path().join("floor-musl"), number);
-            bench.enter("Braid for musl", braid, disk.path().join("braid-musl"), number);
+            bench.enter(&name, peer, disk.path().join("peer"));
         }
         bench.folders.push(disk);
         // What was just built is not to be written back while something is measured.
@@ -95,9 +87,9 @@ impl Bench {
         bench
     }
 
-    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf, floor: usize) {
+    fn enter(&mut self, name: &str, program: PathBuf, state: PathBuf) {
         fs::create_dir_all(&state).expect("make the state directory");
-        self.contenders.push(Contender { name: name.into(), program, state, floor });
+        self.contenders.push(Contender { name: name.into(), program, state });
     }
 
     /// The machine, in a line.
@@ -131,7 +123,7 @@ impl Bench {
     /// How large the executables are, in MB.
     pub(crate) fn sizes(&self) -> Vec<(String, f64)> {
         let size = |path: &Path| megabytes(fs::metadata(path).map_or(0, |file| file.len()));
-        let ours = self.contenders.iter().filter(|contender| matches!(&*contender.name, "Braid" | "Braid for musl"));
+        let ours = self.contenders.iter().filter(|contender| contender.name == "Braid");
         let mut sizes: Vec<_> = ours.map(|contender| (contender.name.clone(), size(&contender.program))).collect();
         if let Some(small) = env::var_os("BRAID_BENCH_SMALL_BINARY") {
             sizes.push(("Braid with `--no-default-features`".to_owned(), size(Path::new(&small))));
@@ -184,23 +176,33 @@ fn real_plugins() -> Option<(PathBuf, String)> {
     Some((folder, format!("that speak CNI {newest}")))
 }
 
-/// Builds the plugin, the floor, and Braid, and returns the folder of the first two and the executable of the third.
+/// What the executables of a release are built for, if rustc can do that here.
+fn static_platform() -> Option<String> {
+    let platform = format!("{}-unknown-linux-musl", env::consts::ARCH);
+    let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", &platform]).output().ok()?;
+    Path::new(String::from_utf8_lossy(&libraries.stdout).trim()).is_dir().then_some(platform)
+}
+
+/// Builds the plugin, the floor, and Braid, and returns the folder of the first two and the executable of the third. All of them
+/// are as those of a release: static and at a fixed address. Where rustc cannot do that, they are what it makes by default.
 ///
 /// Braid comes last and on its own: beside tests and benchmarks it is built with the features that their dependencies
-/// turn on in its own, and what is to be measured is what `cargo build --release` makes.
+/// turn on in its own.
 fn build(platform: Option<&str>, with_braid: bool) -> (PathBuf, PathBuf) {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     let parts = [&["--example", "bench-floor", "--example", "bench-noop-plugin"][..], &["--bin", "braid"]];
     for what in &parts[..=usize::from(with_braid)] {
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--quiet", "--target-dir"])
-            .arg(target)
-            .args(platform.map(|platform| ["--target", platform]).iter().flatten())
-            .args(*what)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "cargo build {} failed", what.join(" "));
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--release", "--quiet", "--target-dir"]).arg(target).args(*what);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if let Some(platform) = platform {
+            cargo.args(["--target", platform, "--config"]);
+            cargo.arg(format!("target.{platform}.rustflags=[\"-Crelocation-model=static\"]"));
+            // Of C there is only cryptography, which calls nothing of the C library.
+            let variable = |name: &str| format!("{name}_{}", platform.replace('-', "_"));
+            cargo.env(variable("CC"), "cc").env(variable("CFLAGS"), "-U_FORTIFY_SOURCE -fno-stack-protector");
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "cargo build {} failed", what.join(" "));
     }
     let release = target.join(platform.unwrap_or_default()).join("release");
     (release.join("examples"), release.join("braid"))
