@@ -53,8 +53,8 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     }
 }
 
-/// Logs how a call ended, and what was dropped meanwhile because nobody read it.
-pub(crate) fn ended(error: Option<&CniError>, took: Duration) {
+/// Logs the outcome of a call, and what was dropped meanwhile because nobody read it.
+pub(crate) fn call_finished(error: Option<&CniError>, took: Duration) {
     let dropped = output::abandon_stderr();
     if dropped > 0 {
         tracing::warn!(bytes = dropped, "standard error was not read, and the end of it was dropped");

@@ -1,4 +1,4 @@
-//! What a call tells the agent of a node, if there is one: one datagram, which is never waited for.
+//! The report of a call to the agent of a node, if there is one: one datagram, which is never waited for.
 //!
 //! The socket is `events.sock` in the state directory, so only who may read the journals may listen. A call without a listener
 //! pays for finding that out: one system call. [`Report`] is the datagram, one JSON object.
@@ -15,7 +15,7 @@ use crate::runtime::{Run, Runs};
 
 /// The format of reports. A listener ignores those of another.
 pub const FORMAT: u32 = 1;
-/// The most plugins that a report tells of. With that many it is well below what a datagram may hold.
+/// The most plugins that a report lists. With that many it is well below what a datagram may hold.
 const MAX_PLUGINS: usize = 512;
 
 /// What a call did, and how long it took.
@@ -155,14 +155,14 @@ pub fn may_be_listened_to(state_dir: &Path) -> bool {
     socket_path(state_dir).exists()
 }
 
-/// Tells the agent of a node, if one listens. `report` is made only then. What cannot be sent at once is lost: metrics do not
-/// matter as much as a call. Returns whether it was sent.
-pub fn tell<'a>(state_dir: &Path, report: impl FnOnce() -> Report<'a>) -> bool {
+/// Sends a report to the agent of a node, if one listens; `report` is made only then. What cannot be sent at once is lost:
+/// metrics do not matter as much as a call. Returns whether it was sent.
+pub fn send<'a>(state_dir: &Path, report: impl FnOnce() -> Report<'a>) -> bool {
     let Ok(socket) = listener(state_dir) else { return false };
     let Ok(bytes) = serde_json::to_vec(&report()) else { return false };
     let sent = socket.send(&bytes);
     if let Err(error) = &sent {
-        tracing::debug!("the agent was not told of this call: {error}");
+        tracing::debug!("the report of this call was not sent to the agent: {error}");
     }
     sent.is_ok()
 }
@@ -186,19 +186,19 @@ mod tests {
     fn a_listener_gets_one_object_and_nobody_waits_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let runs = Runs::default();
-        tell(dir.path(), || unreachable!("nobody listens"));
+        send(dir.path(), || unreachable!("nobody listens"));
         let socket = UnixDatagram::bind(socket_path(dir.path())).unwrap();
-        tell(dir.path(), || Report::of(SUBJECT, Duration::from_millis(5), 7, (&runs, 0)));
+        send(dir.path(), || Report::of(SUBJECT, Duration::from_millis(5), 7, (&runs, 0)));
         let mut datagram = vec![0; 1 << 16];
         let length = socket.recv(&mut datagram).unwrap();
         let report: Report<'_> = serde_json::from_slice(&datagram[..length]).unwrap();
         assert_eq!((report.took, report.code, &*report.container), (5_000_000, 7, "c1"));
         // Nobody reads: the queue of the socket fills up.
         for _ in 0..10_000 {
-            tell(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, (&runs, 0)));
+            send(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, (&runs, 0)));
         }
         // A socket that its owner has left behind.
         drop(socket);
-        tell(dir.path(), || unreachable!("nobody listens"));
+        send(dir.path(), || unreachable!("nobody listens"));
     }
 }

@@ -58,15 +58,15 @@ fn the_recorder_adds_to_the_previous_result() {
 }
 
 #[test]
-fn the_recorder_fails_as_often_as_it_is_told_and_recovers() {
+fn the_recorder_fails_as_often_as_instructed_and_recovers() {
     let case = Case::new();
-    let twice = recorder("alpha").told("fail", json!({"DEL": {"code": 42, "msg": "boom", "times": 2}}));
+    let twice = recorder("alpha").instructed("fail", json!({"DEL": {"code": 42, "msg": "boom", "times": 2}}));
     call(&case, "ADD", twice.clone()).succeeds();
     call(&case, "DEL", twice.clone()).fails(42).message_contains("boom");
     call(&case, "DEL", twice.clone()).fails(42);
     call(&case, "DEL", twice).succeeds().leaves_nothing();
 
-    let second = recorder("beta").told("fail", json!({"ADD": {"code": 42, "msg": "boom", "only_nth": 2}}));
+    let second = recorder("beta").instructed("fail", json!({"ADD": {"code": 42, "msg": "boom", "only_nth": 2}}));
     call(&case, "ADD", second.clone()).succeeds();
     call(&case, "ADD", second.clone()).fails(42);
     call(&case, "ADD", second).succeeds();

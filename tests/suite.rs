@@ -23,7 +23,7 @@ mod protocol {
     mod requests;
     /// What the runtime gets back.
     mod results;
-    /// What a call tells whoever listens, and traces.
+    /// What a call reports to a listener, and traces.
     mod telemetry;
     /// GC and STATUS: what they need, whom they ask, and what they leave alone.
     mod upkeep;
@@ -63,7 +63,7 @@ mod faults {
     mod frozen;
     /// Every parser on mutated input.
     mod fuzz;
-    /// What a pod's author or a runtime can write: refused or harmless, and no secret told.
+    /// What a pod's author or a runtime can write: refused or harmless, and no secret is shown.
     mod hostile;
     /// Braid killed anywhere, and what it leaves to the DEL that follows.
     mod killed;

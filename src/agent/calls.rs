@@ -1,4 +1,4 @@
-//! What calls tell the agent: counted for `/metrics`, and exported if they are traced.
+//! What calls report to the agent: counted for `/metrics`, and exported if they are traced.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -19,7 +19,7 @@ use crate::telemetry::{FORMAT, Report, socket_path};
 /// The longest report that is read, in bytes: more than any has.
 const MAX_REPORT: usize = 256 << 10;
 
-/// Counts what calls tell, and exports the spans of those that are traced, for as long as the agent runs.
+/// Counts what calls report, and exports the spans of those that are traced, for as long as the agent runs.
 ///
 /// # Errors
 /// When calls cannot be listened to, or nothing can be exported.
@@ -60,7 +60,7 @@ fn remove_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Counts what calls tell, for as long as the agent runs. Traced calls go on to who exports them, if anybody does.
+/// Counts what calls report, for as long as the agent runs. Traced calls go on to the exporter, if there is one.
 async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
     let mut datagram = vec![0; MAX_REPORT];
     loop {
@@ -74,11 +74,11 @@ async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sende
         let report = match serde_json::from_slice::<Report<'static>>(&datagram[..length]) {
             Ok(report) if report.format == FORMAT => report,
             Ok(report) => {
-                tracing::debug!(format = report.format, "a call has told of itself in a format that is not known");
+                tracing::debug!(format = report.format, "a call has sent a report in an unknown format");
                 continue;
             }
             Err(error) => {
-                tracing::debug!("what a call has told cannot be read: {error}");
+                tracing::debug!("the report of a call cannot be read: {error}");
                 continue;
             }
         };

@@ -89,7 +89,7 @@ impl Children {
             words.extend(["--network".into(), configuration.into()]);
         }
         match self.run(&words).await {
-            Ok(ran) => ran.judge(),
+            Ok(ran) => ran.outcome(),
             Err(reason) => Ended::Broken(reason),
         }
     }
@@ -131,11 +131,11 @@ impl Children {
             return ran.map_err(|error| format!("cannot wait for {}: {error}", program.display()));
         }
         kill(&mut child).await;
-        Err(format!("it did not end within {} s and was killed", self.limit.as_secs()))
+        Err(format!("it did not exit within {} s and was killed", self.limit.as_secs()))
     }
 }
 
-/// What came of a child.
+/// The exit status and the output of a child.
 #[derive(Debug)]
 struct Ran {
     status: ExitStatus,
@@ -144,7 +144,7 @@ struct Ran {
 }
 
 impl Ran {
-    fn judge(self) -> Ended {
+    fn outcome(self) -> Ended {
         let said = String::from_utf8_lossy(&self.stderr);
         if self.status.code() == Some(NO_SUCH_COMMAND) && said.contains("unrecognized subcommand") {
             return Ended::Unknown;

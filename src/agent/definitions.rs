@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_told_once_and_the_first_look_is_none() {
+    fn changes_are_reported_once_and_the_first_look_is_no_change() {
         let mut definitions = Definitions::default();
         let found = |version: Option<&str>| vec![("web/lan".to_owned(), version.map(str::to_owned))];
         assert!(definitions.note(found(Some("1"))).is_empty());

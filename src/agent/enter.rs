@@ -72,7 +72,7 @@ fn path_of_own(file: &str) -> PathBuf {
     Path::new("/proc/self/ns").join(file)
 }
 
-/// The name of this node, as the kubelet takes it from the machine where it is not told another.
+/// The name of this node, as the kubelet takes it from the machine unless it is configured with another.
 pub(super) fn host_name() -> Result<String, Errno> {
     let name = nix::sys::utsname::uname()?.nodename().to_string_lossy().trim().to_lowercase();
     if name.is_empty() { Err(Errno::ENODATA) } else { Ok(name) }

@@ -29,7 +29,7 @@ pub(crate) enum AgentError {
         /// Why not.
         source: io::Error,
     },
-    /// Calls cannot tell what they did.
+    /// Calls cannot report what they did.
     #[error("cannot listen to calls on {}: {source}", path.display())]
     Events {
         /// The socket.

@@ -1,9 +1,9 @@
-//! What belongs to containers that are gone, debts, and claims whose status tells of them: when each is tried again. No I/O and no
+//! What belongs to containers that are gone, debts, and claims whose status names them: when each is tried again. No I/O and no
 //! clock: the time is handed in.
 //!
 //! containerd calls no GC, and a runtime that has lost a container calls no DEL. A container may be gone where the API server does
 //! not know its pod. That is asked for by the pod's name, and once more two minutes later; it is never taken from the watch alone.
-//! `braid doctor --fix` then looks whether the container's namespace is gone, and only then undoes what the journal tells of.
+//! `braid doctor --fix` then looks whether the container's namespace is gone, and only then undoes what the journal records.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ impl Gone {
         Self { suspects: BTreeMap::new(), certain, first_pause }
     }
 
-    /// These are all there are: containers whose pod the watch does not tell of, debts, and claims that tell of a pod that is
+    /// These are all there are: containers whose pod the watch does not list, debts, and claims that name a pod that is
     /// not attached any more. Of a container its pod is known.
     pub(super) fn are(&mut self, all: BTreeMap<Subject, Option<PodName>>, now: Instant) {
         self.suspects.retain(|subject, suspect| suspect.is_running || all.contains_key(subject));
@@ -151,7 +151,7 @@ mod tests {
         Subject::Container("c".into())
     }
 
-    /// A container whose pod the watch does not tell of.
+    /// A container whose pod the watch does not list.
     fn suspect(now: Instant) -> Gone {
         let mut gone = Gone::new(CERTAIN, FIRST_PAUSE);
         gone.are(BTreeMap::from([(container(), Some(pod()))]), now);
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(gone.take(later), [Step::Ask(container(), pod())]);
         gone.answered(&container(), Some(false), later);
         assert_eq!(gone.next(), Some(later + CERTAIN));
-        // The watch tells of it again.
+        // The watch reports it again.
         gone.are(BTreeMap::new(), later);
         assert_eq!(gone.next(), None);
     }

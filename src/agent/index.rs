@@ -1,6 +1,6 @@
 //! Which container belongs to which pod, by the journals.
 //!
-//! The kernel tells when a container's directory comes or goes. Only what is new is read.
+//! The kernel reports when a container's directory comes or goes. Only what is new is read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -126,7 +126,7 @@ fn pod_of(args: &Args) -> Option<PodName> {
     Some(pod).filter(|pod| !pod.uid.is_empty())
 }
 
-/// Reads the journals of a container. One that cannot be read is for `braid doctor` to tell of.
+/// Reads the journals of a container. One that cannot be read is for `braid doctor` to report.
 fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     let mut known = Known { stamp, pod: None, since: 0, is_complete: true };
     let entries = container.entries().unwrap_or_default();
@@ -147,7 +147,7 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     known
 }
 
-/// Tells when containers' directories come and go.
+/// Reports when containers' directories come and go.
 pub(super) struct Changes(EventStream<[u8; 4 << 10]>);
 
 impl Changes {

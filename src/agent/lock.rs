@@ -54,7 +54,7 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// Who holds the lock, as far as the file tells.
+/// Who holds the lock according to the file.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     match file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok()) {
@@ -79,14 +79,14 @@ mod tests {
         let state = dir.path().join("state");
         let first = Lock::take(&state).unwrap();
         assert_eq!(fs::read_to_string(state.join(FILE)).unwrap().trim(), std::process::id().to_string());
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let second = thread::spawn({
             let state = state.clone();
-            move || tell.send(Lock::take(&state).is_ok())
+            move || sender.send(Lock::take(&state).is_ok())
         });
-        assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
         drop(first);
-        assert!(told.recv_timeout(Duration::from_secs(20)).unwrap());
+        assert!(receiver.recv_timeout(Duration::from_secs(20)).unwrap());
         second.join().unwrap().unwrap();
     }
 

@@ -11,13 +11,13 @@
 //! | `index` | which container belongs to which pod, by the journals |
 //! | `unknown` | the same of containers that another plugin has attached, by what libcni keeps |
 //! | `definitions` | whether a network-attachment-definition has changed |
-//! | `gone` | containers that are gone, debts, and claims that tell of them; pure |
+//! | `gone` | containers that are gone, debts, and claims that name them; pure |
 //! | `tidy` | these undone |
 //! | `child` | one run of the node's own Braid, with its limits |
 //! | `report` | what it answers |
 //! | `enter` | the namespaces of the node, in which it runs |
 //! | `serve` | the HTTP server: `/healthz`, `/metrics` |
-//! | `calls` | what calls tell of themselves, counted |
+//! | `calls` | what calls report, counted |
 //! | `otlp`, `export` | spans of traced calls, sent to a collector |
 //! | `lock` | one agent a node |
 //!

@@ -44,7 +44,7 @@ enum Turn {
 pub(super) enum Container {
     /// Braid has a journal of it.
     Attached(String),
-    /// Another plugin has attached it, as the runtime's libcni tells.
+    /// Another plugin has attached it, according to the runtime's libcni.
     Unknown(String),
 }
 
@@ -231,7 +231,7 @@ impl Queue {
     }
 
     /// Work has ended. `random` is between 0 and 1. Returns how long it is until the next try of what has failed.
-    pub(super) fn ended(
+    pub(super) fn finished(
         &mut self,
         uid: &str,
         outcome: Outcome,
@@ -286,12 +286,12 @@ impl Queue {
         self.items.values().filter(|item| item.failures > 0).count()
     }
 
-    /// Whether the API server has told of a pod that is not gone.
+    /// Whether the API server has reported such a pod, and not that it is gone.
     pub(super) fn knows(&self, uid: &str) -> bool {
         self.items.get(uid).is_some_and(|item| !item.is_gone)
     }
 
-    /// Whether the API server has told of a pod that may be attached now or later.
+    /// Whether the API server has reported such a pod, and it may be attached now or later.
     pub(super) fn may_be_attached(&self, uid: &str) -> bool {
         self.items.get(uid).is_some_and(|item| !item.is_gone && !item.is_terminating)
     }
@@ -396,7 +396,7 @@ mod tests {
             queue.pod_is(pod(uid, 1, "a"), Some(attached(uid)), now);
         }
         while let Some(work) = queue.take(now) {
-            assert_eq!(queue.ended(&work.uid, Outcome::Done, None, (now, 0.0)), None);
+            assert_eq!(queue.finished(&work.uid, Outcome::Done, None, (now, 0.0)), None);
         }
         assert_eq!(queue.next(), None);
         queue
@@ -418,9 +418,9 @@ mod tests {
             queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(queue.take(now), None);
         }
-        queue.ended("1", Outcome::Done, None, (now, 0.0));
+        queue.finished("1", Outcome::Done, None, (now, 0.0));
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", Outcome::Done, None, (now, 0.0));
+        queue.finished("1", Outcome::Done, None, (now, 0.0));
         assert_eq!(queue.next(), None);
     }
 
@@ -444,7 +444,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..14 {
             assert!(queue.take(now).is_some());
-            let pause = queue.ended("1", Outcome::Failed, None, (now, 0.0)).unwrap();
+            let pause = queue.finished("1", Outcome::Failed, None, (now, 0.0)).unwrap();
             assert_eq!(queue.take(now + pause.saturating_sub(Duration::from_millis(1))), None);
             assert_eq!(queue.next(), Some(now + pause));
             now += pause;
@@ -466,7 +466,7 @@ mod tests {
         for version in 2..8 {
             queue.pod_is(pod("1", version, &version.to_string()), Some(attached("1")), now);
             assert_eq!(taken(&mut queue, now), ["1"]);
-            assert_eq!(queue.ended("1", Outcome::Failed, None, (now, 0.0)), Some(SECOND));
+            assert_eq!(queue.finished("1", Outcome::Failed, None, (now, 0.0)), Some(SECOND));
         }
         assert_eq!(queue.failing(), 1);
     }
@@ -479,7 +479,7 @@ mod tests {
         for _ in 0..5 {
             let at = queue.next().unwrap();
             queue.take(at).unwrap();
-            queue.ended("1", Outcome::Failed, None, (at, 0.0));
+            queue.finished("1", Outcome::Failed, None, (at, 0.0));
         }
         let ended = queue.items["1"].ended.unwrap();
         let later = queue.next().unwrap();
@@ -495,21 +495,21 @@ mod tests {
         let mut queue = at_rest(&["1", "2"], now);
         queue.pod_is(pod("1", 2, "b"), Some(attached("1")), now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", Outcome::Failed, Some(vec!["web/b".into()]), (now, 0.0));
+        queue.finished("1", Outcome::Failed, Some(vec!["web/b".into()]), (now, 0.0));
         assert_eq!(queue.definitions(true).into_iter().collect::<Vec<_>>(), ["web/b"]);
         assert_eq!(queue.take(now), None);
         queue.definition_has_changed("web/other", now);
         assert_eq!(queue.take(now), None);
         queue.definition_has_changed("web/b", now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", Outcome::Done, Some(vec!["web/b".into()]), (now, 0.0));
+        queue.finished("1", Outcome::Done, Some(vec!["web/b".into()]), (now, 0.0));
         assert_eq!((queue.failing(), queue.asks_for_definitions()), (0, (true, false)));
         queue.definition_has_changed("web/b", now);
         assert_eq!(taken(&mut queue, now), ["1"]);
     }
 
     #[test]
-    fn only_so_much_is_done_at_once_and_nobody_is_passed_over() {
+    fn only_so_much_is_done_at_once_and_no_pod_is_passed_over() {
         let mut now = Instant::now();
         let uids: Vec<String> = (0..20).map(|number| number.to_string()).collect();
         let names: Vec<&str> = uids.iter().map(String::as_str).collect();
@@ -527,7 +527,7 @@ mod tests {
                 // Whoever had its turn wants another.
                 queue.pod_is(pod(uid, version, &version.to_string()), Some(attached(uid)), now);
                 version += 1;
-                queue.ended(uid, Outcome::Done, None, (now, 0.0));
+                queue.finished(uid, Outcome::Done, None, (now, 0.0));
             }
             turns.extend(round);
         }
@@ -556,7 +556,7 @@ mod tests {
         queue.container_is("1", Some(attached("c1")), now);
         let work = queue.take(now).unwrap();
         assert_eq!((work.container.id(), work.pod.as_str()), ("c1", "web/pod-1"));
-        queue.ended("1", Outcome::Failed, None, (now, 0.0));
+        queue.finished("1", Outcome::Failed, None, (now, 0.0));
         queue.pod_is(PodOfNode { is_terminating: true, ..pod("1", 2, "b") }, Some(attached("c1")), now);
         assert_eq!((queue.take(now + LONGEST_PAUSE), queue.next()), (None, None));
         queue.container_is("1", None, now);
@@ -589,7 +589,7 @@ mod tests {
         assert_eq!(queue.take(now), None);
         queue.container_is("1", unknown("c1"), now);
         assert_eq!(queue.take(now).unwrap().container, Container::Unknown("c1".into()));
-        assert_eq!(queue.ended("1", Outcome::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
+        assert_eq!(queue.finished("1", Outcome::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
         // It is counted, and nothing is asked for it time and again.
         queue.definition_has_changed("web/a", now);
         queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, unknown("c1"), now);
@@ -597,7 +597,7 @@ mod tests {
         assert_eq!((queue.failing(), queue.asks_for_definitions(), queue.next()), (1, (true, false), None));
         queue.configuration_has_changed(now);
         assert_eq!(taken(&mut queue, now), ["1"]);
-        queue.ended("1", Outcome::Done, None, (now, 0.0));
+        queue.finished("1", Outcome::Done, None, (now, 0.0));
         queue.container_is("1", Some(attached("c1")), now);
         assert_eq!((queue.without_journal().count(), queue.failing()), (0, 0));
         queue.configuration_has_changed(now);
@@ -612,7 +612,7 @@ mod tests {
         queue.take(now).unwrap();
         queue.only(&HashSet::from(["2".to_owned()]));
         assert_eq!(queue.pods(), 2);
-        queue.ended("1", Outcome::Failed, None, (now, 0.0));
+        queue.finished("1", Outcome::Failed, None, (now, 0.0));
         assert_eq!((queue.pods(), queue.failing(), queue.next()), (1, 0, None));
         // A name that is used again is another pod.
         queue.pod_is_gone("2");

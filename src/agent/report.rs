@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_told_in_words_and_unknown_keys_are_passed_over() {
+    fn failures_are_described_and_unknown_keys_are_ignored() {
         let text = br#"{"container":"c","new":1,"attached":[{"interface":"net1"}],
             "failed":[{"selection":{"name":"x"},"network":"web/x","interface":"net2","error":{"code":7,"msg":"no","details":"why"}}],
             "definitions":["web/x"]}"#;

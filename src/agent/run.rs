@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     /// How long a pod may wait for its turn.
     pub(super) longest_wait: Duration,
-    /// What calls have told.
+    /// What calls have reported.
     pub(super) calls: Calls,
     /// Where the journals are.
     pub(super) state_dir: PathBuf,
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) conf_dir: PathBuf,
 }
 
-/// Runs the agent of a node until it is told to end.
+/// Runs the agent of a node until a signal ends it.
 ///
 /// # Errors
 /// When it cannot start.
@@ -76,11 +76,11 @@ struct Agent {
     /// The versions of definitions that are being asked for.
     asking: JoinSet<Vec<(String, Option<String>)>>,
     tidying: Tidying,
-    /// Whether all pods of the node have been told of.
+    /// Whether all pods of the node have been listed.
     has_list: bool,
     /// When the journals are looked at next.
     look_at: Option<Instant>,
-    /// The pods of the list that is being told.
+    /// The pods of the list that is arriving.
     listing: Option<HashSet<String>>,
     random: RandomState,
 }
@@ -107,12 +107,12 @@ impl Agent {
             spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
         }
         let changes = Changes::watch(&settings.state_dir)?;
-        let (tell, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::unbounded_channel();
         spawn_local({
             let shared = Rc::clone(&shared);
             let node = node.clone();
             async move {
-                shared.node.watch_pods(&node, |event| drop(tell.send(event))).await;
+                shared.node.watch_pods(&node, |event| drop(sender.send(event))).await;
             }
         });
         let agent = Self {
@@ -155,9 +155,9 @@ impl Agent {
                         self.happened(event);
                     }
                 }
-                Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.ended(&work, ended),
+                Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.finished(&work, ended),
                 Some(stepped) = self.tidying.next_end() => {
-                    if self.tidying.ended(stepped, Instant::now()) {
+                    if self.tidying.finished(stepped, Instant::now()) {
                         self.look();
                     }
                 }
@@ -247,7 +247,7 @@ impl Agent {
     }
 
     /// A `braid sync` has ended.
-    fn ended(&mut self, work: &Work, ended: Ended) {
+    fn finished(&mut self, work: &Work, ended: Ended) {
         let mut braid_problem = None;
         let (outcome, definitions, reason) = match ended {
             Ended::Answered { report, is_whole: true } => {
@@ -274,7 +274,7 @@ impl Agent {
             self.look();
         }
         let random = f64::from(u32::try_from(self.random.build_hasher().finish() % 1000).unwrap_or(0)) / 1000.0;
-        let next = self.shared.queue.borrow_mut().ended(&work.uid, outcome, definitions, (Instant::now(), random));
+        let next = self.shared.queue.borrow_mut().finished(&work.uid, outcome, definitions, (Instant::now(), random));
         if let Some(reason) = reason {
             let next = match (outcome, next) {
                 (_, Some(next)) => format!("in {:.1} s", next.as_secs_f64()),

@@ -18,7 +18,7 @@ use super::settings::Settings;
 use crate::transaction::ReleasedClaims;
 use crate::transaction::store::debts;
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Debug)]
 pub(super) enum Stepped {
     /// Whether the API server knows the pod of a container, if it could be asked.
@@ -41,7 +41,7 @@ impl Tidying {
         Self { gone: Gone::new(settings.gone_after, settings.retry_after), one: Rc::default(), steps: JoinSet::new() }
     }
 
-    /// Takes note of what there is to tidy up, once the watch has told of all pods.
+    /// Takes note of what there is to tidy up, once the watch has listed all pods.
     pub(super) fn find(&mut self, index: &Index, queue: &Queue, state_dir: &Path, now: Instant) {
         let lost = index.of_pods().filter(|(_, pod)| !queue.knows(&pod.uid));
         let lost = lost.map(|(id, pod)| (Subject::Container(id.to_owned()), Some(pod.clone())));
@@ -82,8 +82,8 @@ impl Tidying {
         self.steps.join_next().await?.ok()
     }
 
-    /// Takes note of what came of a step. Says whether something may have changed on the node.
-    pub(super) fn ended(&mut self, stepped: Stepped, now: Instant) -> bool {
+    /// Takes note of the outcome of a step. Says whether something may have changed on the node.
+    pub(super) fn finished(&mut self, stepped: Stepped, now: Instant) -> bool {
         match stepped {
             Stepped::Answered(subject, knows) => {
                 self.gone.answered(&subject, knows, now);

@@ -74,7 +74,7 @@ pub(super) struct Enter {
 }
 
 impl AgentArgs {
-    /// How the agent logs: it has more to tell than a call.
+    /// How the agent logs: it has more to say than a call.
     pub(super) fn log(&self) -> LogConfig {
         LogConfig { level: Some(self.log_level.clone()), ..LogConfig::default() }
     }

@@ -58,7 +58,7 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
     if !args.forget.is_empty() {
         for id in &args.forget {
             doctor::forget(&examined.node.state_dirs, id)?;
-            tell!("braid: forgot debt {id}");
+            eprint_line!("braid: forgot debt {id}");
         }
         examined = doctor::look_twice(&places, min_age)?;
     }
@@ -76,13 +76,13 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
         }
     }
     if !examined.node.living.sees_all {
-        tell!(
+        eprint_line!(
             "braid: not all processes of this machine are seen from here, so that less is found: run it in the host's PID namespace, as root"
         );
     }
     let deserted = doctor::deserted(&examined.node);
     if !deserted.is_empty() {
-        tell!(
+        eprint_line!(
             "braid: no process is in the namespace of {}; if their runtime does not know them any more, remove the namespaces and run this again",
             cell(&deserted.join(", "))
         );
@@ -182,7 +182,7 @@ fn report(args: &Doctor, findings: &[Finding], mended: &[Mended]) -> Outcome {
     if args.output == Format::Json {
         print(&(serde_json::to_string_pretty(&lines)? + "\n"))?;
     } else if lines.is_empty() {
-        tell!("braid: nothing is wrong with this node, as far as can be seen");
+        eprint_line!("braid: nothing is wrong with this node, as far as can be seen");
     } else {
         print(&screen(&lines))?;
     }

@@ -114,7 +114,7 @@ pub(super) fn list(state_dir: &Path, format: Format) -> Outcome {
         }
     }
     if rows.is_empty() {
-        tell!("braid: nothing is attached, as far as {} tells", state_dir.display());
+        eprint_line!("braid: nothing is attached according to {}", state_dir.display());
     }
     print(&table(&["CONTAINER", "INTERFACE", "NETWORK", "ADDRESSES", "PLUGINS", "SINCE", "STATE"], &rows))
 }
@@ -132,10 +132,8 @@ fn state_of(one: &Known, attachment: &KnownAttachment) -> String {
 pub(super) fn show(container: &str, state_dir: &Path, format: Format) -> Outcome {
     let known = read(state_dir, container)?;
     if known.is_empty() {
-        let message = format!(
-            "no container whose ID begins with {container:?} is attached, as far as {} tells",
-            state_dir.display()
-        );
+        let message =
+            format!("no container whose ID begins with {container:?} is attached according to {}", state_dir.display());
         return Err(CliError::Plain(message));
     }
     if format == Format::Json {
@@ -189,22 +187,28 @@ fn describe(one: &Known, text: &mut String) {
     text.push('\n');
 }
 
-/// Prints to standard error what the plugins of a container took.
-pub(super) fn tell_timings(state_dir: &Path, container: &str, ifname: &str) {
+/// Prints to standard error how long the plugins of a container took.
+pub(super) fn print_timings(state_dir: &Path, container: &str, ifname: &str) {
     let known = read(state_dir, container).unwrap_or_default();
     let Some(one) = known.iter().find(|one| one.ifname == ifname && one.container_id == container) else { return };
     let mut plugins = 0;
-    tell!("within braid:");
+    eprint_line!("within braid:");
     for attachment in &one.attachments {
         for plugin in &attachment.plugins {
             let micros = plugin.micros.unwrap_or(0);
             plugins += micros;
-            tell!("{:>12}  {} {} ({})", millis(micros), attachment.ifname, plugin.plugin_type, attachment.network);
+            eprint_line!(
+                "{:>12}  {} {} ({})",
+                millis(micros),
+                attachment.ifname,
+                plugin.plugin_type,
+                attachment.network
+            );
         }
     }
     if let Some(all) = one.micros {
-        tell!("{:>12}  braid's own", millis(all.saturating_sub(plugins)));
-        tell!("{:>12}  in all", millis(all));
+        eprint_line!("{:>12}  braid's own", millis(all.saturating_sub(plugins)));
+        eprint_line!("{:>12}  in all", millis(all));
     }
 }
 

@@ -253,7 +253,7 @@ impl Container {
             Err(error) => {
                 if live.pod_of(self.which()).is_ok_and(|pod| pod.is_some()) {
                     let reason = table::message(&error.message());
-                    tell!("braid: what is written about the pod does not follow: {reason}");
+                    eprint_line!("braid: the pod's network status is not updated: {reason}");
                 }
                 Ok(live)
             }
@@ -262,7 +262,7 @@ impl Container {
 
     /// Prints what a change has led to. `interface` is the one that was updated.
     fn report(&self, outcome: &Outcome, interface: &str) -> super::Outcome {
-        self.tell_timings(&outcome.changed.steps);
+        self.print_timings(&outcome.changed.steps);
         let result = outcome.changed.result.to_raw(outcome.version);
         if self.output == Output::Result {
             return print(&format!("{}\n", result.get()));
@@ -280,7 +280,7 @@ impl Container {
     /// Says why a change was not made, and if it was tried what was run.
     fn refused(&self, error: &LiveError, interface: &str) -> CliError {
         let LiveError::Change(tried) = error else { return refused(error) };
-        self.tell_timings(&tried.steps);
+        self.print_timings(&tried.steps);
         if self.output == Output::Result {
             return refused(error);
         }
@@ -299,11 +299,11 @@ impl Container {
         }
     }
 
-    fn tell_timings(&self, steps: &[StepReport]) {
+    fn print_timings(&self, steps: &[StepReport]) {
         for step in steps.iter().filter(|_| self.timings) {
             let failed = if step.error.is_some() { ": failed" } else { "" };
             let took = format!("{:.3} ms", millis(step.took));
-            tell!("{took:>12}  {} {} ({}){failed}", step.interface, step.plugin, step.verb);
+            eprint_line!("{took:>12}  {} {} ({}){failed}", step.interface, step.plugin, step.verb);
         }
     }
 }

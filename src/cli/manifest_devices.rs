@@ -43,7 +43,7 @@ pub(super) fn devices(
         }
         devices.insert(origin, device);
     }
-    findings.extend(Claims { template, given, namespace: &view.pod.namespace }.judge(&named));
+    findings.extend(Claims { template, given, namespace: &view.pod.namespace }.check(&named));
     (devices, findings)
 }
 
@@ -63,19 +63,19 @@ struct Claims<'a> {
 
 impl Claims<'_> {
     /// Whether the requests that attachments name are there, and enough of them.
-    fn judge(&self, demands: &[Demand]) -> Vec<Finding> {
+    fn check(&self, demands: &[Demand]) -> Vec<Finding> {
         let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut ordered: Vec<(&Demand, &ClaimRequest)> =
             demands.iter().filter_map(|demand| Some((demand, demand.claim.as_ref()?))).collect();
         ordered.sort_by_key(|(_, wanted)| wanted.request.is_none());
         let mut findings = Vec::new();
         for (demand, wanted) in ordered {
-            findings.extend(self.judge_one(&demand.origin, wanted, &mut left));
+            findings.extend(self.check_one(&demand.origin, wanted, &mut left));
         }
         findings
     }
 
-    fn judge_one<'w>(
+    fn check_one<'w>(
         &self,
         origin: &str,
         wanted: &'w ClaimRequest,

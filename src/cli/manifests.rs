@@ -85,14 +85,14 @@ pub(super) fn named_definitions(object: &Manifest, given: &Given) -> Vec<Definit
 }
 
 /// Says what is wrong with the objects of one file.
-pub(super) fn judge(report: &mut Report, objects: &[Manifest], given: &Given) {
+pub(super) fn check(report: &mut Report, objects: &[Manifest], given: &Given) {
     report.summary = summary(objects);
     for object in objects {
-        let mut judge = Judge { label: label(object, given), object, given, report };
-        judge.object();
+        let mut checker = Checker { label: label(object, given), object, given, report };
+        checker.object();
         match &object.content {
-            Content::Definition(spec) => judge.definition(spec),
-            Content::Pod(template) => judge.pod(template),
+            Content::Definition(spec) => checker.definition(spec),
+            Content::Pod(template) => checker.pod(template),
             Content::Claim(_) | Content::Other => {}
         }
     }
@@ -121,15 +121,15 @@ fn label(object: &Manifest, given: &Given) -> String {
     format!("{} {}/{}{}", object.kind, namespace(object, given), object.name, at(object.line))
 }
 
-/// One object on trial.
-struct Judge<'a> {
+/// Checks one object.
+struct Checker<'a> {
     label: String,
     object: &'a Manifest,
     given: &'a Given,
     report: &'a mut Report,
 }
 
-impl Judge<'_> {
+impl Checker<'_> {
     fn error(&mut self, message: impl std::fmt::Display) {
         self.report.errors.push(format!("{}: {message}", self.label));
     }
@@ -353,7 +353,7 @@ pub(super) enum Finding {
     Unknown(String),
 }
 
-/// The configurations that pods are judged by: those given, or one that refuses nothing.
+/// The configurations that pods are checked by: those given, or one that refuses nothing.
 fn configs(given: &Given) -> Vec<(String, Config)> {
     if !given.configs.is_empty() {
         return given.configs.clone();

@@ -1,7 +1,7 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
 /// Writes a line to standard error. If that fails, the command goes on, where the standard library's macro panics.
-macro_rules! tell {
+macro_rules! eprint_line {
     ($($words:tt)*) => {{
         use ::std::io::Write as _;
         drop(writeln!(::std::io::stderr(), $($words)*));
@@ -32,10 +32,10 @@ mod validate;
 mod webhook;
 
 #[cfg(not(feature = "kubernetes"))]
-use validate as judge;
+use validate as validating;
 /// What `validate` is: with Kubernetes, a webhook too.
 #[cfg(feature = "kubernetes")]
-use webhook as judge;
+use webhook as validating;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -91,11 +91,11 @@ Examples:
 
 const AFTER_VALIDATE: &str = "\
 Of Kubernetes manifests (.yaml, .yml, .json) it reads NetworkAttachmentDefinitions, pods, and what pods are made from. What is
-given together is judged together: pods by the definitions and by the rules of Braid's configuration, if any are given.
+given together is checked together: pods by the definitions and by the rules of Braid's configuration, if any are given.
 Exit status 0: nothing is wrong; warnings and notes do not count. 1: something is.
 With --webhook, an API server asks the same about definitions and pods: `POST /validate` takes an AdmissionReview
-(admission.k8s.io/v1), `GET /healthz` says that it serves. Pods are judged by the configurations that are given, and by the
-definitions of the cluster. What cannot be judged, as when the API server does not answer, is refused, or admitted with a
+(admission.k8s.io/v1), `GET /healthz` says that it serves. Pods are checked by the configurations that are given, and by the
+definitions of the cluster. What cannot be checked, as when the API server does not answer, is refused, or admitted with a
 warning where --failure-policy is `ignore`. It ends on SIGTERM.
 
 Examples:
@@ -228,7 +228,7 @@ enum Command {
     Run(run::Run),
     /// Say of each configuration and Kubernetes manifest what is wrong with it, and where
     #[command(after_help = AFTER_VALIDATE)]
-    Validate(judge::Validate),
+    Validate(validating::Validate),
     /// Print what ADD would run, running nothing
     #[command(after_help = AFTER_PLAN)]
     Plan(plan::PlanArgs),
@@ -315,7 +315,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Gc { network, valid, netns: _ } => operations::gc(&network, &valid),
         Command::Status { network, netns: _ } => operations::status(&network),
         Command::Run(run) => run::run(&run),
-        Command::Validate(args) => judge::validate(&args),
+        Command::Validate(args) => validating::validate(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
@@ -342,16 +342,16 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(CliError::Printed) => ExitCode::FAILURE,
         Err(CliError::Plain(message)) => {
-            tell!("braid: {}", table::message(&message));
+            eprint_line!("braid: {}", table::message(&message));
             ExitCode::FAILURE
         }
         Err(CliError::Reported(error, whole)) => {
-            tell!("braid: {}", table::message(&error.to_string()));
+            eprint_line!("braid: {}", table::message(&error.to_string()));
             drop(answer::write(&whole));
             ExitCode::FAILURE
         }
         Err(CliError::Cni(error, version)) => {
-            tell!("braid: {}", table::message(&error.to_string()));
+            eprint_line!("braid: {}", table::message(&error.to_string()));
             drop(answer::write_cni_error(&error, version));
             ExitCode::FAILURE
         }

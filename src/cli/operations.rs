@@ -36,7 +36,7 @@ pub(super) fn add(args: &AttachmentArgs) -> Outcome {
     let began = Instant::now();
     let result = networks.add(&network, &attachment).map_err(|error| cni_error(&error, network.version));
     if args.timings {
-        watch.tell(began.elapsed());
+        watch.print(began.elapsed());
         own_timings(&network, &attachment);
     }
     print(&pretty(result?.raw.get())?)
@@ -76,7 +76,7 @@ pub(super) fn status(name: &str) -> Outcome {
     // No plugin is asked about a network of a version before STATUS, so that debts are reported here.
     for state_dir in state_dirs(&network) {
         for id in debts(&state_dir)? {
-            tell!("braid: {}", id.describe(&state_dir));
+            eprint_line!("braid: {}", id.describe(&state_dir));
         }
     }
     networks()?.status(&network).map_err(|error| cni_error(&error, network.version))?;
@@ -107,7 +107,7 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     let directory = conf_dir()?;
     let found = load::by_name(&directory, name)?;
     for skipped in &found.skipped {
-        tell!("braid: passed over {skipped}");
+        eprint_line!("braid: passed over {skipped}");
     }
     found.loaded.ok_or_else(|| {
         let names = match names_in(&directory).as_slice() {
@@ -214,14 +214,14 @@ struct Stopwatch {
 }
 
 impl Stopwatch {
-    fn tell(&self, total: Duration) {
+    fn print(&self, total: Duration) {
         let calls = self.calls.lock().expect("no holder panics");
         for (what, took) in &*calls {
-            tell!("{:>9.3} ms  {what}", took.as_secs_f64() * 1e3);
+            eprint_line!("{:>9.3} ms  {what}", took.as_secs_f64() * 1e3);
         }
         let plugins: Duration = calls.iter().map(|(_, took)| *took).sum();
-        tell!("{:>9.3} ms  the runtime's own", total.saturating_sub(plugins).as_secs_f64() * 1e3);
-        tell!("{:>9.3} ms  in all", total.as_secs_f64() * 1e3);
+        eprint_line!("{:>9.3} ms  the runtime's own", total.saturating_sub(plugins).as_secs_f64() * 1e3);
+        eprint_line!("{:>9.3} ms  in all", total.as_secs_f64() * 1e3);
     }
 }
 
@@ -245,7 +245,7 @@ impl Exec for Timed {
 /// How long the delegates of the network's Braid plugins took, from their journals.
 fn own_timings(network: &NetworkConfig, attachment: &runtime::Attachment) {
     for state_dir in state_dirs(network) {
-        super::inspect::tell_timings(&state_dir, &attachment.container_id, &attachment.ifname);
+        super::inspect::print_timings(&state_dir, &attachment.container_id, &attachment.ifname);
     }
 }
 

@@ -185,12 +185,12 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
     Ok(report)
 }
 
-/// What a pod has, where that can be told. A user who may not read the journals gets a warning.
+/// What a pod has, if that is known. A user who may not read the journals gets a warning.
 fn attached_of(config: &Config, pod: (&str, &str), report: &mut Report) -> Option<Attached> {
     match Attached::of_pod(&config.state_dir, &config.name, pod) {
         Ok(attached) => attached,
         Err(CliError::Plain(reason)) => {
-            report.warnings.push(format!("what the pod has cannot be told: {reason}"));
+            report.warnings.push(format!("it is not known what the pod has: {reason}"));
             None
         }
         Err(_) => None,
@@ -245,11 +245,11 @@ impl Report {
         for warning in &self.warnings {
             let _ = writeln!(text, "warning: {}", cell(warning));
         }
-        let mut told = Vec::new();
+        let mut printed = Vec::new();
         for error in self.errors.iter().chain(self.steps.iter().filter_map(|step| step.problem.as_ref())) {
-            if !told.contains(&error) {
+            if !printed.contains(&error) {
                 let _ = writeln!(text, "error: {}", cell(error));
-                told.push(error);
+                printed.push(error);
             }
         }
         text

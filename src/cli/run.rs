@@ -88,13 +88,13 @@ impl Scene {
         let mut failed = false;
         for (network, attachment) in self.attachments.iter().rev() {
             if let Err(error) = self.networks.del(network, attachment) {
-                tell!("braid: cannot clean up: {error}");
+                eprint_line!("braid: cannot clean up: {error}");
                 failed = true;
             }
         }
         if let Err(error) = remove_namespace(&self.namespace) {
             let message = format!("cannot remove {}: {error}", self.namespace.display());
-            tell!("braid: {message}");
+            eprint_line!("braid: {message}");
             failed = true;
         }
         if failed { Err(CliError::Printed) } else { Ok(()) }
@@ -137,7 +137,7 @@ fn keeper(args: &Run, front: i32) -> Outcome {
         let mut child = match spawn_inside(&scene.namespace, &args.command) {
             Ok(child) => child,
             Err(error) => {
-                tell!("braid: cannot run {}: {error}", args.command[0].display());
+                eprint_line!("braid: cannot run {}: {error}", args.command[0].display());
                 // As shells say it.
                 return Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }));
             }

@@ -43,14 +43,14 @@ pub(super) struct ValidateArgs {
 pub(super) type Validate = ValidateArgs;
 
 pub(super) fn validate(args: &ValidateArgs) -> Outcome {
-    judge(args, Some(finder()?)).map(|_| ExitCode::SUCCESS)
+    validate_files(args, Some(finder()?)).map(|_| ExitCode::SUCCESS)
 }
 
-/// Judges the given files together, and prints what there is to say. Returns what is in them.
+/// Checks the given files together, and prints the report. Returns what is in the files.
 ///
 /// # Errors
 /// When something is wrong with one.
-pub(super) fn judge(args: &ValidateArgs, finder: Option<Finder>) -> Result<Given, CliError> {
+pub(super) fn validate_files(args: &ValidateArgs, finder: Option<Finder>) -> Result<Given, CliError> {
     let mut text = String::new();
     let mut files = Vec::new();
     let mut is_wrong = false;
@@ -70,7 +70,7 @@ pub(super) fn judge(args: &ValidateArgs, finder: Option<Finder>) -> Result<Given
     }
     let given = Given { finder, ..Given::of(&mut files, &args.namespace) };
     for file in &mut files {
-        file.judge(&given);
+        file.check(&given);
         is_wrong |= !file.report.errors.is_empty();
         text += &file.text();
     }
@@ -238,11 +238,11 @@ impl File {
         self.report.errors.push(message.strip_prefix(&prefix).unwrap_or(&message).to_owned());
     }
 
-    fn judge(&mut self, given: &Given) {
+    fn check(&mut self, given: &Given) {
         match &self.content {
             Content::Network(network) => self.report.network(network, given),
             #[cfg(feature = "kubernetes")]
-            Content::Objects(objects) => manifests::judge(&mut self.report, objects, given),
+            Content::Objects(objects) => manifests::check(&mut self.report, objects, given),
             Content::Unusable => {}
         }
     }
@@ -332,7 +332,7 @@ impl Report {
         }
     }
 
-    /// Tells of traps, each with what is to stand before it.
+    /// Reports traps, each with its place in front.
     pub(super) fn traps(&mut self, place: &str, traps: Vec<Trap>) {
         for Trap { is_fatal, message } in traps {
             let lines = if is_fatal { &mut self.errors } else { &mut self.warnings };

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_deceives_is_escaped() {
+    fn misleading_characters_are_escaped() {
         assert_eq!(escaped("a\u{202e}b\n\u{e0041}"), "a\\u202eb\\u000a\\udb40\\udc41");
         assert_eq!(escaped_lines("a\u{1b}[2J\n\tb"), "a\\u001b[2J\n\tb");
     }

@@ -32,7 +32,7 @@ pub struct KubernetesConfig {
     pub kubelet_dir: PathBuf,
     /// The socket of the kubelet's pod-resources service.
     pub pod_resources: PathBuf,
-    /// Where device plugins and network plugins tell each other about devices.
+    /// Where device plugins and network plugins describe devices for each other.
     pub device_info_dir: PathBuf,
 }
 

@@ -112,7 +112,7 @@ impl Selector {
     ///
     /// # Errors
     /// The reason why it does not.
-    pub fn judge(&self, args: &Args) -> Reason {
+    pub fn evaluate(&self, args: &Args) -> Reason {
         let checks = [("namespace", "K8S_POD_NAMESPACE", &self.namespace), ("pod", "K8S_POD_NAME", &self.pod)]
             .into_iter()
             .filter_map(|(what, key, globs)| globs.as_ref().map(|globs| (what.to_owned(), key, globs)))
@@ -137,7 +137,7 @@ mod tests {
 
     fn applies(when: &str, args: &str) -> bool {
         let object = parse_object(when.as_bytes()).unwrap();
-        Selector::from_object(&object, "when").unwrap().judge(&args.parse().unwrap()).is_ok()
+        Selector::from_object(&object, "when").unwrap().evaluate(&args.parse().unwrap()).is_ok()
     }
 
     #[test]

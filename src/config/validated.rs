@@ -215,7 +215,7 @@ impl Config {
         draft
     }
 
-    /// Reads no more of a configuration than it takes to undo what journals tell of: for DEL, or for GC.
+    /// Reads no more of a configuration than it takes to undo what journals record: for DEL, or for GC.
     ///
     /// # Errors
     /// When even that is wrong.

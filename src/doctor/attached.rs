@@ -57,7 +57,7 @@ impl SeenJournal {
                 None => true,
             },
             Place::Nothing | Place::SomethingElse => false,
-            // Its process has ended. Others may be in the namespace.
+            // Its process has exited. Others may be in the namespace.
             Place::OutOfSight => {
                 let is_of_a_process = Path::new(&self.state.header.plan.netns).starts_with("/proc");
                 !(is_of_a_process && living.sees_all && identity.is_some())

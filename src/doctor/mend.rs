@@ -24,12 +24,12 @@ use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreErr
 /// How long an interface or a rule has to look like nobody's: a plugin makes it and gives it to its container in less.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// What came of a finding.
+/// The outcome of mending a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is mended: what was done.
+    /// It is mended. The text says what was done.
     Mended(String),
-    /// It is left as it is: why.
+    /// It is left as it is. The text says why.
     Left(String),
 }
 
@@ -38,11 +38,11 @@ pub enum Outcome {
 pub struct Mended {
     /// The finding.
     pub finding: Finding,
-    /// What came of it.
+    /// Whether it was mended.
     pub outcome: Outcome,
 }
 
-/// What came of one attempt: what was done, or why nothing was.
+/// The outcome of one attempt: what was done, or why nothing was.
 type Attempt = Result<String, String>;
 
 /// Mends those of the findings of an examination that are safe to mend, except for `attempted`.
@@ -56,7 +56,7 @@ pub fn mend(places: &Places, min_age: Duration, examined: &Examined, attempted: 
     let mender = Mender { places, min_age, node: &examined.node };
     let mut all = mender.results(&of_kinds(&[Kind::ResultStale]));
     all.extend(mender.records(&of_kinds(&[Kind::ContainerGone, Kind::Debt])));
-    all.extend(mender.rest(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
+    all.extend(mender.unaccounted(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
     all
 }
 
@@ -150,7 +150,7 @@ impl Mender<'_> {
         Ok("undid what Multus had attached, and ".into())
     }
 
-    /// Mends what Braid's own records tell of.
+    /// Mends what Braid's own records name.
     fn records(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
@@ -246,11 +246,11 @@ impl Mender<'_> {
     }
 
     /// Mends what no record accounts for, if one more look says the same.
-    fn rest(&self, findings: &[&Finding]) -> Vec<Mended> {
+    fn unaccounted(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
         }
-        // Of addresses it is known how old they are.
+        // The age of an address is known.
         if findings.iter().any(|finding| finding.kind != Kind::AddressLeaked) {
             thread::sleep(PAUSE);
         }

@@ -61,7 +61,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     let leaked = node.rules.iter().filter(is_nobodys).filter(|rule| seen.insert(rule.subject()));
     let findings = leaked.map(|rule| {
         let meaning = format!(
-            "a plugin has made these rules for network {:?} of container {}, which nothing tells of any more",
+            "a plugin has made these rules for network {:?} of container {}, and no record of that container is left",
             rule.network, rule.container_id
         );
         Finding::safe(Kind::RuleLeaked, rule.subject(), meaning, "remove the rule and its chain")
@@ -194,12 +194,12 @@ COMMIT
     #[test]
     fn rules_are_known_by_their_comments_and_chains() {
         let rules = parse("iptables", SAVED);
-        let told: Vec<_> = rules
+        let marked: Vec<_> = rules
             .iter()
             .map(|rule| (rule.network.as_str(), rule.container_id.as_str(), rule.addresses.clone()))
             .collect();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(told, [("front", "web-1", vec![ip("10.1.0.2")]), ("ports", "db-1", vec![ip("10.1.0.3")])]);
+        assert_eq!(marked, [("front", "web-1", vec![ip("10.1.0.2")]), ("ports", "db-1", vec![ip("10.1.0.3")])]);
         assert_eq!(rules[0].rule[..3], ["POSTROUTING", "-s", "10.1.0.2/32"]);
         assert!(rules[0].rule.contains(&"name: \"front\" id: \"web-1\"".to_owned()));
     }

@@ -127,7 +127,7 @@ fn a_container_of_an_earlier_boot_is_gone() {
 }
 
 #[test]
-fn of_a_process_that_has_ended_the_namespace_must_be_known_and_all_must_be_seen() {
+fn the_namespace_of_a_process_that_has_exited_must_be_known_and_all_processes_seen() {
     let mut one = journal(Place::OutOfSight);
     one.state.header.plan.netns = "/proc/4711/ns/net".into();
     let mut node = node_of(one);
@@ -207,23 +207,23 @@ fn an_address_is_accounted_for_by_any_record_of_its_container_and_by_whoever_has
     // The address of another container's cached result, whatever host-local has written down.
     let mut node = nothing();
     node.reservations = vec![reservation("other", 1000)];
-    let told = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.7/24"}]});
-    node.results.push(SeenResult { place: Place::OutOfSight, ..result("/elsewhere/web", &told) });
+    let answer = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.7/24"}]});
+    node.results.push(SeenResult { place: Place::OutOfSight, ..result("/elsewhere/web", &answer) });
     assert_eq!(kinds(&node), [""; 0]);
 }
 
 #[test]
 fn a_result_is_stale_where_everything_says_that_its_container_is_gone() {
-    let told = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.7/24"}], "interfaces": [
+    let answer = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.7/24"}], "interfaces": [
         {"name": "eth0", "mac": "02:00:00:00:00:07", "sandbox": "/run/netns/web"}]});
     let node = |result: SeenResult| Node { results: vec![result], ..nothing() };
-    assert_eq!(kinds(&node(result("/run/netns/web", &told))), ["result-stale"]);
-    let with = |place| node(SeenResult { place, ..result("/run/netns/web", &told) });
+    assert_eq!(kinds(&node(result("/run/netns/web", &answer))), ["result-stale"]);
+    let with = |place| node(SeenResult { place, ..result("/run/netns/web", &answer) });
     assert_eq!(kinds(&with(Place::SomethingElse)), ["result-stale"]);
     // libcni keeps no identity, so any namespace there may be the container's.
     assert_eq!(kinds(&with(Place::Namespace(identity(7, 70)))), [""; 0]);
     assert_eq!(kinds(&with(Place::OutOfSight)), [""; 0]);
-    let old = SeenResult { is_of_another_boot: true, place: Place::OutOfSight, ..result("/run/netns/web", &told) };
+    let old = SeenResult { is_of_another_boot: true, place: Place::OutOfSight, ..result("/run/netns/web", &answer) };
     assert_eq!(kinds(&node(old)), ["result-stale"]);
 
     let mut moved = with(Place::Nothing);
@@ -239,13 +239,13 @@ fn a_result_is_stale_where_everything_says_that_its_container_is_gone() {
     known.attached.journals[0].place = Place::Namespace(identity(7, 70));
     assert_eq!(kinds(&known), [""; 0]);
 
-    let silent = result("", &told);
+    let silent = result("", &answer);
     assert_eq!(silent.netns(), "/run/netns/web", "libcni before 1.2 does not write it down");
     assert_eq!(kinds(&node(silent)), ["result-stale"]);
 
-    let process = |told| node(SeenResult { place: Place::OutOfSight, ..result("/proc/4711/ns/net", told) });
-    assert_eq!(kinds(&process(&told)), ["result-stale"]);
-    assert_eq!(kinds(&process(&json!({"cniVersion": "1.0.0"}))), [""; 0], "nothing tells whether others are in it");
+    let process = |answer| node(SeenResult { place: Place::OutOfSight, ..result("/proc/4711/ns/net", answer) });
+    assert_eq!(kinds(&process(&answer)), ["result-stale"]);
+    assert_eq!(kinds(&process(&json!({"cniVersion": "1.0.0"}))), [""; 0], "it is not known whether others are in it");
 }
 
 fn veth(index: u32, name: &str, other_end: u32) -> Device {
@@ -298,10 +298,10 @@ fn an_ifb_that_nothing_is_sent_through_is_orphaned() {
 }
 
 #[test]
-fn an_interface_that_a_record_tells_of_is_not_orphaned() {
-    let told = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "veth0badcafe"}]});
+fn an_interface_that_a_record_names_is_not_orphaned() {
+    let answer = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "veth0badcafe"}]});
     let mut node = Node { links: vec![veth(5, "veth0badcafe", 6), veth(6, "tmp0", 5)], ..nothing() };
-    node.results.push(SeenResult { place: Place::OutOfSight, ..result("/elsewhere/web", &told) });
+    node.results.push(SeenResult { place: Place::OutOfSight, ..result("/elsewhere/web", &answer) });
     assert_eq!(kinds(&node), [""; 0]);
 }
 

@@ -105,7 +105,7 @@ impl Calls {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody tells nanoseconds of a month apart")]
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds do not matter in a month")]
 fn seconds(nanos: u64) -> f64 {
     nanos as f64 / NANOS
 }

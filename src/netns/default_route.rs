@@ -383,7 +383,7 @@ mod tests {
     #[case("ff02::1", false)]
     #[case("255.255.255.255", false)]
     #[case("::ffff:10.0.0.1", false)]
-    fn some_addresses_can_be_nobodys_gateway(#[case] address: &str, #[case] possible: bool) {
+    fn some_addresses_cannot_be_a_gateway(#[case] address: &str, #[case] possible: bool) {
         assert_eq!(never_a_gateway(address.parse().unwrap()).is_none(), possible);
     }
 }

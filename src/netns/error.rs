@@ -13,7 +13,7 @@ use super::{DefaultRoute, Family};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetnsError {
-    /// There is nothing at the path: the namespace was deleted, or its process has ended. On DEL that means that
+    /// There is nothing at the path: the namespace was deleted, or its process has exited. On DEL that means that
     /// there is nothing left to undo in it.
     #[error("open network namespace {}: it does not exist any more", path.display())]
     Gone {

@@ -149,7 +149,7 @@ fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsErro
     RouteSocket::open().map_err(|source| NetnsError::Open { path: path.into(), source })
 }
 
-/// Tells the reasons apart for which a namespace cannot be opened.
+/// Distinguishes why a namespace cannot be opened.
 fn opening(path: &Path, source: io::Error) -> NetnsError {
     let path = path.into();
     match source.raw_os_error().map(Errno::from_raw) {

@@ -29,14 +29,14 @@ impl Namespace {
     /// An empty namespace but for its loopback, or none where this is not permitted.
     fn empty() -> Option<Self> {
         let (park, parked) = mpsc::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let made = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid());
-            tell.send(made).unwrap();
+            sender.send(made).unwrap();
             // Ends when the other half is dropped.
             let _ = parked.recv();
         });
-        match told.recv().unwrap() {
+        match receiver.recv().unwrap() {
             Ok(tid) => Some(Self {
                 path: format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into(),
                 park: Some(park),
@@ -217,7 +217,7 @@ fn an_open_namespace_outlives_its_path() {
 }
 
 #[test]
-fn the_namespace_of_a_process_that_ended_is_gone() {
+fn the_namespace_of_a_process_that_has_exited_is_gone() {
     let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
     let path = PathBuf::from(format!("/proc/{}/ns/net", child.id()));
     child.kill().unwrap();
@@ -685,7 +685,7 @@ fn a_token_bucket_is_read_changed_and_removed() {
 }
 
 #[test]
-fn ingress_filters_tell_where_they_redirect_to() {
+fn ingress_filters_name_where_they_redirect_to() {
     let Some(namespace) = Namespace::with_two_links() else { return };
     if !namespace.can("link add bwp0 type ifb") {
         eprintln!("skipped: this kernel has no ifb");
@@ -714,7 +714,7 @@ fn ingress_filters_tell_where_they_redirect_to() {
 }
 
 #[test]
-fn a_veth_tells_its_peer() {
+fn a_veth_names_its_peer() {
     let Some(namespace) = Namespace::with_two_links() else { return };
     let mut netns = namespace.open();
     let peer = netns.veth_peer("eth0").unwrap().unwrap();

@@ -247,7 +247,7 @@ fn truncated(address: &str) -> String {
     address.parse::<IpNet>().map_or_else(|_| address.to_owned(), |net| net.trunc().to_string())
 }
 
-/// Which of these may be worked on at once, each after those before it that it does not bear.
+/// Which of these may be worked on at once. Each waits for those before it that it conflicts with.
 pub fn schedule(concurrency: Concurrency, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
     match concurrency {
         Concurrency::AtMost(number) => Schedule::at_most(number, needs.len()),
@@ -276,12 +276,12 @@ pub fn explain(concurrency: Concurrency, plan: &Plan) -> Vec<String> {
     for (index, own) in needs.iter().enumerate() {
         let before = needs[..index].iter().zip(extras);
         let mut waits = before.filter_map(|(other, one)| Some((one, other.conflict(own)?)));
-        let company = match (&own.uses, waits.next_back()) {
+        let beside = match (&own.uses, waits.next_back()) {
             (Err(why), _) => format!("alone, as {why}"),
             (Ok(_), Some((one, why))) => format!("after {}, as {why}", one.ifname),
             (Ok(_), None) => format!("beside others: {}", own.reasons.join("; ")),
         };
-        lines.push(format!("{}: {company}", extras[index].ifname));
+        lines.push(format!("{}: {beside}", extras[index].ifname));
     }
     lines
 }

@@ -1,7 +1,7 @@
 //! Looking ahead: while one plugin of a call runs, the next ones are started and wait for their input.
 //!
 //! A plugin does nothing before it has its input, and everything else of its call is known beforehand: the executable, the
-//! operation, and the `CNI_*` variables. So its start-up can overlap with the run of the plugin before it. [`Ahead`] is told the
+//! operation, and the `CNI_*` variables. So its start-up can overlap with the run of the plugin before it. [`Ahead`] is given the
 //! calls to come, in order ([`Ahead::expect`]), and runs each call as any [`Exec`] does. A call takes a waiting process only if
 //! all but its input is the same. So a wrong expectation costs a process that is killed, and never a wrong call.
 
@@ -161,7 +161,7 @@ impl<'a> Ahead<'a> {
                 break;
             }
             if let Process::NotYet = coming.process {
-                // Why it cannot be started is told when its turn comes.
+                // The error of one that cannot be started is reported when its turn comes.
                 coming.process = coming.start(self.exec).map_or(Process::InTurn, Process::Waiting);
                 room -= usize::from(coming.is_waiting());
             }

@@ -81,7 +81,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// When what begins now, and takes the time of one plugin, must have ended.
+    /// By when something must be finished that begins now and takes the time of one plugin.
     pub(crate) fn deadline(self) -> Option<Instant> {
         let plugin = self.plugin.map(super::deadline::after);
         match (plugin, self.deadline) {

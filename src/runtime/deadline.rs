@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// A hundred years: the end of a wait that has none.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// The moment that is `duration` from now. A duration beyond what a clock can tell, which a caller or a server may name, is a
+/// The moment that is `duration` from now. A duration beyond the range of a clock, which a caller or a server may name, is a
 /// moment that never comes.
 pub(crate) fn after(duration: Duration) -> Instant {
     from(Instant::now(), duration)

@@ -71,14 +71,14 @@ pub enum PluginError {
     Reported(CniError),
     /// It exited, or was killed, without a CNI error.
     #[error("{}{}", describe_status(*status), tail(stderr))]
-    Ended {
+    Exited {
         /// Its exit status or signal.
         status: ExitStatus,
         /// The end of its standard error.
         stderr: String,
     },
     /// It was killed, with its process group, as its time was over.
-    #[error("it had not ended after {:.1} s and {killed}{}", after.as_secs_f64(), tail(stderr))]
+    #[error("it had not exited after {:.1} s and {killed}{}", after.as_secs_f64(), tail(stderr))]
     TimedOut {
         /// How long it had.
         after: Duration,
@@ -105,7 +105,7 @@ impl From<&PluginError> for CniError {
             PluginError::Reported(own) => return own.clone(),
             PluginError::NotFound { .. } => code::INVALID_CONFIG,
             PluginError::Start { .. } | PluginError::NotDurable(_) | PluginError::Io(_) => code::IO,
-            PluginError::Ended { .. } => code::PLUGIN_FAILED,
+            PluginError::Exited { .. } => code::PLUGIN_FAILED,
             PluginError::TimedOut { .. } | PluginError::OutOfTime => code::TIMED_OUT,
             PluginError::TooMuchOutput { .. } | PluginError::Output(_) => code::DECODE,
         };
@@ -125,7 +125,7 @@ impl PluginError {
             | Self::NotDurable(_)
             | Self::OutOfTime
             | Self::Reported(_)
-            | Self::Ended { .. }
+            | Self::Exited { .. }
             | Self::Output(_) => false,
         }
     }
@@ -143,7 +143,7 @@ fn describe_status(status: ExitStatus) -> String {
             Ok(name) => format!("it was killed by signal {signal} ({name})"),
             Err(_) => format!("it was killed by signal {signal}"),
         },
-        (None, None) => "it ended in an unknown way".into(),
+        (None, None) => "its exit status is unknown".into(),
     }
 }
 
@@ -164,7 +164,7 @@ pub trait Waiting: Send {
     /// As [`Exec::run`].
     fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError>;
 
-    /// Whether it has ended with success already, without its input.
+    /// Whether it has exited with success already, without its input.
     fn has_succeeded(&self) -> bool;
 }
 

@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_add_is_undone_and_every_failure_told() {
+    fn a_failed_add_is_undone_and_every_failure_reported() {
         let (_dir, script, networks) = setup();
         *script.fails.lock().unwrap() = vec!["ADD cat", "DEL true"];
         let Err(NetworkError::Add { cause, cleanup, .. }) = networks.add(&network("1.1.0"), &attachment()) else {
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn gc_deletes_what_is_stale_whatever_fails_and_tells_all() {
+    fn gc_deletes_what_is_stale_whatever_fails_and_reports_all() {
         let (_dir, script, networks) = setup();
         for version in ["1.0.0", "1.1.0"] {
             let network = network(version);

@@ -1,7 +1,7 @@
-//! What the plugins of a call took, for whoever measures or traces it.
+//! How long the plugins of a call took, for metrics and traces.
 //!
 //! A call that comes with a sampled [trace context](https://www.w3.org/TR/trace-context/) is a span of that trace, and so is each
-//! plugin that it runs: the plugin's `TRACEPARENT` names its own span, so that what the plugin does can be told to be its.
+//! plugin that it runs: the plugin's `TRACEPARENT` names its own span, so that spans of the plugin become children of that one.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -73,7 +73,7 @@ enum State {
     Ended,
 }
 
-/// What has begun and what has ended.
+/// What has begun and what has finished.
 struct Turns<'a> {
     schedule: &'a Schedule,
     state: Mutex<Vec<State>>,

@@ -1,4 +1,4 @@
-//! Tokens of a service account, as far as they can be judged without the API server.
+//! Tokens of a service account, as far as they can be checked without the API server.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

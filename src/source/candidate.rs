@@ -15,7 +15,7 @@ pub struct Candidate {
     /// asked.
     pub asked: Option<RawObject>,
     /// The name by which the network was found on disk, where a NetworkAttachmentDefinition without a configuration stands
-    /// for it. A policy judges this name beside the definition's own.
+    /// for it. A policy checks this name as well as the definition's own.
     pub on_disk_name: Option<String>,
     /// Whether the container may do without it.
     pub optional: bool,

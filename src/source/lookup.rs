@@ -162,7 +162,7 @@ impl Lookup<'_> {
                     network
                 } else {
                     if author == Author::Pod {
-                        // What is on disk is in no namespace. One that the pod wrote is not what the policy judges by.
+                        // What is on disk is in no namespace. One that the pod wrote is not what the policy goes by.
                         selection.namespace = None;
                     }
                     self.by_name(definition, on_disk.as_deref(), &origin)?
@@ -198,7 +198,7 @@ impl Lookup<'_> {
     }
 
     /// Under `namespaceIsolation` a pod does not get what is on disk by its name, and so not through a definition that says
-    /// nothing else either: its author would have every network on the node. A policy judges that name itself.
+    /// nothing else either: its author would have every network on the node. A policy checks that name itself.
     fn refuse_isolated_on_disk(&self, author: Author, key: &DefinitionKey, origin: &str) -> Result<(), SourceError> {
         let is_judged = self.config.policy.is_some();
         if author == Author::Operator || !self.config.multus.namespace_isolation || is_judged {

@@ -327,7 +327,7 @@ impl OperatorsNetwork<'_> {
         match &self.entry {
             Entry::Delegate(Delegate::Selection(operator)) => operator
                 .when
-                .judge(&request.args)
+                .evaluate(&request.args)
                 .map_err(|reason| format!("{} ({}): {reason}", self.origin, name_of(operator))),
             Entry::DefaultNetwork(_) => {
                 let namespace = request.arg("K8S_POD_NAMESPACE").unwrap_or_default();
@@ -379,7 +379,7 @@ impl Place<'_> {
         })
     }
 
-    /// Where a network that a pod names is found. `namespaceIsolation` is judged here, before anything is looked up.
+    /// Where a network that a pod names is found. `namespaceIsolation` is checked here, before anything is looked up.
     fn target(&self, config: &Config, selection: &Selection, origin: &str) -> Result<Target, SourceError> {
         let multus = &config.multus;
         let namespace = selection.namespace.as_deref().or(self.default_namespace).unwrap_or_default();

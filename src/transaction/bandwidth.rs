@@ -1,7 +1,7 @@
 //! The limits of a `bandwidth` step, changed in place.
 //!
-//! What is there is given other numbers or removed over netlink; what is not there yet, the plugin itself makes, told of the
-//! missing direction alone. So the qdiscs are those that a fresh ADD with the new limits would make, and its CHECK and DEL find
+//! Braid changes or removes an existing limit over netlink. For a limit that is not there yet, it calls the plugin with the
+//! missing direction alone. So the qdiscs are those that a fresh ADD with the new limits would make, and CHECK and DEL find
 //! what they expect.
 
 use std::path::Path;
@@ -45,7 +45,7 @@ pub enum BandwidthError {
         what: String,
     },
     /// The packet scheduler does not say what its clock is.
-    #[error("/proc/net/psched does not tell the clock of the packet scheduler")]
+    #[error("/proc/net/psched does not have the clock of the packet scheduler")]
     NoClock,
     /// The result of the step cannot be read.
     #[error("the result of the step cannot be read: {0}")]

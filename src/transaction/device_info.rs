@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_has_left_is_in_nobodys_way() {
+    fn what_a_killed_process_has_left_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let info = DeviceInfo { file: directory.path().join("file"), source: Some(directory.path().join("source")) };
         fs::write(info.source.as_deref().unwrap(), "{}").unwrap();

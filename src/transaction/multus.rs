@@ -93,7 +93,7 @@ impl MultusState {
             }
             Err(error) => state.unreadable.push(format!("it is not a list of delegates: {error}")),
         }
-        // What the file does not tell of, libcni's cache may: it holds everything that DEL takes.
+        // What the file lacks, libcni's cache may have: it holds everything that DEL takes.
         cached.sort_by(|a, b| a.if_name.cmp(&b.if_name));
         for one in cached {
             let network = one.config_bytes().ok_or_else(|| "its configuration is not base64".to_owned());

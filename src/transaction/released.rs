@@ -1,4 +1,4 @@
-//! Resource claims whose status still tells of a container that is not attached any more.
+//! Resource claims whose status still names a container that is not attached any more.
 //!
 //! DEL asks no API server, so it leaves a note of the pod's claims in `<stateDir>/claims/<UID>.json`, and the agent of the node takes
 //! back what was written about them. Where no agent has ever run, nobody would read the notes, and there are none.

@@ -25,7 +25,7 @@ pub enum UndoError {
     #[error(transparent)]
     Step(#[from] StepError),
     /// A plugin's DEL succeeded, and the process that its ADD left behind may act even after that.
-    #[error("plugin {plugin:?} (step {step}): its DEL has succeeded, but its ADD could not be ended and may do more")]
+    #[error("plugin {plugin:?} (step {step}): its DEL has succeeded, but its ADD could not be stopped and may do more")]
     Lingers {
         /// Its type.
         plugin: String,
@@ -53,7 +53,7 @@ pub enum UndoError {
     #[error(transparent)]
     Bandwidth(BandwidthError),
     /// A debt cannot be used.
-    #[error("it cannot be used ({reason}); what it tells of is to be cleaned up by hand")]
+    #[error("it cannot be used ({reason}); what it records has to be cleaned up by hand")]
     Unusable {
         /// Why not.
         reason: String,
@@ -191,7 +191,7 @@ impl Work {
                 |part| parts[part].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
                 |_, undone| {
                     for (one, outcome) in undone {
-                        let (event, failure) = self.judge(one, outcome);
+                        let (event, failure) = self.classify(one, outcome);
                         event.into_iter().for_each(&mut *note);
                         left.extend(failure.is_some().then_some(one.step.0));
                         failures.extend(failure);
@@ -203,8 +203,8 @@ impl Work {
         failures
     }
 
-    /// What a step's DEL came to: what is noted, and whether something is left.
-    fn judge(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
+    /// What the outcome of a step's DEL means: the event for the journal, and the failure if something is left.
+    fn classify(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
         let undone = Some(Event::Undone(one.step));
         let error = match outcome {
             Ok(()) if one.lingers => return self.keep_owing(one),
@@ -292,7 +292,7 @@ fn one_by_one(steps: &[StepToUndo]) -> (Vec<&[StepToUndo]>, Schedule) {
 fn is_refusal(error: &PluginError) -> bool {
     match error {
         PluginError::Reported(_) | PluginError::Start { .. } | PluginError::NotFound { .. } => true,
-        PluginError::Ended { status, .. } => status.code().is_some(),
+        PluginError::Exited { status, .. } => status.code().is_some(),
         PluginError::NotDurable(_)
         | PluginError::OutOfTime
         | PluginError::Io(_)

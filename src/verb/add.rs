@@ -155,7 +155,7 @@ impl Add<'_> {
             .map_err(Error::from)
     }
 
-    /// Tells the pod's networks to the API server, where there is one.
+    /// Writes the pod's network status, if there is an API server.
     fn write_status(
         &self,
         tx: &Transaction<'_>,
@@ -210,7 +210,7 @@ fn settle_earlier(
             tracing::error!(
                 container = plan.container_id,
                 interface = plan.ifname,
-                "an earlier journal of this attachment cannot be used ({reason}); it is now the debt {}, and what it tells of is \
+                "an earlier journal of this attachment cannot be used ({reason}); it is now the debt {}, and what it records has \
                  to be cleaned up by hand",
                 set_aside.display()
             );

@@ -122,7 +122,7 @@ impl Check<'_> {
             together(
                 &schedule,
                 |index| self.ask_plugins(&ahead, attached[index]),
-                |index, found| findings.extend(self.judge(attached[index].attachment, found)),
+                |index, found| findings.extend(self.apply_pod_checks(attached[index].attachment, found)),
             );
         }
         findings
@@ -169,7 +169,7 @@ impl Check<'_> {
         Some(LaterChanges::between(&answered, self.config.prev_result.as_ref()?, plan))
     }
 
-    /// What of a result has to be in the namespace: all that was there when ADD ended.
+    /// What of a result has to be in the namespace: all that was there when ADD finished.
     fn expected_claims(&self, index: usize, result: &AddResult) -> Vec<Claim> {
         let plan = &self.state.header.plan;
         let mut claims = Claim::of(&plan.attachments[index].ifname, &plan.netns, result);
@@ -180,7 +180,7 @@ impl Check<'_> {
         claims
     }
 
-    /// Whether a claim must be true although it is not known what was there when ADD ended: the result names the interface
+    /// Whether a claim must be true although it is not known what was there when ADD finished: the result names the interface
     /// outright, and no other attachment can have taken the default route.
     fn is_certain(&self, claim: &Claim, index: usize, result: &AddResult) -> bool {
         let plan = &self.state.header.plan;
@@ -225,8 +225,8 @@ impl Check<'_> {
         attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off
     }
 
-    /// What the findings of an attachment's plugins come to: where a pod asked for it, `podChecks` says that.
-    fn judge(&self, attachment: &Attachment, found: Vec<Finding>) -> Vec<Finding> {
+    /// What the findings of an attachment's plugins mean for CHECK: for an attachment that a pod asked for, `podChecks` decides.
+    fn apply_pod_checks(&self, attachment: &Attachment, found: Vec<Finding>) -> Vec<Finding> {
         if attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Warn {
             return found;
         }

@@ -166,7 +166,7 @@ impl Del<'_> {
     }
 
     /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.
-    /// If not, plugins are told all the same, by the configuration, in case Braid's state directory was lost.
+    /// If not, plugins still get DEL, by the configuration, in case Braid's state directory was lost.
     fn best_effort(self, launcher: &Launcher, held: &[String]) -> Result<(), Error> {
         let Self { context, request, config, .. } = &self;
         if takeover::del(context, request, config, launcher)? {
@@ -187,7 +187,7 @@ impl Del<'_> {
         Err(Error::BestEffort(failures))
     }
 
-    /// Tells every plugin of the configuration, but for the interfaces that are `held`, and returns those that failed.
+    /// Calls DEL of every plugin of the configuration, but for the interfaces that are `held`, and returns those that failed.
     fn by_configuration(self, launcher: &Launcher, held: &[String]) -> Vec<(String, StepError)> {
         let Self { context, request, config, .. } = self;
         let plan = match self.unusable.map_or_else(|| plan_by_configuration(request, config), |error| Err(error.into()))

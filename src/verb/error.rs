@@ -120,7 +120,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The journal cannot be used, so that what it recorded is not known.
-    #[error("the journal of this attachment cannot be used ({reason}); it is now {}, and what it tells of is to be cleaned up by hand", set_aside.display())]
+    #[error("the journal of this attachment cannot be used ({reason}); it is now {}, and what it records has to be cleaned up by hand", set_aside.display())]
     Corrupt {
         /// What is wrong with it.
         reason: String,

@@ -272,7 +272,7 @@ impl<'a> Sweep<'a> {
         }
         if self.has_unreadable_journal {
             let message =
-                "no GC was passed on to the networks, as a journal that cannot be read may tell of what they hold";
+                "no GC was passed on to the networks, as a journal that cannot be read may record what they hold";
             return self.fail(code::CLEANUP_INCOMPLETE, &message);
         }
         let networks = std::mem::take(&mut self.networks);

@@ -68,9 +68,9 @@ pub fn run(request: &Request) -> Result<(), Error> {
     let outcome = panic::caught(carry_out).map_err(Error::from).flatten();
     let error = outcome.as_ref().err().map(CniError::from);
     let took = context.began.elapsed();
-    crate::log::ended(error.as_ref(), took);
-    let is_told = context.runs().is_wanted()
-        && telemetry::tell(&config.state_dir, || {
+    crate::log::call_finished(error.as_ref(), took);
+    let is_sent = context.runs().is_wanted()
+        && telemetry::send(&config.state_dir, || {
             let subject = telemetry::Subject {
                 verb: request.verb.as_str(),
                 network: &config.name,
@@ -80,7 +80,7 @@ pub fn run(request: &Request) -> Result<(), Error> {
             };
             telemetry::Report::of(subject, took, error.map_or(0, |error| error.code), (context.runs(), 0))
         });
-    if !is_told {
+    if !is_sent {
         log_spans(context.runs());
     }
     outcome

@@ -176,7 +176,7 @@ fn request(name: &str, plugin: &RawValue, members: &[(&str, Option<&str>)]) -> S
 /// had itself. The first figure is the greatest of the program's and its plugins'.
 fn usage(program: &OsStr) -> Outcome<()> {
     let mut child = Command::new(program).stderr(Stdio::null()).spawn()?;
-    // While it is a zombie, its own faults can be told from those of the processes that it has waited for.
+    // While it is a zombie, its own faults can be separated from those of the processes that it has waited for.
     let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(Pid::from_raw(child.id().cast_signed())), ended)?;
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;

@@ -1,5 +1,5 @@
 //! What Braid does between reading its input and writing its output, without anything of the system: one measurement for
-//! each part of a call with 4 delegates, and with 64. And the one datagram by which a call tells the agent of itself.
+//! each part of a call with 4 delegates, and with 64. And the datagram by which a call reports to the agent.
 //!
 //! Run it by `cargo bench --bench pure`.
 
@@ -15,7 +15,7 @@ use braid_cni::merge::merge;
 use braid_cni::plan;
 use braid_cni::request::Request;
 use braid_cni::source;
-use braid_cni::telemetry::{Report, socket_path, tell};
+use braid_cni::telemetry::{Report, send, socket_path};
 use braid_cni::transaction::journal::{Event, FORMAT, Header, Step};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -116,8 +116,8 @@ fn parts(criterion: &mut Criterion) {
     }
 }
 
-/// What a call costs that tells the agent of itself, where nobody listens and where somebody does.
-fn told(criterion: &mut Criterion) {
+/// What the report to the agent costs a call, where nobody listens and where somebody does.
+fn report(criterion: &mut Criterion) {
     let plugins = (0..4).map(|number| {
         format!(
             r#"{{"type":"bridge","verb":"ADD","interface":"net{number}","began":1795244965031000000,"took":33432000,"code":0}}"#
@@ -132,22 +132,22 @@ fn told(criterion: &mut Criterion) {
     );
     let report: Report<'_> = serde_json::from_str(&text).expect("a report");
     let dir = tempfile::tempdir().expect("a directory");
-    let mut tells = |name: &str| {
-        criterion.bench_function(name, |bencher| bencher.iter(|| black_box(tell(dir.path(), || report.clone()))));
+    let mut reports = |name: &str| {
+        criterion.bench_function(name, |bencher| bencher.iter(|| black_box(send(dir.path(), || report.clone()))));
     };
-    tells("tell the agent (nobody listens)");
+    reports("report to the agent (nobody listens)");
     let socket = UnixDatagram::bind(socket_path(dir.path())).expect("a socket");
     thread::spawn(move || {
         let mut datagram = [0; 4096];
         while socket.recv(&mut datagram).is_ok() {}
     });
-    tells("tell the agent (it listens)");
+    reports("report to the agent (it listens)");
 }
 
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(50).measurement_time(std::time::Duration::from_secs(1))
         .warm_up_time(std::time::Duration::from_millis(300));
-    targets = parts, told
+    targets = parts, report
 }
 criterion_main!(benches);

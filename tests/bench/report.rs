@@ -64,14 +64,14 @@ impl Report {
         Self { machine, sections: Vec::new(), curves: Vec::new() }
     }
 
-    /// Makes a section: what `measure` returns is given to `tell`, and how busy the machine was is said.
-    pub(crate) fn section<T>(&mut self, heading: &str, measure: impl FnOnce() -> T, tell: impl FnOnce(&mut Self, T)) {
+    /// Makes a section: what `measure` returns is given to `print`, and the section says how busy the machine was.
+    pub(crate) fn section<T>(&mut self, heading: &str, measure: impl FnOnce() -> T, print: impl FnOnce(&mut Self, T)) {
         let before = load();
         let figures = measure();
         self.sections.push(String::new());
         self.say(&format!("## {heading}\n"));
         self.say(&format!("{}; load average {before} before and {} after.\n", self.machine, load()));
-        tell(self, figures);
+        print(self, figures);
     }
 
     #[expect(clippy::disallowed_macros, reason = "the benchmark's own output")]

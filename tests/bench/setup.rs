@@ -210,15 +210,15 @@ fn build(platform: Option<&str>, with_braid: bool) -> (PathBuf, PathBuf) {
 
 /// A network namespace with nothing in it but lo. It goes with this process.
 pub(crate) fn namespace() -> PathBuf {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace, as root");
-        tell.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())).expect("someone waits");
+        sender.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())).expect("someone waits");
         loop {
             thread::park();
         }
     });
-    told.recv().expect("a network namespace, as root").into()
+    receiver.recv().expect("a network namespace, as root").into()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "files are small")]

@@ -61,20 +61,20 @@ fn add_check_and_del_are_a_runtimes() {
 #[case::below_0_4_0(chain("0.3.1"), false, "CNI 0.3.1 has no CHECK")]
 #[case::disabled(chain("1.0.0").key("disableCheck", true), true, "")]
 #[case::disabled_by_a_string(chain("1.0.0").key("disableCheck", "True"), true, "")]
-fn check_is_not_made_where_there_is_none(#[case] network: Network, #[case] succeeds: bool, #[case] told: &str) {
+fn check_is_not_called_where_there_is_none(#[case] network: Network, #[case] succeeds: bool, #[case] message: &str) {
     let case = Case::new().configuration("n.conflist", network);
     let pod = pod(&case);
     self::succeeds(case.braid(&["add", "n", &pod]).output());
     let output = case.braid(&["check", "n", &pod]).output();
     assert_eq!(output.status.success(), succeeds, "{}", text(&output));
-    assert!(text(&output).contains(told), "{}", text(&output));
+    assert!(text(&output).contains(message), "{}", text(&output));
     assert!(!case.order().iter().any(|call| call.starts_with("CHECK")));
     self::succeeds(case.braid(&["del", "n", &pod]).output());
     assert_eq!(case.changes(), "");
 }
 
 #[test]
-fn check_tells_each_failure_once() {
+fn check_reports_each_failure_once() {
     let case = Case::new().configuration("n.conflist", chain("1.0.0"));
     let pod = pod(&case);
     succeeds(case.braid(&["add", "n", &pod]).output());
@@ -89,7 +89,7 @@ fn check_tells_each_failure_once() {
     assert_eq!(error["code"], 142);
     assert_eq!(error["details"], r#"plugin "alpha": so does alpha; plugin "beta": so does beta"#);
     for kind in ["alpha", "beta"] {
-        // What a plugin is told here is all that it is told: DEL removes the interface that ADD has made.
+        // The plugin knows nothing but this request, and DEL still removes the interface that ADD has made.
         case.behave(kind, json!({"link": true}));
     }
     succeeds(case.braid(&["del", "n", &pod]).output());
@@ -139,7 +139,7 @@ fn gc_deletes_what_is_not_valid(#[case] version: &str, #[case] calls: &[&str]) {
 #[rstest]
 #[case(json!(true))]
 #[case(json!("TRUE"))]
-fn gc_is_not_made_where_it_is_disabled(#[case] disabled: Value) {
+fn gc_is_not_called_where_it_is_disabled(#[case] disabled: Value) {
     let case = Case::new().configuration("n.conflist", chain("1.1.0").key("disableGC", disabled));
     let pod = pod(&case);
     succeeds(case.braid(&["add", "n", &pod]).output());
@@ -177,7 +177,7 @@ fn the_chain_goes_on_in_the_folder_of_its_name(#[case] keys: Value, #[case] call
 #[case::one_container("c1", false)]
 #[case::two_containers("c2", true)]
 fn calls_overlap_for_different_containers_only(#[case] second: &str, #[case] overlap: bool) {
-    let slow = recorder("alpha").told("sleep_ms", 2000).told("on", vec!["ADD"]).value();
+    let slow = recorder("alpha").instructed("sleep_ms", 2000).instructed("on", vec!["ADD"]).value();
     let outer = json!({"type": "braid", "stateDir": "@DIR@/state", "delegates": [slow]});
     let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [outer]});
     let case = Case::new().configuration("n.conflist", list);

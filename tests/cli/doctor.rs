@@ -131,7 +131,7 @@ fn a_namespace_that_anything_holds_is_alive() {
     machine.is_as_noted();
 }
 
-/// A plugin and all that called it are killed in the middle: of a network that Braid has no part in, nothing tells.
+/// A plugin and all that called it are killed in the middle. Nothing records a network that Braid has no part in.
 #[test]
 fn what_killed_plugins_have_left_is_found_and_released() {
     let machine = machine();

@@ -23,7 +23,7 @@ fn behave(machine: &Machine, instructions: &Value) {
 #[test]
 fn nothing_is_attached() {
     let machine = machine();
-    let ran = machine.run("braid list").succeeds().says("nothing is attached, as far as /var/lib/cni/braid tells");
+    let ran = machine.run("braid list").succeeds().says("nothing is attached according to /var/lib/cni/braid");
     assert_eq!(ran.stdout, "CONTAINER  INTERFACE  NETWORK  ADDRESSES  PLUGINS  SINCE  STATE\n");
     assert_eq!(machine.run("braid list -o json").succeeds().json(), json!([]));
     machine.run("braid show web").exits(1).says("no container whose ID begins with \"web\"");

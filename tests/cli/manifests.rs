@@ -107,7 +107,7 @@ fn good_manifests_are_ok() {
     network("web", "one", BRIDGE).replace("cncf.io/v1", "cncf.io/v2"),
     "apiVersion is \"k8s.cni.cncf.io/v2\", expected \"k8s.cni.cncf.io/v1\""
 )]
-fn a_problem_of_a_network_is_told_with_its_place(#[case] text: String, #[case] problem: &str) {
+fn a_problem_of_a_network_is_reported_with_its_place(#[case] text: String, #[case] problem: &str) {
     let machine = Machine::new();
     let ran = validate(&machine, &[("nets.yaml", &text)]).exits(1);
     assert_eq!(lines(&machine, &ran)[0], "nets.yaml: wrong (1 NetworkAttachmentDefinition)");
@@ -176,7 +176,7 @@ fn a_definition_without_a_configuration_stands_for_one_on_disk() {
     }
 }
 
-/// Each problem of what a pod asks for, as ADD would tell it, with the annotation's line.
+/// Each problem of what a pod asks for, as ADD would report it, with the annotation's line.
 #[rstest]
 #[case::text(
     "one,,one",
@@ -208,7 +208,7 @@ fn a_definition_without_a_configuration_stands_for_one_on_disk() {
 #[case::missing("two", "networks[0]: there is no network-attachment-definition web/two among those given (line 7)")]
 #[case::spelling("onee", "given, did you mean \"one\"? (line 7)")]
 #[case::elsewhere("other/one", "definition other/one among those given; of that name there is web/one (line 7)")]
-fn a_problem_of_a_pod_is_told_with_its_place(#[case] networks: &str, #[case] problem: &str) {
+fn a_problem_of_a_pod_is_reported_with_its_place(#[case] networks: &str, #[case] problem: &str) {
     let machine = Machine::new();
     let files = [("one.yaml", &*network("web", "one", BRIDGE)), ("pod.yml", &*pod("web", NETWORKS, networks))];
     let ran = validate(&machine, &files).exits(1);
@@ -222,14 +222,14 @@ fn a_problem_of_a_pod_is_told_with_its_place(#[case] networks: &str, #[case] pro
 #[case::genie("cni", "CNI-Genie")]
 #[case::old_multus("kubernetes.v1.cni.cncf.io/networks", "the first releases of Multus")]
 #[case::no_prefix("networks", "without its prefix")]
-fn an_annotation_of_others_is_told(#[case] key: &str, #[case] whose: &str) {
+fn an_annotation_of_others_is_reported(#[case] key: &str, #[case] whose: &str) {
     let ran = validate(&Machine::new(), &[("pod.yaml", &pod("web", key, "one"))]).succeeds();
     ran.prints("  warning: ").prints(whose).prints("networks are asked for in \"k8s.v1.cni.cncf.io/networks\"");
 }
 
 /// The definition alone is good, and so is a pod with one of it.
 #[test]
-fn two_attachments_that_get_in_each_others_way_are_told() {
+fn two_attachments_that_get_in_each_others_way_are_reported() {
     let limited = r#"{"cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "bandwidth", "egressRate": 1000, "egressBurst": 1000}]}"#;
     for (networks, is_told) in [("one", false), ("one,one", true)] {
         let files = [("one.yaml", &*network("web", "one", limited)), ("pod.yml", &*pod("web", NETWORKS, networks))];
@@ -239,7 +239,7 @@ fn two_attachments_that_get_in_each_others_way_are_told() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let selections = r#"[{"name": "../x"}, {"name": "one", "mac": "zz"}, {"name": "one", "ips": ["x"]}]"#;
     let ran = validate(&Machine::new(), &[("pod.yaml", &pod("web", NETWORKS, selections))]).exits(1);
     for problem in ["networks[0].name is", "networks[1].mac is", "networks[2].ips is"] {
@@ -300,7 +300,7 @@ fn references_are_resolved_only_where_networks_are_given() {
     "metadata.annotations[\"k8s.v1.cni.cncf.io/networks\"] (line 4) has no effect there; pods get what is in \
      spec.template.metadata.annotations"
 )]
-fn what_pods_are_made_from_is_judged_as_they_are(
+fn what_pods_are_made_from_is_checked_as_they_are(
     #[case] kind: &str,
     #[case] template: &str,
     #[case] indent: usize,
@@ -480,7 +480,7 @@ fn json_and_lists_are_read_too() {
 }
 
 #[test]
-fn every_manifest_of_a_directory_is_told_of() {
+fn every_manifest_of_a_directory_is_listed() {
     let machine = Machine::new();
     machine.write("all/10-braid.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#);
     machine.write("all/20-one.yaml", &network("web", "one", BRIDGE));

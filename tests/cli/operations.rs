@@ -191,7 +191,7 @@ fn a_configuration_that_does_not_parse_hides_no_other() {
 }
 
 #[test]
-fn timings_are_told_on_standard_error() {
+fn timings_are_printed_on_standard_error() {
     let machine = machine().conf(
         "20-braid.conflist",
         json!({"cniVersion": "1.0.0", "name": "two", "plugins": [

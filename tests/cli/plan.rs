@@ -50,7 +50,7 @@ fn the_steps_in_order_with_the_plugins_beside_braid(
 }
 
 #[test]
-fn explain_tells_why_each_is_kept_or_dropped() {
+fn explain_says_why_each_is_kept_or_dropped() {
     let machine = machine();
     let line = "braid plan pods -i eth7 --explain --args K8S_POD_NAMESPACE=prod-eu";
     let expected = "\
@@ -85,10 +85,10 @@ fn explain_and_validate_say_what_runs_at_once_and_why() {
     ];
     let plan = machine.run("braid plan pods --explain -o json");
     assert_eq!(serde_json::from_str::<Value>(&plan.stdout).expect("JSON")["concurrency"], json!(lines));
-    let (told, validated) =
+    let (planned, validated) =
         (machine.run("braid plan pods --explain"), machine.run("braid validate /etc/cni/net.d/pods.conf"));
     for line in lines {
-        assert!(told.stdout.contains(&format!("concurrency: {line}\n")), "{}", told.stdout);
+        assert!(planned.stdout.contains(&format!("concurrency: {line}\n")), "{}", planned.stdout);
         assert!(validated.stdout.contains(&format!("concurrency: {line}\n")), "{}", validated.stdout);
     }
 }
@@ -103,7 +103,7 @@ fn braid_after_another_plugin_has_no_primary() {
 }
 
 #[test]
-fn a_plugin_that_is_not_there_is_told_and_fails() {
+fn a_plugin_that_is_not_there_is_reported_and_fails() {
     let machine = machine();
     let ran = machine.run("CNI_PATH=/run braid plan pods").exits(1);
     ran.prints("error: no executable called \"bridge\" is in /run\n")
@@ -117,7 +117,7 @@ fn a_plugin_that_is_not_there_is_told_and_fails() {
 #[case::network("braid plan prods", "no network is called \"prods\"")]
 #[case::arguments("braid plan pods --args prod", "part 1 of CNI_ARGS is not KEY=VALUE")]
 #[case::interface("braid plan pods -i a/b", "interface name \"a/b\" is not valid")]
-fn what_cannot_be_planned_is_told(#[case] line: &str, #[case] message: &str) {
+fn what_cannot_be_planned_is_reported(#[case] line: &str, #[case] message: &str) {
     machine().run(line).exits(1).says(message).prints_nothing();
 }
 

@@ -119,11 +119,11 @@ fn a_network_that_cannot_be_joined_undoes_the_others() {
 #[rstest]
 #[case::network(&["run", "one,absent", "--", "true"], "absent")]
 #[case::no_command(&["run", "one"], "COMMAND")]
-fn what_cannot_be_is_said_before_anything_is_done(#[case] words: &[&str], #[case] told: &str) {
+fn what_cannot_be_is_said_before_anything_is_done(#[case] words: &[&str], #[case] message: &str) {
     let case = case();
     let output = case.braid(words).output();
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains(told), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{output:?}");
     assert!(case.order().is_empty());
     assert_clean(&case);
 }
@@ -170,7 +170,7 @@ fn when_the_keeper_is_killed_the_front_cleans_up() {
 /// Killed while a plugin is at work, which must not go on afterwards.
 #[rstest]
 fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_front: bool) {
-    let slow = Network::new("slow").plugin(recorder("delta").told("sleep_ms", 700).told("on", vec!["ADD"]));
+    let slow = Network::new("slow").plugin(recorder("delta").instructed("sleep_ms", 700).instructed("on", vec!["ADD"]));
     let case = case().configuration("slow.conflist", slow);
     let mut child = case.braid(&["run", "one,slow", "--", "true"]).spawn();
     wait_until("the slow plugin is called", || case.order().iter().any(|call| call.starts_with("ADD delta")));
@@ -183,7 +183,7 @@ fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_fron
     assert_clean(&case);
 }
 
-/// What cannot be told used to end the run there and then, with the namespace and the networks still there.
+/// A message that could not be written used to end the run at once, with the namespace and the networks still there.
 #[test]
 fn nobody_reads_standard_error_and_all_is_cleaned_up() {
     let case = case();

@@ -42,7 +42,7 @@ fn a_wrong_command_line_exits_with_2(#[case] line: &str, #[case] message: &str) 
 }
 
 #[test]
-fn without_a_command_it_tells_how_to_use_it() {
+fn without_a_command_it_prints_its_usage() {
     Machine::new().run("braid").exits(2).says("Usage: braid <COMMAND>").says("validate").prints_nothing();
 }
 
@@ -96,6 +96,6 @@ fn the_manual_page_has_every_command() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     Machine::new().run("braid list >/dev/full").exits(1).says("No space left on device");
 }

@@ -105,7 +105,7 @@ fn a_good_file_is_ok() {
     braid(r#""policy":[{"networks":["a"],"namespace":["b"]}],"delegates":[{"type":"bridge"}]"#),
     "the key \"namespace\" is not known, did you mean \"namespaces\"?"
 )]
-fn a_problem_is_told_with_its_place(#[case] name: &str, #[case] conf: String, #[case] problem: &str) {
+fn a_problem_is_reported_with_its_place(#[case] name: &str, #[case] conf: String, #[case] problem: &str) {
     let machine = Machine::new().conf(name, &*conf);
     let ran = machine.run(&format!("braid validate /etc/cni/net.d/{name}")).exits(1);
     assert!(ran.stdout.starts_with(&format!("/etc/cni/net.d/{name}: wrong")), "{}", ran.stdout);
@@ -114,7 +114,7 @@ fn a_problem_is_told_with_its_place(#[case] name: &str, #[case] conf: String, #[
 }
 
 #[test]
-fn every_file_of_a_directory_is_told_of_and_one_that_is_wrong_fails_them_all() {
+fn every_file_of_a_directory_is_listed_and_one_that_is_wrong_fails_them_all() {
     let machine = Machine::new()
         .conf("10-good.conflist", &*braid(GOOD))
         .conf("20-bad.conflist", "{")
@@ -134,15 +134,15 @@ fn every_file_of_a_directory_is_told_of_and_one_that_is_wrong_fails_them_all() {
 
 /// libcni's order: lists first, then the others, each by name.
 #[test]
-fn of_two_files_with_one_name_the_one_that_is_not_used_is_told() {
+fn of_two_files_with_one_name_the_one_that_is_not_used_is_reported() {
     let machine = Machine::new()
         .conf("10-single.conf", r#"{"cniVersion":"1.0.0","name":"pods","type":"bridge"}"#)
         .conf("20-pods.conflist", &*braid(GOOD))
         .conf("30-other.conflist", &*braid(GOOD).replace("pods", "other"));
     let ran = machine.run("braid validate /etc/cni/net.d").succeeds();
     let warning = "  warning: 20-pods.conflist comes first and has the same name, \"pods\"; this file is not used";
-    let told: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
-    assert_eq!(told, [warning]);
+    let warnings: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
+    assert_eq!(warnings, [warning]);
     ran.prints(&format!("/etc/cni/net.d/10-single.conf: ok (network \"pods\", CNI 1.0.0, bridge)\n{warning}\n"));
     // Files that are named one by one are used one by one.
     let ran = machine.run("cd /etc/cni/net.d && braid validate 10-single.conf 20-pods.conflist").succeeds();
@@ -150,7 +150,7 @@ fn of_two_files_with_one_name_the_one_that_is_not_used_is_told() {
 }
 
 #[test]
-fn all_keys_that_are_wrong_are_told_at_once() {
+fn all_wrong_keys_are_reported_at_once() {
     let conf = braid(r#""delegates":[{"type":"bridge","when":{"namespace":"a"}},7],"result":"all","logLevel":"or""#);
     let machine = Machine::new().conf("pods.conflist", &*conf);
     let ran = machine.run("braid validate /etc/cni/net.d").exits(1);
@@ -161,7 +161,7 @@ fn all_keys_that_are_wrong_are_told_at_once() {
 }
 
 #[test]
-fn all_networks_that_cannot_be_found_are_told_at_once() {
+fn all_networks_that_cannot_be_found_are_reported_at_once() {
     let conf = braid(r#""delegates":[{"type":"bridge"},{"name":"one"},{"name":"two","when":{"namespace":"never"}}]"#);
     let machine = Machine::new().conf("pods.conflist", &*conf);
     let ran = machine.run("braid validate /etc/cni/net.d").exits(1);

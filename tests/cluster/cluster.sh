@@ -47,11 +47,11 @@ stop() {
         kill -KILL "$supervisor"
     fi
     kill "-$signal" "$pid" 2>/dev/null || true
-    await 60 "the end of $name" has_ended "$pid"
+    await 60 "the end of $name" has_exited "$pid"
     rm "/cluster/$name.pid"
 }
 
-has_ended() { ! grep -q "^State:[[:space:]]*[^Z]" "/proc/${1:-none}/status" 2>/dev/null; }
+has_exited() { ! grep -q "^State:[[:space:]]*[^Z]" "/proc/${1:-none}/status" 2>/dev/null; }
 
 # --- the network of the node ---
 

@@ -42,8 +42,8 @@ fn each_is_valid_and_so_are_all_together() {
     assert_eq!(ran.stdout.matches(": ok (").count(), TRIED.len(), "{}", ran.stdout);
     // Nobody uses these two together.
     let expected = "  warning: nomad.conflist comes first and has the same name, \"braid\"; this file is not used";
-    let told: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
-    assert_eq!(told, [expected]);
+    let problems: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
+    assert_eq!(problems, [expected]);
 }
 
 #[test]

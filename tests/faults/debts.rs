@@ -52,7 +52,7 @@ fn a_debt_is_parked_and_lets_the_container_go() {
     assert_eq!(listed[0]["attachments"][1]["plugins"][0]["state"], "owed");
     case.status().succeeds().stderr_contains("container-1/eth0");
     del(&case).succeeds();
-    // GC tries it again, tells plugins that it is still there, and reports it as no failure of its own.
+    // GC tries it again, passes it to plugins as still valid, and reports it as no failure of its own.
     let outcome = case.gc(&[]).succeeds().called(&["DEL beta net1", "GC alpha", "GC beta"]);
     let valid = outcome.call_of("GC", "beta").config()["cni.dev/valid-attachments"].clone();
     assert_eq!(valid, json!([{"containerID": Case::CONTAINER, "ifname": "net1"}]));

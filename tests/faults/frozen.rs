@@ -37,7 +37,7 @@ fn a_plugin_that_hangs_in_the_kernel_on_add_is_owed() {
     disk.freeze();
     let outcome = case.add();
     assert!(outcome.took() < SOON, "{:?}", outcome.took());
-    outcome.fails(101).says("\"icy\"").says("hangs in the kernel").says("could not be ended and may do more");
+    outcome.fails(101).says("\"icy\"").says("hangs in the kernel").says("could not be stopped and may do more");
     assert!(case.owes());
     disk.thaw();
     case.del().succeeds();

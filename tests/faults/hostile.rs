@@ -120,7 +120,7 @@ fn fifty_megabytes_on_standard_input_are_not_read() {
 #[case::empty("")]
 #[case::dots("..")]
 #[case::long(&"x".repeat(100_000))]
-fn names_that_are_none(#[case] name: &str) {
+fn names_that_are_not_valid_are_refused(#[case] name: &str) {
     let case = case().key("confDir", "@DIR@/conf");
     for member in [
         format!(r#""name":"{name}","delegates":[{{"type":"alpha"}}]"#),
@@ -286,7 +286,7 @@ fn secrets_stay_where_they_are(#[case] members: Value) {
 }
 
 #[test]
-fn the_rest_of_a_secret_with_a_semicolon_in_it_is_not_told() {
+fn the_rest_of_a_secret_with_a_semicolon_in_it_is_not_shown() {
     let case = case().args(&format!("TOKEN=a;{SECRET}"));
     let outcome = case.add().fails(4).message_contains("part 2");
     assert!(!outcome.error_text().contains(SECRET));
@@ -304,7 +304,7 @@ fn standard_input_that_is_only_a_secret() {
 fn control_characters_reach_no_terminal_and_no_line_of_the_log() {
     let msg = "evil\u{1b}[2J\u{7}\r\nWARN forged line\u{202e}";
     let fail = json!({"ADD": {"code": 142, "msg": msg}, "DEL": {"code": 143, "msg": msg}});
-    let case = Case::new().delegate(recorder("alpha").told("fail", fail)).key("logFile", "@DIR@/log");
+    let case = Case::new().delegate(recorder("alpha").instructed("fail", fail)).key("logFile", "@DIR@/log");
     case.add().fails(142).says("evil");
     let log = fs::read_to_string(case.dir().join("log")).unwrap_or_default();
     assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{log}");

@@ -101,7 +101,7 @@ fn wait_until_dead(mut braid: Running<'_>) -> std::process::ExitStatus {
 /// DEL of the bridge plugin removes the interface first and looks for its addresses' rules then: killed between the two,
 /// it leaves rules that no later DEL finds.
 #[test]
-fn a_plugin_that_is_undoing_something_may_end_it_and_nobody_starts_before() {
+fn a_plugin_that_is_undoing_something_may_finish_and_no_call_starts_before() {
     let case = three_networks();
     case.add().succeeds();
     case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["DEL"]}));
@@ -110,7 +110,7 @@ fn a_plugin_that_is_undoing_something_may_end_it_and_nobody_starts_before() {
     braid.kill();
     case.behave("gamma", json!({}));
     let mut next = case.call("DEL").start();
-    assert!(!is_dead(held) && !next.has_ended());
+    assert!(!is_dead(held) && !next.has_exited());
     case.release("gamma");
     let next = next.wait().succeeds();
     assert!(is_dead(held));
@@ -119,7 +119,7 @@ fn a_plugin_that_is_undoing_something_may_end_it_and_nobody_starts_before() {
 }
 
 #[test]
-fn a_plugin_that_does_not_end_what_it_undoes_is_killed() {
+fn a_plugin_that_does_not_finish_undoing_is_killed() {
     let case = three_networks();
     case.add().succeeds();
     case.behave("gamma", json!({"hold": {"at": "before", "name": "gamma"}, "on": ["DEL"], "ignore_sigterm": true}));
@@ -186,7 +186,7 @@ wait"#;
 
 /// A file that stands for an address, and does not say whose it is yet, is one that no DEL finds.
 #[test]
-fn what_a_plugin_has_started_may_end_what_it_does() {
+fn what_a_plugin_has_started_may_finish() {
     let slow = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
 : >"$RECORDER_DIR/held/address"
 sleep 0.1
@@ -226,7 +226,7 @@ fn at_any_moment_with_real_plugins(#[case] verb: &str, #[case] signal: Signal) {
             whole = began.elapsed();
         } else {
             thread::sleep(whole * moment / (MOMENTS + 1));
-            if !braid.has_ended() {
+            if !braid.has_exited() {
                 braid.signal(signal);
             }
             wait_until_dead(braid);

@@ -49,7 +49,7 @@ fn out_of_descriptors_is_an_error_and_no_loop() {
     assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
 }
 
-/// A file that may not grow is told as an error, where the kernel's signal used to end Braid without an answer.
+/// A file that may not grow is an error; the kernel's signal used to kill Braid without an answer.
 #[test]
 fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
     let case = quiet();

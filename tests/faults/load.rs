@@ -217,7 +217,7 @@ fn a_killed_holder_holds_no_lock() {
     case.held("holder");
     case.behave("alpha", json!({}));
     let mut waiting = case.call("DEL").start();
-    assert!(!waiting.has_ended());
+    assert!(!waiting.has_exited());
     holder.signal(Signal::SIGKILL);
     waiting.wait().succeeds().leaves_nothing();
     drop(holder);
@@ -343,7 +343,7 @@ fn a_long_run_leaves_nothing() {
     case.del().succeeds().leaves_nothing();
     // Braid's own children that nobody waited for would be this process's now, or init's.
     let of_this_run = case.dir().to_str().expect("UTF-8").to_owned();
-    // Locks are told by the inode that they are on.
+    // Locks are listed by the inode that they are on.
     let state = fs::metadata(case.dir().join("state")).expect("the state directory");
     let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&state));
     let locks =

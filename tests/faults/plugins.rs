@@ -9,17 +9,19 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Network, Plugin, recorder};
 
-fn told(kind: &str, instructions: &Value) -> Plugin {
+fn instructed(kind: &str, instructions: &Value) -> Plugin {
     let instructions = instructions.as_object().expect("instructions");
-    instructions.iter().fold(recorder(kind), |plugin, (key, value)| plugin.told(key, value.clone()))
+    instructions.iter().fold(recorder(kind), |plugin, (key, value)| plugin.instructed(key, value.clone()))
 }
 
 /// A time-out names the plugin, the attachment and the time, and has a code of its own.
 #[test]
-fn a_plugin_that_hangs_in_add_is_told_by_name() {
+fn a_plugin_that_hangs_in_add_is_named() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["ADD"], "ignore_sigterm": true});
-    let case =
-        Case::new().delegate(recorder("alpha")).delegate(told("beta", &hang)).key("timeouts", json!({"plugin": 0.5}));
+    let case = Case::new()
+        .delegate(recorder("alpha"))
+        .delegate(instructed("beta", &hang))
+        .key("timeouts", json!({"plugin": 0.5}));
     let outcome = case.add().fails(101).message_contains("\"beta\"").message_contains("net1").message_contains("0.5 s");
     outcome.called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
     assert!(!case.owes());
@@ -49,7 +51,7 @@ fn a_plugin_that_hangs_in_the_rollback_is_owed_and_the_others_are_undone() {
     let case = Case::new()
         .delegate(recorder("alpha"))
         .delegate(recorder("gamma"))
-        .delegate(told("beta", &hang).failing("ADD", 142))
+        .delegate(instructed("beta", &hang).failing("ADD", 142))
         .key("timeouts", json!({"plugin": 60, "rollback": 4}));
     let outcome = case.add().fails(142).details_contains("\"beta\"").details_contains("was killed");
     outcome.called(&[
@@ -67,7 +69,7 @@ fn a_plugin_that_hangs_in_the_rollback_is_owed_and_the_others_are_undone() {
 #[test]
 fn a_plugin_that_hangs_in_del_is_owed_and_the_others_are_undone() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["DEL"]});
-    let case = Case::new().delegate(recorder("alpha")).delegate(told("beta", &hang));
+    let case = Case::new().delegate(recorder("alpha")).delegate(instructed("beta", &hang));
     case.add().succeeds();
     let hasty = case.key("timeouts", json!({"plugin": 60, "total": 4}));
     hasty.del().fails(102).says("\"beta\"").says("was killed").called(&["DEL beta net1", "DEL alpha eth0"]);
@@ -76,9 +78,11 @@ fn a_plugin_that_hangs_in_del_is_owed_and_the_others_are_undone() {
 }
 
 #[test]
-fn a_plugin_that_hangs_in_check_is_told() {
+fn a_plugin_that_hangs_in_check_is_named() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["CHECK"]});
-    let case = Case::new().delegate(told("alpha", &hang).told("link", true)).key("timeouts", json!({"plugin": 0.5}));
+    let case = Case::new()
+        .delegate(instructed("alpha", &hang).instructed("link", true))
+        .key("timeouts", json!({"plugin": 0.5}));
     case.add().succeeds();
     case.check().fails(101).says("\"alpha\"").says("0.5 s");
     case.del().succeeds().leaves_nothing();
@@ -100,10 +104,10 @@ fn a_plugin_that_hangs_in_check_is_told() {
 #[case::index_huge(json!({"raw_stdout": "{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"10.0.0.1/8\",\"interface\":1e300}]}"}), "")]
 #[case::unknown_version(json!({"result": {"cniVersion": "7.0.0"}}), "7.0.0")]
 #[case::deep(json!({"raw_stdout": format!("{{\"ips\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000))}), "")]
-fn an_answer_that_is_none(#[case] instructions: Value, #[case] says: &str) {
+fn an_answer_that_is_not_valid(#[case] instructions: Value, #[case] says: &str) {
     let mut instructions = instructions;
     instructions["on"] = json!(["ADD"]);
-    let case = Case::new().delegate(recorder("alpha")).delegate(told("beta", &instructions));
+    let case = Case::new().delegate(recorder("alpha")).delegate(instructed("beta", &instructions));
     let outcome = case.add().fails_with_any_code().message_contains("\"beta\"").says(says);
     outcome.called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
     assert!(!case.owes());
@@ -112,7 +116,7 @@ fn an_answer_that_is_none(#[case] instructions: Value, #[case] says: &str) {
 #[test]
 fn an_answer_in_another_version_is_converted() {
     let result = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.5/24"}});
-    let case = Case::new().delegate(recorder("alpha").told("result", result));
+    let case = Case::new().delegate(recorder("alpha").instructed("result", result));
     assert_eq!(case.add().result()["ips"], json!([{"address": "10.1.0.5/24"}]));
     case.del().succeeds().leaves_nothing();
 }
@@ -122,7 +126,7 @@ fn duplicate_interfaces_in_an_answer_are_one() {
     let interface = json!({"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/x"});
     let result = json!({"cniVersion": "1.0.0", "interfaces": [interface, interface],
         "ips": [{"address": "10.1.0.5/24", "interface": 0}, {"address": "10.1.0.6/24", "interface": 1}]});
-    let case = Case::new().delegate(recorder("alpha").told("result", result));
+    let case = Case::new().delegate(recorder("alpha").instructed("result", result));
     let outcome = case.add();
     assert_eq!(outcome.result()["interfaces"], json!([interface]));
     assert_eq!(outcome.result()["ips"][1]["interface"], 0);
@@ -147,7 +151,7 @@ fn a_long_answer_is_merged_in_time() {
 #[test]
 fn a_hundred_megabytes_on_both_outputs() {
     let flood = json!({"flood_mb": 100, "flood_stderr_mb": 100, "on": ["ADD"]});
-    let case = Case::new().delegate(recorder("alpha")).delegate(told("beta", &flood));
+    let case = Case::new().delegate(recorder("alpha")).delegate(instructed("beta", &flood));
     case.add().fails(6).message_contains("16 MiB").leaves_nothing();
 }
 
@@ -158,7 +162,8 @@ fn a_hundred_megabytes_on_both_outputs() {
 fn a_plugin_that_fails_on_del(#[case] how: Value, #[case] failures: &[u64]) {
     let mut fail = json!({"code": 143, "msg": "not today"});
     fail.as_object_mut().expect("an object").extend(how.as_object().expect("an object").clone());
-    let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").told("fail", json!({"DEL": fail})));
+    let case =
+        Case::new().delegate(recorder("alpha")).delegate(recorder("beta").instructed("fail", json!({"DEL": fail})));
     case.add().succeeds();
     for code in failures {
         case.del().fails(*code).says("not today");

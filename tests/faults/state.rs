@@ -24,7 +24,7 @@ fn journal(case: &Case) -> PathBuf {
     container(case).join("eth0.jsonl")
 }
 
-/// What `braid list` tells of the state directory.
+/// What `braid list` prints for the state directory.
 fn list(case: &Case) -> String {
     let output = Command::new(braid()).args(["list", "--state-dir"]).arg(case.dir().join("state")).output();
     let output = output.expect("run braid list");
@@ -93,7 +93,7 @@ fn a_full_disk_before_add_and_during_it() {
     let case = case.script("filler", &fill).clear().delegate(recorder("alpha"));
     let case = case.delegate(crate::support::Plugin::new("net-filler", "filler"));
     // Longer than what is left of the journal's last block.
-    let case = case.delegate(recorder("beta").told("dns", json!({"domain": "x".repeat(8192)})));
+    let case = case.delegate(recorder("beta").instructed("dns", json!({"domain": "x".repeat(8192)})));
     let outcome = case.add().fails(5).says("eth0.jsonl");
     assert!(outcome.order().starts_with(&["ADD alpha eth0".to_owned()]), "{:?}", outcome.order());
     assert!(outcome.order().contains(&"DEL alpha eth0".to_owned()), "{:?}", outcome.order());
@@ -212,11 +212,11 @@ fn a_state_directory_that_may_not_be_used() {
 #[case::no_plan("{\"format\":1}\n")]
 #[case::binary("\u{0}\u{0}\u{0}\n")]
 #[case::negative_time("{\"format\":1,\"time\":-5,\"boot\":\"\",\"plan\":{}}\n")]
-fn a_journal_that_cannot_be_used_is_set_aside_told_and_listed(#[case] text: &str) {
+fn a_journal_that_cannot_be_used_is_set_aside_reported_and_listed(#[case] text: &str) {
     let case = case().cni_version("1.1.0");
     case.add().succeeds();
     fs::write(journal(&case), text).expect("spoil the journal");
-    // Not success, since it is not known what leaks; what the configuration tells is undone all the same.
+    // Not success, since it is not known what leaks; what the configuration describes is undone all the same.
     case.del().fails(102).says("eth0.jsonl.corrupt").called(&["DEL beta net1", "DEL alpha eth0"]);
     assert!(list(&case).contains("eth0.jsonl.corrupt"));
     case.status().succeeds().stderr_contains("eth0.jsonl.corrupt");
@@ -268,7 +268,7 @@ fn a_journal_that_was_hardly_begun(#[case] text: &str) {
 #[rstest]
 #[case::link(true)]
 #[case::file(false)]
-fn a_containers_directory_that_is_none_is_set_aside(#[case] link: bool) {
+fn a_containers_directory_that_is_no_directory_is_set_aside(#[case] link: bool) {
     let case = case().cni_version("1.1.0");
     case.add().succeeds();
     let (folder, elsewhere) = (container(&case), case.dir().join("elsewhere"));
@@ -312,7 +312,7 @@ fn a_journal_of_another_container_is_not_obeyed() {
 }
 
 #[test]
-fn journals_are_nobody_elses_to_read() {
+fn only_the_owner_can_read_journals() {
     let case = case();
     case.add().succeeds();
     let mode = |path: PathBuf| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
@@ -325,7 +325,7 @@ fn journals_are_nobody_elses_to_read() {
 /// What cannot be read again must not be written: DEL would have to set it aside.
 #[test]
 fn a_journal_never_grows_too_large_to_be_read() {
-    let long = |kind: &str| recorder(kind).told("flood_mb", 15).told("on", json!(["ADD"]));
+    let long = |kind: &str| recorder(kind).instructed("flood_mb", 15).instructed("on", json!(["ADD"]));
     let plugins = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
     let case = Case::new();
     // White space is not kept, a long string is.

@@ -35,7 +35,7 @@ impl<T> Kept for T {}
 #[rstest]
 fn a_plugin_that_fills_an_unread_standard_error(#[values(false, true)] socket: bool) {
     let case = Case::new().key("logFile", "@DIR@/log").key("logLevel", "debug");
-    let case = case.delegate(recorder("alpha").told("flood_stderr_mb", 3)).delegate(recorder("beta"));
+    let case = case.delegate(recorder("alpha").instructed("flood_stderr_mb", 3)).delegate(recorder("beta"));
     for verb in ["ADD", "DEL"] {
         let (stderr, _reader) = unread(socket);
         let outcome = case.call(verb).run_changed(|command| {
@@ -53,7 +53,7 @@ fn a_plugin_that_fills_an_unread_standard_error(#[values(false, true)] socket: b
 /// A reader that is there gets all of it.
 #[test]
 fn a_standard_error_that_is_read_is_whole() {
-    let case = Case::new().delegate(recorder("alpha").told("flood_stderr_mb", 3));
+    let case = Case::new().delegate(recorder("alpha").instructed("flood_stderr_mb", 3));
     let output = case.call("ADD").output();
     assert!(output.status.success() && output.stderr.len() >= 3 << 20, "{} bytes", output.stderr.len());
     case.del().succeeds().leaves_nothing();
@@ -66,7 +66,7 @@ fn a_log_on_an_unread_standard_error() {
         let fail = json!({"ADD": {"code": 142, "msg": "x".repeat(4000)}});
         let interface = format!("opt{number}");
         case.delegate(
-            json!({"config": recorder("beta").told("fail", fail).value(), "optional": true, "interface": interface,
+            json!({"config": recorder("beta").instructed("fail", fail).value(), "optional": true, "interface": interface,
             "name": format!("n{number}")})
             .to_string()
             .as_str(),
@@ -85,7 +85,8 @@ fn a_log_on_an_unread_standard_error() {
 #[test]
 fn an_answer_that_is_not_read_is_undone() {
     let routes: Vec<_> = (0..5000).map(|n| json!({"dst": format!("10.{}.{}.0/24", n / 250, n % 250)})).collect();
-    let case = Case::new().delegate(recorder("alpha").told("result", json!({"cniVersion": "1.0.0", "routes": routes})));
+    let case =
+        Case::new().delegate(recorder("alpha").instructed("result", json!({"cniVersion": "1.0.0", "routes": routes})));
     let (mut reader, stdout) = io::pipe().expect("a pipe");
     let output = case.call("ADD").output_changed(|command| {
         command.stdout(stdout);
@@ -164,7 +165,7 @@ fn an_output_without_end_does_not_fail_an_operation_without_a_result(
 #[test]
 fn a_message_of_megabytes_is_cut() {
     let fail = json!({"code": 142, "msg": "not found ".repeat(150_000), "details": "not found".repeat(150_000)});
-    let case = Case::new().delegate(recorder("alpha").told("fail", json!({"ADD": fail, "DEL": fail})));
+    let case = Case::new().delegate(recorder("alpha").instructed("fail", json!({"ADD": fail, "DEL": fail})));
     let outcome = case.add();
     assert!(outcome.took() < SOON, "{:?}", outcome.took());
     let text = outcome.fails(142).says("bytes more").error_text();
@@ -174,7 +175,7 @@ fn a_message_of_megabytes_is_cut() {
 #[test]
 fn the_messages_of_many_plugins_are_cut_together() {
     let fail = json!({"code": 142, "msg": "m".repeat(5000), "details": "d".repeat(20_000)});
-    let failing = || recorder("alpha").told("fail", json!({"DEL": fail, "CHECK": fail}));
+    let failing = || recorder("alpha").instructed("fail", json!({"DEL": fail, "CHECK": fail}));
     let case = (0..16).fold(Case::new(), |case, _| case.delegate(failing()));
     case.add().succeeds();
     for verb in ["CHECK", "DEL"] {
@@ -187,15 +188,15 @@ fn the_messages_of_many_plugins_are_cut_together() {
 
 /// Runtimes print an error as it is.
 #[test]
-fn an_error_cannot_deceive_whoever_reads_it() {
+fn an_error_cannot_mislead_its_reader() {
     let fail = json!({"ADD": {"code": 142, "msg": "a\u{202e}b\u{1b}[2Jc\nd", "details": "\u{2066}e"}});
-    let case = Case::new().delegate(recorder("alpha").told("fail", fail));
+    let case = Case::new().delegate(recorder("alpha").instructed("fail", fail));
     let text = case.add().fails(142).says("a\\u202eb\\u001b[2Jc\nd").says("\\u2066e").error_text();
     assert!(!text.contains(|c: char| "\u{202e}\u{1b}\u{2066}".contains(c)), "{text:?}");
 }
 
 #[test]
-fn an_interface_name_that_deceives_is_refused() {
+fn a_misleading_interface_name_is_refused() {
     let case = Case::new().delegate(recorder("alpha")).ifname("a\u{202e}b");
     case.add().fails(4).says("invisible").called_nothing();
 }

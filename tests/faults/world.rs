@@ -209,7 +209,7 @@ fn the_configuration_changes_between_add_and_del(#[case] changed: Option<serde_j
     outcome.leaves_nothing();
 }
 
-/// Only where the journals are must be known to undo what they tell of.
+/// To undo what journals record, only their place must be known.
 #[rstest]
 #[case::timeouts("timeouts", json!({"plugin": 0}))]
 #[case::timeouts_that_are_none("timeouts", json!("long"))]

@@ -17,7 +17,7 @@ fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::Ku
     let Some((case, api)) = server.with(Case::new().delegate(recorder("alpha").ip("10.0.0.5/24").link())) else {
         return;
     };
-    let beta = recorder("beta").without("name").ip("10.1.0.5/24").link().told("gateway", "10.1.0.1");
+    let beta = recorder("beta").without("name").ip("10.1.0.5/24").link().instructed("gateway", "10.1.0.1");
     api.definition("web", "one", &beta.into_json());
     let chain = Network::new("two").plugin(recorder("gamma").ip("10.2.0.5/24").link()).plugin(recorder("delta"));
     api.definition("other", "two", &chain.into_json());
@@ -71,7 +71,7 @@ fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::Ku
 fn a_plugin_that_names_no_interface_in_the_pod_has_an_entry_in_the_status(#[case] ip: Value) {
     let host_only = |kind: &str| {
         let interfaces = json!([{"name": "host0"}, {"name": "vlan0", "sandbox": "0"}]);
-        recorder(kind).told("result", json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": [ip]}))
+        recorder(kind).instructed("result", json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": [ip]}))
     };
     let (case, api) = in_cluster(Case::new().delegate(host_only("alpha")));
     api.definition("web", "one", &host_only("beta").into_json());
@@ -217,9 +217,9 @@ fn a_pod_that_vanishes_while_it_is_attached_is_no_error(
     #[values(Server::Double, Server::KubeApiserver)] server: Server,
     #[values(false, true)] is_replaced: bool,
 ) {
-    let Some((case, api)) = server
-        .with(Case::new().delegate(recorder("alpha").link().told("hold", json!({"at": "after", "name": "attached"}))))
-    else {
+    let Some((case, api)) = server.with(
+        Case::new().delegate(recorder("alpha").link().instructed("hold", json!({"at": "after", "name": "attached"}))),
+    ) else {
         return;
     };
     let adding = case.call("ADD").start();

@@ -1,6 +1,6 @@
 //! A double of the Kubernetes API server, as far as Braid talks to it: TLS, bearer tokens, pods, definitions, events.
 //!
-//! It speaks the wire format that `kube-apiserver` does, and it can be told to misbehave.
+//! It speaks the wire format that `kube-apiserver` does, and it misbehaves if a test asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

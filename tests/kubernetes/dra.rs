@@ -185,7 +185,7 @@ fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_an
     case.add().fails(100).says("no VF");
 }
 
-/// The real sriov-cni is told which function to take, and where the machine has no such function, its refusal is what the
+/// The real sriov-cni gets the function that it is to take, and where the machine has no such function, its refusal is what the
 /// user reads.
 #[test]
 fn the_plugin_for_virtual_functions_refuses_a_function_that_the_machine_lacks() {
@@ -321,7 +321,11 @@ fn a_resource_is_looked_for_among_claims_then_extended_resources_then_device_plu
     &json!([{"name": "beta", "deviceID": "X", "resourceClaim": {"claim": "nics"}}]), 7, &["\"X\"", "none of its own"])]
 #[case::none(&json!([{"name": "vf"}]), 7, &["\"vendor.com/vf\"", "nic.example/node-1/a", "vendor.com/other"])]
 #[case::key(&json!([{"name": "beta", "resourceClaim": {"claim": "nics", "requests": "one"}}]), 7, &["resourceClaim", "\"request\""])]
-fn what_cannot_be_had_is_said_with_all_that_was_found(#[case] names: &Value, #[case] code: u64, #[case] says: &[&str]) {
+fn what_is_missing_is_reported_with_all_that_was_found(
+    #[case] names: &Value,
+    #[case] code: u64,
+    #[case] says: &[&str],
+) {
     let (case, api) = in_cluster(node());
     networks(&api);
     let case = pod(&api, case, names);
@@ -388,7 +392,7 @@ fn node_for_changes() -> Case {
     node().configuration("outer.conflist", json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]}))
 }
 
-/// One field of each device that the claim's status tells of.
+/// One field of each device in the claim's status.
 fn in_claim_status(api: &Cluster<Double>, field: &str) -> Vec<String> {
     let devices = api.server.get(CLAIM).expect("the claim")["status"]["devices"].clone();
     let field = |device: &Value| device.pointer(field).and_then(Value::as_str).expect("a name").to_owned();

@@ -273,7 +273,7 @@ fn no_call_finds_the_executable_busy_while_it_is_replaced() {
 }
 
 #[test]
-fn a_log_file_of_the_node_is_none_of_the_containers_business() {
+fn a_log_file_of_the_node_is_not_looked_for_in_the_container() {
     let node = Node::new();
     node.write("net.d/10-pods.conflist", PRIMARY);
     let output = node.install(&["--with", r#"{"logFile": "/no/such/directory/braid.log", "logLevel": "debug"}"#]);

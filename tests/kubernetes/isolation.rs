@@ -128,7 +128,7 @@ fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk(
 #[case::only_the_definitions(json!(["web/*", "default/*", "kube-system/*"]), false)]
 #[case::only_the_disks(json!(["stub"]), false)]
 #[case::both(json!(["web/*", "default/*", "kube-system/*", "stub"]), true)]
-fn a_definition_and_what_it_stands_for_are_both_judged(
+fn a_definition_and_what_it_stands_for_are_both_checked(
     #[case] networks: Value,
     #[case] is_allowed: bool,
     #[values(false, true)] is_isolated: bool,

@@ -141,7 +141,7 @@ fn without_a_configuration_a_detach_says_that_nothing_is_written() {
     let (case, api) = in_cluster(node());
     attached(&case, &api);
     std::fs::remove_dir_all(case.dir().join("net.d")).expect("remove the configurations");
-    change(&case, &["detach", "net1"]).succeeds().stderr_contains("what is written about the pod does not follow");
+    change(&case, &["detach", "net1"]).succeeds().stderr_contains("the pod's network status is not updated");
     assert_eq!(entries(&api).len(), 2);
     case.del().succeeds().leaves_nothing();
 }

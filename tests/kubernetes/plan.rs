@@ -65,9 +65,9 @@ fn is_sound(case: &Case, expected: &[&str]) -> Value {
 fn is_wrong(case: &Case, expected: &[&str], errors: &[&str]) {
     let (success, report) = plan_json(case);
     assert_eq!(steps(&report), expected, "{report:#}");
-    let told = report["errors"].as_array().expect("errors");
-    let is_as_expected = told.len() == errors.len()
-        && told.iter().zip(errors).all(|(told, error)| told.as_str().is_some_and(|told| told.contains(error)));
+    let reported = report["errors"].as_array().expect("errors");
+    let is_as_expected = reported.len() == errors.len()
+        && reported.iter().zip(errors).all(|(one, error)| one.as_str().is_some_and(|one| one.contains(error)));
     assert!(!success && is_as_expected, "{report:#}");
 }
 
@@ -96,7 +96,7 @@ STEP  INTERFACE  NETWORK    PLUGIN  FROM                            BECAUSE
 }
 
 #[test]
-fn of_a_pod_that_runs_it_is_told_what_is_attached() {
+fn what_is_attached_to_a_running_pod_is_shown() {
     let (case, api) = node(&json!({}));
     api.definition("web", "one", &recorder("beta").without("name").into_json());
     api.definition("web", "two", &recorder("gamma").without("name").into_json());
@@ -162,7 +162,7 @@ fn pods_of_system_namespaces_do_without_default_networks() {
 
 /// The interfaces keep the names they would have if all could be had.
 #[test]
-fn all_that_is_wrong_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let keys = json!({
         "namespaceIsolation": true, "globalNamespaces": "infra", "readinessindicatorfile": "@DIR@/ready",
         "policy": [{"namespaces": ["web"], "networks": ["web/*"]}],
@@ -219,7 +219,7 @@ fn a_definition_that_is_refused_hides_no_other() {
 }
 
 #[test]
-fn an_annotation_that_cannot_be_read_is_told_with_each_of_its_faults() {
+fn an_annotation_that_cannot_be_read_is_reported_with_each_of_its_problems() {
     let (case, api) = node(&json!({}));
     let networks = r#"[{"name": "one", "mac": "zz"}, {"interface": "x"}]"#;
     api.pod("web", "shop", &json!({NETWORKS: networks, DEFAULT_NETWORK: "a,b"}));
@@ -279,7 +279,7 @@ fn devices_of_claims_are_those_that_the_attachments_name() {
 }
 
 #[test]
-fn a_delegate_that_is_braid_under_another_name_is_told() {
+fn a_delegate_that_is_braid_under_another_name_is_reported() {
     let (case, api) = node(&json!({}));
     std::os::unix::fs::symlink(crate::support::braid(), case.dir().join("bin/disguise")).unwrap();
     api.definition("web", "one", &recorder("disguise").into_json());
@@ -294,7 +294,7 @@ fn a_delegate_that_is_braid_under_another_name_is_told() {
 #[case::no_pod(None, "pod web/shop is gone: the API server does not know it")]
 #[case::refused(Some(Fault::Status(403, None)), "refused to get pod web/shop: 403")]
 #[case::unavailable(Some(Fault::Status(500, None)), "could not get pod web/shop: it answered 500")]
-fn what_keeps_a_plan_from_being_made_is_told(#[case] fault: Option<Fault>, #[case] message: &str) {
+fn what_keeps_a_plan_from_being_made_is_reported(#[case] fault: Option<Fault>, #[case] message: &str) {
     let (case, api) = node(&json!({"kubernetes": {"timeout": 1, "retries": 1}}));
     match fault {
         Some(fault) => api.server.misbehave("GET", "/pods/", fault, 100),
@@ -306,7 +306,7 @@ fn what_keeps_a_plan_from_being_made_is_told(#[case] fault: Option<Fault>, #[cas
 }
 
 #[test]
-fn an_api_server_that_is_not_there_is_told() {
+fn an_api_server_that_is_not_there_is_reported() {
     let (case, api) = node(&json!({}));
     drop(api);
     let output = plan(&case, &[]);

@@ -55,7 +55,7 @@ fn a_primary_network_that_is_not_there_is_said(#[values(Server::Double, Server::
 
 /// Nothing is scheduled without an API server, and nodes that are not ready when it comes back hold everything up.
 #[test]
-fn an_api_server_that_is_away_is_a_warning_and_soon_told() {
+fn an_api_server_that_is_away_is_a_warning_within_a_second() {
     let (case, api) = with_cluster_network(in_cluster(node()));
     for fault in [Fault::Status(503, None), Fault::Status(429, Some(1 << 63)), Fault::Reset] {
         api.server.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", fault, 1);

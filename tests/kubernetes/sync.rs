@@ -145,14 +145,14 @@ fn networks_come_and_go_with_the_annotation(#[values(Server::Double, Server::Kub
     ask(&api, &json!(""));
     sync(&case).did(&["DEL gamma net2"]);
     assert_eq!(entries(&api), all[..1]);
-    let told = api.events(POD.0, POD.1);
+    let events = api.events(POD.0, POD.1);
     for event in [
         "AddedInterface: Add data [10.4.0.5/24] from web/three",
         "AddedInterface: Add net2 [10.3.0.5/24] from web/two",
         "RemovedInterface: Remove net1 from web/one",
         "RemovedInterface: Remove net2 from web/two",
     ] {
-        assert_eq!(told.iter().filter(|one| *one == event).count(), 1, "{event}: {told:?}");
+        assert_eq!(events.iter().filter(|one| *one == event).count(), 1, "{event}: {events:?}");
     }
     let show = command(&case, &["show"]).output();
     let shown = String::from_utf8_lossy(&show.stdout).into_owned();
@@ -260,13 +260,13 @@ fn one_failure_keeps_nothing_else_from_being_brought_about() {
     assert_eq!(synced.names("attached"), ["c0"], "{:#}", synced.report);
     let made: Vec<_> = synced.order.iter().filter(|call| order.contains(&call.as_str())).collect();
     assert_eq!(made.len(), synced.order.len(), "{:?}", synced.order);
-    let told = api.events(POD.0, POD.1).join("\n");
+    let events = api.events(POD.0, POD.1).join("\n");
     for words in [
         "FailedAddingInterface: Failed to add y0 from web/one: ",
         "FailedAddingInterface: Failed to add x0 from web/missing: ",
         "FailedRemovingInterface: Failed to remove b0 from web/two: ",
     ] {
-        assert!(told.contains(words), "{words}\n{told}");
+        assert!(events.contains(words), "{words}\n{events}");
     }
     // What is owed is tried first.
     calm(&case, "gamma", "10.3.0.5/24");

@@ -138,7 +138,7 @@ fn line(kind: &str, object: &Value) -> String {
     json!({"type": kind, "object": object}).to_string() + "\n"
 }
 
-/// Tells of pods until the client has enough, or the server is told to end.
+/// Sends events of pods until the client closes the watch, or the test ends it.
 pub(super) fn watch(connection: &mut Connection, state: &Mutex<State>, request: &Request) -> io::Result<()> {
     let parameters = request.parameters();
     let number = |key: &str| parameters.get(key).and_then(|text| text.parse::<u64>().ok());

@@ -254,7 +254,7 @@ fn a_good_definition_is_admitted_and_warnings_are_passed_on() {
 
 /// A pod is judged with the definitions that there are now.
 #[test]
-fn a_pod_is_judged_by_the_definitions_of_the_cluster() {
+fn a_pod_is_checked_by_the_definitions_of_the_cluster() {
     let (case, cluster) = in_cluster(Case::new());
     let webhook = Webhook::of_cluster(&case, &[]);
     let text = pod("one, infra/two@data");
@@ -287,7 +287,7 @@ fn a_pod_is_judged_by_the_definitions_of_the_cluster() {
 
 /// What the operator's configuration forbids is refused when the pod is made.
 #[test]
-fn a_pod_is_judged_by_the_configuration_that_is_given() {
+fn a_pod_is_checked_by_the_configuration_that_is_given() {
     let (case, cluster) = in_cluster(Case::new());
     cluster.definition("infra", "two", BRIDGE);
     let config = case.dir().join("braid.conflist");
@@ -312,7 +312,7 @@ fn a_pod_is_judged_by_the_configuration_that_is_given() {
 #[case::refused_by_the_server(Some(Fault::Status(403, None)), "get network-attachment-definition web/one: 403")]
 #[case::away(Some(Fault::Reset), "web/one")]
 #[case::nobody_to_ask(None, "whether there is a network-attachment-definition web/one is not known here")]
-fn what_cannot_be_judged_is_refused_or_admitted_as_the_operator_says(
+fn what_cannot_be_checked_is_refused_or_admitted_as_the_operator_says(
     #[case] fault: Option<Fault>,
     #[case] reason: &str,
 ) {
@@ -330,7 +330,7 @@ fn what_cannot_be_judged_is_refused_or_admitted_as_the_operator_says(
         }
         let webhook = Webhook::start_in(case.host().path(), dir, &options);
         if policy == "fail" {
-            webhook.refuses(&pod("one"), 500, "it cannot be judged: Pod web/shop: ");
+            webhook.refuses(&pod("one"), 500, "it cannot be checked: Pod web/shop: ");
             webhook.refuses(&pod("one"), 500, reason);
         } else {
             let warnings = webhook.admits(&pod("one"));
@@ -343,7 +343,7 @@ fn what_cannot_be_judged_is_refused_or_admitted_as_the_operator_says(
 
 /// An object that was wrong before the webhook came must still lose its finalizers, and be mended.
 #[test]
-fn a_change_is_judged_by_what_it_changes() {
+fn a_change_is_checked_by_what_it_changes() {
     let case = Case::new();
     let webhook = Webhook::start(&case, &[]);
     let update = |old: &Value, new: &Value| {
@@ -441,7 +441,7 @@ fn it_does_not_start_without_a_certificate_that_can_be_used() {
 }
 
 #[test]
-fn what_is_no_review_is_refused_and_harms_nobody() {
+fn a_request_that_is_no_review_is_refused_and_does_no_harm() {
     let case = Case::new();
     let webhook = Webhook::start(&case, &[]);
     let get =
@@ -479,7 +479,7 @@ fn what_is_no_review_is_refused_and_harms_nobody() {
 
 /// Who is slow is sent away, and holds nobody up.
 #[test]
-fn clients_that_are_slow_are_sent_away_and_hold_nobody_up() {
+fn slow_clients_are_sent_away_and_delay_nobody() {
     let case = Case::new();
     let webhook = Webhook::start(&case, &[]);
     let began = Instant::now();
@@ -546,7 +546,7 @@ fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
 
 /// A review that waits for the API server does not hold the others up.
 #[test]
-fn several_reviews_are_judged_at_once() {
+fn several_reviews_are_checked_at_once() {
     let (case, cluster) = in_cluster(Case::new());
     for name in ["one", "slow"] {
         cluster.definition("web", name, BRIDGE);
@@ -680,7 +680,7 @@ fn an_api_server_refuses_what_the_webhook_refuses() {
 #[rstest]
 #[case::terminated(Signal::SIGTERM)]
 #[case::interrupted(Signal::SIGINT)]
-fn it_ends_when_told_to_after_what_has_begun(#[case] signal: Signal) {
+fn it_exits_on_a_signal_after_what_has_begun(#[case] signal: Signal) {
     let (case, cluster) = in_cluster(Case::new());
     cluster.definition("web", "one", BRIDGE);
     cluster.server.misbehave("GET", "definitions/one", Fault::Slow(Duration::from_millis(2500)), 1);

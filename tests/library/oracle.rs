@@ -21,7 +21,7 @@ fn cnitool() -> Option<PathBuf> {
 }
 
 /// What one tool made of a life of an attachment.
-struct Told {
+struct Observed {
     outputs: Vec<Output>,
     calls: Vec<Call>,
     /// The cached attachment after ADD, and how many are left in the end.
@@ -32,7 +32,7 @@ struct Told {
 
 /// The attachment of a case's namespace, with arguments of both kinds. cnitool's cache has one place, so it gets a mount
 /// namespace in which that is the case's own folder.
-fn live(case: Case, tool: Option<&PathBuf>) -> Told {
+fn live(case: Case, tool: Option<&PathBuf>) -> Observed {
     let capability_arguments = json!({"mac": "02:00:00:00:00:01", "portMappings": [{"hostPort": 80}], "other": 1});
     let cache = case.dir().join("cache");
     fs::create_dir_all(cache.join("results")).expect("make the cache");
@@ -77,13 +77,14 @@ fn live(case: Case, tool: Option<&PathBuf>) -> Told {
         }
     }
     let left = fs::read_dir(cache.join("results")).expect("the cache").count();
-    Told { outputs, calls: case.calls(), cached, left, case }
+    Observed { outputs, calls: case.calls(), cached, left, case }
 }
 
 /// A JSON text in which the places that every case has for itself are named.
-fn placeless(told: &Told, value: &Value) -> Value {
-    let netns = told.case.pod().path().to_str().expect("UTF-8").to_owned();
-    let text = value.to_string().replace(&netns, "@NETNS@").replace(told.case.dir().to_str().expect("UTF-8"), "@DIR@");
+fn placeless(observed: &Observed, value: &Value) -> Value {
+    let netns = observed.case.pod().path().to_str().expect("UTF-8").to_owned();
+    let text =
+        value.to_string().replace(&netns, "@NETNS@").replace(observed.case.dir().to_str().expect("UTF-8"), "@DIR@");
     serde_json::from_str(&text).expect("still JSON")
 }
 
@@ -102,8 +103,8 @@ fn normal(result: &Value) -> Value {
 }
 
 /// A plugin's request as both are to make it. libcni leaves `capabilities` in, which SPEC §3 says "must not be set".
-fn request(told: &Told, call: &Call) -> Value {
-    let mut config = placeless(told, &call.config());
+fn request(observed: &Observed, call: &Call) -> Value {
+    let mut config = placeless(observed, &call.config());
     let members: &mut Map<_, _> = config.as_object_mut().expect("an object");
     members.remove("capabilities");
     if let Some(result) = members.get("prevResult") {
@@ -113,21 +114,21 @@ fn request(told: &Told, call: &Call) -> Value {
     config
 }
 
-fn variables(told: &Told, call: &Call) -> Value {
+fn variables(observed: &Observed, call: &Call) -> Value {
     let names = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
     let mut of_call: Map<String, Value> =
         names.iter().map(|name| ((*name).to_owned(), json!(call.var(name)))).collect();
     // It is made of the namespace's path, which differs; that both make it alike is seen where the paths are one.
     assert!(call.var("CNI_CONTAINERID").starts_with("cnitool-"));
     of_call.remove("CNI_CONTAINERID");
-    placeless(told, &of_call.into())
+    placeless(observed, &of_call.into())
 }
 
 /// Both tools on the same network.
-fn compare(make: impl Fn() -> Case) -> Option<(Told, Told)> {
+fn compare(make: impl Fn() -> Case) -> Option<(Observed, Observed)> {
     let tool = cnitool()?;
     let (ours, theirs) = (live(make(), None), live(make(), Some(&tool)));
-    let names = |told: &Told| told.calls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let names = |observed: &Observed| observed.calls.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(names(&ours), names(&theirs), "{:?}\n{:?}", ours.outputs, theirs.outputs);
     for (our, their) in ours.calls.iter().zip(&theirs.calls) {
         assert_eq!(request(&ours, our), request(&theirs, their), "{our}");
@@ -140,13 +141,13 @@ fn compare(make: impl Fn() -> Case) -> Option<(Told, Told)> {
     Some((ours, theirs))
 }
 
-fn result(told: &Told) -> Value {
-    normal(&placeless(told, &serde_json::from_slice(&told.outputs[0].stdout).expect("a result")))
+fn result(observed: &Observed) -> Value {
+    normal(&placeless(observed, &serde_json::from_slice(&observed.outputs[0].stdout).expect("a result")))
 }
 
 /// The cached attachment as both are to have it, without what is made of the namespace's path.
-fn cached(told: &Told) -> Value {
-    let mut cached = placeless(told, told.cached.as_ref().expect("a cached attachment"));
+fn cached(observed: &Observed) -> Value {
+    let mut cached = placeless(observed, observed.cached.as_ref().expect("a cached attachment"));
     let members = cached.as_object_mut().expect("an object");
     let id = members.remove("containerId").expect("an ID").as_str().expect("a string").to_owned();
     assert_eq!(members.remove("file"), Some(json!(format!("n-{id}-eth0"))));
@@ -165,7 +166,7 @@ fn declares(plugin: Plugin) -> Plugin {
 fn a_chain_is_run_alike(#[values("0.4.0", "1.0.0", "1.1.0")] version: &str) {
     let make = || {
         let first =
-            declares(recorder("alpha")).ip("10.1.0.5/24").told("gateway", "10.1.0.1").raw("n", "[1, 2.5, \"x\"]");
+            declares(recorder("alpha")).ip("10.1.0.5/24").instructed("gateway", "10.1.0.1").raw("n", "[1, 2.5, \"x\"]");
         let network = Network::new("n")
             .version(version)
             .plugin(first)
@@ -242,8 +243,8 @@ fn a_real_network_comes_out_the_same() {
         Case::with_reference_plugins().configuration("n.conflist", network)
     };
     let Some((ours, theirs)) = compare(make) else { return };
-    let kept = |told: &Told| {
-        let result = result(told);
+    let kept = |observed: &Observed| {
+        let result = result(observed);
         (result["ips"].clone(), result["routes"].clone(), result["interfaces"].as_array().map(Vec::len))
     };
     assert_eq!(kept(&ours), kept(&theirs));
@@ -259,7 +260,7 @@ fn a_failed_add_is_undone_on_purpose() {
         Case::new().configuration("n.conflist", network)
     };
     let (ours, theirs) = (live(make(), None), live(make(), Some(&tool)));
-    let order = |told: &Told| told.calls.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let order = |observed: &Observed| observed.calls.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(order(&theirs)[..3], ["ADD alpha eth0", "ADD beta eth0", "CHECK alpha eth0"]);
     assert_eq!(order(&ours)[..4], ["ADD alpha eth0", "ADD beta eth0", "DEL beta eth0", "DEL alpha eth0"]);
 }

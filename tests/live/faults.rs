@@ -226,8 +226,8 @@ fn fifty_containers_do_not_wait_for_one_another() {
     each(0..50, &|number| call("ADD", number));
     let hanging = recorder("gamma")
         .key("name", "x")
-        .told("hold", json!({"at": "before", "name": "hang"}))
-        .told("on", json!(["ADD"]));
+        .instructed("hold", json!({"at": "before", "name": "hang"}))
+        .instructed("on", json!(["ADD"]));
     let hanging = json!({"interface": "x0", "config": hanging.value()}).to_string();
     let mut running = case.braid(&["attach", &id(0), &hanging, "--state-dir", "@DIR@/state"]).start();
     case.held("hang");
@@ -238,7 +238,7 @@ fn fifty_containers_do_not_wait_for_one_another() {
             assert!(output.status.success(), "{words:?}: {output:?}");
         }
     });
-    assert!(!running.has_ended(), "the first still hangs");
+    assert!(!running.has_exited(), "the first still hangs");
     case.release("hang");
     running.wait().succeeds();
     each(0..50, &|number| call("DEL", number));

@@ -101,24 +101,24 @@ fn what_cannot_be_put_back_is_said_owed_and_shown(#[case] how: &str, #[case] ver
     case.del().succeeds().leaves_nothing();
 }
 
-/// The steps of an attach and of a detach that fail are told too.
+/// The steps of an attach and of a detach that fail are reported too.
 #[test]
-fn the_steps_of_a_change_that_fails_are_told() {
+fn the_steps_of_a_change_that_fails_are_reported() {
     let case = case();
     case.add().succeeds();
     case.behave("gamma", misbehaviour("fails", "ADD"));
-    let told = |outcome: Outcome<'_>| {
+    let report = |outcome: Outcome<'_>| {
         let steps = outcome.error()["steps"].as_array().expect("the steps").clone();
         let step =
             |step: &Value| format!("{} {} {}", step["verb"], step["plugin"], step["error"]["code"]).replace('"', "");
         steps.iter().map(step).collect::<Vec<_>>()
     };
-    let failed = told(attach(&case, &["blue", "-o", "json"]).fails(142));
+    let failed = report(attach(&case, &["blue", "-o", "json"]).fails(142));
     assert_eq!(failed, ["ADD beta null", "ADD gamma 142", "DEL gamma null", "DEL beta null"]);
     case.behave("gamma", json!({}));
     attach(&case, &["blue"]).succeeds();
     case.behave("beta", misbehaviour("fails", "DEL"));
-    let failed = told(detach(&case, &["net1", "-o", "json"]).fails_with_any_code());
+    let failed = report(detach(&case, &["net1", "-o", "json"]).fails_with_any_code());
     assert_eq!(failed, ["DEL gamma null", "DEL beta 142"]);
     case.behave("beta", json!({}));
     // What was refused before anything ran has no steps.

@@ -69,7 +69,7 @@ fn a_default_route_that_a_later_plugin_has_removed_is_not_expected(#[case] way: 
     assert_eq!(result["routes"].as_array().map(Vec::len), Some(1), "{result}");
     case.call("CHECK").key("prevResult", result.clone()).run().succeeds();
 
-    let flush = recorder("alpha").told("flush_gateway", true);
+    let flush = recorder("alpha").instructed("flush_gateway", true);
     let flushed = later(&case, "ADD", &flush, &result).result().clone();
     assert_eq!(flushed["routes"], json!([]), "{flushed}");
     assert_eq!(case.pod().ip("route show default"), "");
@@ -80,9 +80,9 @@ fn a_default_route_that_a_later_plugin_has_removed_is_not_expected(#[case] way: 
 }
 
 #[test]
-fn delegates_are_told_what_a_later_plugin_has_changed() {
+fn delegates_get_what_a_later_plugin_has_changed() {
     let chain = Network::new("chain")
-        .plugin(recorder("beta").ip("10.2.0.5/24").told("routes", json!([{"dst": "10.9.0.0/16"}])).link());
+        .plugin(recorder("beta").ip("10.2.0.5/24").instructed("routes", json!([{"dst": "10.9.0.0/16"}])).link());
     let case = Case::new().delegate(recorder("alpha").ip("10.1.0.5/24").link()).delegate(chain);
     let answer = case.add().result().clone();
     let pod = case.pod();
@@ -116,7 +116,7 @@ fn what_never_was_a_network_interface_is_not_gone(#[case] interface: Value) {
     let result = json!({"cniVersion": "1.1.0", "interfaces": [interface],
         "ips": [{"address": "10.2.0.5/24", "interface": 0}], "routes": [{"dst": "0.0.0.0/0", "gw": "10.2.0.1"}]});
     let result: Value = serde_json::from_str(&result.to_string().replace("@NETNS@", &netns)).expect("JSON");
-    let user_space = recorder("beta").version("1.1.0").told("result", result);
+    let user_space = recorder("beta").version("1.1.0").instructed("result", result);
     let case = case
         .cni_version("1.1.0")
         .delegate(recorder("alpha").version("1.1.0").ip("10.1.0.5/24").link())
@@ -134,12 +134,12 @@ fn what_never_was_a_network_interface_is_not_gone(#[case] interface: Value) {
 #[case::no_interface(json!([]), json!({"address": "10.1.0.5/24"}))]
 #[case::a_host_interface(json!([{"name": "cali1234"}]), json!({"address": "10.1.0.5/24"}))]
 #[case::several_host_interfaces(json!([{"name": "veth1"}, {"name": "br0"}]), json!({"address": "10.1.0.5/24", "interface": 1}))]
-#[case::a_namespace_that_is_none(
+#[case::a_file_that_is_no_namespace(
     json!([{"name": "eni1"}, {"name": "dummy1", "mac": "0", "sandbox": "0"}]), json!({"address": "10.1.0.5/24", "interface": 1})
 )]
 fn an_address_on_no_interface_of_the_container_is_on_the_one_asked_for(#[case] interfaces: Value, #[case] ip: Value) {
     let result = json!({"cniVersion": "1.0.0", "interfaces": interfaces, "ips": [ip]});
-    let plugin = |name, ip: &str| recorder(name).told("result", result.clone()).ip(ip).link();
+    let plugin = |name, ip: &str| recorder(name).instructed("result", result.clone()).ip(ip).link();
     for (ifname, damage, says) in [
         ("eth0", "addr del 10.1.0.5/24 dev eth0", "address 10.1.0.5/24 is gone from \"eth0\""),
         ("net1", "addr del 10.1.0.5/24 dev net1", "address 10.1.0.5/24 is gone from \"net1\""),
@@ -160,7 +160,7 @@ fn an_address_on_no_interface_of_the_container_is_on_the_one_asked_for(#[case] i
 
 /// `sbr` moves the default route to a table of its own and does not say so. The bridge's own CHECK does not bear that.
 #[test]
-fn a_default_route_that_was_not_there_when_add_ended_is_not_gone() {
+fn a_default_route_that_was_not_there_when_add_finished_is_not_gone() {
     let chain = Network::new("one").key("disableCheck", true);
     let chain = chain.plugin(way_out("br-a", "10.10.1.0/24")).plugin(Plugin::new("sbr", "sbr"));
     let case = Case::with_reference_plugins().delegate(chain);

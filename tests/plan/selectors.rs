@@ -47,7 +47,7 @@ fn a_selection_applies_when_its_selectors_match(#[case] when: Value, #[case] app
 
 #[test]
 fn a_selector_without_anything_to_match_does_not_apply() {
-    // No CNI_ARGS: a runtime that tells nothing about the pod.
+    // No CNI_ARGS: a runtime that says nothing about the pod.
     with_selection(&json!({"when": {"namespace": ["prod-*"]}})).add().succeeds().called(&["ADD alpha eth0"]);
 }
 

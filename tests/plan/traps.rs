@@ -1,4 +1,4 @@
-//! What known plugins do with some configurations, and that `plan` and `validate` tell of it.
+//! What known plugins do with some configurations, and that `plan` and `validate` warn of it.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ fn braid(delegates: &Value) -> Value {
 #[case::static_address(json!({"type": "static", "addresses": [{"address": "10.1.0.5"}]}), "addresses[0].address")]
 #[case::subnet(json!({"type": "host-local", "subnet": "10.1.0.0"}), "ipam.subnet")]
 #[case::range(json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0"}]]}), "ranges[0][0].subnet")]
-fn an_address_without_a_prefix_length_is_told_and_fails(#[case] ipam: Value, #[case] place: &str) {
+fn an_address_without_a_prefix_length_is_reported_and_fails(#[case] ipam: Value, #[case] place: &str) {
     let case = Case::with_reference_plugins().delegate(with_ipam(&ipam));
     case.add().fails_with_any_code().says("CIDR");
     let case = case.configuration("pods.conflist", braid(&json!([with_ipam(&ipam)])));
@@ -69,14 +69,14 @@ fn two_egress_limits(#[case] first: &str, #[case] second: &str, #[case] is_trap:
     Some("use \"backend\": \"iptables\"")
 )]
 #[case::portmap_iptables(json!({"type": "portmap"}), json!({"type": "portmap", "backend": "nftables"}), None)]
-fn two_of_a_kind(#[case] first: Value, #[case] second: Value, #[case] told: Option<&str>) {
+fn two_of_a_kind(#[case] first: Value, #[case] second: Value, #[case] warning: Option<&str>) {
     let alpha: Value = recorder("alpha").value();
     let list = |name: &str, plugin: &Value| json!({"cniVersion": "1.0.0", "name": name, "plugins": [alpha, plugin]});
     let delegates = json!([list("one", &first), list("two", &second)]);
     let case = Case::new().configuration("pods.conflist", braid(&delegates));
     for command in [&["plan", "pods"][..], &["validate", "@DIR@/net.d/pods.conflist"]] {
         let text = String::from_utf8(case.braid(command).output().stdout).expect("text");
-        assert_eq!(text.contains("all use plugin"), told.is_some(), "{command:?}: {text}");
-        assert!(told.is_none_or(|told| text.contains(told)), "{command:?}: {text}");
+        assert_eq!(text.contains("all use plugin"), warning.is_some(), "{command:?}: {text}");
+        assert!(warning.is_none_or(|warning| text.contains(warning)), "{command:?}: {text}");
     }
 }

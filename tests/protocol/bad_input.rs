@@ -47,8 +47,8 @@ fn standard_input_that_is_no_utf8() {
 #[case::multus(case().delegate(Plugin::new("x", "multus")), "multus")]
 #[case::when_beside_type(case().delegate(recorder("gamma").key("when", json!({"namespace": "never"}))), "{\"config\": {\"type\": \"gamma\", …}, \"when\": …}")]
 #[case::optional_beside_type(case().delegate(recorder("gamma").key("optional", true)), "\"optional\": …}")]
-fn a_configuration_that_cannot_be(#[case] case: Case, #[case] told: &str) {
-    case.add().fails(7).says(told).called_nothing().leaves_nothing();
+fn a_configuration_that_cannot_be(#[case] case: Case, #[case] message: &str) {
+    case.add().fails(7).says(message).called_nothing().leaves_nothing();
 }
 
 #[rstest]
@@ -165,7 +165,7 @@ fn a_namespace_that_does_not_exist() {
 }
 
 #[test]
-fn a_namespace_that_is_none() {
+fn a_file_that_is_no_namespace() {
     let case = case();
     let file = case.dir().join("file");
     std::fs::write(&file, "").expect("write a file");

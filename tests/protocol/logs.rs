@@ -96,13 +96,13 @@ fn every_call_and_each_of_its_steps_is_a_line() {
 }
 
 #[test]
-fn gc_tells_what_it_cleans_up() {
+fn gc_logs_what_it_cleans_up() {
     let case = case();
     case.add().succeeds();
     take(&case);
     case.gc(&[]).succeeds();
     let events = take(&case);
-    let told: Vec<_> = events.iter().map(short).collect();
+    let logged: Vec<_> = events.iter().map(short).collect();
     let expected = [
         "DEBUG DEL gamma two net1 plugin done",
         "DEBUG DEL beta two net1 plugin done",
@@ -113,19 +113,19 @@ fn gc_tells_what_it_cleans_up() {
         "DEBUG GC gamma two plugin done",
         "INFO outer done",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(logged, expected);
     assert!(events.iter().all(|event| event["verb"] == "GC"), "{events:#?}");
     assert!(events[..4].iter().all(|event| event["container"] == Case::CONTAINER), "{events:#?}");
 }
 
-/// What fails is told where it fails, and the call ends as an error with what the runtime gets.
+/// What fails is logged where it fails, and the call is logged as an error with what the runtime gets.
 #[rstest]
 #[case::add("ADD", &["INFO ADD gamma two net1 plugin failed", "DEBUG DEL gamma two net1 plugin done"], "delegate \"two\" on net1")]
 #[case::check("CHECK", &["INFO CHECK gamma two net1 plugin failed"], "delegate \"two\" on net1")]
 #[case::del("DEL", &["INFO DEL gamma two net1 plugin failed", "DEBUG DEL beta two net1 plugin done"], "one step could not be undone")]
 #[case::status("STATUS", &["INFO STATUS gamma two plugin failed"], "network \"two\"")]
 #[case::gc("GC", &["INFO GC gamma two plugin failed"], "one step could not be cleaned up")]
-fn a_failure_is_told_with_its_plugin(#[case] verb: &str, #[case] among: &[&str], #[case] message: &str) {
+fn a_failure_is_logged_with_its_plugin(#[case] verb: &str, #[case] among: &[&str], #[case] message: &str) {
     let case = case();
     if !["ADD", "STATUS", "GC"].contains(&verb) {
         case.add().succeeds();
@@ -134,9 +134,9 @@ fn a_failure_is_told_with_its_plugin(#[case] verb: &str, #[case] among: &[&str],
     case.behave("gamma", json!({"fail": {verb: {"code": 142, "msg": "gamma is stuck", "details": "deep in"}}}));
     let outcome = if verb == "GC" { case.gc(&[]) } else { case.call(verb).run() }.fails_with_any_code();
     let events = take(&case);
-    let told: Vec<_> = events.iter().map(short).collect();
+    let logged: Vec<_> = events.iter().map(short).collect();
     for expected in among {
-        assert!(told.iter().any(|told| told == expected), "{expected} is not in {told:#?}");
+        assert!(logged.iter().any(|event| event == expected), "{expected} is not in {logged:#?}");
     }
     let failed = events.iter().find(|event| event["message"] == "plugin failed").expect("the plugin's failure");
     assert_eq!(failed["error"], "gamma is stuck");
@@ -151,7 +151,7 @@ fn a_failure_is_told_with_its_plugin(#[case] verb: &str, #[case] among: &[&str],
 
 /// Braid's own reasons, before any plugin runs.
 #[test]
-fn what_fails_before_a_plugin_runs_is_told_too() {
+fn what_fails_before_a_plugin_runs_is_logged_too() {
     let case = case().delegate(recorder("absent"));
     case.add().fails(7).called_nothing();
     let events = take(&case);
@@ -160,9 +160,9 @@ fn what_fails_before_a_plugin_runs_is_told_too() {
     assert!(events[0]["message"].as_str().expect("a message").contains("\"absent\""), "{events:#?}");
 }
 
-/// The answer tells it, and the runtime prints that.
+/// The answer says it, and the runtime prints that.
 #[test]
-fn what_the_answer_tells_is_on_standard_error_only_where_it_is_asked_for() {
+fn what_the_answer_says_is_on_standard_error_only_if_asked_for() {
     let case = Case::new().delegate(recorder("alpha").failing("ADD", 142));
     let stderr = |case: &Case| String::from_utf8(case.call("ADD").output().stderr).expect("UTF-8");
     assert_eq!(stderr(&case), "");
@@ -179,7 +179,7 @@ fn nothing_can_forge_a_line() {
     let argument = "x\u{2028}2026-01-01T00:00:00Z ERROR forged\u{202e}";
     let fail = json!({"ADD": {"code": 142, "msg": evil, "details": evil}});
     let case = case().key("logToStderr", true).clear();
-    let case = case.delegate(recorder("alpha").told("fail", fail)).args(&format!("K8S_POD_NAME={argument}"));
+    let case = case.delegate(recorder("alpha").instructed("fail", fail)).args(&format!("K8S_POD_NAME={argument}"));
     let output = case.call("ADD").output();
     assert!(!output.status.success());
     let text = String::from_utf8(output.stderr).expect("UTF-8");

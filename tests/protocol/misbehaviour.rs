@@ -13,8 +13,8 @@ fn case(instructions: &Value) -> Case {
         .as_object()
         .expect("instructions")
         .iter()
-        .fold(recorder("beta"), |plugin, (key, value)| plugin.told(key, value.clone()));
-    Case::new().delegate(recorder("alpha")).delegate(beta.told("on", json!(["ADD"])))
+        .fold(recorder("beta"), |plugin, (key, value)| plugin.instructed(key, value.clone()));
+    Case::new().delegate(recorder("alpha")).delegate(beta.instructed("on", json!(["ADD"])))
 }
 
 const ROLLBACK: [&str; 4] = ["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"];
@@ -32,10 +32,10 @@ const ROLLBACK: [&str; 4] = ["ADD alpha eth0", "ADD beta net1", "DEL beta net1",
 #[case::bad_address(json!({"result": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.300/24"}]}}), &["10.1.0.300"])]
 #[case::bad_index(json!({"result": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.3/24", "interface": 7}]}}), &["7"])]
 #[case::other_version(json!({"result": {"cniVersion": "9.9.9"}}), &["9.9.9"])]
-fn a_plugin_that_fails_without_an_error_object_is_undone(#[case] instructions: Value, #[case] told: &[&str]) {
+fn a_plugin_that_fails_without_an_error_object_is_undone(#[case] instructions: Value, #[case] message: &[&str]) {
     let case = case(&instructions);
     let outcome = case.add().fails_with_any_code().message_contains("net1").message_contains("beta").called(&ROLLBACK);
-    told.iter().fold(outcome, |outcome, text| outcome.says(text)).leaves_nothing();
+    message.iter().fold(outcome, |outcome, text| outcome.says(text)).leaves_nothing();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_plugin_that_hangs_is_killed_and_undone() {
 
 #[test]
 fn the_total_time_holds_for_all_plugins_together() {
-    let slow = |kind| recorder(kind).told("sleep_ms", 700).told("on", json!(["ADD"]));
+    let slow = |kind| recorder(kind).instructed("sleep_ms", 700).instructed("on", json!(["ADD"]));
     let case = Case::new().key("timeouts", json!({"plugin": 60, "total": 2}));
     let case = ["alpha", "beta", "gamma", "delta", "epsilon"].iter().fold(case, |case, kind| case.delegate(slow(kind)));
     let outcome = case.add().fails_with_any_code();
@@ -86,7 +86,7 @@ fn an_answer_may_be_16_mib_long(#[case] megabytes: u64, #[case] accepted: bool) 
 }
 
 #[rstest]
-fn a_process_left_behind_does_not_hold_up_the_answer(
+fn a_process_left_behind_does_not_delay_the_answer(
     #[values("stdout", "stderr", "both")] hold: &str,
     #[values(false, true)] detached: bool,
 ) {
@@ -116,7 +116,7 @@ fn a_plugin_that_does_not_read_its_input_is_no_trouble() {
 #[test]
 fn a_configuration_of_any_size_gets_through() {
     let long = "x".repeat(4 << 20);
-    let case = Case::new().delegate(recorder("alpha").key("long", long.as_str()).told("flood_stderr_mb", 1));
+    let case = Case::new().delegate(recorder("alpha").key("long", long.as_str()).instructed("flood_stderr_mb", 1));
     let outcome = case.add().succeeds();
     assert_eq!(outcome.call_of("ADD", "alpha").config()["long"], long);
     case.del().succeeds().leaves_nothing();

@@ -10,13 +10,16 @@ fn two_networks() -> Case {
     let one = recorder("alpha")
         .version("0.3.1")
         .ip("10.1.0.5/24")
-        .told("gateway", "10.1.0.1")
-        .told("routes", json!([{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]))
-        .told("dns", json!({"nameservers": ["10.1.0.1"], "domain": "one.test", "options": ["ndots:2"]}));
+        .instructed("gateway", "10.1.0.1")
+        .instructed("routes", json!([{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]))
+        .instructed("dns", json!({"nameservers": ["10.1.0.1"], "domain": "one.test", "options": ["ndots:2"]}));
     let two = recorder("beta")
-        .told("ip", json!(["10.2.0.5/24", "fd00:2::5/64"]))
-        .told("routes", json!([{"dst": "10.20.0.0/16", "gw": "10.2.0.1"}]))
-        .told("dns", json!({"nameservers": ["10.1.0.1", "10.2.0.1"], "domain": "two.test", "search": ["two.test"]}));
+        .instructed("ip", json!(["10.2.0.5/24", "fd00:2::5/64"]))
+        .instructed("routes", json!([{"dst": "10.20.0.0/16", "gw": "10.2.0.1"}]))
+        .instructed(
+            "dns",
+            json!({"nameservers": ["10.1.0.1", "10.2.0.1"], "domain": "two.test", "search": ["two.test"]}),
+        );
     Case::new().delegate(one).delegate(two)
 }
 
@@ -106,8 +109,8 @@ fn what_is_equal_appears_once() {
         })
     };
     let case = Case::new()
-        .delegate(recorder("alpha").told("result", result("eth0", "10.1.0.5/24")))
-        .delegate(recorder("beta").told("result", result("net1", "10.1.0.6/24")));
+        .delegate(recorder("alpha").instructed("result", result("eth0", "10.1.0.5/24")))
+        .delegate(recorder("beta").instructed("result", result("net1", "10.1.0.6/24")));
     let expected = json!({
         "cniVersion": "1.0.0",
         "interfaces": [

@@ -1,4 +1,4 @@
-//! What a call tells whoever listens, and the trace that it is a part of.
+//! What a call reports to a listener, and the trace that it is a part of.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -46,7 +46,7 @@ fn plugins(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn whoever_listens_is_told_of_each_call_and_its_plugins() {
+fn each_call_and_its_plugins_are_reported_to_a_listener() {
     let case = case();
     let socket = listener(&case);
     case.add().succeeds();
@@ -119,7 +119,7 @@ fn what_is_not_sampled_is_passed_on_as_it_is() {
 }
 
 #[test]
-fn changes_of_a_running_container_are_told() {
+fn changes_of_a_running_container_are_reported() {
     let case = live(Case::new().args("IgnoreUnknown=1;K8S_POD_UID=uid-1"), &[recorder("alpha").link().value()]);
     case.add().succeeds();
     let socket = listener(&case);

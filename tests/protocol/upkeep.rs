@@ -89,7 +89,7 @@ fn without_a_list_nothing_is_stale() {
 }
 
 #[test]
-fn a_network_that_only_a_journal_tells_of_gets_gc_too() {
+fn a_network_that_only_a_journal_names_gets_gc_too() {
     let selection = json!([{"name": "later"}]);
     let case = case()
         .configuration("later.conflist", Network::new("later").version("1.1.0").plugin(newest("beta")))
@@ -126,7 +126,7 @@ fn another_networks_attachments_are_not_ours_to_delete() {
 
 /// What was attached by another meta-plugin, before Braid took its place, has no journal.
 #[test]
-fn what_no_journal_tells_of_keeps_what_it_may_have() {
+fn a_container_without_a_journal_keeps_what_it_may_have() {
     let case = case().delegate(newest("alpha")).delegate(newest("beta"));
     add(&case, "c1");
     let outcome = case.gc(&[("c1", "eth0"), ("older", "eth0")]).succeeds();
@@ -145,7 +145,7 @@ fn no_plugin_cleans_up_by_half_the_journals() {
     fs::write(case.dir().join("state/attachments/c1/eth0.jsonl"), "{\"format\": no journal\n{}\n").expect("spoil it");
     let outcome = case.gc(&[("c1", "eth0")]).fails_with_any_code().says("journal").called(&["DEL alpha eth0"]);
     assert_eq!(outcome.call_of("DEL", "alpha").var("CNI_CONTAINERID"), "c2");
-    // It has been told, and c1 keeps what it may have.
+    // The journal was reported, and c1 keeps what it may have.
     let outcome = case.gc(&[("c1", "eth0")]).succeeds().called(&["GC alpha"]);
     let valid = outcome.call_of("GC", "alpha").config()["cni.dev/valid-attachments"].clone();
     assert!(valid.as_array().expect("a list").contains(&attachment("c1", "eth0")), "{valid}");
@@ -172,7 +172,7 @@ fn gc_reports_every_failure_and_calls_everyone() {
 #[case::of_the_network(json!(true), &["GC beta"])]
 #[case::by_a_string(json!("true"), &["GC beta"])]
 #[case::not(json!("False"), &["GC alpha", "GC beta"])]
-fn a_network_that_is_to_have_no_gc_has_none(#[case] disabled: Value, #[case] calls: &[&str]) {
+fn gc_is_not_called_for_a_network_that_disables_it(#[case] disabled: Value, #[case] calls: &[&str]) {
     let quiet = Network::new("quiet").version("1.1.0").key("disableGC", disabled).plugin(newest("alpha"));
     case().delegate(quiet).delegate(newest("beta")).gc(&[]).succeeds().called(calls);
 }
@@ -236,7 +236,7 @@ fn status_of_the_reference_plugins_is_passed_on() {
 }
 
 #[test]
-fn status_tells_everything_that_is_missing_at_once() {
+fn status_reports_everything_that_is_missing_at_once() {
     let case = case()
         .configuration("there.conflist", Network::new("there").version("1.1.0").plugin(newest("beta")))
         .key("confDir", "@DIR@/net.d")
@@ -277,7 +277,7 @@ fn status_waits_for_the_readiness_file() {
 }
 
 #[test]
-fn limited_connectivity_is_worse_than_none_to_come() {
+fn limited_connectivity_takes_precedence_over_no_new_containers() {
     let case = case().delegate(newest("alpha").failing("STATUS", 50)).delegate(newest("beta").failing("STATUS", 51));
     case.status().fails(51).says("alpha refuses STATUS").says("beta refuses STATUS");
 }

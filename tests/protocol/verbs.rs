@@ -10,7 +10,7 @@ use crate::support::{Case, Network, bridge, recorder};
 #[case("0.4.0")]
 #[case("1.0.0")]
 #[case("1.1.0")]
-fn version_tells_all_versions(#[case] version: &str) {
+fn version_lists_all_versions(#[case] version: &str) {
     let case = Case::new().stdin(json!({"cniVersion": version}).to_string());
     let outcome = case.call("VERSION").run();
     let supported = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -113,14 +113,14 @@ fn check_says_what_one_plugin_says_once() {
 #[rstest]
 #[case::interface("link del net1", "net1")]
 #[case::address("addr del 10.2.0.5/24 dev net1", "10.2.0.5")]
-fn check_sees(#[case] damage: &str, #[case] told: &str) {
+fn check_sees(#[case] damage: &str, #[case] finding: &str) {
     let case = Case::new()
         .delegate(recorder("alpha").ip("10.1.0.5/24").link())
         .delegate(recorder("beta").ip("10.2.0.5/24").link());
     case.add().succeeds();
     case.check().succeeds();
     case.pod().ip(damage);
-    case.check().fails_with_any_code().says(told);
+    case.check().fails_with_any_code().says(finding);
     case.del().succeeds().leaves_nothing();
 }
 
@@ -164,7 +164,7 @@ fn gc_deletes_what_the_runtime_no_longer_knows() {
 }
 
 #[test]
-fn gc_tells_each_network_what_is_still_valid() {
+fn gc_passes_each_network_what_is_still_valid() {
     let case = Case::new()
         .cni_version("1.1.0")
         .delegate(recorder("alpha").version("1.1.0"))

@@ -170,7 +170,7 @@ fn the_configuration_to_copy_works() {
 /// What users do to a container that lives. `podman network reload` asks for the interface and the addresses of whichever interface
 /// it finds first in the result, in no order, so the answer must hold the primary network's alone.
 #[test]
-fn the_configuration_to_copy_bears_reload_disconnect_connect_and_restart() {
+fn the_configuration_to_copy_supports_reload_disconnect_connect_and_restart() {
     let Some(machine) = machine() else { return };
     let conf = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/podman.conflist");
     let machine = machine.conf("other.conflist", &*other());

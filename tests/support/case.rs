@@ -300,7 +300,7 @@ impl Case {
         fs::write(path, instructions.into().to_string()).expect("write the behaviour file");
     }
 
-    /// Waits until a plugin told to `hold` is at its rendezvous, and returns the plugin's process ID.
+    /// Waits until a plugin that is to `hold` is at its rendezvous, and returns the plugin's process ID.
     pub(crate) fn held(&self, name: &str) -> Pid {
         let held = self.dir.path().join("recorder/held").join(name);
         wait_for(&format!("a plugin at {name}"), || fs::read_to_string(&held).ok()?.parse().ok().map(Pid::from_raw))
@@ -423,7 +423,7 @@ impl<'a> Invocation<'a> {
         self.case.host.inside(|| command.spawn()).expect("start the program")
     }
 
-    /// Makes one of many calls at once: what it changes and which plugins it runs is not told from that of the others.
+    /// Makes one of many calls at once: what it changes and which plugins it runs is not distinguished from that of the others.
     pub(crate) fn run_unrecorded(&self) -> Output {
         let output = self.output();
         let answer = serde_json::from_slice::<Value>(&output.stdout);

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Machine;
 
-/// How the names of all that a test makes begin; the process ID follows, and what tells them apart.
+/// How the names of all that a test makes begin. The process ID follows, then a number.
 pub(super) const PREFIX: &str = "braid-test";
 const FOLDER: &str = "/run/netns";
 
@@ -46,7 +46,7 @@ impl Namespace {
         &self.name
     }
 
-    /// What tells this namespace from any other, as the links in `/proc/<pid>/ns/` do.
+    /// What distinguishes this namespace from any other, as in the links of `/proc/<pid>/ns/`.
     pub(crate) fn inode(&self) -> u64 {
         fs::metadata(self.path()).expect("the namespace is there").ino()
     }

@@ -63,7 +63,7 @@ impl Plugin {
     }
 
     /// An instruction for the recording plugin (see `recorder.rs`).
-    pub(crate) fn told(mut self, key: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn instructed(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.instructions.insert(key.to_owned(), value.into());
         self
     }
@@ -78,12 +78,12 @@ impl Plugin {
 
     /// The recording plugin answers ADD with this address.
     pub(crate) fn ip(self, address: &str) -> Self {
-        self.told("ip", address)
+        self.instructed("ip", address)
     }
 
     /// The recording plugin makes its interface, too.
     pub(crate) fn link(self) -> Self {
-        self.told("link", true)
+        self.instructed("link", true)
     }
 
     pub(crate) fn value(self) -> Value {

@@ -48,7 +48,7 @@ impl<'a> Running<'a> {
         self.child.try_wait().expect("look at the call")
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_exited(&mut self) -> bool {
         self.ended().is_some()
     }
 

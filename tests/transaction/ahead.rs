@@ -126,7 +126,10 @@ fn every_operation_looks_ahead(#[values("CHECK", "STATUS", "GC", "DEL")] verb: &
 }
 
 #[rstest]
-fn what_is_not_needed_is_killed_untold(#[values(1, 2)] look_ahead: usize, #[values(1, 2)] concurrency: usize) {
+fn what_is_not_needed_is_killed_without_its_input(
+    #[values(1, 2)] look_ahead: usize,
+    #[values(1, 2)] concurrency: usize,
+) {
     let case = case("ADD", 3).key("lookAhead", look_ahead).key("concurrency", concurrency);
     let hold =
         json!({"hold": {"at": "before", "name": "alpha"}, "on": ["ADD"], "fail": {"ADD": {"code": 142, "msg": "no"}}});
@@ -182,7 +185,7 @@ fn a_type_in_no_look_ahead_is_started_in_its_turn() {
     assert_eq!(lines(&case, "fed"), ["ADD net1", "ADD net2"]);
 }
 
-/// An error of starting a plugin is told when its turn comes, with the words that it has without looking ahead.
+/// An error of starting a plugin is reported when its turn comes, in the same words as without looking ahead.
 #[rstest]
 #[case::is_no_program("\u{7f}garbage", 5)]
 #[case::has_no_interpreter("#!/nonexistent/interpreter\n", 5)]
@@ -208,7 +211,7 @@ fn a_plugin_that_cannot_start_is_an_error_in_its_turn(#[case] content: &str, #[c
     assert!(!add.error_text().contains("broken"), "{}", add.error_text());
 }
 
-/// A plugin that has done its work without its input was run, whoever is told: it is undone.
+/// A plugin that has done its work without its input counts as run, and is undone.
 #[test]
 fn what_acted_before_its_input_and_is_not_needed_is_undone() {
     let eager = r#"case $CNI_COMMAND in

@@ -1,4 +1,4 @@
-//! `concurrency` on every operation: extra attachments at once, the primary one alone, and all of it told in the plan's order.
+//! `concurrency` on every operation: extra attachments at once, the primary one alone, and all of it reported in the plan's order.
 
 use std::fs;
 
@@ -55,7 +55,7 @@ fn extras_run_at_once_and_the_primary_alone(#[case] verb: &str, #[case] last: &s
 #[test]
 fn while_an_optional_attachment_is_undone_the_others_go_on() {
     let list = |name: &str, plugins: Value| json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins});
-    let failing = recorder("gamma").told("fail", json!({"ADD": {"code": 142, "msg": "no"}})).value();
+    let failing = recorder("gamma").instructed("fail", json!({"ADD": {"code": 142, "msg": "no"}})).value();
     let optional = list("o", json!([{"type": "beta"}, failing]));
     let case = Case::new().key("concurrency", 2).delegate(recorder("alpha"));
     let case = case.delegate(json!({"name": "o", "interface": "opt0", "optional": true, "config": optional}));
@@ -74,7 +74,7 @@ fn while_an_optional_attachment_is_undone_the_others_go_on() {
 
 /// With `"auto"`, those run at once whose plugins are known to bear it, and another one alone, in its turn.
 #[test]
-fn those_run_at_once_that_are_known_to_bear_it() {
+fn plugins_that_are_known_to_allow_it_run_at_once() {
     let kinds = ["alpha", "ptp", "tap", "beta"];
     let case = Case::new().cni_version("1.1.0").key("concurrency", "auto").recorder_as("ptp").recorder_as("tap");
     let case = kinds.into_iter().fold(case, |case, kind| case.delegate(recorder(kind).version("1.1.0")));
@@ -136,8 +136,8 @@ fn a_rollback_undoes_extras_at_once_and_the_primary_last() {
 
 /// Whichever is done first, the answer and the journal are those of one after another.
 #[rstest]
-fn what_fails_is_told_in_the_order_of_the_plan(#[values("beta", "gamma")] first: &str) {
-    let told = |concurrency: usize| {
+fn what_fails_is_reported_in_the_order_of_the_plan(#[values("beta", "gamma")] first: &str) {
+    let reported = |concurrency: usize| {
         let case = case(concurrency);
         case.add().succeeds();
         let fail = json!({"fail": {"DEL": {"code": 143, "msg": "no"}}});
@@ -166,7 +166,7 @@ fn what_fails_is_told_in_the_order_of_the_plan(#[values("beta", "gamma")] first:
         let owed = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["owed"]["step"].clone());
         (text, owed.filter(|step| !step.is_null()).collect::<Vec<_>>())
     };
-    let (text, owed) = told(3);
-    assert_eq!((text, owed.clone()), told(1));
+    let (text, owed) = reported(3);
+    assert_eq!((text, owed.clone()), reported(1));
     assert_eq!(owed, [json!([3, 0]), json!([2, 0]), json!([1, 0]), json!([0, 0])]);
 }

@@ -60,7 +60,7 @@ fn a_journal_with_a_torn_last_line_is_read() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_read_is_set_aside_and_told() {
+fn a_journal_that_cannot_be_read_is_set_aside_and_reported() {
     let case = Case::new().delegate(recorder("alpha"));
     let folder = case.dir().join("state/attachments").join(Case::CONTAINER);
     let debts = case.dir().join("state/debts").join(Case::CONTAINER);

@@ -78,7 +78,7 @@ fn a_failing_step_undoes_what_was_attempted(#[values(1, 2, 3, 4, 5)] networks: u
 }
 
 #[rstest]
-fn what_cannot_be_undone_is_told_and_owed(#[values(1, 2, 3, 4, 5)] networks: usize) {
+fn what_cannot_be_undone_is_reported_and_owed(#[values(1, 2, 3, 4, 5)] networks: usize) {
     let steps = steps(networks);
     for (index, failing) in steps.iter().enumerate() {
         let case = case(networks, |plugin, kind| {

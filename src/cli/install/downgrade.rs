@@ -1,4 +1,4 @@
-//! Journals of a newer Braid, which this one must not take the place of: it could not detach what they tell of.
+//! Journals of a newer Braid, which this one must not take the place of: it could not detach what they record.
 
 use std::fmt;
 use std::fs;
@@ -61,7 +61,7 @@ fn journals(state_dir: &Path) -> Vec<PathBuf> {
     journals
 }
 
-/// The format of a journal, if it tells one.
+/// The format of a journal, if it states one.
 fn format_at(path: &Path) -> Option<u32> {
     let (file, _) = files::open(path, Links::Refused).ok()?;
     let mut line = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! A file is written beside its place under a random name, and then renamed over it. Its writer is closed before that:
 //! the kernel refuses to run a program that anybody has open for writing. While it is being written, its temporary is
-//! locked, so that another installer can tell it from one that a killed installer has left.
+//! locked, so that another installer can distinguish it from one that a killed installer has left.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, Write as _};

@@ -20,7 +20,7 @@ const MAX: usize = 4096;
 /// `directory`, as a file has that a program of the node makes there.
 ///
 /// A label that cannot be set is no reason to fail, because the kernel's rules may have set a good one. Where `SELinux` is in
-/// force, a warning tells of it.
+/// force, there is a warning.
 pub(super) fn keep(file: &File, path: &Path, directory: &Path) {
     let is_file = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     let replaced = if is_file { label_at(path) } else { None };

@@ -2,12 +2,12 @@
 
 /// Says what was done.
 pub(super) fn say(message: &str) {
-    tell!("braid: {message}");
+    eprint_line!("braid: {message}");
 }
 
 /// Says what an operator should look at.
 pub(super) fn warn(message: &str) {
-    tell!("braid: WARNING: {message}");
+    eprint_line!("braid: WARNING: {message}");
 }
 
 /// Problems of something that is looked at again and again: each is said once, until it changes.

@@ -1,19 +1,19 @@
-//! `validate --webhook`: the judge of `validate` as a validating admission webhook of a Kubernetes API server.
+//! `validate --webhook`: the checks of `validate` as a validating admission webhook of a Kubernetes API server.
 //!
 //! - `options`: the arguments, and the start;
 //! - `server`: connections, their limits, and the end;
 //! - `certificate`: the server's certificate, read again when its files change;
 //! - `route`: one HTTP request;
 //! - `review`: what the API server sends and gets (`admission.k8s.io/v1`);
-//! - `judge`: an object on trial.
+//! - `validator`: checks one object.
 //!
 //! The server speaks HTTP/1.1: a connection carries one request at a time, so that the number of connections bounds the work.
 
 mod certificate;
-mod judge;
 mod options;
 mod review;
 mod route;
 mod server;
+mod validator;
 
 pub(super) use options::{Validate, validate};

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::certificate::Certificate;
-use super::judge::{Cluster, Judge};
 use super::server::Server;
+use super::validator::{Cluster, Validator};
 use crate::cli::validate::{self as files, ValidateArgs};
 use crate::cli::{CliError, Outcome};
 use crate::request::variable;
@@ -35,7 +35,7 @@ struct Webhook {
     /// The certificate's private key, the same
     #[arg(long, value_name = "FILE", requires = "webhook")]
     tls_key_file: Option<PathBuf>,
-    /// Whether to admit what the webhook cannot judge
+    /// Whether to admit what the webhook cannot check
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = FailurePolicy::Fail, requires = "webhook")]
     failure_policy: FailurePolicy,
     /// Where the webhook looks definitions up [default: the cluster that it runs in]
@@ -43,7 +43,7 @@ struct Webhook {
     kubeconfig: Option<PathBuf>,
 }
 
-/// Whether an object that cannot be judged is admitted, in the words of a `ValidatingWebhookConfiguration`.
+/// Whether an object that cannot be checked is admitted, in the words of a `ValidatingWebhookConfiguration`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum FailurePolicy {
     // It is refused.
@@ -84,7 +84,7 @@ impl Address {
     }
 }
 
-/// Judges the files that are given or, as a webhook, what an API server asks about.
+/// Checks the given files or, as a webhook, what an API server asks about.
 pub(in crate::cli) fn validate(args: &Validate) -> Outcome {
     match args.webhook.address {
         Some(address) => serve(address, args),
@@ -98,7 +98,7 @@ fn serve(address: Address, args: &Validate) -> Outcome {
         return Err(CliError::Plain("--webhook needs --tls-cert-file and --tls-key-file".into()));
     };
     // What is wrong with the configurations themselves is reported once, and not for every pod.
-    let given = files::judge(&args.files, None)?;
+    let given = files::validate_files(&args.files, None)?;
     let certificate = Certificate::read(chain.clone(), key.clone()).map_err(CliError::Plain)?;
     let cluster = match &args.webhook.kubeconfig {
         Some(path) => Some(Cluster { kubeconfig: Some(path.clone()) }),
@@ -106,7 +106,7 @@ fn serve(address: Address, args: &Validate) -> Outcome {
         None => None,
     };
     if cluster.is_none() {
-        tell!(
+        eprint_line!(
             "braid: WARNING: there is no --kubeconfig, and this process runs in no cluster: only the definitions given are known"
         );
     }
@@ -117,8 +117,8 @@ fn serve(address: Address, args: &Validate) -> Outcome {
         };
         CliError::Plain(format!("cannot listen at {at}: {error}"))
     })?;
-    let judge = Judge { given, cluster, failure_policy: args.webhook.failure_policy };
-    Server { listener, certificate, judge }.run()?;
+    let validator = Validator { given, cluster, failure_policy: args.webhook.failure_policy };
+    Server { listener, certificate, validator }.run()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ const LINES: usize = 16;
 /// How long each is at most, in characters: one may repeat what stands in an annotation.
 const LINE: usize = 1024;
 
-/// The object to judge.
+/// The object to check.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
@@ -49,7 +49,7 @@ pub(super) struct Verdict {
 pub(super) enum Refusal {
     /// It is wrong.
     Wrong(Vec<String>),
-    /// It cannot be judged.
+    /// It cannot be checked.
     Unknown(Vec<String>),
 }
 
@@ -104,7 +104,7 @@ impl Refusal {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Wrong(reasons) => lines(reasons).join("; "),
-            Self::Unknown(reasons) => format!("it cannot be judged: {}", lines(reasons).join("; ")),
+            Self::Unknown(reasons) => format!("it cannot be checked: {}", lines(reasons).join("; ")),
         }
     }
 }

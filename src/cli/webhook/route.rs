@@ -11,8 +11,8 @@ use hyper::body::{Body, Bytes};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::judge::Judge;
 use super::review::{Request, Verdict};
+use super::validator::Validator;
 
 /// The largest body, in bytes. An API server takes objects of 3 MiB at most, and a review of a change has two.
 const MAX_BODY: usize = 8 << 20;
@@ -20,16 +20,16 @@ const MAX_BODY: usize = 8 << 20;
 const MAX_BODIES: usize = 32 << 20;
 /// How long a client may take to send its body.
 const BODY: Duration = Duration::from_secs(5);
-/// How long a judgement may take, with what it waits for. It is shorter than what API servers grant by default, 10 s.
-const JUDGEMENT: Duration = Duration::from_secs(8);
-/// How many objects are judged at a time.
-pub(super) const JUDGES: usize = 8;
+/// How long a check may take, with what it waits for. It is shorter than what API servers grant by default, 10 s.
+const CHECK_TIME: Duration = Duration::from_secs(8);
+/// How many objects are checked at a time.
+pub(super) const CHECKS: usize = 8;
 
 type Response = http::Response<Full<Bytes>>;
 
 /// What serves requests.
 pub(super) struct Routes {
-    judge: Arc<Judge>,
+    validator: Arc<Validator>,
     /// How much room is left for bodies.
     room: Arc<Semaphore>,
 }
@@ -38,8 +38,8 @@ pub(super) struct Routes {
 struct Failure(StatusCode, String);
 
 impl Routes {
-    pub(super) fn new(judge: Judge) -> Self {
-        Self { judge: Arc::new(judge), room: Arc::new(Semaphore::new(MAX_BODIES)) }
+    pub(super) fn new(validator: Validator) -> Self {
+        Self { validator: Arc::new(validator), room: Arc::new(Semaphore::new(MAX_BODIES)) }
     }
 
     /// Answers a request.
@@ -110,26 +110,26 @@ impl Routes {
         Request::parse(&bytes).map_err(|reason| Failure(StatusCode::BAD_REQUEST, reason))
     }
 
-    /// Has a request judged, on a thread of its own.
+    /// Checks a request, on a thread of its own.
     async fn verdict(&self, request: Request) -> Verdict {
-        let (judge, uid) = (Arc::clone(&self.judge), request.uid.clone());
-        let judging = tokio::task::spawn_blocking(move || {
-            let verdict = judge.judge(&request);
-            tell_of(&request, &verdict);
+        let (validator, uid) = (Arc::clone(&self.validator), request.uid.clone());
+        let checking = tokio::task::spawn_blocking(move || {
+            let verdict = validator.validate(&request);
+            log_verdict(&request, &verdict);
             verdict
         });
-        let reason = match timeout(JUDGEMENT, judging).await {
+        let reason = match timeout(CHECK_TIME, checking).await {
             Ok(Ok(verdict)) => return verdict,
             Ok(Err(_)) => "there is a defect in braid; its log has the details".to_owned(),
-            Err(_) => format!("it took longer than {} s", JUDGEMENT.as_secs()),
+            Err(_) => format!("it took longer than {} s", CHECK_TIME.as_secs()),
         };
-        tracing::error!(uid, "an object could not be judged: {reason}");
-        self.judge.unknown(vec![reason])
+        tracing::error!(uid, "an object could not be checked: {reason}");
+        self.validator.unknown(vec![reason])
     }
 }
 
 /// Logs what was not simply admitted.
-fn tell_of(request: &Request, verdict: &Verdict) {
+fn log_verdict(request: &Request, verdict: &Verdict) {
     let of = |key: &str| request.object["metadata"][key].as_str().unwrap_or_default().to_owned();
     let (kind, namespace, name) = (request.object["kind"].as_str().unwrap_or_default(), &request.namespace, of("name"));
     if let Some(refusal) = &verdict.refusal {

@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::certificate::Certificate;
-use super::judge::Judge;
-use super::route::{JUDGES, Routes};
+use super::route::{CHECKS, Routes};
+use super::validator::Validator;
 use crate::cli::CliError;
 
 /// How many connections there are at a time. Who comes then waits.
@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Server {
     pub(super) listener: TcpListener,
     pub(super) certificate: Certificate,
-    pub(super) judge: Judge,
+    pub(super) validator: Validator,
 }
 
 impl Server {
@@ -51,25 +51,25 @@ impl Server {
     /// When it cannot begin.
     pub(super) fn run(self) -> Result<(), CliError> {
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(JUDGES).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(CHECKS).build()?;
         let outcome = runtime.block_on(self.serve());
-        // A judge that still waits for an API server is not waited for.
+        // A check that still waits for an API server is not waited for.
         runtime.shutdown_background();
         outcome
     }
 
     async fn serve(self) -> Result<(), CliError> {
-        let Self { listener, certificate, judge } = self;
+        let Self { listener, certificate, validator } = self;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shared = Arc::new(Shared {
             tls: TlsAcceptor::from(Arc::new(certificate.into_config()?)),
-            routes: Routes::new(judge),
+            routes: Routes::new(validator),
         });
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(CONNECTIONS as usize));
-        tell!("braid: serving https://{}/validate", listener.local_addr()?);
+        eprint_line!("braid: serving https://{}/validate", listener.local_addr()?);
         {
             let mut taking = pin!(take(&listener, &shared, &connections, &stopped));
             tokio::select! {
@@ -77,7 +77,7 @@ impl Server {
                 _ = terminated.recv() => {}
                 _ = interrupted.recv() => {}
             }
-            tell!("braid: ending");
+            eprint_line!("braid: ending");
             tokio::select! {
                 () = taking => {}
                 () = sleep(LINGER) => {}
@@ -146,5 +146,5 @@ impl Shared {
 }
 
 fn log_end(error: &dyn std::error::Error) {
-    tracing::debug!("a connection ended: {error}");
+    tracing::debug!("a connection was closed: {error}");
 }

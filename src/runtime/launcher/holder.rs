@@ -125,17 +125,17 @@ impl Holder {
         work: &[DiskWork],
     ) -> io::Result<(Self, SyncOutcome)> {
         let (holders_end, lifeline) = UnixStream::pair()?;
-        let (outcome, tell) = io::pipe()?;
+        let (outcome, report) = io::pipe()?;
         let of_work = work.iter().map(|work| match work {
             DiskWork::Sync(file) | DiskWork::Rename { directory: file, .. } => file.as_raw_fd(),
         });
         let mut open: Vec<RawFd> = kept_open.iter().map(AsRawFd::as_raw_fd).chain([holders_end.as_raw_fd()]).collect();
-        let mut open_at_first: Vec<RawFd> = open.iter().copied().chain(of_work).chain([tell.as_raw_fd()]).collect();
+        let mut open_at_first: Vec<RawFd> = open.iter().copied().chain(of_work).chain([report.as_raw_fd()]).collect();
         open.sort_unstable();
         open_at_first.sort_unstable();
         let arguments = Arguments {
             work,
-            outcome: tell.as_raw_fd(),
+            outcome: report.as_raw_fd(),
             lifeline: holders_end.as_raw_fd(),
             open_at_first,
             open,
@@ -183,7 +183,7 @@ impl Holder {
     /// Keeps the standard input of a plugin open, until [`Self::let_input_go`] or it is not needed any more.
     ///
     /// # Errors
-    /// When it cannot be told.
+    /// When the message cannot be sent.
     pub(super) fn keep_input(&self, input: BorrowedFd<'_>) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -209,7 +209,7 @@ impl Holder {
         self.grace
     }
 
-    /// Tells it that it is not needed any more, and does not wait for its end as `drop` does. What a plugin has left running on
+    /// Dismisses it, and does not wait for its exit as `drop` does. What a plugin has left running on
     /// purpose stays.
     pub(super) fn let_go(&mut self) {
         if self.state == State::Holding {
@@ -227,7 +227,7 @@ impl Holder {
         self.let_go();
     }
 
-    /// Leaves it to see to the end of its group, as if this process had died, since something in there has not ended.
+    /// Leaves the holder to kill its group, as if this process had died, because something in the group has not exited.
     pub(super) fn leave_behind(mut self) {
         self.state = State::LeftBehind;
     }
@@ -281,8 +281,8 @@ const KEEP_INPUT: u8 = 2;
 /// What is written to a lifeline to have that closed.
 const LET_INPUT_GO: u8 = 3;
 
-/// All that a holder does: sync what is to be synced, wait for the parent to end or to let it go, and where the parent has ended
-/// see to it that the group does. Which group that is the parent has settled by then; it is the parent's own where no plugin was
+/// All that a holder does: it syncs what is to be synced, and waits until the parent dies or dismisses it. If the parent has died,
+/// it kills the group. The parent has decided by then which group that is; it is the parent's own if no plugin was
 /// started.
 fn run_holder(arguments: &Arguments<'_>) -> ! {
     let Arguments { work, outcome, lifeline, open_at_first, open, caller, grace } = arguments;
@@ -431,7 +431,7 @@ mod tests {
 
     /// A sandbox may forbid signals.
     #[test]
-    fn a_holder_ends_when_it_is_told_to_without_a_signal() {
+    fn a_holder_that_is_dismissed_exits_without_a_signal() {
         let (mut shell, group) = family();
         let mut holder = holder_of(group);
         holder.lifeline.write_all(&[LET_GO]).unwrap();

@@ -397,7 +397,7 @@ impl Started<'_> {
             }
             return Err(match CniError::parse(&plugin.output) {
                 Some(error) => PluginError::Reported(error),
-                None => PluginError::Ended { status, stderr: plugin.stderr_text() },
+                None => PluginError::Exited { status, stderr: plugin.stderr_text() },
             });
         }
         let killed = self.launcher.end(&mut plugin, holder);
@@ -409,7 +409,7 @@ impl Started<'_> {
     }
 }
 
-/// What is written down of a run that has just ended.
+/// What is recorded of a run that has just finished.
 fn run(call: &Call<'_>, took: Duration, outcome: &Result<Stdout, PluginError>, span: Option<SpanId>) -> Run {
     let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
     Run {

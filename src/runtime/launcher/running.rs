@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::cni::Verb;
 use crate::output;
 use crate::runtime::process::{
-    FIRST_INTERVAL, LAST_INTERVAL, has_ended, has_ended_with, pidfd, poll_timeout, wait_at_most,
+    FIRST_INTERVAL, LAST_INTERVAL, has_exited, has_exited_with, pidfd, poll_timeout, wait_at_most,
 };
 
 /// The most that is kept of what a plugin prints on standard output, in bytes.
@@ -96,7 +96,7 @@ impl RunningPlugin {
 
     /// Whether it has exited, and with success. It is not reaped.
     pub(super) fn has_succeeded(&self) -> bool {
-        has_ended_with(self.pid, 0)
+        has_exited_with(self.pid, 0)
     }
 
     /// Kills the plugin, and what is in the group that it leads or has led. It may have gone into another since.
@@ -156,8 +156,8 @@ impl RunningPlugin {
             let happened = self.wait_for_event(patience)?;
             interval = if happened { FIRST_INTERVAL } else { (interval * 2).min(LAST_INTERVAL) };
             // Asked before the outputs are read: what it has printed by then is all there is.
-            let ended = has_ended(self.pid);
-            if !ended {
+            let exited = has_exited(self.pid);
+            if !exited {
                 self.write(&mut input)?;
             }
             self.read_stdout()?;
@@ -166,10 +166,10 @@ impl RunningPlugin {
             }
             // A plugin that prints faster than our reader reads has to wait, unless the reader is gone.
             output::write_stderr(&[]);
-            if ended || !output::is_stderr_behind() {
+            if exited || !output::is_stderr_behind() {
                 self.read_stderr()?;
             }
-            if ended {
+            if exited {
                 output::flush_stderr();
                 let status = wait_at_most(self.pid, DYING)?;
                 return Ok(status.map_or(Outcome::TimedOut, Outcome::Exited));

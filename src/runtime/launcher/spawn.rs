@@ -94,7 +94,7 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has become
-    // another program or has ended, so that all that `new` points to outlives its use. It runs `become_program` alone.
+    // another program or has exited, so that all that `new` points to outlives its use. It runs `become_program` alone.
     let pid = unsafe { libc::clone(become_program, stack.top(), flags, (&raw mut new).cast()) };
     let pid = Errno::result(pid).map(Pid::from_raw);
     mask.thread_set_mask()?;
@@ -106,13 +106,13 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     Ok(pid)
 }
 
-/// Makes a process group in which nothing runs. Its leader, whose ID is returned, has ended and is to be waited for; the group is
+/// Makes a process group in which nothing runs. Its leader, whose ID is returned, has exited and is to be waited for; the group is
 /// gone with it, unless something has joined by then.
 pub(super) fn new_group() -> io::Result<Pid> {
     let mut stack = Stack::new();
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has ended. It
+    // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has exited. It
     // runs `lead` alone, which touches no memory but the stack.
     let pid = unsafe { libc::clone(lead, stack.top(), flags, ptr::null_mut()) };
     let pid = Errno::result(pid).map(Pid::from_raw);

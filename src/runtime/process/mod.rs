@@ -9,5 +9,5 @@ pub(crate) use startup::{keep_descriptors_from_plugins, refuse_closed_stdout, re
 pub(crate) use wait::own_network_namespace;
 pub use wait::pidfd;
 pub(in crate::runtime) use wait::{
-    FIRST_INTERVAL, LAST_INTERVAL, has_ended, has_ended_with, poll_timeout, wait, wait_at_most,
+    FIRST_INTERVAL, LAST_INTERVAL, has_exited, has_exited_with, poll_timeout, wait, wait_at_most,
 };

@@ -16,7 +16,7 @@ use nix::unistd::{Pid, gettid};
 
 use crate::runtime::deadline;
 
-/// How often it is looked whether a process has ended, where the kernel does not say so by itself: twice as long is waited
+/// How often Braid looks whether a process has exited, where the kernel does not report it: it waits twice as long
 /// each time that nothing has happened.
 pub(in crate::runtime) const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest that is waited between two looks.
@@ -93,13 +93,13 @@ fn take_status(pid: Pid, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
 }
 
 /// Whether a child process has exited. It is not reaped.
-pub(in crate::runtime) fn has_ended(pid: Pid) -> bool {
+pub(in crate::runtime) fn has_exited(pid: Pid) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
 }
 
 /// Whether a child process has exited with this status. It is not reaped.
-pub(in crate::runtime) fn has_ended_with(pid: Pid, status: i32) -> bool {
+pub(in crate::runtime) fn has_exited_with(pid: Pid, status: i32) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Exited(_, with)) if with == status)
 }
@@ -117,7 +117,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_pidfd_tells_the_end_of_a_process() {
+    fn a_pidfd_reports_the_exit_of_a_process() {
         let mut child = Command::new("sleep").arg("0").spawn().unwrap();
         let fd = pidfd(Pid::from_raw(child.id().cast_signed())).unwrap();
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];

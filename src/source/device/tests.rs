@@ -65,7 +65,7 @@ fn each_device_of_a_plugin_is_given_once_and_kept_for_who_asks_for_it() {
     let asks = Demand { device_id: Some("a".into()), ..of_resource("3", "r") };
     let demands = [of_resource("1", "r"), of_resource("2", "r"), asks.clone()];
     assert_eq!(ids(&inventory, &demands), ["b", "c", "a"]);
-    // Before it is told that there are too few, the pod is asked for claims.
+    // Before too few are reported, the pod is asked for claims.
     let more = [of_resource("0", "r"), of_resource("1", "r"), of_resource("2", "r"), asks];
     assert_eq!(inventory.assign(&more).unwrap_err(), Question::Pod);
 }
@@ -83,7 +83,7 @@ fn too_few_devices_are_an_error_that_names_the_resource() {
 }
 
 #[test]
-fn the_cheapest_question_comes_first_and_none_is_asked_in_vain() {
+fn the_cheapest_source_is_asked_first_and_none_is_asked_needlessly() {
     let prepared = [("web-nics".to_owned(), key("a"))];
     let mut inventory = Inventory::new(Devices::new(), prepared);
     let demands = [of_claim("1", "nics", Some("fast"))];

@@ -38,7 +38,7 @@ pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
     secrets: RefCell<Secrets>,
-    /// How many requests are best made at once, judged by the last answer.
+    /// How many requests are best made at once, according to the last answer.
     at_once: Cell<usize>,
     timeout: Duration,
     retries: u32,

@@ -1,4 +1,4 @@
-//! Definitions alone, for who judges pods that are not there yet.
+//! Definitions alone, to check pods that are not there yet.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -116,7 +116,7 @@ pub struct Node {
     api: Api,
     signs: Arc<Mutex<Signs>>,
     /// The last failure that was logged.
-    told: RefCell<Option<String>>,
+    logged: RefCell<Option<String>>,
 }
 
 impl Node {
@@ -129,7 +129,7 @@ impl Node {
         Self {
             api: Api::new(kubeconfig.map(PathBuf::from), &config, never),
             signs: Arc::new(Mutex::new(signs)),
-            told: RefCell::default(),
+            logged: RefCell::default(),
         }
     }
 
@@ -143,12 +143,12 @@ impl Node {
     }
 
     /// Reports what happens to the pods of a node that have not finished. An event may come twice, and late.
-    pub async fn watch_pods(&self, node: &str, mut tell: impl FnMut(PodEvent)) -> Infallible {
+    pub async fn watch_pods(&self, node: &str, mut report: impl FnMut(PodEvent)) -> Infallible {
         let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
         let config = watcher::Config::default().fields(&fields).timeout(WATCHING);
         loop {
             match self.api.client() {
-                Ok(client) => self.follow(client, &config, &mut tell).await,
+                Ok(client) => self.follow(client, &config, &mut report).await,
                 Err(error) => self.pause_after(&error.to_string()).await,
             }
             self.api.forget_client();
@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// Follows the pods with one client, until there is a reason to take another.
-    async fn follow(&self, client: Client, config: &watcher::Config, tell: &mut impl FnMut(PodEvent)) {
+    async fn follow(&self, client: Client, config: &watcher::Config, report: &mut impl FnMut(PodEvent)) {
         let pods = kube::Api::<PartialObjectMeta<ApiPod>>::all(self.noting(client));
         let mut events = pin!(watcher(pods, config.clone()));
         let mut is_listing = true;
@@ -170,7 +170,7 @@ impl Node {
                         self.note_alive();
                     }
                     if let Some(event) = pod_event(event) {
-                        tell(event);
+                        report(event);
                     }
                 }
                 Ok(Some(Err(error))) => {
@@ -201,8 +201,8 @@ impl Node {
     }
 
     fn note_alive(&self) {
-        if self.told.take().is_some() {
-            tracing::info!("the Kubernetes API server tells of this node's pods again");
+        if self.logged.take().is_some() {
+            tracing::info!("the watch of this node's pods works again");
         }
     }
 
@@ -211,9 +211,9 @@ impl Node {
     }
 
     async fn pause_after(&self, reason: &str) {
-        if self.told.borrow().as_deref() != Some(reason) {
-            tracing::warn!("the Kubernetes API server does not tell of this node's pods: {reason}; trying again");
-            self.told.replace(Some(reason.to_owned()));
+        if self.logged.borrow().as_deref() != Some(reason) {
+            tracing::warn!("the watch of this node's pods failed: {reason}; trying again");
+            self.logged.replace(Some(reason.to_owned()));
         }
         let pause = self.signs().fail(reason);
         sleep(pause).await;

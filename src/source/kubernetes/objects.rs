@@ -88,7 +88,7 @@ async fn definition(api: &Api, key: &DefinitionKey) -> Result<Option<Definition>
     Ok(Some(Definition { config, resource: annotation(RESOURCE_NAME), claim: annotation(RESOURCE_CLAIM) }))
 }
 
-/// What a pod may use is judged by the names that were asked for, so the answer must be about them.
+/// What a pod may use is decided by the names that were asked for, so the answer must be about them.
 pub(super) fn is_what_was_asked_for(
     action: &str,
     metadata: &ObjectMeta,
@@ -151,10 +151,10 @@ mod tests {
             name: name.map(str::to_owned),
             ..ObjectMeta::default()
         };
-        let judge = |metadata: ObjectMeta| is_what_was_asked_for("get it", &metadata, "web", "shop");
-        judge(metadata(Some("web"), Some("shop"))).unwrap();
+        let check = |metadata: ObjectMeta| is_what_was_asked_for("get it", &metadata, "web", "shop");
+        check(metadata(Some("web"), Some("shop"))).unwrap();
         for other in [(Some("web"), Some("other")), (Some("other"), Some("shop")), (None, Some("shop")), (None, None)] {
-            let error = judge(metadata(other.0, other.1)).unwrap_err().to_string();
+            let error = check(metadata(other.0, other.1)).unwrap_err().to_string();
             assert!(error.contains("another object"), "{error}");
         }
     }

@@ -48,7 +48,7 @@ fn give_back_when_durable(
 }
 
 /// Undoes attachments that are being detached. A default route that one had taken goes back first, so that the container is never
-/// without one. Those that are undone are ended, and of the others it is known that they are owed.
+/// without one. Those that are undone are closed, and the others are recorded as owed.
 pub(super) fn finish_detach(
     journal: &mut Journal,
     means: Means<'_>,

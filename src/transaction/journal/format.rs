@@ -162,7 +162,7 @@ pub struct Change {
     /// Attachments that are still being undone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owing: Vec<usize>,
-    /// What the results say and the namespace did not have when it ended. `None` where nothing new is known.
+    /// What the results say and the namespace did not have when it finished. `None` where nothing new is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<Vec<Claim>>,
 }

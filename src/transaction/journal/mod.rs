@@ -7,7 +7,7 @@
 //! [`State`] is what a journal says: the header with every event applied to it, in order. [`Journal`] appends.
 //!
 //! Each line ends with a checksum, so that damage is found: `format` says how. A line without one was written before there were
-//! checksums. The header's `boot` tells whether the machine has been restarted since. If so, events may be missing.
+//! checksums. The header's `boot` says whether the machine has been restarted since. If so, events may be missing.
 
 mod change;
 mod format;

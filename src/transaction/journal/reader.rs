@@ -77,7 +77,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
     Ok(Some(Reading { state, length, checksum }))
 }
 
-/// The format that the first line of a journal tells, whether this Braid reads it or not. None if it is no journal's.
+/// The format that the first line of a journal states, whether this Braid reads it or not. None if it is no journal's.
 pub fn format_of(line: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Head {

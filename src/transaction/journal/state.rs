@@ -69,7 +69,7 @@ pub struct State {
     pub routes: Vec<DefaultRouteChange>,
     /// The answer, if ADD succeeded.
     pub complete: Option<Box<RawValue>>,
-    /// What the results say and the namespace did not have when ADD ended, if that is known.
+    /// What the results say and the namespace did not have when ADD finished, if that is known.
     pub absent: Option<Vec<Claim>>,
     /// How long ADD took, in microseconds.
     pub micros: Option<u64>,
@@ -94,7 +94,7 @@ pub struct State {
 
 /// An event is about a step that the plan does not have.
 #[derive(Debug, thiserror::Error)]
-#[error("it tells of step {} of attachment {}, which its plan does not have", .0.1, .0.0)]
+#[error("it names step {} of attachment {}, which its plan does not have", .0.1, .0.0)]
 pub(super) struct NoSuchStep(pub(super) Step);
 
 impl State {
@@ -142,16 +142,16 @@ impl State {
     /// Where neither the end of ADD nor its rollback was written down, events may be missing at the end: steps without any are
     /// among them.
     pub fn to_undo(&self) -> Vec<ToUndo> {
-        let has_ended = self.complete.is_some() || self.rolled_back;
+        let has_finished = self.complete.is_some() || self.rolled_back;
         let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
             // An ADD that succeeded has run every step that is not optional.
             let is_optional = self.header.plan.attachments[a].optional;
             let is_ended = self.complete.is_some() && !is_optional && !self.is_changing(a);
             let has_run = !self.is_detached(a) && (self.lost_events() || is_ended);
-            let has_ended = has_ended && !self.is_changing(a);
+            let has_finished = has_finished && !self.is_changing(a);
             steps.iter().enumerate().filter(|(_, step)| !step.undone).filter_map(move |(s, step)| {
                 let is_owed = step.started || has_run;
-                (is_owed || !(has_ended || self.is_detached(a))).then_some(ToUndo { step: Step(a, s), is_owed })
+                (is_owed || !(has_finished || self.is_detached(a))).then_some(ToUndo { step: Step(a, s), is_owed })
             })
         });
         steps.collect()
@@ -218,7 +218,7 @@ impl State {
     }
 
     /// Whether the container is gone for certain: the machine was started anew since, or its namespace's name is no longer
-    /// in the directory that it was in. A directory that is not there tells nothing, it may only be out of sight.
+    /// in the directory that it was in. A directory that is not there proves nothing: it may only be out of sight.
     pub fn is_container_gone(&self) -> bool {
         let path = Path::new(&self.header.plan.netns);
         self.is_of_another_boot() || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))

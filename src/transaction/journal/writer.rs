@@ -26,7 +26,7 @@ pub struct Journal {
     checksum: Checksum,
     /// Whether something is behind the readable part.
     is_torn: bool,
-    /// What it is to tell after its header once it is written anew, which the next change does.
+    /// The events after its header once it is written anew, which the next change does.
     anew: Option<Vec<Event>>,
 }
 
@@ -148,7 +148,7 @@ impl Journal {
         })
     }
 
-    /// Leaves out of the journal what was detached, if the next change is to write it anew: because it tells of no change yet, so
+    /// Leaves out of the journal what was detached, if the next change is to write it anew: because it has no change yet, so
     /// that its format is the older one, or because changes have made it long. Returns where these attachments are after that.
     pub(in crate::transaction) fn condense(&mut self, attachments: &[usize]) -> Vec<usize> {
         let is_first = self.state.header.format < CHANGED_FORMAT;

@@ -57,7 +57,7 @@ impl DebtId {
             format!("what DEL could not undo is parked in {}, and GC tries it again", path.display())
         } else {
             let path = path.display();
-            format!("a journal was set aside as unusable: {path}; what it tells of is to be cleaned up by hand")
+            format!("a journal was set aside as unusable: {path}; what it records has to be cleaned up by hand")
         }
     }
 
@@ -168,7 +168,7 @@ impl Store {
     }
 
     /// Moves what stands where a container's directory should out of the way: left there, it would keep the container
-    /// from ever being removed. Returns the error that tells so, once.
+    /// from ever being removed. Returns the error that reports it, once.
     pub(super) fn set_aside_no_directory(&self, container_id: &str) -> Result<StoreError, StoreError> {
         let path = self.container_path(container_id);
         let from = JournalFile::new(self.attachments_handle(), &self.path.join("attachments"), container_id.into());

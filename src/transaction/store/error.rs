@@ -20,7 +20,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Something else stood where a container's directory should.
-    #[error("{} was not a directory; it is now {}, and what it told of, if anything, is to be cleaned up by hand", path.display(), set_aside.display())]
+    #[error("{} was not a directory; it is now {}, and what it recorded, if anything, has to be cleaned up by hand", path.display(), set_aside.display())]
     NotADirectory {
         /// Where it stood.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum StoreError {
         set_aside: PathBuf,
     },
     /// Another call holds a lock for too long.
-    #[error("another braid call {holds} and had not ended after {:.1} s", waited.as_secs_f64())]
+    #[error("another braid call {holds} and had not finished after {:.1} s", waited.as_secs_f64())]
     Busy {
         /// What it does.
         holds: &'static str,

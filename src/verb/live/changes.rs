@@ -59,7 +59,7 @@ impl Live {
         Self { timeouts, ..self }
     }
 
-    /// The same with another name for who makes the changes, as the journal tells it.
+    /// The same with another name for who makes the changes. The journal records it.
     #[must_use]
     pub fn by(self, author: &str) -> Self {
         Self { author: author.to_owned(), ..self }
@@ -91,7 +91,7 @@ impl Live {
     }
 
     /// Attaches a container to more networks. Several are one transaction: all of them, or none. `config` is Braid's
-    /// configuration, by which they are looked up and judged as in ADD.
+    /// configuration: they are looked up and checked by it as in ADD.
     ///
     /// # Errors
     /// When the container is not there or not whole, a network cannot be found, or a plugin fails.
@@ -160,7 +160,7 @@ impl Live {
     /// What [`Self::update`] would do: the attachment as it is and as it would be, with the steps to be redone.
     ///
     /// # Errors
-    /// When it could not be done, as far as can be told without doing it.
+    /// When it could not be done, as far as is known without doing it.
     pub fn plan_update(
         &self,
         which: Which<'_>,
@@ -335,7 +335,7 @@ impl<'a> Call<'a> {
         let code = outcome.as_ref().err().map_or(0, |error| CniError::from(error).code);
         let (runs, took) = (self.context.runs(), began.elapsed());
         let args: Args = args.parse().unwrap_or_default();
-        telemetry::tell(self.store.path(), || {
+        telemetry::send(self.store.path(), || {
             let subject = Subject {
                 verb: kind,
                 network: &network,

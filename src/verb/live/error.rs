@@ -13,7 +13,7 @@ use crate::transaction::{ChangeError, StepReport, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     /// No container has such an ID.
-    #[error("no container whose ID begins with {prefix:?} is attached, as far as {} tells", state_dir.display())]
+    #[error("no container whose ID begins with {prefix:?} is attached according to {}", state_dir.display())]
     NoContainer {
         /// What was given.
         prefix: String,
@@ -76,9 +76,9 @@ pub enum LiveError {
         /// The path.
         netns: String,
     },
-    /// It cannot be told whether the path leads to the same namespace.
+    /// It is not known whether the path leads to the same namespace.
     #[error(
-        "it cannot be told whether {netns} is still the network namespace of container {container_id:?}: the journal knows no \
+        "it is not known whether {netns} is still the network namespace of container {container_id:?}: the journal has no \
          cookie of it (Linux 5.14), and the interfaces in it are others"
     )]
     UnprovenNamespace {
@@ -142,10 +142,10 @@ pub enum LiveError {
         /// Its interface.
         ifname: String,
     },
-    /// The rules of two attachments cannot be told apart by the plugin.
+    /// The plugin cannot distinguish the rules of two attachments.
     #[error(
-        "portmap cannot tell the rules of {ifname:?} from those of {other:?} ({why}), so that changing or removing the ones would \
-         remove the others; attach the networks under different names and with the iptables backend, and detach these two at once"
+        "portmap cannot distinguish the rules of {ifname:?} and {other:?} ({why}), so changing or removing one's rules would \
+         remove the other's; attach the networks under different names and with the iptables backend, and detach these two at once"
     )]
     SharedRules {
         /// The interface to be attached, updated or detached.
@@ -156,7 +156,7 @@ pub enum LiveError {
         why: &'static str,
     },
     /// Nobody can be asked what the container's pod asks for.
-    #[error("container {container_id:?} cannot be held against its pod: {why}")]
+    #[error("container {container_id:?} cannot be compared with its pod: {why}")]
     NoPod {
         /// The container.
         container_id: String,
@@ -196,7 +196,7 @@ pub struct Tried {
     pub version: Version,
     /// What was run, in order, the way back included.
     pub steps: Vec<StepReport>,
-    /// All that the container's attachments are now, merged, if that can be told.
+    /// The merged result of the container's attachments now, if it is known.
     pub result: Option<AddResult>,
 }
 

@@ -17,7 +17,7 @@ use crate::transaction::{self, read_device_info};
 /// How long the API server is waited for. The container is locked meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has what is written about a pod follow its container's journal, from what that said before to what it says after. Nothing
+/// Updates what is written about a pod from its container's journal: from what that said before to what it says after. Nothing
 /// is asked where the journal names no pod, `config` does not ask for Kubernetes, or nothing of it has changed. Without a
 /// `before`, each entry of the container is written anew.
 ///
@@ -32,14 +32,14 @@ pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) 
     let until = deadline::from(Instant::now(), PATIENCE);
     let before = before.map(PodStatus::read).transpose()?.unwrap_or_default();
     let after = PodStatus { gone: gone(after), ..PodStatus::read(after)? };
-    let is_told = before.entries.is_same(&after.entries);
+    let is_written = before.entries.is_same(&after.entries);
     let is_claimed = !config.kubernetes.claim_status || before.claims() == after.claims();
-    if is_told && is_claimed {
+    if is_written && is_claimed {
         return Ok(());
     }
     let Some(session) = Session::open(config, &request, until).map_err(unwritten)? else { return Ok(()) };
     let edit = |now: &str| {
-        if is_told {
+        if is_written {
             return now.to_owned();
         }
         let is_gone = |network: &str, ifname: &str| after.gone.iter().any(|(n, i)| n == network && i == ifname);
@@ -52,15 +52,15 @@ pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) 
     Ok(())
 }
 
-/// Whether the annotation tells of each attachment of a container, and of none that is not there any more.
-pub(super) fn is_told(state: &State, status: &str) -> Result<bool, LiveError> {
+/// Whether the annotation has each attachment of a container, and none that is not there any more.
+pub(super) fn is_written(state: &State, status: &str) -> Result<bool, LiveError> {
     let entries = PodStatus::read(state)?.entries;
     let is_gone = |network: &str, ifname: &str| gone(state).iter().any(|(n, i)| n == network && i == ifname);
     Ok(entries.are_in(status, is_gone))
 }
 
 /// Adds to the annotation what it lacks of a container's attachments, and removes those that are not there any more: after a
-/// change that was cut short before it was told. The caller has locked the container.
+/// change that was cut short before it was written. The caller has locked the container.
 pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<(), LiveError> {
     let entries = PodStatus::read(state)?.entries;
     let gone = gone(state);
@@ -69,8 +69,8 @@ pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<()
     session.edit_status(&request_of(&state.header.plan)?, edit).map(drop).map_err(unwritten)
 }
 
-/// Adds to the annotation the primary network, which another plugin has attached, if it tells of nothing on that interface yet.
-pub(super) fn tell_primary(
+/// Adds to the annotation the primary network, which another plugin has attached, if it has nothing on that interface yet.
+pub(super) fn write_primary(
     session: &Session,
     state: &State,
     network: &str,
@@ -127,7 +127,7 @@ impl PodStatus {
         Ok(Self { entries, claimed, gone: Vec::new() })
     }
 
-    /// What claims are told, in an order of its own.
+    /// What is written to the status of claims, sorted.
     fn claims(&self) -> Vec<String> {
         let mut claims: Vec<String> = self.claimed.iter().map(|one| format!("{one:?}")).collect();
         claims.sort();

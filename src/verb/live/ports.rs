@@ -10,7 +10,7 @@ use crate::plan::update::{How, Kind, PlannedUpdate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Store};
 
-/// Holds the new mappings of an attachment against all that the node's journals tell of.
+/// Compares the new mappings of an attachment with all that the node's journals record.
 pub(super) fn refuse_taken(
     store: &Store,
     container: &Container,
@@ -26,7 +26,7 @@ pub(super) fn refuse_taken(
     refuse(&planned.attachment, &known, container.id())
 }
 
-/// Holds the mappings of new attachments against all that the node's journals tell of, and against one another.
+/// Compares the mappings of new attachments with all that the node's journals record, and with one another.
 pub(super) fn refuse_taken_by_new(
     store: &Store,
     container: &Container,
@@ -61,7 +61,7 @@ pub(super) fn refuse_shared_with_rest(
     detached.try_for_each(|attachment| known.iter().try_for_each(|known| refuse_shared(attachment, &known.attachment)))
 }
 
-/// An attachment that the node's journals tell of.
+/// An attachment that the node's journals record.
 struct Known {
     container_id: String,
     /// Its place in the journal that is being changed, if it is in that one.
@@ -89,7 +89,7 @@ fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>
     let Some(container) = store.unlocked_container(id)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for ifname in container.entries()?.ifnames.into_iter().filter(|ifname| id != own_id || ifname != own) {
-        // A journal that cannot be read tells of no ports.
+        // A journal that cannot be read names no ports.
         if let Ok(Opened::Journal(journal)) = Journal::look(&container, &ifname) {
             let state = &journal.state;
             let there = state.attachments().filter(|(index, _)| state.is_attached(*index));

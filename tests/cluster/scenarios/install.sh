@@ -166,7 +166,7 @@ uninstall() {
     test -x /opt/cni/bin/braid
     remove_pods last-a last-b
     pid=$(<"/cluster/uninstall.pid")
-    await 60 "the end of uninstall" has_ended "$pid"
+    await 60 "the end of uninstall" has_exited "$pid"
     test ! -e /opt/cni/bin/braid
     await 30 "nothing is attached" is_without_attachments
 }

@@ -17,7 +17,7 @@ fn node(netns: &Namespace) -> (Case, Cluster<Double>) {
     in_cluster(case.key("debts", json!({"giveUpAfter": 0.001})).netns(netns.path().to_str().expect("UTF-8")))
 }
 
-/// An agent that takes a second for what takes minutes. Its children tell the recorders where to record.
+/// An agent that takes a second for what takes minutes. Its children pass on to the recorders where to record.
 fn impatient(case: &Case) -> Agent {
     let program = case.dir().join("braid-that-records");
     let text = format!("#!/bin/sh\nRECORDER_DIR=@DIR@/recorder exec {} \"$@\"\n", braid().display());

@@ -1,4 +1,4 @@
-//! What the agent shows: metrics of the calls that tell it of themselves, and spans for a collector.
+//! What the agent shows: metrics of the calls that report to it, and spans for a collector.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -99,7 +99,7 @@ fn prometheus_scrapes_it() {
 /// A collector in the agent's network, which refuses the first request. It hands out what it gets.
 fn collector(case: &Case) -> Receiver<(String, Value)> {
     let listener = inside_network(&case.host().path(), || TcpListener::bind("127.0.0.1:4318").expect("a socket"));
-    let (tell, requests) = mpsc::channel();
+    let (sender, requests) = mpsc::channel();
     thread::spawn(move || {
         for (number, stream) in listener.incoming().enumerate() {
             let mut stream = stream.expect("a connection");
@@ -120,7 +120,7 @@ fn collector(case: &Case) -> Receiver<(String, Value)> {
             let status = if number == 0 { "503 Service Unavailable" } else { "200 OK" };
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
             stream.write_all(answer.as_bytes()).expect("answer");
-            if number > 0 && tell.send(request).is_err() {
+            if number > 0 && sender.send(request).is_err() {
                 return;
             }
         }

@@ -114,7 +114,7 @@ fn a_child_that_does_not_end_is_killed_and_tried_again() {
     attached_pod(&case, &api, "shop", "one");
     stand_in.write("slow", &container("shop"), "1000");
     let agent = Agent::start(&case, &["--timeout", "1"]);
-    agent.logs("did not end within 1 s and was killed");
+    agent.logs("did not exit within 1 s and was killed");
     called(&stand_in, &container("shop"), 2);
 }
 

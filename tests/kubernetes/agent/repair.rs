@@ -65,7 +65,7 @@ fn with_repair_it_gets_what_it_asks_for_and_is_then_like_any_other(
 }
 
 #[test]
-fn without_repair_it_is_told_once_and_repaired_once_the_configuration_says_so() {
+fn without_repair_it_is_reported_once_and_repaired_when_the_configuration_says_so() {
     let (case, api) = in_cluster(node(false));
     attached_without(&case, &api, "one");
     api.kubeconfig_of_agent();
@@ -85,8 +85,8 @@ fn without_repair_it_is_told_once_and_repaired_once_the_configuration_says_so() 
     metrics_say(&agent, "braid_pods_unfulfilled 0");
     let failures = || api.events("web", "shop").into_iter().filter(|event| event.starts_with("FailedAddingInterface"));
     assert_eq!(failures().count(), 1, "{:?}", api.events("web", "shop"));
-    let told = failures().next().expect("an event");
-    assert!(told.contains("Failed to add net1 from web/one: ") && told.contains("\"repair\": true"), "{told}");
+    let event = failures().next().expect("an event");
+    assert!(event.contains("Failed to add net1 from web/one: ") && event.contains("\"repair\": true"), "{event}");
     case.del().succeeds();
 }
 

@@ -18,7 +18,7 @@ use crate::support::{Case, braid, inside_network, wait_for};
 
 pub(super) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 pub(super) const NODE: &str = "node-1";
-/// Where an agent answers that is not told another place.
+/// Where an agent answers without `--listen`.
 const ADDRESS: &str = "127.0.0.1:9797";
 
 /// Takes note of each call, in `calls`, and of two at once for one container. It answers what the test has written for the
@@ -153,7 +153,7 @@ pub(in crate::kubernetes) struct Agent {
     child: Child,
     log: Arc<Mutex<String>>,
     network: PathBuf,
-    has_ended: bool,
+    has_exited: bool,
 }
 
 impl Agent {
@@ -189,7 +189,7 @@ impl Agent {
                 shared.lock().expect("a lock").push_str(&(line + "\n"));
             }
         });
-        Self { child, log, network: case.host().path(), has_ended: false }
+        Self { child, log, network: case.host().path(), has_exited: false }
     }
 
     /// What it has logged so far.
@@ -213,7 +213,7 @@ impl Agent {
     /// Waits for its end.
     pub(super) fn wait(&mut self) -> ExitStatus {
         let status = wait_for("the end of the agent", || self.child.try_wait().expect("wait for the agent"));
-        self.has_ended = true;
+        self.has_exited = true;
         status
     }
 
@@ -239,7 +239,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if !self.has_ended {
+        if !self.has_exited {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -19,7 +19,7 @@ use crate::transaction::journal::State;
 pub(super) struct Seen {
     /// Its journal.
     pub(super) state: State,
-    /// The attachments that its other journals tell of.
+    /// The attachments that its other journals record.
     pub(super) others: Vec<Attachment>,
 }
 

@@ -9,7 +9,7 @@ use super::super::super::error::Error;
 use super::super::changes::{Live, request_of};
 use super::super::error::LiveError;
 use super::super::find::{self, Which};
-use super::super::pod_status::tell_primary;
+use super::super::pod_status::write_primary;
 use super::planning::Seen;
 use super::report::{Failed, Synced};
 use super::work::{Syncing, asking};
@@ -77,7 +77,7 @@ impl Live {
         live.begin_journal(&state)?;
         let result = state.complete.as_deref().map_or("{}", |raw| raw.get());
         let result = AddResult::parse(result.as_bytes(), state.header.plan.version).unwrap_or_default();
-        let named = tell_primary(&session, &state, &cached.network_name, &result, &now.status);
+        let named = write_primary(&session, &state, &cached.network_name, &result, &now.status);
         let mut report = live.sync(config, which, false)?;
         if let Err(error) = named {
             let (network, interface) = (cached.network_name.clone(), Some(cached.if_name.clone()));

@@ -32,7 +32,7 @@ pub struct Synced {
     /// not say `repair`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub needs_repair: bool,
-    /// What to tell about the pod.
+    /// The events to post about the pod.
     #[serde(skip)]
     pub(super) notices: Vec<Notice>,
 }

@@ -1,11 +1,11 @@
-//! Bringing about what is different, the container locked.
+//! Making the changes that a pod asks for, with the container locked.
 
 use super::super::super::context::Context;
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::{Call, Live, request_of};
 use super::super::error::LiveError;
 use super::super::find::{self, Which};
-use super::super::pod_status::{complete_pod_status, is_told, write_pod_status};
+use super::super::pod_status::{complete_pod_status, is_written, write_pod_status};
 use super::super::ports;
 use super::planning::{New, Planner, Seen, Work, difference, origin};
 use super::report::{AttachedNow, Failed, Network, PodName, Synced};
@@ -134,7 +134,7 @@ impl Syncing<'_> {
                 Planner { config: self.config, request: &request, session: &session, pod: &now.pod, finder: &finder };
             let work = planner.plan(&seen, difference(&seen.state, &now.pod))?;
             if is_trial {
-                tell(&mut report, &seen.state, &work);
+                announce_work(&mut report, &seen.state, &work);
                 return Ok(report);
             }
             if let Found::Moved = self.bring_about(&session, &now, &seen, work, &mut report)? {
@@ -201,7 +201,7 @@ impl Syncing<'_> {
         let is_settled = work.difference.is_empty() && work.new.is_empty();
         let has_changed = self.before.history.len() != seen.state.history.len()
             || self.before.history.last() != seen.state.history.last();
-        if is_settled && !has_changed && is_told(&seen.state, &now.status)? {
+        if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
             return Ok(Found::Done);
         }
         self.live.locked(self.which, |call, journal| {
@@ -213,7 +213,11 @@ impl Syncing<'_> {
             let after = call.state(self.which)?;
             let written = write_pod_status(self.config, Some(&self.before), &after);
             let written = written.and_then(|()| {
-                if is_settled && !is_told(&after, &now.status)? { complete_pod_status(session, &after) } else { Ok(()) }
+                if is_settled && !is_written(&after, &now.status)? {
+                    complete_pod_status(session, &after)
+                } else {
+                    Ok(())
+                }
             });
             if let Err(error) = written {
                 report.failed.push(Failed {
@@ -264,7 +268,7 @@ fn network(attachment: &Attachment) -> Network {
 }
 
 /// Says what would be done.
-fn tell(report: &mut Synced, state: &State, work: &Work) {
+fn announce_work(report: &mut Synced, state: &State, work: &Work) {
     let of = |index: usize| network(&state.header.plan.attachments[index]);
     report.detached.extend(work.difference.detach.iter().map(|index| of(*index)));
     for one in &work.difference.update {

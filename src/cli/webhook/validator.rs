@@ -1,4 +1,4 @@
-//! One object on trial.
+//! Checks one object.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::source::kubernetes::manifest::{Manifest, from_json};
 /// How long the API server may take to say which definitions there are.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who judges objects.
+/// Checks objects.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct Validator {
     /// The configurations and definitions that do not come from a cluster.
     pub(super) given: Given,
     /// Where definitions are looked up.
     pub(super) cluster: Option<Cluster>,
-    /// Whether an object that cannot be judged is admitted.
+    /// Whether an object that cannot be checked is admitted.
     pub(super) failure_policy: FailurePolicy,
 }
 
@@ -33,16 +33,16 @@ pub(super) struct Cluster {
     pub(super) kubeconfig: Option<PathBuf>,
 }
 
-impl Judge {
-    /// Judges what an API server asks about.
-    pub(super) fn judge(&self, request: &Request) -> Verdict {
+impl Validator {
+    /// Checks what an API server asks about.
+    pub(super) fn validate(&self, request: &Request) -> Verdict {
         if !is_of_interest(request) {
             return Verdict::default();
         }
         let given = self.known(&from_json(&request.object), &request.namespace);
         let Report { mut errors, mut warnings, mut unknown, .. } = report(&request.object, &given);
         if !(errors.is_empty() && unknown.is_empty() || request.old_object.is_null()) {
-            // What was so before cannot be held against another change: it would keep the object from being mended.
+            // What was wrong before is no reason to refuse another change: that would keep the object from being mended.
             let before = report(&request.old_object, &given);
             let mut old: Vec<String> = errors.extract_if(.., |error| before.errors.contains(error)).collect();
             old.extend(unknown.extract_if(.., |reason| before.unknown.contains(reason)));
@@ -56,7 +56,7 @@ impl Judge {
         Verdict { refusal, warnings }
     }
 
-    /// Whether an object that cannot be judged is admitted.
+    /// Whether an object that cannot be checked is admitted.
     pub(super) fn unknown(&self, reasons: Vec<String>) -> Verdict {
         match self.failure_policy {
             FailurePolicy::Fail => Verdict { refusal: Some(Refusal::Unknown(reasons)), warnings: Vec::new() },
@@ -64,7 +64,7 @@ impl Judge {
         }
     }
 
-    /// What an object of a namespace is judged by, with the definitions that it names.
+    /// What an object of a namespace is checked by, with the definitions that it names.
     fn known(&self, object: &Manifest, namespace: &str) -> Given {
         let mut given = self.given.clone();
         if !namespace.is_empty() {
@@ -88,8 +88,8 @@ impl Judge {
     }
 }
 
-/// Whether an object is judged at all. One that goes is not, nor one whose networks are as before: who removes a finalizer
-/// or a label must not be stopped.
+/// Whether an object is checked at all. One that is being deleted is not, nor one whose networks are as before: a client that
+/// removes a finalizer or a label must not be stopped.
 fn is_of_interest(request: &Request) -> bool {
     let Request { object, old_object, .. } = request;
     let is_change = matches!(request.operation.as_str(), "CREATE" | "UPDATE") && request.sub_resource.is_empty();
@@ -104,6 +104,6 @@ fn is_of_interest(request: &Request) -> bool {
 
 fn report(object: &Value, given: &Given) -> Report {
     let mut report = Report::default();
-    manifests::judge(&mut report, &[from_json(object)], given);
+    manifests::check(&mut report, &[from_json(object)], given);
     report
 }
