@@ -11,14 +11,14 @@ use super::operations::loaded;
 use super::paths::finder;
 use super::table::{cell, table};
 use super::{CliError, Format, Outcome, print};
-use crate::cni::NetworkConfig;
+use crate::cni::{NetworkConfig, PluginConfig};
 use crate::config::meta::is_braid;
 use crate::config::{Config, Problems};
 use crate::plan::traps::{self, Trap};
-use crate::plan::{self, Asked, concurrency};
+use crate::plan::{self, Asked, Attachment, Plan, Planned, concurrency};
 use crate::request::Request;
 use crate::runtime::{Finder, deadline};
-use crate::source;
+use crate::source::{self, Surveyed};
 use crate::verb::is_own_executable;
 
 /// The arguments of `plan`.
@@ -98,103 +98,26 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
     let finder = finder()?;
     let mut report = Report::default();
     for (index, plugin) in network.plugins.iter().enumerate() {
-        if !is_braid(plugin) {
-            report.steps.push(Step {
-                interface: args.ifname.clone(),
-                network: network.name.clone(),
-                reference: network.name.clone(),
-                plugin: plugin.plugin_type().to_owned(),
-                origin: format!("plugins[{index}]"),
-                reason: "beside braid in the outer list".to_owned(),
-                attached: None,
-                problem: problem(&finder, plugin.plugin_type()),
-            });
-            continue;
-        }
-        let mut problems = Problems::new();
-        let config = Config::in_network(network, index, &mut problems);
-        report.errors.extend(problems.iter().map(|error| format!("plugins[{index}]: {error}")));
-        let Some(config) = config else { continue };
-        let mut request = Request::of_no_container(args.args.parse()?);
-        request.ifname.clone_from(&args.ifname);
-        crate::cni::validate::interface_name(&request.ifname)?;
-        let (request, surveyed) = if let Some((namespace, name)) = &args.pod {
-            let deadline = deadline::after(config.timeouts.total);
-            source::kubernetes::explain(&config, &request, (namespace, name), deadline)?
+        if is_braid(plugin) {
+            report.add_braid(args, network, index, &finder)?;
         } else {
-            let surveyed = source::survey(&config, &request, None);
-            (request, surveyed)
-        };
-        let mut wrong = Problems::new();
-        let planned = plan::build(
-            &config,
-            &request,
-            Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] },
-            &mut wrong,
-        );
-        let attached = match &args.pod {
-            Some((namespace, name)) => attached_of(&config, (namespace, name), &mut report),
-            None => None,
-        };
-        if let Some(attached) = &attached {
-            report.besides.extend(attached.besides(&planned.plan.attachments));
-        }
-        let networks = planned.plan.attachments.iter().map(|attachment| &attachment.network);
-        let alone = networks.flat_map(|network| {
-            let at = |trap: Trap| Trap { message: format!("network {:?}: {}", network.name, trap.message), ..trap };
-            traps::of_network(network).into_iter().map(at)
-        });
-        for trap in alone.chain(traps::of_plan(&planned.plan)) {
-            let lines = if trap.is_fatal { &mut report.errors } else { &mut report.warnings };
-            lines.push(trap.message);
-        }
-        report.concurrency.extend(concurrency::explain(config.concurrency, &planned.plan));
-        report.dropped.extend(surveyed.dropped);
-        report.errors.extend(surveyed.errors.iter().map(ToString::to_string));
-        report.errors.extend(wrong.iter().map(ToString::to_string));
-        report.warnings.extend(
-            config
-                .operator_warnings
-                .into_iter()
-                .chain(config.call_warnings)
-                .chain(surveyed.warnings)
-                .chain(planned.warnings),
-        );
-        if let Some(file) = config.readiness_file.filter(|file| !file.exists()) {
-            report.errors.push(format!("the readiness file {} is not there yet; ADD waits for it", file.display()));
-        }
-        let finder = match &config.bin_dir {
-            Some(directory) => Finder::new(&format!("{directory}:{}", finder.path())),
-            None => finder.clone(),
-        };
-        for attachment in &planned.plan.attachments {
-            for plugin in &attachment.network.plugins {
-                report.steps.push(Step {
-                    interface: attachment.ifname.clone(),
-                    network: attachment.network.name.clone(),
-                    reference: attachment.reference.clone(),
-                    plugin: plugin.plugin_type().to_owned(),
-                    origin: attachment.origin.clone(),
-                    reason: attachment.reason.clone(),
-                    attached: attached.as_ref().map(|attached| attached.has(attachment)),
-                    problem: problem(&finder, plugin.plugin_type()),
-                });
-            }
+            report.steps.push(Step::beside_braid(args, network, index, &finder));
         }
     }
     Ok(report)
 }
 
-/// What a pod has, if that is known. A user who may not read the journals gets a warning.
-fn attached_of(config: &Config, pod: (&str, &str), report: &mut Report) -> Option<Attached> {
-    match Attached::of_pod(&config.state_dir, &config.name, pod) {
-        Ok(attached) => attached,
-        Err(CliError::Plain(reason)) => {
-            report.warnings.push(format!("it is not known what the pod has: {reason}"));
-            None
-        }
-        Err(_) => None,
-    }
+/// What is asked for in the call that the arguments describe, and that call.
+fn survey(args: &PlanArgs, config: &Config) -> Result<(Request, Surveyed), CliError> {
+    let mut request = Request::of_no_container(args.args.parse()?);
+    request.ifname.clone_from(&args.ifname);
+    crate::cni::validate::interface_name(&request.ifname)?;
+    let Some((namespace, name)) = &args.pod else {
+        let surveyed = source::survey(config, &request, None);
+        return Ok((request, surveyed));
+    };
+    let deadline = deadline::after(config.timeouts.total);
+    Ok(source::kubernetes::explain(config, &request, (namespace, name), deadline)?)
 }
 
 /// Why a plugin cannot be run.
@@ -207,8 +130,132 @@ fn problem(finder: &Finder, plugin: &str) -> Option<String> {
     is_own.then(|| format!("plugin {plugin:?} is braid itself ({}); a delegate must be another plugin", path.display()))
 }
 
+impl Step {
+    /// A plugin of the outer list that is not Braid.
+    fn beside_braid(args: &PlanArgs, network: &NetworkConfig, index: usize, finder: &Finder) -> Self {
+        let plugin = network.plugins[index].plugin_type();
+        Self {
+            interface: args.ifname.clone(),
+            network: network.name.clone(),
+            reference: network.name.clone(),
+            plugin: plugin.to_owned(),
+            origin: format!("plugins[{index}]"),
+            reason: "beside braid in the outer list".to_owned(),
+            attached: None,
+            problem: problem(finder, plugin),
+        }
+    }
+
+    /// A plugin of an attachment.
+    fn of(attachment: &Attachment, plugin: &str, attached: Option<&Attached>, finder: &Finder) -> Self {
+        Self {
+            interface: attachment.ifname.clone(),
+            network: attachment.network.name.clone(),
+            reference: attachment.reference.clone(),
+            plugin: plugin.to_owned(),
+            origin: attachment.origin.clone(),
+            reason: attachment.reason.clone(),
+            attached: attached.map(|attached| attached.has(attachment)),
+            problem: problem(finder, plugin),
+        }
+    }
+}
+
 impl Report {
+    /// Adds what the Braid at this place of a network would do.
+    fn add_braid(
+        &mut self,
+        args: &PlanArgs,
+        network: &NetworkConfig,
+        index: usize,
+        finder: &Finder,
+    ) -> Result<(), CliError> {
+        let mut problems = Problems::new();
+        let config = Config::in_network(network, index, &mut problems);
+        self.errors.extend(problems.iter().map(|error| format!("plugins[{index}]: {error}")));
+        let Some(config) = config else { return Ok(()) };
+        let (request, surveyed) = survey(args, &config)?;
+        let asked = Asked { candidates: surveyed.candidates, dropped: &surveyed.dropped, taken: &[] };
+        let mut wrong = Problems::new();
+        let Planned { plan, warnings } = plan::build(&config, &request, asked, &mut wrong);
+
+        let attached = args.pod.as_ref().and_then(|(namespace, name)| self.attached(&config, (namespace, name)));
+        self.besides.extend(attached.iter().flat_map(|attached| attached.besides(&plan.attachments)));
+        self.add_traps(&plan);
+        self.concurrency.extend(concurrency::explain(config.concurrency, &plan));
+        self.dropped.extend(surveyed.dropped);
+        self.errors.extend(surveyed.errors.iter().map(ToString::to_string));
+        self.errors.extend(wrong.iter().map(ToString::to_string));
+        self.add_missing_readiness(&config);
+        self.add_steps(&plan, attached.as_ref(), &Finder::new(&config.plugin_path(finder.path())));
+        let of_config = config.operator_warnings.into_iter().chain(config.call_warnings);
+        self.warnings.extend(of_config.chain(surveyed.warnings).chain(warnings));
+        Ok(())
+    }
+
+    /// What a pod has, if that is known. A user who may not read the journals gets a warning.
+    fn attached(&mut self, config: &Config, pod: (&str, &str)) -> Option<Attached> {
+        match Attached::of_pod(&config.state_dir, &config.name, pod) {
+            Ok(attached) => attached,
+            Err(CliError::Plain(reason)) => {
+                self.warnings.push(format!("it is not known what the pod has: {reason}"));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Adds what known plugins fail on: each network by itself, and all together.
+    fn add_traps(&mut self, plan: &Plan) {
+        let networks = plan.attachments.iter().map(|attachment| &attachment.network);
+        let alone = networks.flat_map(|network| {
+            let at = |trap: Trap| Trap { message: format!("network {:?}: {}", network.name, trap.message), ..trap };
+            traps::of_network(network).into_iter().map(at)
+        });
+        for trap in alone.chain(traps::of_plan(plan)) {
+            let lines = if trap.is_fatal { &mut self.errors } else { &mut self.warnings };
+            lines.push(trap.message);
+        }
+    }
+
+    fn add_missing_readiness(&mut self, config: &Config) {
+        if let Some(file) = config.readiness_file.as_ref().filter(|file| !file.exists()) {
+            self.errors.push(format!("the readiness file {} is not there yet; ADD waits for it", file.display()));
+        }
+    }
+
+    fn add_steps(&mut self, plan: &Plan, attached: Option<&Attached>, finder: &Finder) {
+        for attachment in &plan.attachments {
+            let plugins = attachment.network.plugins.iter().map(PluginConfig::plugin_type);
+            self.steps.extend(plugins.map(|plugin| Step::of(attachment, plugin, attached, finder)));
+        }
+    }
+
     fn text(&self, explain: bool) -> String {
+        let mut text = self.table(explain);
+        let shown: [(&str, &[String]); 4] = [
+            ("dropped", if explain { &self.dropped } else { &[] }),
+            ("concurrency", if explain { &self.concurrency } else { &[] }),
+            ("attached, and not asked for", &self.besides),
+            ("warning", &self.warnings),
+        ];
+        for (what, lines) in shown {
+            for line in lines {
+                let _ = writeln!(text, "{what}: {}", cell(line));
+            }
+        }
+        let mut printed = Vec::new();
+        for error in self.errors.iter().chain(self.steps.iter().filter_map(|step| step.problem.as_ref())) {
+            if !printed.contains(&error) {
+                let _ = writeln!(text, "error: {}", cell(error));
+                printed.push(error);
+            }
+        }
+        text
+    }
+
+    /// The steps as a table; empty where there are none.
+    fn table(&self, explain: bool) -> String {
         let mut headings = vec!["STEP", "INTERFACE", "NETWORK", "PLUGIN", "FROM"];
         let is_running = self.steps.iter().any(|step| step.attached.is_some());
         if is_running {
@@ -230,28 +277,6 @@ impl Report {
                 row
             })
             .collect();
-        let mut text = if rows.is_empty() { String::new() } else { table(&headings, &rows) };
-        if explain {
-            for dropped in &self.dropped {
-                let _ = writeln!(text, "dropped: {}", cell(dropped));
-            }
-            for line in &self.concurrency {
-                let _ = writeln!(text, "concurrency: {}", cell(line));
-            }
-        }
-        for attachment in &self.besides {
-            let _ = writeln!(text, "attached, and not asked for: {}", cell(attachment));
-        }
-        for warning in &self.warnings {
-            let _ = writeln!(text, "warning: {}", cell(warning));
-        }
-        let mut printed = Vec::new();
-        for error in self.errors.iter().chain(self.steps.iter().filter_map(|step| step.problem.as_ref())) {
-            if !printed.contains(&error) {
-                let _ = writeln!(text, "error: {}", cell(error));
-                printed.push(error);
-            }
-        }
-        text
+        if rows.is_empty() { String::new() } else { table(&headings, &rows) }
     }
 }
