@@ -187,7 +187,7 @@ pub const KEYS: &[Key] = &[
         group: Group::Attach,
         form: "1 to 64, or `\"auto\"`",
         default: "`1`",
-        meaning: "how many attachments beside the primary may be made, checked and undone at once, and how many networks GC calls at once. `\"auto\"`: those whose plugins are known to bear it, and everything else one by one: see [at once](how-braid-decides.md#at-once)",
+        meaning: "how many attachments beside the primary may be made, checked and undone at once, and how many networks GC calls at once. `\"auto\"`: attachments whose plugins are known to allow it run at once, and all others one by one: see [at once](how-braid-decides.md#at-once)",
         read: set_if_there!(|keys| concurrency = Concurrency::read(keys)?),
     },
     Key {

@@ -1,8 +1,8 @@
 //! Which attachments of a container may be worked on at the same time: what `"concurrency": "auto"` decides by.
 //!
-//! The specification allows no two operations on one container at once, so plugins need not bear it. The table below has those that are
-//! known to, each with the reason. Two attachments run at once if all of their plugins are in the table and they use nothing of
-//! which only one can have it at a time. Everything else runs alone.
+//! The specification allows no two operations on one container at once, so plugins need not allow it. The table below has those that are
+//! known to, each with the reason. Two attachments run at once if all of their plugins are in the table and they use nothing that
+//! only one can have at a time. Everything else runs alone.
 
 use serde_json::value::RawValue;
 
@@ -13,13 +13,13 @@ use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, folds_to, get, 
 use crate::config::Concurrency;
 use crate::runtime::Schedule;
 
-/// How many attachments are worked on at once with `"auto"`, if their plugins bear it.
+/// How many attachments are worked on at once with `"auto"`, if their plugins allow it.
 const AUTO: usize = 8;
 
-/// A plugin, and what it is with others beside it.
+/// A plugin, and whether others may run beside it.
 struct Row {
     plugin: &'static str,
-    /// Why it bears others, or does not.
+    /// Why others may run beside it, or may not.
     reason: &'static str,
     uses: Uses,
 }
@@ -28,7 +28,7 @@ struct Row {
 enum Uses {
     /// These.
     These(fn(&Use<'_>) -> Result<Vec<Resource>, String>),
-    /// It does not bear others.
+    /// Nothing may run beside it.
     Everything,
 }
 
@@ -125,7 +125,7 @@ const ROWS: &[Row] = &[
 pub struct Needs {
     /// What it uses; or why it has to be alone.
     uses: Result<Vec<Resource>, String>,
-    /// Why its plugins bear others.
+    /// Why others may run beside its plugins.
     reasons: Vec<String>,
 }
 
@@ -157,7 +157,7 @@ impl Needs {
         let more = match row.map(|row| (&row.uses, row.reason)) {
             Some((Uses::These(these), reason)) => these(of).map(|these| (these, reason)),
             Some((Uses::Everything, reason)) => Err(format!("plugin {plugin_type:?} {reason}")),
-            None => Err(format!("plugin {plugin_type:?} is not known to bear others beside it")),
+            None => Err(format!("plugin {plugin_type:?} is not known to allow others beside it")),
         };
         match more {
             Ok((these, reason)) => {
@@ -351,11 +351,11 @@ mod tests {
         r#"{"type":"ptp"}"#,
         "plugin \"sbr\" takes the next routing table that is free"
     )]
-    #[case::unknown(r#"{"type":"ptp"}"#, r#"{"type":"own"}"#, "plugin \"own\" is not known to bear others beside it")]
+    #[case::unknown(r#"{"type":"ptp"}"#, r#"{"type":"own"}"#, "plugin \"own\" is not known to allow others beside it")]
     #[case::unknown_addresses(
         r#"{"type":"ptp"}"#,
         r#"{"type":"ptp","ipam":{"type":"whereabouts"}}"#,
-        "plugin \"whereabouts\" is not known to bear others beside it"
+        "plugin \"whereabouts\" is not known to allow others beside it"
     )]
     fn these_do_not(#[case] one: &str, #[case] other: &str, #[case] why: &str) {
         assert_eq!(needs(one).conflict(&needs(other)).as_deref(), Some(why));

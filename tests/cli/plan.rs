@@ -81,7 +81,7 @@ fn explain_and_validate_say_what_runs_at_once_and_why() {
         "net1: beside others: ptp makes a veth pair of its own under a random name, and changes the routes of that alone",
         "net2: beside others: bridge makes a veth pair of its own under a random name, and changes nothing but its bridge",
         "net3: after net2, as both use the bridge \"cni0\"",
-        "net4: alone, as plugin \"beta\" is not known to bear others beside it",
+        "net4: alone, as plugin \"beta\" is not known to allow others beside it",
     ];
     let plan = machine.run("braid plan pods --explain -o json");
     assert_eq!(serde_json::from_str::<Value>(&plan.stdout).expect("JSON")["concurrency"], json!(lines));

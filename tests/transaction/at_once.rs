@@ -72,7 +72,7 @@ fn while_an_optional_attachment_is_undone_the_others_go_on() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// With `"auto"`, those run at once whose plugins are known to bear it, and another one alone, in its turn.
+/// With `"auto"`, those run at once whose plugins are known to allow it, and another one alone, in its turn.
 #[test]
 fn plugins_that_are_known_to_allow_it_run_at_once() {
     let kinds = ["alpha", "ptp", "tap", "beta"];
