@@ -57,6 +57,7 @@ prometheus promtool
 rpm rpm
 rpm rpmbuild
 valgrind valgrind
+faketime faketime
 EOF
 }
 

@@ -22,6 +22,18 @@ const FIRST_LOOK: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LAST_LOOK: Duration = Duration::from_secs(16);
 
+/// How new a container is: the greatest is the newest. The machine's clock decides only between those that were there when the
+/// agent started, as it may have been set since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    /// Whether its namespace was there when it was looked at, as far as that can be seen.
+    is_there: bool,
+    /// The look at which it was first seen.
+    seen: u64,
+    /// When its ADD began, in milliseconds since 1970.
+    since: u64,
+}
+
 /// What is known of a container.
 #[derive(Debug, Clone)]
 struct Known {
@@ -29,8 +41,8 @@ struct Known {
     stamp: (u64, i64, i64),
     /// Its pod, if it has one.
     pod: Option<PodName>,
-    /// When its ADD began, in milliseconds since 1970.
-    since: u64,
+    /// How new it is.
+    age: Age,
     /// Whether every ADD has ended well.
     is_complete: bool,
 }
@@ -40,6 +52,8 @@ struct Known {
 pub(super) struct Index {
     state_dir: PathBuf,
     containers: HashMap<String, Known>,
+    /// How many looks there have been.
+    looks: u64,
     /// How long it is until the next look at an ADD that has not ended.
     pause: Duration,
 }
@@ -47,13 +61,13 @@ pub(super) struct Index {
 impl Index {
     /// An index of the containers of a state directory. Nothing is read yet.
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), pause: FIRST_LOOK }
+        Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), looks: 0, pause: FIRST_LOOK }
     }
 
     /// The container of a pod: of several the one that came last, as a pod gets another where its first has ended.
     pub(super) fn container_of(&self, uid: &str) -> Option<&str> {
         let of_pod = |(_, known): &(&String, &Known)| known.pod.as_ref().is_some_and(|pod| pod.uid == uid);
-        let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.since, id.as_str()));
+        let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.age, id.as_str()));
         newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
     }
 
@@ -70,6 +84,7 @@ impl Index {
         // Nobody waits for a GC here: it is looked again.
         let store = Store::open_existing(&self.state_dir, Sharing::Shared, Instant::now())?;
         let ids = store.as_ref().map(Store::container_ids).transpose()?.unwrap_or_default();
+        self.looks += 1;
         let mut changed = BTreeSet::new();
         let there: BTreeSet<&String> = ids.iter().collect();
         self.containers.retain(|id, known| {
@@ -85,7 +100,8 @@ impl Index {
                 continue;
             }
             let Some(container) = store.unlocked_container(id)? else { continue };
-            let known = read(&container, stamp);
+            let mut known = read(&container, stamp);
+            known.age.seen = self.containers.get(id).map_or(self.looks, |before| before.age.seen);
             changed.extend(uid_of(&known));
             changed.extend(self.containers.insert(id.clone(), known).as_ref().and_then(uid_of));
         }
@@ -128,7 +144,7 @@ fn pod_of(args: &Args) -> Option<PodName> {
 
 /// Reads the journals of a container. One that cannot be read is for `braid doctor` to report.
 fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
-    let mut known = Known { stamp, pod: None, since: 0, is_complete: true };
+    let mut known = Known { stamp, pod: None, age: Age::default(), is_complete: true };
     let entries = container.entries().unwrap_or_default();
     known.is_complete = !entries.ifnames.is_empty() || !entries.set_aside.is_empty();
     for ifname in entries.ifnames {
@@ -136,7 +152,8 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
             Ok(Some(Ok(state))) => {
                 let args: Args = state.header.plan.args.parse().unwrap_or_default();
                 known.pod = known.pod.or_else(|| pod_of(&args));
-                known.since = known.since.max(state.header.time);
+                known.age.since = known.age.since.max(state.header.time);
+                known.age.is_there |= !state.is_container_gone();
                 known.is_complete &= state.complete.is_some();
             }
             Ok(None) => known.is_complete = false,
@@ -193,11 +210,11 @@ mod tests {
         let pod = |text: &str| pod_of(&text.parse().unwrap());
         assert_eq!(pod("K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop"), None);
         let known = |id: &str, args: &str| {
-            (id.to_owned(), Known { stamp: (0, 0, 0), pod: pod(args), since: 1, is_complete: true })
+            (id.to_owned(), Known { stamp: (0, 0, 0), pod: pod(args), age: Age::default(), is_complete: true })
         };
         let containers =
             [known("c1", "K8S_POD_UID=1"), known("c2", "K8S_POD_UID=2;K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop")];
-        let index = Index { state_dir: PathBuf::new(), containers: containers.into(), pause: FIRST_LOOK };
+        let index = Index { state_dir: PathBuf::new(), containers: containers.into(), looks: 1, pause: FIRST_LOOK };
         assert_eq!((index.container_of("1"), index.container_of("2")), (Some("c1"), Some("c2")));
         assert_eq!(index.of_pods().map(|(id, _)| id).collect::<Vec<_>>(), ["c2"]);
     }

@@ -118,6 +118,14 @@ impl Double {
         self.state().connections
     }
 
+    /// Gives an object an annotation; what else is written about it stays.
+    pub(super) fn annotate(&self, path: &str, key: &str, value: &str) {
+        let mut state = self.state();
+        let mut object = state.objects.get(path).cloned().expect("the object is there");
+        object["metadata"]["annotations"][key] = value.into();
+        state.set(path, object);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,15 +1,12 @@
 //! What belongs to containers that are gone, and debts: with the node's real Braid.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-
 use serde_json::json;
 
 use super::stand_in::Agent;
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::double::Double;
 use crate::kubernetes::in_cluster;
-use crate::support::{Case, Namespace, braid, recorder, wait_for};
+use crate::support::{Case, Namespace, recorder, wait_for};
 
 /// A node that attaches two recorders to pod `web/shop`, whose namespace is this one.
 fn node(netns: &Namespace) -> (Case, Cluster<Double>) {
@@ -19,12 +16,7 @@ fn node(netns: &Namespace) -> (Case, Cluster<Double>) {
 
 /// An agent that takes a second for what takes minutes. Its children pass on to the recorders where to record.
 fn impatient(case: &Case) -> Agent {
-    let program = case.dir().join("braid-that-records");
-    let text = format!("#!/bin/sh\nRECORDER_DIR=@DIR@/recorder exec {} \"$@\"\n", braid().display());
-    fs::write(&program, case.expand(&text)).expect("write a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it executable");
-    let words = ["--braid", "@DIR@/braid-that-records", "--gone-after", "1", "--retry-after", "1"];
-    Agent::start_without_braid(case, &words)
+    Agent::start_recording(case, &["--gone-after", "1", "--retry-after", "1"])
 }
 
 fn is_owed_to(api: &Cluster<Double>, case: &Case, agent: &Agent) {

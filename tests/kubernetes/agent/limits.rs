@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::stand_in::{Agent, StandIn, attached_pod, container, pod};
+use super::stand_in::{Agent, StandIn, attached_pod, container, patiently, pod};
 use crate::kubernetes::in_cluster;
 use crate::support::Case;
 
@@ -70,16 +70,4 @@ fn at_rest_the_agent_sleeps() {
     thread::sleep(Duration::from_secs(3));
     // Definitions are asked for once a minute, which may fall into this time.
     assert!(switches() - before <= 20, "{} times awake in 3 s", switches() - before);
-}
-
-/// Waits as long as a busy machine may take.
-fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }

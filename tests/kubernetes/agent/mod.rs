@@ -2,6 +2,8 @@
 
 /// Containers that are gone, and debts.
 mod gone;
+/// An agent that is killed again and again, and a clock that jumps.
+mod killed;
 /// Limits: many pods, many changes, nothing to do.
 mod limits;
 /// Metrics, and spans for a collector.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::stand_in::{Agent, StandIn, attached_pod, container, journal, pod};
+use super::stand_in::{Agent, StandIn, attached_pod, container, journal, journal_at, pod};
 use crate::kubernetes::cluster::{ApiServer as _, Cluster};
 use crate::kubernetes::double::Double;
 use crate::kubernetes::in_cluster;
@@ -74,6 +74,28 @@ fn a_pod_is_looked_at_when_its_container_is_attached() {
     assert_eq!(stand_in.calls_for(&container("plain")), 0);
     pod(&api, "plain", "two");
     called(&stand_in, &container("plain"), 1);
+}
+
+/// The first container of a pod was lost by its runtime, and the machine's clock has been set back since.
+#[test]
+fn the_newest_container_of_a_pod_is_known_though_the_clock_was_set_back() {
+    let (case, api, stand_in) = node();
+    pod(&api, "shop", "one");
+    let uid = api.uid("web", "shop");
+    journal_at(&case, ("first", &uid), "/run/netns/none", 1_795_244_965_024);
+    let mut agent = Agent::start(&case, &[]);
+    called(&stand_in, "first", 1);
+    let netns = case.pod().path();
+    journal_at(&case, ("second", &uid), netns.to_str().expect("UTF-8"), 1_795_200_000_000);
+    called(&stand_in, "second", 1);
+    pod(&api, "shop", "two");
+    called(&stand_in, "second", 2);
+    // Nor does an agent that finds both take the wrong one.
+    agent.signal(Signal::SIGKILL);
+    agent.wait();
+    let _agent = Agent::start(&case, &[]);
+    called(&stand_in, "second", 3);
+    assert_eq!(stand_in.calls_for("first"), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::stand_in::{Agent, NETWORKS, pod};
 use crate::kubernetes::Server;
 use crate::kubernetes::cluster::Cluster;
-use crate::support::{Case, Json as _, bridge, reference_plugins, wait_for};
+use crate::support::{Case, Json as _, Namespace, bridge, reference_plugins, wait_for};
 
 const POD_PATH: &str = "/api/v1/namespaces/web/pods/shop";
 
@@ -28,7 +28,11 @@ pub(super) fn ask(api: &Cluster, networks: &str) {
 }
 
 pub(super) fn interfaces(case: &Case) -> Vec<String> {
-    let links = case.pod().ip_json("link show");
+    interfaces_of(case.pod())
+}
+
+pub(super) fn interfaces_of(netns: &Namespace) -> Vec<String> {
+    let links = netns.ip_json("link show");
     let mut names: Vec<String> = links
         .iter()
         .filter_map(|link| link["ifname"].as_str())

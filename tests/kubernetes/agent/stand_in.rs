@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,6 +44,24 @@ rmdir "running/$id"
 exit "$status"
 "#;
 
+/// The real Braid.
+const RECORDING: &str = r#"#!/bin/sh
+export RECORDER_DIR="@DIR@/recorder"
+[ -e "@DIR@/environment" ] && . "@DIR@/environment"
+exec "@BRAID@" "$@"
+"#;
+
+/// Writes a program below `@DIR@`. One that is there stays, as it may be running.
+fn write_program(case: &Case, name: &str, text: &str) -> PathBuf {
+    let program = case.dir().join(name);
+    if !program.exists() {
+        let text = case.expand(text).replace("@BRAID@", braid().to_str().expect("UTF-8"));
+        fs::write(&program, text).expect("write a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it executable");
+    }
+    program
+}
+
 /// The node's own Braid, as the agent finds it.
 pub(in crate::kubernetes) struct StandIn {
     dir: PathBuf,
@@ -54,9 +73,7 @@ impl StandIn {
         for folder in ["running", "wanted", "seen", "answers", "statuses", "words", "slow"] {
             fs::create_dir_all(dir.join(folder)).expect("make a folder");
         }
-        let program = dir.join("braid");
-        fs::write(&program, case.expand(STAND_IN)).expect("write a program");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        write_program(case, "stand-in/braid", STAND_IN);
         Self { dir }
     }
 
@@ -109,13 +126,18 @@ impl StandIn {
 
 /// A journal such as ADD leaves, of a container of a pod.
 pub(super) fn journal(case: &Case, container: &str, uid: &str) {
+    journal_at(case, (container, uid), "/run/netns/none", 1_795_244_965_024);
+}
+
+/// The same with the path of the namespace, and the time in milliseconds since 1970.
+pub(super) fn journal_at(case: &Case, (container, uid): (&str, &str), netns: &str, time: u64) {
     let plan = json!({
-        "network": "outer", "cniVersion": "1.0.0", "containerID": container, "netns": "/run/netns/none", "ifname": "eth0",
+        "network": "outer", "cniVersion": "1.0.0", "containerID": container, "netns": netns, "ifname": "eth0",
         "args": format!("IgnoreUnknown=1;K8S_POD_UID={uid}"), "path": "/opt/cni/bin", "position": "primary",
         "attachments": [{"ifname": "eth0", "network": {"name": "pods", "cniVersion": "1.0.0", "plugins": [{"type": "alpha"}]},
             "reference": "pods", "origin": "delegates[0]", "reason": "always", "args": ""}],
     });
-    let header = json!({"format": 1, "time": 1_795_244_965_024_u64, "boot": "none", "plan": plan});
+    let header = json!({"format": 1, "time": time, "boot": "", "plan": plan});
     let complete = json!({"complete": {"micros": 1, "result": {"cniVersion": "1.0.0"}}});
     let attachments = case.dir().join("state/attachments");
     fs::create_dir_all(&attachments).expect("make a folder");
@@ -168,6 +190,14 @@ impl Agent {
         Self::start_with(case, &[&places, words].concat())
     }
 
+    /// Starts an agent with these words more, of a node with the real Braid, whose children tell the recorders where to record. What
+    /// is in `@DIR@/environment` is exported to the agent and to its children.
+    pub(super) fn start_recording(case: &Case, words: &[&str]) -> Self {
+        let program = write_program(case, "braid-that-records", RECORDING);
+        let own = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin", "--braid", "@DIR@/braid-that-records"];
+        Self::start_program(case, &program, &[&own, words].concat())
+    }
+
     /// Starts an agent of a node with the real Braid and these plugins.
     pub(super) fn start_real(case: &Case, plugins: &Path) -> Self {
         let (braid, plugins) = (braid(), plugins.to_str().expect("UTF-8"));
@@ -176,11 +206,15 @@ impl Agent {
     }
 
     fn start_with(case: &Case, words: &[&str]) -> Self {
+        Self::start_program(case, &braid(), words)
+    }
+
+    fn start_program(case: &Case, program: &Path, words: &[&str]) -> Self {
         let own = ["agent", "--node", NODE, "--host-pid", "none"];
         let places = ["--state-dir", "@DIR@/state", "--conf-dir", "@DIR@/net.d", "--cache-dir", "@DIR@/cache"];
         let line: Vec<String> = own.iter().chain(&places).chain(words).map(|word| case.expand(word)).collect();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        let mut child = case.braid(&line).spawn();
+        let mut child = case.command(program, &line).spawn();
         let log = Arc::new(Mutex::new(String::new()));
         let shared = Arc::clone(&log);
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
@@ -246,5 +280,17 @@ impl Drop for Agent {
         if thread::panicking() {
             eprintln!("the agent's log:\n{}", self.log());
         }
+    }
+}
+
+/// Waits as long as a busy machine may take.
+pub(super) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
