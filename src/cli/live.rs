@@ -208,17 +208,20 @@ fn configuration(network: &str) -> Result<Config, CliError> {
 fn selections(words: &[String]) -> Result<Vec<OperatorSelection>, CliError> {
     let mut selections = Vec::new();
     for word in words {
+        let place = |index: usize| format!("selection {}", index + 1);
         if word.trim_start().starts_with('{') {
+            let place = place(selections.len());
             let object = parse_object(word.as_bytes())
-                .map_err(|error| wrong(format!("the selection {word:?} cannot be read: {error}")))?;
-            let selection = OperatorSelection::from_object(&object, "selection");
+                .map_err(|error| wrong(format!("{place} ({word:?}) cannot be read: {error}")))?;
+            let selection = OperatorSelection::from_object(&object, &place);
             selections.push(selection.map_err(|error| wrong(error.to_string()))?);
             continue;
         }
         for text in word.split(',') {
+            let place = place(selections.len());
             let selection =
-                Selection::from_text(text, "selection").map_err(|error| wrong(format!("{error} (in {word:?})")))?;
-            selections.push(OperatorSelection { selection, ..OperatorSelection::default() });
+                Selection::from_text(text, &place).map_err(|error| wrong(format!("{error} (in {word:?})")))?;
+            selections.push(OperatorSelection { place, selection, ..OperatorSelection::default() });
         }
     }
     Ok(selections)

@@ -82,7 +82,9 @@ impl Entry<'_> {
         if entry.get().starts_with('"') {
             let text: String = serde_json::from_str(entry.get()).map_err(wrong)?;
             let selection = Selection::from_text(&text, &self.place)?;
-            return Ok(Delegate::Selection(Box::new(OperatorSelection { selection, ..OperatorSelection::default() })));
+            let place = self.place.clone();
+            let selection = OperatorSelection { place, selection, ..OperatorSelection::default() };
+            return Ok(Delegate::Selection(Box::new(selection)));
         }
         let object: RawObject = serde_json::from_str(entry.get()).map_err(wrong)?;
         if object.contains_key("type") || object.contains_key("plugins") {

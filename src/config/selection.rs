@@ -139,6 +139,8 @@ pub struct Bandwidth {
 /// A selection as an operator can write it.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorSelection {
+    /// Where it stands, such as `delegates[1]`, for messages.
+    pub place: String,
     /// What a pod could write too.
     pub selection: Selection,
     /// The network's configuration, in place of a reference to it.
@@ -168,7 +170,12 @@ impl OperatorSelection {
             None => Selector::default(),
         };
         let selection = Selection::read(&keys, place, Author::Operator, config.is_some())?;
-        Ok(Self { selection, config, when, optional: keys.boolean("optional")? })
+        Ok(Self { place: place.to_owned(), selection, config, when, optional: keys.boolean("optional")? })
+    }
+
+    /// The network that it asks for, as it was written.
+    pub fn shown(&self) -> String {
+        if self.selection.name.is_empty() { "inline".into() } else { self.selection.reference() }
     }
 }
 

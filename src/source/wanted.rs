@@ -10,7 +10,7 @@ use super::pod::{self, Definition, DefinitionKey, Definitions, Pod};
 use crate::cni::config::{Defaults, NetworkConfig};
 use crate::config::claim::ClaimRequest;
 use crate::config::problems::Problems;
-use crate::config::selection::{OperatorSelection, Selection};
+use crate::config::selection::Selection;
 use crate::config::{Author, Config, Delegate};
 use crate::request::Request;
 use crate::runtime::load::{self, LoadError};
@@ -228,9 +228,12 @@ pub(super) fn operators_networks(config: &Config) -> Vec<OperatorsNetwork<'_>> {
     let Some(reference) = &config.multus.cluster_network else {
         let delegates = config.delegates.iter().enumerate();
         return delegates
-            .map(|(index, delegate)| OperatorsNetwork {
-                origin: numbered("delegates", index),
-                entry: Entry::Delegate(delegate),
+            .map(|(index, delegate)| {
+                let origin = match delegate {
+                    Delegate::Selection(operator) => operator.place.clone(),
+                    Delegate::Network(_) => numbered("delegates", index),
+                };
+                OperatorsNetwork { origin, entry: Entry::Delegate(delegate) }
             })
             .collect();
     };
@@ -290,8 +293,8 @@ impl OperatorsNetwork<'_> {
                 let defaults = Defaults { name: None, version: Some(config.version) };
                 let network = NetworkConfig::complete_from_object(object, defaults);
                 network.map(Target::Network).map_err(|source| {
-                    let path = format!("{origin}.config").into();
-                    SourceError::Load { origin, source: LoadError::Config { path, source } }
+                    let source = LoadError::Config { path: "config".into(), source };
+                    SourceError::Load { origin, source }
                 })
             }
             Entry::Delegate(Delegate::Selection(_)) | Entry::ClusterNetwork(_) | Entry::DefaultNetwork(_) => {
@@ -328,7 +331,7 @@ impl OperatorsNetwork<'_> {
             Entry::Delegate(Delegate::Selection(operator)) => operator
                 .when
                 .evaluate(&request.args)
-                .map_err(|reason| format!("{} ({}): {reason}", self.origin, name_of(operator))),
+                .map_err(|reason| format!("{} ({}): {reason}", self.origin, operator.shown())),
             Entry::DefaultNetwork(_) => {
                 let namespace = request.arg("K8S_POD_NAMESPACE").unwrap_or_default();
                 if config.multus.system_namespaces.iter().any(|name| name == namespace) {
@@ -339,10 +342,6 @@ impl OperatorsNetwork<'_> {
             _ => Ok("always".into()),
         }
     }
-}
-
-fn name_of(operator: &OperatorSelection) -> String {
-    if operator.selection.name.is_empty() { "inline".into() } else { operator.selection.reference() }
 }
 
 /// A network that the operator names: a definition in the operator's namespace, or something on disk.

@@ -76,6 +76,33 @@ fn a_selection_in_json_has_all_that_a_selection_has() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// Nothing of it is a delegate of the configuration.
+#[test]
+fn messages_and_the_journal_name_the_selection_that_was_given() {
+    let case = case();
+    case.add().succeeds();
+    let inline = r#"{"config":{"name":"n","type":"../x"}}"#;
+    for (words, message) in [
+        (&["extra"][..], "selection 1 (extra): no network is called \"extra\" in"),
+        (&["blue", "a/extra@x0"], "selection 2 (a/extra): no network is called \"extra\" in"),
+        (&["blue@x0,green@x0"], "selection 1 (blue) and selection 2 (green) would both get the interface \"x0\""),
+        (&["blue,green@"], "selection 2 is \"green@\", expected [namespace/]name[@interface] (in \"blue,green@\")"),
+        (&["blue", r#"{"name":"blue","mac":5}"#], "selection 2.mac is 5"),
+        (&["blue", r#"{"name":"blue""#], "selection 2 (\"{\\\"name\\\":\\\"blue\\\"\") cannot be read"),
+        (&["blue", inline], "selection 2 (inline): config: \"type\": plugin type \"../x\" is not valid"),
+        (
+            &[r#"{"name":"blue","portMappings":[{"hostPort":80,"containerPort":80}]}"#],
+            "selection 1 (blue): \"portMappings\" is asked for",
+        ),
+    ] {
+        attach(&case, words).fails(7).message_contains(message).called_nothing();
+    }
+    attach(&case, &["green@lan"]).succeeds();
+    let text = std::fs::read_to_string(case.dir().join("state/attachments").join(Case::CONTAINER).join("eth0.jsonl"));
+    assert!(text.expect("the journal").contains(r#""origin":"selection 1 (green)""#));
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn several_selections_are_one_transaction() {
     let case = network(case(), "bad", &[recorder("epsilon").failing("ADD", 142)]);

@@ -449,10 +449,16 @@ pub(super) fn request_of(plan: &Plan) -> Result<Request, LiveError> {
     })
 }
 
+/// A selection as messages and the journal name it, which stands in no configuration.
+fn numbered((index, operator): (usize, OperatorSelection)) -> Delegate {
+    let place = format!("selection {} ({})", index + 1, operator.shown());
+    Delegate::Selection(Box::new(OperatorSelection { place, ..operator }))
+}
+
 /// Braid's configuration with these selections alone.
 pub(super) fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
     Config {
-        delegates: selections.into_iter().map(|operator| Delegate::Selection(Box::new(operator))).collect(),
+        delegates: selections.into_iter().enumerate().map(numbered).collect(),
         // There is a primary attachment already, whoever made it.
         prev_result: Some(AddResult::default()),
         runtime_config: RawObject::new(),
