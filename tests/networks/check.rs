@@ -171,6 +171,19 @@ fn a_default_route_that_was_not_there_when_add_finished_is_not_gone() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// What `validate` warns of. `disableCheck` is the remedy, as with plugins that no meta-plugin is between.
+#[test]
+fn routes_that_a_later_sbr_has_moved_are_gone() {
+    let case = Case::with_reference_plugins().delegate(way_out("br-a", "10.10.1.0/24"));
+    let answer = case.add().result().clone();
+    let sbr = Plugin::new("sbr", "sbr");
+    let result = later(&case, "ADD", &sbr, &answer).result().clone();
+    check(&case, &result).fails_with_any_code().says("the IPv4 default route via").says("Failed to find Gateway");
+    case.call("CHECK").key("prevResult", result.clone()).key("disableCheck", true).run().succeeds();
+    later(&case, "DEL", &sbr, &result).succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
 /// Attachments that the container's author has asked for, whose plugin refuses CHECK.
 #[rstest]
 #[case::by_default(None, true)]

@@ -30,6 +30,46 @@ fn an_address_without_a_prefix_length_is_reported_and_fails(#[case] ipam: Value,
     }
 }
 
+#[rstest]
+#[case::gateway(json!({"type": "static", "addresses": [{"address": "10.1.0.5/24", "gateway": "10.1.0"}]}), "addresses[0].gateway")]
+#[case::range(json!({"type": "host-local", "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.999"}), "ipam.rangeStart")]
+#[case::next_hop(json!({"type": "host-local", "subnet": "10.1.0.0/24", "routes": [{"dst": "0.0.0.0/0", "gw": "gw"}]}), "routes[0].gw")]
+#[case::host_bits(json!({"type": "host-local", "subnet": "10.1.0.5/24"}), "ipam.subnet")]
+#[case::too_small(json!({"type": "host-local", "subnet": "10.1.0.4/31"}), "ipam.subnet")]
+#[case::outside(json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.9"}]]}), "ranges[0][0].rangeEnd")]
+fn an_address_that_the_plugin_refuses_is_told_and_fails(#[case] ipam: Value, #[case] place: &str) {
+    let case = Case::with_reference_plugins().delegate(with_ipam(&ipam));
+    case.add().fails_with_any_code();
+    case.del().leaves_nothing();
+    let case = case.configuration("pods.conflist", braid(&json!([with_ipam(&ipam)])));
+    let output = case.braid(&["validate", "@DIR@/net.d/pods.conflist"]).output();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && text.contains(place), "{text}");
+}
+
+/// The plugins' own CHECK fails, without Braid too.
+#[rstest]
+#[case::with_check(false)]
+#[case::without(true)]
+fn sbr_after_another_plugin(#[case] disable_check: bool) {
+    let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/24", "dataDir": "@DIR@/ipam"});
+    let bridge = json!({"type": "bridge", "bridge": "br-t", "isGateway": true, "ipam": ipam});
+    let network = json!({"cniVersion": "1.0.0", "name": "net", "disableCheck": disable_check, "plugins": [bridge, {"type": "sbr"}]});
+    let case = Case::with_reference_plugins().delegate(network.clone());
+    case.add().succeeds();
+    if disable_check {
+        case.check().succeeds();
+    } else {
+        case.check().fails_with_any_code().says("Failed to find Gateway 10.1.0.1");
+    }
+    case.del().succeeds();
+    let case = case.configuration("pods.conflist", braid(&json!([network])));
+    for command in [&["plan", "pods"][..], &["validate", "@DIR@/net.d/pods.conflist"]] {
+        let text = String::from_utf8(case.braid(command).output().stdout).expect("text");
+        assert_eq!(text.contains("add \"disableCheck\": true"), !disable_check, "{command:?}: {text}");
+    }
+}
+
 /// Two attachments with an egress limit on networks of these names.
 fn limited(first: &str, second: &str) -> Value {
     let network = |name: &str, bridge_name: &str, subnet: &str| {
@@ -76,7 +116,7 @@ fn two_of_a_kind(#[case] first: Value, #[case] second: Value, #[case] warning: O
     let case = Case::new().configuration("pods.conflist", braid(&delegates));
     for command in [&["plan", "pods"][..], &["validate", "@DIR@/net.d/pods.conflist"]] {
         let text = String::from_utf8(case.braid(command).output().stdout).expect("text");
-        assert_eq!(text.contains("all use plugin"), warning.is_some(), "{command:?}: {text}");
+        assert_eq!(text.contains("use plugin"), warning.is_some(), "{command:?}: {text}");
         assert!(warning.is_none_or(|warning| text.contains(warning)), "{command:?}: {text}");
     }
 }
