@@ -3,7 +3,7 @@
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 
-use super::config::{ConfigError, RawObject, get};
+use super::config::{ConfigError, RawObject, get_list};
 
 /// Where the list stands in a request configuration: the specification's key, then its older name.
 const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
@@ -30,7 +30,8 @@ impl ValidAttachment {
     pub fn in_config(object: &RawObject) -> Result<Option<Vec<Self>>, ConfigError> {
         let mut valid: Option<Vec<Self>> = None;
         for key in KEYS.into_iter().filter(|key| object.contains_key(*key)) {
-            let listed: Option<Vec<Self>> = get(object, key, "a list of {containerID, ifname}")?;
+            let listed: Option<Vec<Self>> =
+                get_list(object, key, "a list of {containerID, ifname}", "{containerID, ifname}, both strings")?;
             valid.get_or_insert_default().extend(listed.unwrap_or_default());
         }
         Ok(valid.map(|valid| IndexSet::<Self>::from_iter(valid).into_iter().collect()))

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::selector::Globs;
-use crate::cni::config::{BOOLEAN, ConfigError, RawObject, describe, get_bool, kind};
+use crate::cni::config::{BOOLEAN, ConfigError, RawObject, describe, get_bool, kind, misfit};
 
 /// A key of Braid's own that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +124,12 @@ impl<'a> Keys<'a> {
 
     /// A key as a `T`; `null` and a missing key are none.
     pub fn get<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
-        self.raw(key).map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong_kind(key, expected))).transpose()
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map(Some).map_err(|error| KeyError::Wrong {
+            path: self.path(key),
+            found: misfit(raw, &error),
+            expected: expected.into(),
+        })
     }
 
     /// A key as text.
@@ -143,6 +148,14 @@ impl<'a> Keys<'a> {
         serde_json::from_str(raw.get()).map(Some).map_err(|_| self.wrong_kind(key, expected))
     }
 
+    /// A key as a `T`, which has named fields. Their values alone, as a list, which the parser would take too, are none.
+    pub fn fields<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
+        if self.raw(key).is_some_and(|raw| raw.get().starts_with('[')) {
+            return Err(self.wrong_kind(key, expected));
+        }
+        self.get(key, expected)
+    }
+
     /// A key as a list of `T`. The error names the element that is none: `item` says what was expected there.
     pub fn list_of<T: DeserializeOwned>(
         &self,
@@ -152,9 +165,9 @@ impl<'a> Keys<'a> {
     ) -> Result<Option<Vec<T>>, KeyError> {
         let Some(list) = self.list(key, expected)? else { return Ok(None) };
         let element = |(index, raw): (usize, &RawValue)| {
-            serde_json::from_str(raw.get()).map_err(|_| KeyError::Wrong {
+            serde_json::from_str(raw.get()).map_err(|error| KeyError::Wrong {
                 path: self.element(key, index),
-                found: kind(raw),
+                found: misfit(raw, &error),
                 expected: item.into(),
             })
         };
@@ -208,7 +221,7 @@ impl<'a> Keys<'a> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
         let globs = match serde_json::from_str::<String>(raw.get()) {
             Ok(one) => vec![one],
-            Err(_) => serde_json::from_str(raw.get()).map_err(|_| self.wrong_kind(key, EXPECTED))?,
+            Err(_) => self.list_of(key, EXPECTED, "a glob, a string")?.unwrap_or_default(),
         };
         Globs::new(globs).map(Some).map_err(|reason| KeyError::Wrong {
             path: self.path(key),

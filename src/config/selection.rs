@@ -450,7 +450,10 @@ fn read_hex(keys: &Keys<'_>, key: &str, lengths: &[usize], expected: &str) -> Re
 
 fn read_port_mappings(keys: &Keys<'_>) -> Result<Vec<PortMapping>, KeyError> {
     const EXPECTED: &str = "a list of {hostPort, containerPort, protocol: tcp, udp or sctp, hostIP}";
-    let mut mappings: Vec<PortMapping> = keys.get("portMappings", EXPECTED)?.unwrap_or_default();
+    const MAPPING: &str = "{hostPort, containerPort, protocol: tcp, udp or sctp, hostIP}";
+    // The parser would take a list of a mapping's values for one.
+    keys.list_of::<RawObject>("portMappings", EXPECTED, MAPPING)?;
+    let mut mappings: Vec<PortMapping> = keys.list_of("portMappings", EXPECTED, MAPPING)?.unwrap_or_default();
     for mapping in &mut mappings {
         mapping.protocol.make_ascii_lowercase();
         let good = mapping.host_port != 0
@@ -467,7 +470,7 @@ fn read_port_mappings(keys: &Keys<'_>) -> Result<Vec<PortMapping>, KeyError> {
 
 fn read_bandwidth(keys: &Keys<'_>) -> Result<Option<Bandwidth>, KeyError> {
     let expected = "{ingressRate, ingressBurst, egressRate, egressBurst} in bits, each burst with its rate";
-    let bandwidth: Option<Bandwidth> = keys.get("bandwidth", expected)?;
+    let bandwidth: Option<Bandwidth> = keys.fields("bandwidth", expected)?;
     let lone_burst = |rate: Option<u64>, burst: Option<u64>| burst.is_some_and(|b| b > 0) && rate.unwrap_or(0) == 0;
     if bandwidth.is_some_and(|limit| {
         lone_burst(limit.ingress_rate, limit.ingress_burst) || lone_burst(limit.egress_rate, limit.egress_burst)
@@ -479,7 +482,8 @@ fn read_bandwidth(keys: &Keys<'_>) -> Result<Option<Bandwidth>, KeyError> {
 
 fn read_default_route(keys: &Keys<'_>) -> Result<Option<Vec<IpAddr>>, KeyError> {
     const EXPECTED: &str = "a list of gateway addresses, at most one of each family";
-    let gateways: Option<Vec<IpAddr>> = keys.get("default-route", EXPECTED)?;
+    let gateways: Option<Vec<IpAddr>> =
+        keys.list_of("default-route", EXPECTED, "the address of a gateway, a string")?;
     let of_family = |v4: bool| gateways.iter().flatten().filter(|gateway| gateway.is_ipv4() == v4).count();
     if of_family(true) > 1 || of_family(false) > 1 {
         return Err(keys.wrong("default-route", EXPECTED));
@@ -538,6 +542,28 @@ mod tests {
             (r#"[{"name":"a","bandwidth":{"egressBurst":5}}]"#, "each burst with its rate"),
             (r#"[{"name":"a","portMappings":[{"hostPort":0,"containerPort":1}]}]"#, "portMappings"),
             (r#"[{"name":"a","default-route":["10.0.0.1","10.0.0.2"]}]"#, "at most one of each family"),
+            (
+                r#"[{"name":"a","default-route":["10.0.0.1",5]}]"#,
+                "networks[0].default-route[1] is 5, expected the address",
+            ),
+            (
+                r#"[{"name":"a","default-route":["secret"]}]"#,
+                "networks[0].default-route[0] is a string, expected the address",
+            ),
+            (
+                r#"[{"name":"a","portMappings":[{"hostPort":"x","containerPort":1}]}]"#,
+                "networks[0].portMappings[0] is an object that cannot be read (invalid type: string, expected u16), expected {hostPort,",
+            ),
+            (r#"[{"name":"a","portMappings":[{"hostPort":1}]}]"#, "(missing field `containerPort`)"),
+            (
+                r#"[{"name":"a","portMappings":[[80,8080]]}]"#,
+                "networks[0].portMappings[0] is a list, expected {hostPort",
+            ),
+            (r#"[{"name":"a","bandwidth":[1000,10]}]"#, "networks[0].bandwidth is a list, expected {ingressRate"),
+            (
+                r#"[{"name":"a","bandwidth":{"ingressRate":-1}}]"#,
+                "networks[0].bandwidth is an object that cannot be read (invalid value: integer `-1`, expected u64)",
+            ),
             (r#"[{"name":"a","ips":["10.0.0.1"],"ipam-claim-reference":"c"}]"#, "together"),
             (r#"{"name":"a"}"#, "networks is an object, expected a JSON list"),
             (r#"["a", {"name":"b"}]"#, "networks[0] is a string, expected a network selection element, an object"),

@@ -63,6 +63,19 @@ fn a_list_that_is_null_is_an_empty_one(#[case] keys: &[&str]) {
     outcome.leaves_nothing();
 }
 
+#[rstest]
+#[case::no_list(json!("all"), "\"cni.dev/valid-attachments\" is a string, expected a list of {containerID, ifname}")]
+#[case::no_object(json!([{"containerID": "c1", "ifname": "eth0"}, 1]), "\"cni.dev/valid-attachments[1]\" is 1, expected {containerID, ifname}")]
+#[case::a_key_is_missing(json!([{"containerID": "c1"}]), "\"cni.dev/valid-attachments[0]\" is an object that cannot be read (missing field `ifname`)")]
+#[case::no_text(json!([{"containerID": 5, "ifname": "eth0"}]), "(invalid type: integer `5`, expected a string)")]
+fn a_list_that_cannot_be_read_changes_nothing(#[case] list: Value, #[case] message: &str) {
+    let case = case().delegate(newest("alpha"));
+    add(&case, "c1");
+    let outcome = case.call("GC").key("cni.dev/valid-attachments", list).run().fails(7).message_contains(message);
+    outcome.called_nothing();
+    assert!(case.owes());
+}
+
 #[test]
 fn what_either_key_lists_is_valid() {
     let case = case().delegate(newest("alpha"));

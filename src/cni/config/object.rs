@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::ConfigError;
+use super::{ConfigError, without_values};
 
 /// A JSON object whose values are kept as text. A key that stands twice has its last value, as in libcni.
 pub type RawObject = IndexMap<String, Box<RawValue>>;
@@ -31,6 +31,18 @@ pub fn describe(raw: &RawValue) -> String {
     }
 }
 
+/// Says what a value is that does not fit, as [`kind`] does, and what in it does not, where it is of the right kind.
+pub fn misfit(raw: &RawValue, error: &serde_json::Error) -> String {
+    let is_inside = raw.get().starts_with(['[', '{']) && (error.line() > 1 || error.column() > 1);
+    if !is_inside {
+        return kind(raw);
+    }
+    let message = without_values(error);
+    // The place is that within the value.
+    let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason);
+    format!("{} that cannot be read ({reason})", kind(raw))
+}
+
 /// Reads `key` of a raw object.
 ///
 /// # Errors
@@ -42,7 +54,7 @@ pub fn get<T: DeserializeOwned>(
 ) -> Result<Option<T>, ConfigError> {
     match object.get(key) {
         None => Ok(None),
-        Some(raw) => serde_json::from_str(raw.get()).map_err(|_| wrong(key, raw, expected)),
+        Some(raw) => serde_json::from_str(raw.get()).map_err(|error| misfitting(key, raw, &error, expected)),
     }
 }
 
@@ -59,7 +71,7 @@ pub fn get_list<T: DeserializeOwned>(
 ) -> Result<Option<Vec<T>>, ConfigError> {
     let Some(list) = get::<Vec<Box<RawValue>>>(object, key, expected)? else { return Ok(None) };
     let element = |(index, raw): (usize, Box<RawValue>)| {
-        serde_json::from_str(raw.get()).map_err(|_| wrong(&format!("{key}[{index}]"), &raw, item))
+        serde_json::from_str(raw.get()).map_err(|error| misfitting(&format!("{key}[{index}]"), &raw, &error, item))
     };
     list.into_iter().enumerate().map(element).collect::<Result<_, _>>().map(Some)
 }
@@ -81,11 +93,18 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
         "true" => Ok(true),
         "false" => Ok(false),
         // What it says instead may be a secret in the wrong place.
-        _ if raw.get().starts_with('"') => {
-            Err(ConfigError::Wrong { key: key.into(), found: "a string that says neither".into(), expected: BOOLEAN })
-        }
+        _ if raw.get().starts_with('"') => Err(ConfigError::Wrong {
+            key: key.into(),
+            found: "a string other than \"true\" and \"false\"".into(),
+            expected: BOOLEAN,
+        }),
         _ => Err(wrong(key, raw, BOOLEAN)),
     }
+}
+
+/// The error that `key` holds something that does not fit.
+fn misfitting(key: &str, raw: &RawValue, error: &serde_json::Error, expected: &'static str) -> ConfigError {
+    ConfigError::Wrong { key: key.into(), found: misfit(raw, error), expected }
 }
 
 /// The error that `key` holds the wrong thing.
@@ -153,6 +172,6 @@ mod tests {
         }
         let object = parse_object(br#"{"disableCheck":"yes"}"#).unwrap();
         let error = get_bool(&object, "disableCheck").unwrap_err().to_string();
-        assert!(error.contains("is a string that says neither, expected true or false"), "{error}");
+        assert!(error.contains("is a string other than \"true\" and \"false\", expected"), "{error}");
     }
 }
