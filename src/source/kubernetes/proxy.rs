@@ -134,6 +134,10 @@ fn covers(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     if let Ok(excepted) = name.parse::<IpAddr>() {
         return address == Some(excepted.to_canonical());
     }
+    if address.is_some() {
+        // The end of an address is no domain.
+        return false;
+    }
     let suffix = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
     match suffix.strip_prefix('.') {
         _ if suffix.is_empty() => false,
@@ -145,7 +149,9 @@ fn covers(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
 /// An entry without its port, and the port. The colons of an address of IPv6 without brackets are none of a port.
 fn without_port(entry: &str) -> (&str, Option<&str>) {
     match entry.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+            (name, Some(port).filter(|port| !port.is_empty()))
+        }
         _ => (entry, None),
     }
 }
@@ -182,6 +188,9 @@ mod tests {
     #[case::v6_and_port("[fd00::1]:6443", "[fd00::1]", true)]
     #[case::v6_and_other_port("[fd00::1]:443", "[fd00::1]", false)]
     #[case::v6_cidr("fd00::/8", "[fd00::1]", true)]
+    #[case::end_of_an_address("0.0.1", "10.0.0.1", false)]
+    #[case::end_of_an_address_after_a_dot(".0.0.1", "10.0.0.1", false)]
+    #[case::empty_port("example.com:", "api.example.com", true)]
     #[case::spaces(" a.b , 10.0.0.0/8 ", "10.0.0.1", true)]
     #[case::malformed(":,/,.,::/", "api.example.com", false)]
     #[case::this_machine("", "localhost", true)]
