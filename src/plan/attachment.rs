@@ -9,7 +9,7 @@ use crate::cni::Version;
 use crate::cni::config::{NetworkConfig, RawObject, raw};
 use crate::config::Author;
 use crate::runtime;
-use crate::source::device::AllocatedDevice;
+use crate::source::device::{AllocatedDevice, HeldDevice};
 
 /// A file in which a device is described to the attachment's plugins and to readers of the pod's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,11 @@ impl Attachment {
     /// What plugins know its device by, if it has one.
     pub fn device_id(&self) -> Option<String> {
         serde_json::from_str(self.capability_args.get("deviceID")?.get()).ok()
+    }
+
+    /// Its device, if it has one.
+    pub fn held_device(&self) -> Option<HeldDevice> {
+        Some(HeldDevice { id: self.device_id()?, allocated: self.allocated.clone() })
     }
 
     /// All that was asked of it, in the words of a selection. An older journal does not say it: then it is what the plugins

@@ -71,11 +71,11 @@ pub(super) fn names_held_by_others(container: &Container, own: &str) -> Result<V
 }
 
 /// What `part` says of each attachment that other networks have given the container, by their journals.
-pub(super) fn held_by_others(
+pub(super) fn held_by_others<T>(
     container: &Container,
     own: &str,
-    part: impl Fn(&Attachment) -> Option<String>,
-) -> Result<Vec<String>, StoreError> {
+    part: impl Fn(&Attachment) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
     let mut held = Vec::new();
     for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
         if let Some(Ok(state)) = State::peek(container, ifname)? {

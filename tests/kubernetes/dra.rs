@@ -57,14 +57,19 @@ fn by_request(requests: &[(&str, &str)]) -> Value {
 
 /// Makes `ResourceClaim` `shop-nics`, to which these devices have been allocated: request and name.
 fn claim<S: ApiServer + ?Sized>(api: &Cluster<S>, devices: &[(&str, &str)]) {
-    let request = |name: &str| json!({"name": name, "exactly": {"deviceClassName": "nics"}});
-    let requests: Vec<Value> = devices.iter().map(|(name, _)| request(name)).collect();
+    let requests: Vec<&str> = devices.iter().map(|(name, _)| *name).collect();
+    let result = |(request, device): &(&str, &str)| json!({"request": request, "driver": DRIVER, "pool": "node-1", "device": device});
+    claim_of(api, &requests, &devices.iter().map(result).collect());
+}
+
+/// The same with these requests, and what has been allocated to them.
+fn claim_of<S: ApiServer + ?Sized>(api: &Cluster<S>, requests: &[&str], results: &Value) {
+    let request = |name: &&str| json!({"name": name, "exactly": {"deviceClassName": "nics"}});
+    let requests: Vec<Value> = requests.iter().map(request).collect();
     let metadata = json!({"namespace": "web", "name": "shop-nics"});
     let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": metadata,
         "spec": {"devices": {"requests": requests}}});
     api.server.put(CLAIM, claim);
-    let result = |(request, device): &(&str, &str)| json!({"request": request, "driver": DRIVER, "pool": "node-1", "device": device});
-    let results: Vec<Value> = devices.iter().map(result).collect();
     api.server.put_status(CLAIM, json!({"allocation": {"devices": {"results": results}}}));
 }
 
@@ -444,6 +449,35 @@ fn an_edit_of_the_annotation_brings_a_device_of_the_claims_and_gives_it_back() {
     let outcome = sync(&[("gamma", "two"), ("vf", "one")]);
     assert_eq!(outcome.call_of("DEL", "beta").config()["deviceID"], "A");
     assert_eq!(outcome.call_of("ADD", "delta").config()["deviceID"], "A");
+    case.del().succeeds().leaves_nothing();
+}
+
+#[rstest]
+fn shares_of_a_device_go_to_networks_one_after_the_other(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = with_claims(server, node_for_changes()) else { return };
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("beta", "one")]));
+    kubelet(&case, &[]);
+    let share = |share: u32| {
+        json!({"request": "one", "driver": DRIVER, "pool": "node-1", "device": "a",
+        "shareID": format!("00000000-0000-4000-8000-00000000000{share}")})
+    };
+    claim_of(&api, &["one"], &json!([share(1), share(2)]));
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    case.add().succeeds();
+    let attach = |network: &str| {
+        let selection = by_request(&[(network, "one")])[0].to_string();
+        case.braid(&["attach", Case::CONTAINER, &selection, "--state-dir", "@DIR@/state"]).run()
+    };
+    assert_eq!(attach("gamma").succeeds().call_of("ADD", "gamma").config()["deviceID"], "A");
+    attach("vf").fails(7).says("all of its devices are taken").called_nothing();
+    // Each share has an entry of its own in the status.
+    let devices = &api.server.get(CLAIM).expect("the claim")["status"]["devices"];
+    let entry = |index: usize| (&devices[index]["shareID"], &devices[index]["networkData"]["interfaceName"]);
+    assert_eq!(entry(0), (&share(1)["shareID"], &json!("net1")), "{devices:#}");
+    assert_eq!(entry(1), (&share(2)["shareID"], &json!("net2")), "{devices:#}");
     case.del().succeeds().leaves_nothing();
 }
 

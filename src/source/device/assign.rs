@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::DeviceError;
-use super::inventory::{AllocatedDevice, Claim, ClaimObject, Device, Grant, Inventory, PodClaims, Question};
+use super::inventory::{
+    AllocatedDevice, Claim, ClaimObject, Device, Grant, HeldDevice, Inventory, PodClaims, Question,
+};
 use crate::config::claim::ClaimRequest;
 
 /// The most devices that a message names.
@@ -44,9 +46,8 @@ impl Inventory {
     /// What has to be asked first.
     pub fn assign(&self, demands: &[Demand]) -> Result<Assignments, Question> {
         let asked = demands.iter().filter_map(|demand| demand.device_id.as_deref()).collect();
-        let held = self.held.iter().map(|id| Taken { id: id.clone(), share: None, claim: None });
-        let taken = held.collect();
-        let mut round = Round { inventory: self, asked, taken, used: BTreeSet::new() };
+        let mut round = Round { inventory: self, asked, taken: Vec::new(), used: BTreeSet::new() };
+        self.held.iter().for_each(|device| round.hold(device));
         let mut ordered: Vec<&Demand> = demands.iter().collect();
         ordered.sort_by_key(|demand| demand.rank());
         let mut assignments = Assignments::new();
@@ -99,6 +100,23 @@ impl Filter<'_> {
 }
 
 impl<'a> Round<'a> {
+    /// Takes out what an attachment has already. Of a device that is shared, that is one share.
+    fn hold(&mut self, device: &HeldDevice) {
+        let share = device.allocated.as_ref().and_then(|allocated| {
+            let is_taken = |grant: &Grant| {
+                let is_same =
+                    |taken: &Taken| taken.claim.as_ref() == Some(&allocated.claim) && taken.share == grant.share;
+                self.taken.iter().any(is_same)
+            };
+            let claim = self.inventory.claims.get(&allocated.claim);
+            let grants = claim.map(|claim| claim.grants.as_slice()).unwrap_or_default();
+            let held = grants.iter().find(|grant| allocated.may_be(grant) && !is_taken(grant));
+            allocated.share.clone().or_else(|| held?.share.clone())
+        });
+        let claim = device.allocated.as_ref().map(|allocated| allocated.claim.clone());
+        self.taken.push(Taken { id: device.id.clone(), share, claim });
+    }
+
     /// A device of the claim that the attachment names.
     fn of_claim(
         &mut self,
@@ -307,7 +325,11 @@ impl<'a> Round<'a> {
             (None, Some(_)) => {
                 "without the attribute k8s.cni.cncf.io/deviceID or resource.kubernetes.io/pciBusID".into()
             }
-            (None, None) => "in no current ResourceSlice of its driver".into(),
+            (None, None) if self.inventory.has_listed_slices(&grant.key.driver) => {
+                "in no current ResourceSlice of its driver".into()
+            }
+            // Nobody had to ask.
+            (None, None) => return format!("{request}{}", grant.key),
         };
         let resource = identity.resource.map(|resource| format!(" of resource {resource:?}")).unwrap_or_default();
         format!("{request}{} ({id}{resource})", grant.key)
@@ -343,6 +365,7 @@ fn allocated(object: &str, grant: &Grant) -> AllocatedDevice {
         pool: grant.key.pool.clone(),
         device: grant.key.name.clone(),
         request: grant.request.clone(),
+        share: grant.share.clone(),
     }
 }
 

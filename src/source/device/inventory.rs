@@ -33,6 +33,28 @@ pub struct AllocatedDevice {
     /// The request that it was given for, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// Which share of the device it is, if it is shared and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+}
+
+impl AllocatedDevice {
+    /// Whether it may be what a claim has been given here: what is not known of either contradicts nothing.
+    pub fn may_be(&self, grant: &Grant) -> bool {
+        let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+        (&self.driver, &self.pool, &self.device) == (&grant.key.driver, &grant.key.pool, &grant.key.name)
+            && agree(&self.request, &grant.request)
+            && agree(&self.share, &grant.share)
+    }
+}
+
+/// A device that an attachment of the pod has already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldDevice {
+    /// What plugins know it by.
+    pub id: String,
+    /// How its claim names it, if it is from one.
+    pub allocated: Option<AllocatedDevice>,
 }
 
 /// A device as claims and slices name it.
@@ -90,6 +112,11 @@ pub enum SliceScope {
     Node,
     /// Those that name no node.
     Unbound,
+}
+
+impl SliceScope {
+    /// Each, in the order in which they are listed.
+    const ALL: [Self; 2] = [Self::Node, Self::Unbound];
 }
 
 /// What a pod says of its claims.
@@ -184,8 +211,7 @@ pub struct Inventory {
     /// By driver and pool.
     pools: BTreeMap<(String, String), Pool>,
     listed: BTreeSet<(String, SliceScope)>,
-    /// The IDs of the devices that attachments of before have.
-    pub(super) held: BTreeSet<String>,
+    pub(super) held: Vec<HeldDevice>,
 }
 
 impl Inventory {
@@ -206,9 +232,9 @@ impl Inventory {
         Self { plugin_devices, claims, ..Self::default() }
     }
 
-    /// Takes note of a device that an attachment of the pod has already: it goes to no other.
-    pub fn hold(&mut self, id: &str) {
-        self.held.insert(id.to_owned());
+    /// Takes note of a device that an attachment of the pod has already: it goes to no other, but for other shares of it.
+    pub fn hold(&mut self, device: &HeldDevice) {
+        self.held.push(device.clone());
     }
 
     /// What the pod says of its claims, once it has been read.
@@ -287,9 +313,13 @@ impl Inventory {
         if self.published(key).is_some() {
             return None;
         }
-        let scopes = [SliceScope::Node, SliceScope::Unbound];
-        let scope = scopes.into_iter().find(|scope| !self.listed.contains(&(key.driver.clone(), *scope)))?;
+        let scope = SliceScope::ALL.into_iter().find(|scope| !self.listed.contains(&(key.driver.clone(), *scope)))?;
         Some(Question::Slices { driver: key.driver.clone(), scope })
+    }
+
+    /// Whether all slices of a driver have been listed.
+    pub(super) fn has_listed_slices(&self, driver: &str) -> bool {
+        SliceScope::ALL.into_iter().all(|scope| self.listed.contains(&(driver.to_owned(), scope)))
     }
 
     /// The question for a driver's files about a claim, if they have not been read.

@@ -11,6 +11,6 @@ mod inventory;
 pub use assign::{Assignments, Demand};
 pub use error::DeviceError;
 pub use inventory::{
-    AllocatedDevice, ClaimObject, Device, DeviceKey, Devices, ExtendedClaim, Grant, Identity, Inventory, PodClaim,
-    PodClaims, Question, Slice, SliceScope,
+    AllocatedDevice, ClaimObject, Device, DeviceKey, Devices, ExtendedClaim, Grant, HeldDevice, Identity, Inventory,
+    PodClaim, PodClaims, Question, Slice, SliceScope,
 };

@@ -185,10 +185,43 @@ fn a_shared_device_is_given_as_often_as_it_has_been_shared_out() {
 fn a_device_of_an_attachment_of_before_goes_to_no_other() {
     let devices = [("a", identity("A", "r")), ("b", identity("B", "r"))];
     let mut inventory = known(vec![grant("one", "a"), grant("one", "b")], &devices);
-    inventory.hold("A");
+    inventory.hold(&HeldDevice { id: "A".into(), allocated: None });
     let shown = ids(&inventory, &[of_claim("1", "nics", Some("one")), of_resource("2", "r")]);
     assert_eq!(shown[0], "B");
     assert!(shown[1].contains("taken"), "{}", shown[1]);
+}
+
+#[test]
+fn an_attachment_of_before_has_one_share_of_a_device() {
+    let share = |request: &str, share: &str| Grant { share: Some(share.into()), ..grant(request, "a") };
+    let held = |request: Option<&str>, share: Option<&str>| HeldDevice {
+        id: "A".into(),
+        allocated: Some(AllocatedDevice {
+            claim: "web-nics".into(),
+            driver: DRIVER.into(),
+            pool: "node-1".into(),
+            device: "a".into(),
+            request: request.map(str::to_owned),
+            share: share.map(str::to_owned),
+        }),
+    };
+    // What an older journal does not say, the claim does.
+    for device in [held(Some("two"), Some("s2")), held(Some("two"), None), held(None, Some("s2"))] {
+        let mut inventory =
+            known(vec![share("one", "s1"), share("two", "s2"), share("two", "s3")], &[("a", identity("A", "r"))]);
+        inventory.hold(&device);
+        let two = |origin: &str| of_claim(origin, "nics", Some("two"));
+        let shown = ids(&inventory, &[of_claim("1", "nics", Some("one")), two("2"), two("3")]);
+        assert_eq!(shown[..2], ["A", "A"]);
+        assert!(shown[2].contains("taken"), "{}", shown[2]);
+    }
+    // As long as the claim has not been read, nobody knows whether there is another share.
+    let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("a"))]);
+    inventory.know_pod(pod(&["nics"]));
+    inventory.know_metadata("web-nics", DRIVER, vec![("one".into(), key("a"), identity("A", ""))]);
+    inventory.hold(&held(Some("one"), None));
+    let demands = [of_claim("1", "nics", None)];
+    assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
 }
 
 #[test]

@@ -51,20 +51,27 @@ impl DeviceStatus {
         Self { device: device.clone(), network_data: main.map(network_data).unwrap_or_default() }
     }
 
-    /// The entry of the status. Which share of the device it is about, the claim says.
-    fn entry(&self, grants: &[Grant]) -> Option<Value> {
-        let AllocatedDevice { driver, pool, device, request, .. } = &self.device;
-        let is_device = |grant: &&Grant| {
-            (&grant.key.driver, &grant.key.pool, &grant.key.name) == (driver, pool, device)
-                && (request.is_none() || grant.request == *request)
-        };
-        let grant = grants.iter().find(is_device)?;
+    /// The entry of the status, for what the claim has been given.
+    fn entry(&self, grant: &Grant) -> Value {
+        let AllocatedDevice { driver, pool, device, .. } = &self.device;
         let mut entry = json!({"driver": driver, "pool": pool, "device": device, "networkData": self.network_data});
         if let Some(share) = &grant.share {
             entry["shareID"] = json!(share);
         }
-        Some(entry)
+        entry
     }
+}
+
+/// The entries of a claim's status, one for each of what it has been given: the API server takes none twice. What is known best
+/// chooses first.
+fn entries(devices: &[DeviceStatus], mut grants: Vec<Grant>) -> Vec<Value> {
+    let mut ordered: Vec<&DeviceStatus> = devices.iter().collect();
+    ordered.sort_by_key(|status| (status.device.share.is_none(), status.device.request.is_none()));
+    let entry = |status: &DeviceStatus| {
+        let index = grants.iter().position(|grant| status.device.may_be(grant))?;
+        Some(status.entry(&grants.remove(index)))
+    };
+    ordered.into_iter().filter_map(entry).collect()
 }
 
 fn network_data(interface: &ContainerInterface<'_>) -> Value {
@@ -92,7 +99,7 @@ pub(super) async fn apply(api: &Api, pod: &Pod, claim: &str, devices: &[DeviceSt
         Some(found) => found.grants().unwrap_or_default(),
         None => return Ok(()),
     };
-    let entries: Vec<Value> = devices.iter().filter_map(|device| device.entry(&grants)).collect();
+    let entries = entries(devices, grants);
     let status = if entries.is_empty() { json!({}) } else { json!({ "devices": entries }) };
     write(api, (namespace, claim), &field_manager(&pod.uid), &status).await
 }
@@ -134,6 +141,7 @@ mod tests {
             pool: "p".into(),
             device: "a".into(),
             request: Some(request.into()),
+            share: None,
         };
         let result = result.map(|json| AddResult::parse(json.as_bytes(), Version::V1_0_0).unwrap());
         Claimed { device, ifname: ifname.into(), result }
@@ -150,15 +158,35 @@ mod tests {
             key: DeviceKey { driver: "d".into(), pool: "p".into(), name: "a".into() },
             share: Some(share.into()),
         };
-        let grants = [grant("one", "s1"), grant("two", "s2")];
-        let entries: Vec<_> = statuses["nics"].iter().map(|status| status.entry(&grants).unwrap()).collect();
+        let grants = vec![grant("one", "s1"), grant("two", "s2")];
+        let entries = entries(&statuses["nics"], grants.clone());
         let data = json!({"interfaceName": "net1", "ips": ["10.0.0.5/24", "fd00::5/64"],
             "hardwareAddress": "02:00:00:00:00:01"});
         let one = json!({"driver": "d", "pool": "p", "device": "a", "shareID": "s1", "networkData": data});
         assert_eq!(entries[0], one);
         assert_eq!(entries[1]["shareID"], "s2");
         assert_eq!(entries[1]["networkData"], json!({"interfaceName": "net2"}));
-        assert_eq!(statuses["nics"][0].entry(&grants[1..]), None);
+        assert_eq!(super::entries(&statuses["nics"][..1], grants[1..].to_vec()), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn shares_of_one_request_have_an_entry_each() {
+        let share = |share: Option<&str>, ifname: &str| {
+            let mut claimed = claimed("one", ifname, Some("{}"));
+            claimed.device.share = share.map(str::to_owned);
+            claimed
+        };
+        let grant = |share: &str| Grant {
+            request: Some("one".into()),
+            key: DeviceKey { driver: "d".into(), pool: "p".into(), name: "a".into() },
+            share: Some(share.into()),
+        };
+        // Whose share is not known gets the one that is left.
+        let statuses = claim_statuses("/n", &[share(None, "net1"), share(Some("s1"), "net2")]);
+        let entries = entries(&statuses["nics"], vec![grant("s1"), grant("s2")]);
+        let shown: Vec<_> =
+            entries.iter().map(|entry| (&entry["shareID"], &entry["networkData"]["interfaceName"])).collect();
+        assert_eq!(shown, [(&json!("s1"), &json!("net2")), (&json!("s2"), &json!("net1"))]);
     }
 
     #[test]

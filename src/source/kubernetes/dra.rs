@@ -17,8 +17,8 @@ use super::{kubelet, objects};
 use crate::config::KubernetesConfig;
 use crate::source::ClusterError;
 use crate::source::device::{
-    Assignments, ClaimObject, Demand, DeviceKey, ExtendedClaim, Grant, Inventory, PodClaim, PodClaims, Question, Slice,
-    SliceScope,
+    Assignments, ClaimObject, Demand, DeviceKey, ExtendedClaim, Grant, HeldDevice, Inventory, PodClaim, PodClaims,
+    Question, Slice, SliceScope,
 };
 use crate::source::pod::Pod;
 
@@ -32,8 +32,8 @@ pub(super) struct PodDevices<'a> {
     pub(super) api: &'a Api,
     pub(super) config: &'a KubernetesConfig,
     pub(super) pod: &'a Pod,
-    /// The IDs of the devices that attachments of the pod have already.
-    pub(super) held: &'a [String],
+    /// The devices that attachments of the pod have already.
+    pub(super) held: &'a [HeldDevice],
     pub(super) deadline: Instant,
 }
 
@@ -47,9 +47,7 @@ impl PodDevices<'_> {
             return Ok(Assignments::new());
         }
         let mut inventory = self.of_kubelet(demands).await?;
-        for id in self.held {
-            inventory.hold(id);
-        }
+        self.held.iter().for_each(|device| inventory.hold(device));
         loop {
             match inventory.assign(demands) {
                 Ok(assignments) => return Ok(assignments),

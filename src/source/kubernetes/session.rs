@@ -15,7 +15,7 @@ use super::status::{Claimed, Notice};
 use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::request::Request;
-use crate::source::device::Assignments;
+use crate::source::device::{Assignments, HeldDevice};
 use crate::source::pod::{AnnotationError, Definitions, Pod, PodNow, PodView};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed, Wanted, look_up};
 
@@ -94,7 +94,7 @@ impl Session {
         &self,
         config: &Config,
         request: &Request,
-        held: &[String],
+        held: &[HeldDevice],
     ) -> Result<Gathered, SourceError> {
         let (wanted, view) = self.executor.block_on(async {
             let (pod, _) = self.pod(request).await?;
@@ -128,7 +128,7 @@ impl Session {
         config: &Config,
         pod: &Pod,
         places: &[usize],
-        held: &[String],
+        held: &[HeldDevice],
     ) -> Result<Vec<Result<Gathered, SourceError>>, ClusterError> {
         let wanted: Vec<Wanted> = places.iter().map(|place| Wanted::of_pod(config, pod, *place)).collect();
         let (definitions, devices) = self.executor.block_on(async {
@@ -195,7 +195,7 @@ impl Session {
         pod: &Pod,
         wanted: &Wanted,
         definitions: &Definitions,
-        held: &[String],
+        held: &[HeldDevice],
     ) -> Result<Assignments, ClusterError> {
         let (demands, wrong) = wanted.demands(definitions);
         let pod_devices = PodDevices { api: &self.api, config: &config.kubernetes, pod, held, deadline: self.deadline };

@@ -19,6 +19,7 @@ use crate::plan::update::{PlannedUpdate, Update, update};
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::deadline;
+use crate::source::device::HeldDevice;
 use crate::source::kubernetes::{Session, is_configured, pod_of};
 use crate::source::{self, SourceError};
 use crate::telemetry::{self, Report, Subject};
@@ -417,13 +418,13 @@ impl<'a> Call<'a> {
         Ok(taken)
     }
 
-    /// The devices that attachments of the container have, by their IDs.
-    fn held_devices(&self, state: &State) -> Result<Vec<String>, LiveError> {
-        self.of_each(state, Attachment::device_id)
+    /// The devices that attachments of the container have.
+    fn held_devices(&self, state: &State) -> Result<Vec<HeldDevice>, LiveError> {
+        self.of_each(state, Attachment::held_device)
     }
 
     /// What `part` says of each attachment of the container.
-    fn of_each(&self, state: &State, part: impl Fn(&Attachment) -> Option<String>) -> Result<Vec<String>, LiveError> {
+    fn of_each<T>(&self, state: &State, part: impl Fn(&Attachment) -> Option<T>) -> Result<Vec<T>, LiveError> {
         let mut parts = held_by_others(self.container, &state.header.plan.ifname, &part)?;
         let there = state.attachments().filter(|(index, _)| !state.is_forgone(*index));
         parts.extend(there.filter_map(|(_, attachment)| part(attachment)));

@@ -95,7 +95,7 @@ impl Planner<'_> {
             }
         }
         let mut staying = staying(seen, &difference);
-        let held: Vec<String> = staying.iter().filter_map(Attachment::device_id).collect();
+        let held: Vec<_> = staying.iter().filter_map(Attachment::held_device).collect();
         let selections: Vec<usize> = places.iter().map(|(selection, _)| *selection).collect();
         let found = self.session.look_up(self.config, &pod, &selections, &held);
         let found = found.map_err(|error| LiveError::Plan(SourceError::from(error).into()))?;
