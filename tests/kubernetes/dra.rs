@@ -351,10 +351,47 @@ fn what_is_not_allocated_yet_is_tried_again(#[values(Server::Double, Server::Kub
     case.add().fails(11).says("shop-nics").called_nothing();
     claim(&api, &[("one", "a")]);
     api.server.put_status(CLAIM, json!({}));
-    case.add().fails(11).says("shop-nics").says("no device allocated").called_nothing();
+    let refused = case.add().fails(11).says("claim \"nics\", request \"one\"").says("shop-nics");
+    refused.says("no device allocated").called_nothing();
     let claims = json!([{"name": "nics", "resourceClaimTemplateName": "nics"}]);
     let case = api.pod_with_claims(case, &by_request(&[("beta", "one")]), &claims, &json!({}));
+    case.add().fails(11).says("\"nics\"").says("template").called_nothing();
+    // What is looked for by its resource may be in it too.
+    let case = api.pod_with_claims(case, &json!([{"name": "vf"}]), &claims, &json!({}));
     case.add().fails(11).says("\"nics\"").says("template").called_nothing().leaves_nothing();
+}
+
+#[test]
+fn a_network_that_any_device_will_do_for_leaves_the_one_that_another_needs() {
+    let (case, api) = in_cluster(node());
+    networks(&api);
+    let any = json!({"name": "beta", "resourceClaim": {"claim": "nics"}});
+    let case = pod(&api, case, &json!([any, {"name": "vf"}]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a"), ("two", "b")]);
+    let devices = [("a", attributes("A", RESOURCE)), ("b", attributes("B", ""))];
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    let outcome = case.add().succeeds();
+    assert_eq!(outcome.call_of("ADD", "beta").config()["deviceID"], "B");
+    assert_eq!(outcome.call_of("ADD", "delta").config()["deviceID"], "A");
+    case.del().succeeds();
+    // One device more than there are is an error, whatever the order.
+    let case = pod(&api, case, &json!([any, {"name": "vf"}, {"name": "vf2"}]));
+    let refused = case.add().fails(7).says("1 devices of resource \"vendor.com/vf\"").says("all of them are taken");
+    refused.says("nic.example/node-1/a (A of resource").called_nothing().leaves_nothing();
+}
+
+#[test]
+fn a_file_about_a_claim_of_before_gives_no_device() {
+    let (case, api) = in_cluster(node());
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("beta", "one")]));
+    kubelet(&case, &[("shop-nics", &[[DRIVER, "node-1", "a"]])]);
+    metadata(&case, "one", "z", &attributes("0000:01:00.9", ""));
+    claim(&api, &[("one", "a")]);
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("0000:01:00.1", ""))]);
+    assert_eq!(case.add().succeeds().call_of("ADD", "beta").config()["deviceID"], "0000:01:00.1");
+    case.del().succeeds().leaves_nothing();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Hands the devices out: each to one attachment, those that are asked for by name first.
+//! Hands the devices out: each to one attachment, those that are asked for by name first, and all of them if that can be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,16 +40,39 @@ impl Demand {
 pub type Assignments = BTreeMap<String, Result<Device, DeviceError>>;
 
 impl Inventory {
-    /// Hands a device to each demand.
+    /// Hands a device to each demand. Who finds none goes first in another round, in case another device would have done for who
+    /// took it. If that does not help, the first round holds.
     ///
     /// # Errors
     /// What has to be asked first.
     pub fn assign(&self, demands: &[Demand]) -> Result<Assignments, Question> {
+        let mut ordered: Vec<&Demand> = demands.iter().collect();
+        ordered.sort_by_key(|demand| demand.rank());
+        let mut best = self.round(demands, &ordered)?;
+        let mut latest = best.clone();
+        let mut preferred = BTreeSet::new();
+        let is_without = |assignments: &Assignments, origin: &str| assignments.get(origin).is_some_and(Result::is_err);
+        let without = |assignments: &Assignments| assignments.values().filter(|device| device.is_err()).count();
+        while without(&best) > 0 {
+            let next = ordered
+                .iter()
+                .position(|demand| is_without(&latest, &demand.origin) && !preferred.contains(demand.origin.as_str()));
+            let Some(next) = next else { break };
+            preferred.insert(ordered[next].origin.as_str());
+            ordered[..=next].rotate_right(1);
+            latest = self.round(demands, &ordered)?;
+            if without(&latest) < without(&best) {
+                best.clone_from(&latest);
+            }
+        }
+        Ok(best)
+    }
+
+    /// Hands a device to each demand, in this order.
+    fn round(&self, demands: &[Demand], ordered: &[&Demand]) -> Result<Assignments, Question> {
         let asked = demands.iter().filter_map(|demand| demand.device_id.as_deref()).collect();
         let mut round = Round { inventory: self, asked, taken: Vec::new(), used: BTreeSet::new() };
         self.held.iter().for_each(|device| round.hold(device));
-        let mut ordered: Vec<&Demand> = demands.iter().collect();
-        ordered.sort_by_key(|demand| demand.rank());
         let mut assignments = Assignments::new();
         for demand in ordered {
             let device = match &demand.claim {
@@ -131,7 +154,7 @@ impl<'a> Round<'a> {
         let object = match &claim.object {
             ClaimObject::Named(object) => object,
             ClaimObject::Pending => return Ok(Err(DeviceError::ClaimPending { claim: claim.name.clone() })),
-            ClaimObject::NotNeeded => return Ok(Err(self.not_in_claim(wanted, "", demand))),
+            ClaimObject::NotNeeded => return Ok(Err(DeviceError::NotNeeded { wanted: wanted.clone() })),
         };
         let filter = Filter {
             requests: wanted.request.as_deref().map(|request| vec![request]),
@@ -140,7 +163,7 @@ impl<'a> Round<'a> {
         };
         let known = self.claim(object)?;
         if known.is_unallocated {
-            return Ok(Err(DeviceError::Unallocated { object: object.clone() }));
+            return Ok(Err(DeviceError::Unallocated { wanted: wanted.to_string(), object: object.clone() }));
         }
         // A device without a resource is fine; one of another resource than the definition's is not.
         let resource = demand.resource.as_deref();
@@ -181,7 +204,11 @@ impl<'a> Round<'a> {
             return Err(Question::Claim(object.to_owned()));
         }
         if let Some(object) = unallocated {
-            return Ok(Err(DeviceError::Unallocated { object: object.to_owned() }));
+            let wanted = format!("resource {resource:?}");
+            return Ok(Err(DeviceError::Unallocated { wanted, object: object.to_owned() }));
+        }
+        if let Some(claim) = pod.claims.iter().find(|claim| claim.object == ClaimObject::Pending) {
+            return Ok(Err(DeviceError::ClaimPending { claim: claim.name.clone() }));
         }
         Ok(Err(self.not_of_resource(resource, device_id)))
     }
@@ -265,21 +292,32 @@ impl<'a> Round<'a> {
     }
 
     fn not_of_resource(&self, resource: &str, device_id: Option<&str>) -> DeviceError {
-        let resource = resource.to_owned();
         let of_claims = self.inventory.claims.values().flat_map(|claim| &claim.grants);
-        let is_of_it =
-            |grant: &&Grant| self.inventory.identity(&grant.key).resource.as_deref() == Some(resource.as_str());
-        let of_plugins = self.inventory.plugin_devices.get(&resource).map_or(0, Vec::len);
-        let extended = self.inventory.pod.iter().filter_map(|pod| pod.extended.as_ref()).flat_map(|e| &e.requests);
-        let had = (of_claims.clone().filter(is_of_it).filter(|grant| self.inventory.identity(&grant.key).id.is_some()))
-            .count()
-            .max(extended.filter(|(name, _)| *name == resource).count())
-            + of_plugins;
+        let own = self.of_claims(resource);
+        let is_own = |id: &String| own.iter().any(|grant| self.inventory.identity(&grant.key).id.as_ref() == Some(id));
+        let of_plugins = self.inventory.plugin_devices.get(resource).into_iter().flatten();
+        let had = own.len() + of_plugins.filter(|id| !is_own(id)).count();
+        let name = resource.to_owned();
         match device_id {
-            _ if had == 0 => DeviceError::None { resource, found: self.shown(of_claims) },
-            Some(device) => DeviceError::NotTheirs { resource, device: device.to_owned() },
-            None => DeviceError::Taken { resource, had },
+            _ if had == 0 => DeviceError::None { resource: name, found: self.shown(of_claims) },
+            Some(device) => DeviceError::NotTheirs { resource: name, device: device.to_owned() },
+            None => DeviceError::Taken { resource: name, had, found: self.shown(own) },
         }
+    }
+
+    /// What claims have of a resource.
+    fn of_claims(&self, resource: &str) -> Vec<&'a Grant> {
+        let mut found = Vec::new();
+        for (object, filter) in self.inventory.pod.iter().flat_map(|pod| claims_with(pod, resource, None)) {
+            let grants = self.inventory.claims.get(object).map(|claim| claim.grants.as_slice()).unwrap_or_default();
+            found.extend(grants.iter().filter(|grant| {
+                let identity = self.inventory.identity(&grant.key);
+                filter.is_requested(grant) == Some(true)
+                    && identity.id.is_some()
+                    && filter.resource.is_none_or(|wanted| identity.resource.as_deref() == Some(wanted))
+            }));
+        }
+        found
     }
 
     fn not_in_claim(&self, wanted: &ClaimRequest, object: &str, demand: &Demand) -> DeviceError {

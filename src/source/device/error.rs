@@ -9,12 +9,17 @@ use crate::config::object::KeyError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// The pod has some of the resource, but too few.
-    #[error("the pod has {had} devices of resource {resource:?}, and all of them are taken by its other networks")]
+    #[error(
+        "the pod has {had} devices of resource {resource:?}, and all of them are taken by its other networks{}",
+        also(found)
+    )]
     Taken {
         /// The resource.
         resource: String,
         /// How many the pod has.
         had: usize,
+        /// What its claims have.
+        found: String,
     },
     /// The pod has none of the resource.
     #[error("the pod has no device of resource {resource:?}; one of its containers has to request it{}", also(found))]
@@ -47,10 +52,18 @@ pub enum DeviceError {
         claim: String,
     },
     /// Nothing has been allocated to a claim yet.
-    #[error("ResourceClaim {object:?} has no device allocated yet")]
+    #[error("{wanted}: ResourceClaim {object:?} has no device allocated yet")]
     Unallocated {
+        /// The claim and request, or the resource.
+        wanted: String,
         /// The `ResourceClaim`.
         object: String,
+    },
+    /// The pod has a claim for which there is to be no `ResourceClaim`.
+    #[error("{wanted}: no ResourceClaim has been made for it, as the pod does not need one")]
+    NotNeeded {
+        /// The claim and request.
+        wanted: ClaimRequest,
     },
     /// A claim has no device for what was asked for.
     #[error("{wanted} (ResourceClaim {object:?}): {reason}; found {found}")]
@@ -89,6 +102,7 @@ impl From<&DeviceError> for CniError {
             | DeviceError::None { .. }
             | DeviceError::NotTheirs { .. }
             | DeviceError::NoClaim { .. }
+            | DeviceError::NotNeeded { .. }
             | DeviceError::NotInClaim { .. }
             | DeviceError::Annotation { .. }
             | DeviceError::NoPod { .. } => code::INVALID_CONFIG,

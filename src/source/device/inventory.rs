@@ -256,9 +256,14 @@ impl Inventory {
             if !claim.is_complete {
                 let of_device =
                     |grant: &&mut Grant| grant.key == key && grant.request.as_ref().is_none_or(|r| *r == request);
+                // What the kubelet does not list was given to a claim of that name before.
+                let is_listed = claim.grants.iter().any(|grant| grant.key == key);
                 match claim.grants.iter_mut().find(of_device) {
                     Some(grant) => grant.request = Some(request),
-                    None => claim.grants.push(Grant { request: Some(request), key: key.clone(), share: None }),
+                    None if is_listed => {
+                        claim.grants.push(Grant { request: Some(request), key: key.clone(), share: None });
+                    }
+                    None => continue,
                 }
             }
             self.described.insert(key, identity);

@@ -76,7 +76,8 @@ fn too_few_devices_are_an_error_that_names_the_resource() {
     inventory.know_pod(pod(&[]));
     let twice = |id: &str| Demand { device_id: Some("a".into()), ..of_resource(id, "r") };
     let assignments = inventory.assign(&[of_resource("1", "r"), of_resource("2", "r"), of_resource("3", "s")]).unwrap();
-    assert_eq!(assignments["2"], Err(DeviceError::Taken { resource: "r".into(), had: 1 }));
+    let taken = DeviceError::Taken { resource: "r".into(), had: 1, found: String::new() };
+    assert_eq!(assignments["2"], Err(taken));
     assert_eq!(assignments["3"], Err(DeviceError::None { resource: "s".into(), found: String::new() }));
     let assignments = inventory.assign(&[twice("1"), twice("2")]).unwrap();
     assert!(matches!(assignments["2"], Err(DeviceError::NotTheirs { .. })));
@@ -165,7 +166,28 @@ fn claims_come_before_extended_resources_and_these_before_device_plugins() {
     let shown = ids(&inventory, &demands);
     // The plugin's device C is the claim's, and is not given a second time.
     assert_eq!(shown[..3], ["C", "E", "plugin"]);
-    assert!(shown[3].contains("all of them are taken"), "{}", shown[3]);
+    for part in ["3 devices", "all of them are taken", "request \"nic\": nic.example/node-1/c (C"] {
+        assert!(shown[3].contains(part), "{part}: {}", shown[3]);
+    }
+}
+
+#[test]
+fn a_claim_that_is_made_later_may_have_the_device_of_a_resource() {
+    let later = PodClaim { name: "later".into(), object: ClaimObject::Pending };
+    let mut inventory = Inventory::new(plugin("r", &["P"]), []);
+    inventory.know_pod(PodClaims { claims: vec![later], ..pod(&[]) });
+    let shown = ids(&inventory, &[of_resource("1", "r"), of_resource("2", "r")]);
+    assert_eq!(shown[0], "P");
+    assert!(shown[1].contains("claim \"later\" of the pod has not been made"), "{}", shown[1]);
+}
+
+#[test]
+fn a_file_about_what_the_kubelet_does_not_list_is_out_of_date() {
+    let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("b"))]);
+    inventory.know_pod(pod(&["nics"]));
+    inventory.know_metadata("web-nics", DRIVER, vec![("nic".into(), key("a"), identity("A", ""))]);
+    let demands = [of_claim("1", "nics", Some("nic"))];
+    assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
 }
 
 #[test]
@@ -225,6 +247,70 @@ fn an_attachment_of_before_has_one_share_of_a_device() {
 }
 
 #[test]
+fn who_needs_a_certain_device_gets_it_from_who_can_do_with_another() {
+    let devices = [("a", identity("A", "r")), ("b", identity("B", "s")), ("c", identity("C", ""))];
+    let inventory = known(vec![grant("one", "a"), grant("one", "b"), grant("two", "c")], &devices);
+    let of_both = |origin: &str| Demand { resource: Some("r".into()), ..of_claim(origin, "nics", None) };
+    let any = |origin: &str| of_claim(origin, "nics", None);
+    assert_eq!(ids(&inventory, &[any("1"), of_resource("2", "r")]), ["B", "A"]);
+    assert_eq!(
+        ids(&inventory, &[any("1"), of_claim("2", "nics", Some("one")), of_resource("3", "r")]),
+        ["C", "B", "A"]
+    );
+    assert_eq!(ids(&inventory, &[any("1"), any("2"), of_both("3")]), ["A", "B", "C"]);
+    // Where there are too few, they go to who came first.
+    let shown = ids(&inventory, &[of_resource("1", "r"), of_resource("2", "r"), of_resource("3", "s")]);
+    assert_eq!((shown[0].as_str(), shown[2].as_str()), ("A", "B"));
+    assert!(shown[1].contains("taken"), "{}", shown[1]);
+}
+
+#[test]
+fn no_order_finds_devices_for_more_attachments() {
+    const CHOICES: usize = 6;
+    let devices =
+        [("a", identity("A", "r")), ("b", identity("B", "s")), ("c", identity("C", "r")), ("d", identity("D", ""))];
+    let grants = vec![grant("one", "a"), grant("one", "b"), grant("two", "c"), grant("two", "d")];
+    let inventory = known(grants, &devices);
+    let demand = |origin: usize, choice: usize| {
+        let origin = origin.to_string();
+        match choice {
+            0 => of_claim(&origin, "nics", None),
+            1 => of_claim(&origin, "nics", Some("one")),
+            2 => of_claim(&origin, "nics", Some("two")),
+            3 => of_resource(&origin, "r"),
+            4 => of_resource(&origin, "s"),
+            _ => Demand { resource: Some("s".into()), ..of_claim(&origin, "nics", None) },
+        }
+    };
+    let without = |assignments: &Assignments| assignments.values().filter(|device| device.is_err()).count();
+    for choices in 0..CHOICES.pow(4) {
+        let demands: Vec<Demand> =
+            (0..4_u32).map(|place| demand(place as usize, choices / CHOICES.pow(place) % CHOICES)).collect();
+        let found = without(&inventory.assign(&demands).unwrap());
+        if found == 0 {
+            continue;
+        }
+        let mut order: Vec<&Demand> = demands.iter().collect();
+        let least = permutations(&mut order, 0, &|order| without(&inventory.round(&demands, order).unwrap()));
+        assert_eq!(found, least, "{demands:#?}");
+    }
+}
+
+/// The least that `count` says of any order.
+fn permutations<'d>(order: &mut Vec<&'d Demand>, fixed: usize, count: &impl Fn(&[&'d Demand]) -> usize) -> usize {
+    if fixed == order.len() {
+        return count(order);
+    }
+    let mut least = usize::MAX;
+    for index in fixed..order.len() {
+        order.swap(fixed, index);
+        least = least.min(permutations(order, fixed + 1, count));
+        order.swap(fixed, index);
+    }
+    least
+}
+
+#[test]
 fn what_is_wrong_with_a_claim_is_named() {
     let grants = || vec![grant("nic", "a"), grant("other", "b"), grant("gpu", "g")];
     let devices = [("a", identity("A", "r")), ("b", identity("B", "")), ("g", Identity::default())];
@@ -268,4 +354,15 @@ fn what_is_not_there_yet_is_to_be_tried_again() {
     assert_eq!(code_of(of_claim("1", "nics", Some("nic"))), code::TRY_AGAIN);
     assert_eq!(code_of(of_resource("1", "r")), code::TRY_AGAIN);
     assert_eq!(code_of(of_claim("1", "none", None)), code::INVALID_CONFIG);
+    for (demand, parts) in [
+        (
+            of_claim("1", "nics", Some("nic")),
+            ["claim \"nics\", request \"nic\"", "\"web-nics\" has no device allocated yet"],
+        ),
+        (of_resource("1", "r"), ["resource \"r\"", "\"web-nics\" has no device allocated yet"]),
+        (of_claim("1", "none", None), ["claim \"none\"", "no ResourceClaim has been made for it"]),
+    ] {
+        let error = ids(&inventory, &[demand]).remove(0);
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+    }
 }
