@@ -18,7 +18,7 @@ use super::{CliError, StateDir, print};
 use crate::cni::config::parse_object;
 use crate::cni::{CniError, RawObject, Version};
 use crate::config::meta::is_braid;
-use crate::config::{Config, OperatorSelection, Problems, Selection, Timeouts};
+use crate::config::{Config, OperatorSelection, Problems, Selection};
 use crate::plan::update::{BandwidthUpdate, PluginUpdate, Update};
 use crate::transaction::StepReport;
 use crate::verb::live::{Live, LiveError, Outcome, Unknown, Which};
@@ -150,9 +150,9 @@ pub(super) fn sync(args: &Sync) -> super::Outcome {
 
 pub(super) fn attach(args: &Attach) -> super::Outcome {
     let which = args.container.which();
-    let config = configuration_of(&args.container.live(None), which, args.network.as_deref())?;
+    let config = configuration_of(&args.container.live(), which, args.network.as_deref())?;
     let selections = selections(&args.selections)?;
-    let live = args.container.live(Some(config.timeouts)).writing_pod_status(config.clone());
+    let live = args.container.live().configured_by(&config).writing_pod_status(config.clone());
     let outcome = live.attach(&config, which, selections).map_err(|error| args.container.refused(&error, ""))?;
     args.container.report(&outcome, "")
 }
@@ -168,7 +168,7 @@ pub(super) fn detach(args: &Detach) -> super::Outcome {
 pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
     let (which, values) = (args.container.which(), args.update());
     if args.dry_run {
-        let live = args.container.live(None);
+        let live = args.container.live();
         let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
         return print(&dry_run(&now, &planned));
     }
@@ -242,17 +242,17 @@ impl Container {
         self.target.which()
     }
 
-    fn live(&self, timeouts: Option<Timeouts>) -> Live {
-        Live::new(&self.target.state.state_dir).with_timeouts(timeouts.unwrap_or_default()).by("command line")
+    fn live(&self) -> Live {
+        Live::new(&self.target.state.state_dir).by("command line")
     }
 
     /// What makes a change that needs no configuration. One that is there says how long to wait, and how what is written about a
     /// pod follows.
     fn configured_live(&self) -> Result<Live, CliError> {
-        let live = self.live(None);
+        let live = self.live();
         let network = live.network_of(self.which()).map_err(|error| refused(&error))?;
         match configuration(&network) {
-            Ok(config) => Ok(self.live(Some(config.timeouts)).writing_pod_status(config)),
+            Ok(config) => Ok(live.configured_by(&config).writing_pod_status(config)),
             Err(error) => {
                 if live.pod_of(self.which()).is_ok_and(|pod| pod.is_some()) {
                     let reason = table::message(&error.message());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::journal::{Event, Step};
+use super::routes::set_default_route_or_forgo;
 use super::run::micros;
 use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction, device_info};
@@ -69,25 +70,51 @@ fn attach_each(
     failure.map_or(Ok(results), Err)
 }
 
+/// Makes attachments of the plan one after another, and sets the default routes that they ask for.
+///
+/// # Errors
+/// The first failure. No more are begun then.
+pub(super) fn attach_in_turn(tx: &Transaction<'_>, mut attachments: Range<usize>) -> Result<(), Failure> {
+    let ahead = tx.tools.ahead(1);
+    attachments.clone().for_each(|index| expect_steps(tx, &ahead, index, 0..length(tx, index)));
+    let outcome = attachments.try_for_each(|index| {
+        // An optional one that failed has no result.
+        if attach_one(tx, &ahead, index, Concurrency::Alone)?.is_some() {
+            set_default_route_or_forgo(tx, index)?;
+        }
+        Ok(())
+    });
+    if outcome.is_err() {
+        note_acted(tx, &ahead.give_up_all());
+    }
+    outcome
+}
+
 /// Expects every step, in the order in which they are likely to come: where the attachments from the `first` on are made at once,
 /// the first step of each, then the second of each.
 fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, first: usize, at_once: bool) {
-    let steps = |index: usize, steps: Range<usize>| {
-        let attachment = &tx.plan.attachments[index];
-        let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
-        ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
-    };
-    let length = |index: usize| tx.plan.attachments[index].network.plugins.len();
     let extras = first..tx.plan.attachments.len();
-    (0..first).for_each(|index| steps(index, 0..length(index)));
+    (0..first).for_each(|index| expect_steps(tx, ahead, index, 0..length(tx, index)));
     if at_once {
-        let longest = extras.clone().map(length).max().unwrap_or_default();
+        let longest = extras.clone().map(|index| length(tx, index)).max().unwrap_or_default();
         (0..longest).for_each(|step| {
-            extras.clone().filter(|index| step < length(*index)).for_each(|index| steps(index, step..step + 1));
+            let has_step = extras.clone().filter(|index| step < length(tx, *index));
+            has_step.for_each(|index| expect_steps(tx, ahead, index, step..step + 1));
         });
     } else {
-        extras.for_each(|index| steps(index, 0..length(index)));
+        extras.for_each(|index| expect_steps(tx, ahead, index, 0..length(tx, index)));
     }
+}
+
+fn expect_steps(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, steps: Range<usize>) {
+    let attachment = &tx.plan.attachments[index];
+    let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
+    ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
+}
+
+/// How many plugins an attachment's chain has.
+fn length(tx: &Transaction<'_>, index: usize) -> usize {
+    tx.plan.attachments[index].network.plugins.len()
 }
 
 /// Takes note of plugins that have succeeded without their input, before it was known that they are not needed: they were run,
@@ -100,12 +127,12 @@ fn note_acted(tx: &Transaction<'_>, acted: &[Of]) {
 
 /// Whether other attachments are made at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Concurrency {
+enum Concurrency {
     Alone,
     WithOthers,
 }
 
-pub(super) fn attach_one(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, concurrency: Concurrency) -> Outcome {
+fn attach_one(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, concurrency: Concurrency) -> Outcome {
     let attachment = &tx.plan.attachments[index];
     let began = Instant::now();
     match run_chain(tx, ahead, index, concurrency) {

@@ -48,7 +48,7 @@ impl Context {
     }
 
     /// The means of a change of a container that lives.
-    pub(super) fn of_container(container_id: &str, timeouts: Timeouts) -> Self {
+    pub(super) fn of_container(container_id: &str, timeouts: Timeouts, look_ahead: LookAhead<'_>) -> Self {
         let began = Instant::now();
         let deadline = deadline::from(began, timeouts.total);
         Self {
@@ -60,15 +60,15 @@ impl Context {
             guard: format!("a change of {container_id:?}"),
             // For the report of what it did.
             runs: Arc::new(Runs::new(None, true)),
-            look_ahead: 0,
-            no_look_ahead: Vec::new(),
+            look_ahead: look_ahead.plugins,
+            no_look_ahead: look_ahead.except.to_vec(),
             concurrency: Concurrency::AtMost(1),
         }
     }
 
     /// Looks plugins up where an earlier call did, in place of where this one would.
     pub(super) fn finder_for(&self, path: &str) -> Finder {
-        if path.is_empty() { self.finder.clone() } else { Finder::new(path) }
+        if path.is_empty() { self.finder.clone() } else { Finder::new(path).remembering() }
     }
 
     /// A launcher whose plugins are dead before `locks` are free.

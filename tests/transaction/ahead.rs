@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use rstest::rstest;
 use serde_json::json;
 
+use crate::live::{change, live, network};
 use crate::support::{Case, Plugin, recorder, wait_for};
 
 /// A plugin that writes down when it starts, how many like it are alive then, and when it has got its input.
@@ -168,6 +169,33 @@ fn what_an_optional_attachment_would_have_needed_is_killed() {
     assert!(waiting.into_iter().all(is_gone));
     // Of an attachment that is undone, the steps that were not started get DEL too.
     assert_eq!(lines(&case, "fed"), ["DEL net1", "ADD net2"]);
+    case.del().succeeds().leaves_nothing();
+}
+
+/// Changes of a container that lives look ahead as its configuration says.
+#[rstest]
+fn a_change_looks_ahead(#[values(true, false)] may_wait: bool) {
+    let alpha = recorder("alpha").value();
+    let left_out: &[&str] = if may_wait { &[] } else { &["early"] };
+    let outer = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [{"type": "braid", "stateDir": "@DIR@/state",
+        "confDir": "@DIR@/net.d", "noLookAhead": left_out, "delegates": [&alpha]}]});
+    let case = live(Case::new().script("early", EARLY), &[alpha]).configuration("outer.conflist", outer);
+    let case = network(case, "blue", &[recorder("beta"), Plugin::new("blue", "early"), recorder("gamma")]);
+    case.add().succeeds();
+    for (command, word, held) in [("attach", "blue", "beta"), ("detach", "net1", "gamma")] {
+        case.behave(held, json!({"hold": {"at": "before", "name": held}}));
+        let running = change(&case, command, &[word]).start();
+        case.held(held);
+        if may_wait {
+            wait_for_lines(&case, "started", 1);
+        }
+        assert_eq!((waiting(&case).len(), lines(&case, "fed").len()), (usize::from(may_wait), 0), "{command}");
+        case.release(held);
+        running.wait().succeeds();
+        assert_eq!(lines(&case, "fed").len(), 1, "{command}");
+        case.behave(held, json!({}));
+        forget(&case);
+    }
     case.del().succeeds().leaves_nothing();
 }
 

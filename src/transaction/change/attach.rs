@@ -6,9 +6,8 @@ use super::changed::{Begun, ChangeError, Changed, Means, names};
 use crate::cni::Verb;
 use crate::plan::Attachment;
 use crate::transaction::Transaction;
-use crate::transaction::forward::{Concurrency, attach_one};
+use crate::transaction::forward::attach_in_turn;
 use crate::transaction::journal::{Event, Journal};
-use crate::transaction::routes::set_default_route_or_forgo;
 use crate::transaction::run::Beginning;
 
 /// Makes more attachments.
@@ -31,13 +30,7 @@ pub fn attach_more(
     let change = Begun { means, began: Instant::now(), what };
     let transaction = Transaction::begin_change(means.container, journal, &plan, means.tools, beginning)?;
     let changed = transaction.run(|tx| {
-        let ahead = means.tools.ahead(1);
-        for index in first..plan.attachments.len() {
-            // An optional one that failed has no result.
-            if attach_one(tx, &ahead, index, Concurrency::Alone)?.is_some() {
-                set_default_route_or_forgo(tx, index)?;
-            }
-        }
+        attach_in_turn(tx, first..plan.attachments.len())?;
         change.end(tx, Vec::new())
     })?;
     Ok(changed)

@@ -18,7 +18,7 @@ use crate::netns::Netns;
 use crate::plan::update::{PlannedUpdate, Update, update};
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
-use crate::runtime::deadline;
+use crate::runtime::{LookAhead, deadline};
 use crate::source::device::HeldDevice;
 use crate::source::kubernetes::{Session, is_configured, pod_of};
 use crate::source::{self, SourceError};
@@ -31,6 +31,8 @@ use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, 
 pub struct Live {
     state_dir: PathBuf,
     pub(super) timeouts: Timeouts,
+    look_ahead: usize,
+    no_look_ahead: Vec<String>,
     author: String,
     pods: Option<Config>,
 }
@@ -51,13 +53,27 @@ pub struct Outcome {
 impl Live {
     /// The containers whose journals are in a state directory.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), timeouts: Timeouts::default(), author: "library".into(), pods: None }
+        Self {
+            state_dir: state_dir.into(),
+            timeouts: Timeouts::default(),
+            look_ahead: 0,
+            no_look_ahead: Vec::new(),
+            author: "library".into(),
+            pods: None,
+        }
     }
 
     /// The same with other limits of time than the defaults of the configuration.
     #[must_use]
     pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
         Self { timeouts, ..self }
+    }
+
+    /// The same with the limits of time of Braid's configuration, and with plugins that are started ahead of their turns as it says.
+    #[must_use]
+    pub fn configured_by(self, config: &Config) -> Self {
+        let Config { timeouts, look_ahead, .. } = *config;
+        Self { timeouts, look_ahead, no_look_ahead: config.no_look_ahead.clone(), ..self }
     }
 
     /// The same with another name for who makes the changes. The journal records it.
@@ -200,6 +216,12 @@ impl Live {
         Ok((store, id))
     }
 
+    /// The means of a change of a container.
+    pub(super) fn context(&self, id: &str) -> Context {
+        let look_ahead = LookAhead { plugins: self.look_ahead, except: &self.no_look_ahead };
+        Context::of_container(id, self.timeouts, look_ahead)
+    }
+
     pub(super) fn no_container(&self, which: Which<'_>) -> LiveError {
         LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: self.state_dir.clone() }
     }
@@ -243,7 +265,7 @@ impl Live {
         work: impl FnOnce(&Call<'_>, Journal) -> Result<T, LiveError>,
     ) -> Result<T, LiveError> {
         let (store, id) = self.open(which)?;
-        let context = Context::of_container(&id, self.timeouts);
+        let context = self.context(&id);
         let container = store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(which))?;
         let journal = find::journal(&container, which)?;
         let netns = find::refuse_unfit(&journal.state)?;

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::super::context::Context;
 use super::super::super::error::Error;
 use super::super::changes::{Live, request_of};
 use super::super::error::LiveError;
@@ -50,7 +49,7 @@ impl Live {
     /// # Errors
     /// When the runtime keeps no result of such a container, or as [`Live::sync`].
     pub fn repair(&self, config: &Config, unknown: Unknown<'_>, is_trial: bool) -> Result<Synced, LiveError> {
-        let live = self.clone().with_timeouts(config.timeouts);
+        let live = self.clone().configured_by(config);
         let nobody = || LiveError::NoContainer { prefix: unknown.container.into(), state_dir: unknown.cache.into() };
         let cached = primary(unknown).ok_or_else(nobody)?;
         let state = as_attached(config, &cached, unknown.cni_path)?;
@@ -89,7 +88,7 @@ impl Live {
     /// Begins the journal of a container without any attachment of ours. One that is there already stays.
     fn begin_journal(&self, state: &State) -> Result<(), LiveError> {
         let plan = &state.header.plan;
-        let context = Context::of_container(&plan.container_id, self.timeouts);
+        let context = self.context(&plan.container_id);
         let store = Store::open(self.state_dir(), Sharing::Shared, context.deadline)?;
         let container = store.container(&plan.container_id, context.deadline)?;
         if let Opened::Journal(_) | Opened::Corrupt(_) = Journal::open(&container, &plan.ifname)? {

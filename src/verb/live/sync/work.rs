@@ -1,6 +1,5 @@
 //! Making the changes that a pod asks for, with the container locked.
 
-use super::super::super::context::Context;
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::{Call, Live, request_of};
 use super::super::error::LiveError;
@@ -10,7 +9,7 @@ use super::super::ports;
 use super::planning::{New, Planner, Seen, Work, difference, origin};
 use super::report::{AttachedNow, Failed, Network, PodName, Synced};
 use crate::cni::CniError;
-use crate::config::{Config, Timeouts};
+use crate::config::Config;
 use crate::plan::Attachment;
 use crate::plan::difference::Changed;
 use crate::source::SourceError;
@@ -32,7 +31,7 @@ impl Live {
     /// # Errors
     /// When the container is not there or not whole, or its pod is gone or cannot be asked. Nothing was done then.
     pub fn sync(&self, config: &Config, which: Which<'_>, is_trial: bool) -> Result<Synced, LiveError> {
-        let live = self.clone().with_timeouts(Timeouts { ..config.timeouts });
+        let live = self.clone().configured_by(config);
         let first = live.look_at(which)?;
         let id = first.state.header.plan.container_id.clone();
         let whole = Which { container: &id, ifname: Some(&first.state.header.plan.ifname.clone()) };
@@ -99,7 +98,7 @@ impl Syncing<'_> {
                 seen = self.live.look_at(self.which)?;
             }
             find::refuse_unfit(&seen.state)?;
-            let context = Context::of_container(self.which.container, self.live.timeouts);
+            let context = self.live.context(self.which.container);
             let request = request_of(&seen.state.header.plan)?;
             let no_pod = |why| LiveError::NoPod { container_id: self.which.container.to_owned(), why };
             if crate::source::kubernetes::pod_of(&request).is_none() {
