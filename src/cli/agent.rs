@@ -34,7 +34,7 @@ pub(super) struct AgentArgs {
     /// The node's own braid, which makes the changes [default: braid in the first of --bin-dir]
     #[arg(long, value_name = "FILE")]
     braid: Option<PathBuf>,
-    /// The process whose namespaces changes are made in, or `none` for the agent's
+    /// The process in whose namespaces changes are made, or `none` for the agent's own
     #[arg(long, value_name = "PID", default_value = "1")]
     host_pid: HostProcess,
     /// How many pods are changed at once
@@ -43,10 +43,10 @@ pub(super) struct AgentArgs {
     /// How long a change may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// For how many seconds a pod must be unknown before what belongs to it is undone
+    /// For how many seconds a pod must be unknown before its attachments are undone
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
     gone_after: u64,
-    /// After how many seconds what is owed is tried again; they double up to an hour
+    /// After how many seconds a debt is tried again, doubled each time up to an hour
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     retry_after: u64,
     /// Where to answer /healthz and /metrics over HTTP, or `none`

@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong with this node, and what mends it.
+//! `doctor`: what is wrong with this node, and how to mend it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,19 +24,19 @@ const ROUNDS: usize = 4;
 /// The arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Doctor {
-    /// Mend what is safe to mend, and say what was done
+    /// Mend what is safe to mend, and print what was done
     #[arg(long)]
     fix: bool,
-    /// Forget a debt: what is owed will never be undone by Braid
+    /// Forget a debt: Braid will never undo what is owed
     #[arg(long, value_name = "ID")]
     forget: Vec<DebtId>,
-    /// Leave out findings of a kind, as -o json names them
+    /// Leave out findings of this kind, such as address-leaked
     #[arg(long, value_name = "KIND", value_parser = kinds(), hide_possible_values = true)]
     ignore: Vec<Kind>,
     /// Only findings about this container or debt, by its ID
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
-    /// How long ago an address must have been given, in seconds, for --fix to release it
+    /// How old a leaked address must be, in seconds, before --fix releases it
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     min_age: u32,
     #[command(flatten)]

@@ -2,14 +2,14 @@
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
-  braid validate /etc/cni/net.d             is anything wrong with the configurations?
+  braid validate /etc/cni/net.d             are the configurations valid?
   braid plan pods --explain                 which plugins would run for a container, and why?
-  braid run pods -- ip addr                 try a network, leaving nothing behind
+  braid run pods -- ip addr                 try a network, and leave nothing behind
   braid add pods web                        attach the namespace that `ip netns add web` made
   braid list                                what is attached on this machine?
   braid doctor                              is anything wrong with this machine?
 
-Networks are looked up by name in NETCONFPATH (/etc/cni/net.d), plugins in CNI_PATH (/opt/cni/bin).
+Networks are looked up by name in NETCONFPATH (/etc/cni/net.d), and plugins in CNI_PATH (/opt/cni/bin).
 `braid help COMMAND` says more about each command.";
 
 pub(super) const AFTER_ADD: &str = "\
@@ -22,33 +22,35 @@ Examples:
   CAP_ARGS='{\"portMappings\":[{\"hostPort\":8080,\"containerPort\":80,\"protocol\":\"tcp\"}]}' braid add pods web";
 
 pub(super) const AFTER_CHECK: &str = "\
-Give what `braid add` was given, the environment included. Exit status 0: all is as it was left.
+Use the arguments and the environment of `braid add`. Exit status 0: everything is as `braid add` left it.
 
 Examples:
   braid check pods web
   braid check pods /proc/4711/ns/net --container-id web -i eth1";
 
 pub(super) const AFTER_DEL: &str = "\
-Give what `braid add` was given. It succeeds where nothing is attached, and where the namespace has gone.
+Use the arguments of `braid add`. It also succeeds if nothing is attached, or if the namespace is gone.
 
 Examples:
   braid del pods web && ip netns del web
   braid del pods /proc/4711/ns/net --container-id web -i eth1";
 
 pub(super) const AFTER_GC: &str = "\
-Without --valid, everything that was attached to the network with this cache of results is detached.
+Without --valid, all attachments of the network are detached that have a result in CNI_CACHE_DIR (/var/lib/cni).
 
 Examples:
   braid gc pods --valid web/eth0 --valid db/eth0";
 
 pub(super) const AFTER_VALIDATE: &str = "\
-Of Kubernetes manifests (.yaml, .yml, .json) it reads NetworkAttachmentDefinitions, pods, and what pods are made from. What is
-given together is checked together: pods by the definitions and by the rules of Braid's configuration, if any are given.
-Exit status 0: nothing is wrong; warnings and notes do not count. 1: something is.
-With --webhook, an API server asks the same about definitions and pods: `POST /validate` takes an AdmissionReview
-(admission.k8s.io/v1), `GET /healthz` says that it serves. Pods are checked by the configurations that are given, and by the
-definitions of the cluster. What cannot be checked, as when the API server does not answer, is refused, or admitted with a
-warning where --failure-policy is `ignore`. It ends on SIGTERM.
+In Kubernetes manifests (.yaml, .yml, .json), it checks NetworkAttachmentDefinitions, pods, and what pods are made from. Files
+that are given together are checked together: pods by the given definitions, and by the rules of the given Braid
+configurations.
+Exit status 0: no errors; there may be warnings and notes. 1: there are errors.
+
+With --webhook, it checks definitions and pods for an API server: `POST /validate` takes an AdmissionReview
+(admission.k8s.io/v1), and `GET /healthz` answers 200. Pods are checked by the given configurations, and by the definitions of
+the cluster. What cannot be checked, for example because the API server does not answer, is refused, or with
+`--failure-policy ignore` admitted with a warning. It exits on SIGTERM.
 
 Examples:
   braid validate /etc/cni/net.d
@@ -57,36 +59,40 @@ Examples:
   braid validate --webhook :9443 --tls-cert-file tls.crt --tls-key-file tls.key 00-braid.conflist";
 
 pub(super) const AFTER_PLAN: &str = "\
-With --pod, and if that pod runs on this node, it also says which of its networks are attached, and which attachments the pod
-no longer asks for.
-Exit status 0: ADD would find all its plugins. 1: it would not, or could not make a plan.
+If the pod of --pod runs on this node, it also says which of its networks are attached, and which attachments the pod no
+longer asks for.
+Exit status 0: there is a plan, and all its plugins exist. 1: there are errors.
 
 Examples:
   braid plan pods --explain
   braid plan ./pods.conflist --args 'K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0' -o json";
 
 pub(super) const AFTER_LIST: &str = "\
-A configuration with a `stateDir` of its own needs --state-dir.
+If the configuration has a `stateDir`, give it as --state-dir.
 
-States: attached; unfinished, where ADD is running or has crashed; clean-up owed, where a plugin failed to undo its part and
-the next DEL tries again; left behind, where the container is gone and nobody has called DEL; parked, where DEL has given up on
-what is owed, and GC tries again; unusable, where a journal is damaged and was set aside. The last two have the ID of a debt.
+States:
+  attached
+  unfinished      ADD is running, or has crashed
+  clean-up owed   a plugin's DEL has failed, and the next DEL tries again
+  left behind     the container is gone, and nobody has called DEL
+  parked          DEL has given up on what is owed, and GC tries again; with the ID of the debt
+  unusable        the journal is damaged, and was set aside; with the ID of the debt
 
 Examples:
   braid list
   braid list -o json | jq -r '.[] | select(.state != \"attached\") | .containerID'";
 
 pub(super) const AFTER_METRICS: &str = "\
-NETCONFPATH is where the configurations are whose address pools are counted, beside those of what is attached.
+It counts the address pools of attached networks, and those of the configurations in NETCONFPATH.
 
 Example:
   braid metrics >braid.prom.new && mv braid.prom.new /var/lib/prometheus/node-exporter/braid.prom";
 
 pub(super) const AFTER_DOCTOR: &str = "\
-It looks at the state directories, libcni's cached results, the addresses of host-local, the interfaces of the host, the
-configurations in NETCONFPATH and the plugins in CNI_PATH. What a container has whose network namespace is held by anything is
-never touched, and what is not known counts as alive. docs/operations.md says what each finding means.
-Exit status 0: nothing is wrong, or --fix has mended it all. 1: something is.
+It examines the state directories, libcni's cached results, the addresses of host-local, the interfaces of the host, the
+configurations in NETCONFPATH and the plugins in CNI_PATH. It never touches what belongs to a container that is alive, or may
+be. docs/operations.md says what each finding means.
+Exit status 0: nothing is wrong, or --fix has mended everything. 1: something is wrong.
 
 Examples:
   braid doctor
@@ -103,17 +109,17 @@ Examples:
   braid attach web '{\"interface\":\"lan0\",\"config\":{\"cniVersion\":\"1.0.0\",\"name\":\"lan\",\"type\":\"macvlan\",\"master\":\"eth0\"}}'";
 
 pub(super) const AFTER_DETACH: &str = "\
-It needs neither a configuration nor an API server. The primary network goes with DEL.
+It needs neither a configuration nor an API server. Only DEL detaches the primary network.
 
 Example:
   braid detach web net1";
 
 pub(super) const AFTER_SYNC: &str = "\
-It asks the API server for the pod, and holds the pod's annotation against the container's journal. The primary network, the
-operator's own networks and what `braid attach` has attached stay.
-With --network, the whole ID may be that of a container which another plugin has attached, as long as the runtime's
-libcni keeps its result in CNI_CACHE_DIR (/var/lib/cni). Its networks are attached if the configuration says \"repair\": true.
-Exit status 0: the container has what its pod asks for, or goes away. 1: something failed, and the output says what.
+It reads the pod from the API server, and compares the pod's annotation with the container's journal. The primary network, the
+operator's own networks and those of `braid attach` stay.
+With --network and a complete ID, the container may be one that another plugin has attached, if the runtime's libcni has its
+result in CNI_CACHE_DIR (/var/lib/cni). It gets its networks only if the configuration has \"repair\": true.
+Exit status 0: the container has what its pod asks for, or is being removed. 1: something failed; the output says what.
 
 Examples:
   braid sync web --dry-run
@@ -130,7 +136,7 @@ Examples:
 
 #[cfg(feature = "kubernetes")]
 pub(super) const AFTER_AGENT: &str = "\
-It runs until it gets SIGTERM. Nothing else needs it. docs/agent.md says what it does and which rights it has.
+It runs until it gets SIGTERM. Nothing else of Braid depends on it. docs/agent.md says what it does and which rights it needs.
 
 Examples:
   braid agent --kubeconfig /etc/cni/net.d/braid.d/kubeconfig

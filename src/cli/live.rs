@@ -29,7 +29,7 @@ struct Target {
     /// The container's ID, or the beginning of it
     #[arg(value_name = "CONTAINER")]
     id: String,
-    /// The interface that the runtime asked for, where the container was attached several times
+    /// The interface that the runtime asked for, if the container was attached several times
     #[arg(long = "of", value_name = "IFNAME")]
     of: Option<String>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub(super) struct Container {
     /// Print on standard error how long each step took
     #[arg(long)]
     timings: bool,
-    /// What to print: the container's merged result as of now, or that with the steps that were run
+    /// What to print: the container's current merged result, or also the steps that were run
     #[arg(short, long, value_enum, default_value_t = Output::Result)]
     output: Output,
 }
@@ -92,7 +92,7 @@ pub(super) struct UpdateArgs {
     /// Limits in bits per second, such as ingress=50M,egress=20M,egressBurst=2M; `ingress=none`, or `none` for both directions
     #[arg(long, value_name = "LIMITS", value_parser = bandwidth)]
     bandwidth: Option<BandwidthUpdate>,
-    /// The whole list of mappings, such as 8080:80/tcp,127.0.0.1:53:53/udp, or as JSON; `none` for none
+    /// The new list of all mappings, such as 8080:80/tcp,127.0.0.1:53:53/udp, or as JSON; `none` for none
     #[arg(long, value_name = "MAPPINGS", value_parser = port_mappings)]
     port_mappings: Option<Mappings>,
     /// A plugin of the interface's chain, by its type: bandwidth, portmap, firewall or tuning; #2 is the second of that type
@@ -101,10 +101,10 @@ pub(super) struct UpdateArgs {
     /// A key of that plugin's configuration and its new value, in JSON
     #[arg(long, value_name = "KEY=JSON", requires = "plugin", value_parser = key_and_value)]
     set: Vec<(String, Box<RawValue>)>,
-    /// A key of that plugin's configuration to leave out
+    /// A key to remove from that plugin's configuration
     #[arg(long, value_name = "KEY", requires = "plugin")]
     unset: Vec<String>,
-    /// Say which steps would be undone and done, and with what, and do nothing
+    /// Print which steps would be undone and done, and with which values, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -117,7 +117,7 @@ pub(super) struct Sync {
     /// Braid's configuration: the network's name in NETCONFPATH, or a file [default: the container's own]
     #[arg(long)]
     network: Option<String>,
-    /// Say what would be done, and do nothing
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// What to print

@@ -65,13 +65,13 @@ enum Command {
     /// Attach a network namespace to a network, and print the result
     #[command(after_help = help::AFTER_ADD)]
     Add(AttachmentArgs),
-    /// Check that an attachment is as `add` left it
+    /// Check that an attachment is still as `add` left it
     #[command(after_help = help::AFTER_CHECK)]
     Check(AttachmentArgs),
     /// Detach a network namespace from a network
     #[command(after_help = help::AFTER_DEL)]
     Del(AttachmentArgs),
-    /// Clean up what belongs to attachments other than those given
+    /// Detach all attachments of a network except those given
     #[command(after_help = help::AFTER_GC)]
     Gc {
         /// The network: its name, or its configuration's file
@@ -79,22 +79,22 @@ enum Command {
         /// An attachment that is still valid
         #[arg(long = "valid", value_name = "CONTAINER/INTERFACE")]
         valid: Vec<String>,
-        /// A network namespace, as cnitool takes one; it does not matter
+        /// Not used: cnitool takes a network namespace here
         netns: Option<PathBuf>,
     },
     /// Ask whether a network is ready
     Status {
         /// The network: its name, or its configuration's file
         network: String,
-        /// A network namespace, as cnitool takes one; it does not matter
+        /// Not used: cnitool takes a network namespace here
         netns: Option<PathBuf>,
     },
-    /// Run a command in a fresh network namespace joined to networks, and clean up after it, whatever ends it
+    /// Run a command in a new network namespace that is attached to networks, and clean up afterwards
     Run(run::Run),
-    /// Say of each configuration and Kubernetes manifest what is wrong with it, and where
+    /// Check configurations and Kubernetes manifests, and say what is wrong and where
     #[command(after_help = help::AFTER_VALIDATE)]
     Validate(validating::Validate),
-    /// Print what ADD would run, running nothing
+    /// Print what ADD would run, and run nothing
     #[command(after_help = help::AFTER_PLAN)]
     Plan(plan::PlanArgs),
     /// Show the attachments on this machine
@@ -106,7 +106,7 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
-    /// Show all that is known of a container's attachments
+    /// Show everything about a container's attachments
     Show {
         /// The container's ID, or the beginning of it
         container: String,
@@ -116,29 +116,29 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
-    /// Print gauges of this node for Prometheus, as the node exporter's textfile collector takes them
+    /// Print metrics of this node for Prometheus, for the node exporter's textfile collector
     #[command(after_help = help::AFTER_METRICS)]
     Metrics(StateDir),
-    /// Say what is wrong with this node and what mends it: leaks, debts, hidden configurations, missing plugins
+    /// Say what is wrong with this node and how to mend it: leaks, debts, hidden configurations, missing plugins
     #[command(after_help = help::AFTER_DOCTOR)]
     Doctor(doctor::Doctor),
-    /// Attach a container that lives to more networks, and print its result as of now
+    /// Attach a running container to more networks, and print its current result
     #[command(after_help = help::AFTER_ATTACH)]
     Attach(live::Attach),
-    /// Detach a container that lives from networks, by their interfaces
+    /// Detach a running container from networks, by their interfaces
     #[command(after_help = help::AFTER_DETACH)]
     Detach(live::Detach),
-    /// Give plugins of a container that lives new values: limits, port mappings, a firewall, tuned parameters
+    /// Give plugins of a running container new values: limits, port mappings, a firewall, tuned parameters
     #[command(after_help = help::AFTER_UPDATE)]
     Update(live::UpdateArgs),
-    /// Bring a container that lives to what its pod asks for now
+    /// Give a running container what its pod asks for now
     #[command(after_help = help::AFTER_SYNC)]
     Sync(live::Sync),
     /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
     Install(install::Install),
     /// Take Braid off this Kubernetes node
     Uninstall(install::Uninstall),
-    /// Give the pods of this Kubernetes node what they ask for while they live
+    /// Give running pods of this Kubernetes node the networks that they ask for
     #[cfg(feature = "kubernetes")]
     #[command(after_help = help::AFTER_AGENT)]
     Agent(agent::AgentArgs),
@@ -146,7 +146,7 @@ enum Command {
     #[cfg(feature = "kubernetes")]
     #[command(hide = true)]
     Enter(agent::Enter),
-    /// Print a script that completes this command line in a shell
+    /// Print a script that completes Braid's commands and options in a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,

@@ -17,10 +17,10 @@ pub(super) struct AttachmentArgs {
     /// The interface's name in the namespace [default: `CNI_IFNAME`, else eth0]
     #[arg(short, long)]
     pub(super) ifname: Option<String>,
-    /// The container's ID [default: made of the namespace's path, as cnitool does]
+    /// The container's ID [default: derived from the namespace's path, as cnitool does]
     #[arg(long)]
     pub(super) container_id: Option<String>,
-    /// Print on standard error how long each plugin took, and Braid itself
+    /// Print on standard error how long each plugin and Braid itself took
     #[arg(long)]
     pub(super) timings: bool,
 }

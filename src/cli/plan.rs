@@ -35,7 +35,7 @@ pub(super) struct PlanArgs {
     /// `CNI_IFNAME` of the call
     #[arg(short, long, default_value = "eth0")]
     ifname: String,
-    /// Say of each delegate why it was kept or dropped, and what is attached at once
+    /// Say why each delegate was kept or dropped, and which attachments are made at once
     #[arg(long)]
     explain: bool,
     /// How to print it

@@ -1,4 +1,4 @@
-//! `run`: a command in a fresh network namespace that is joined to networks.
+//! `run`: a command in a new network namespace that is attached to networks.
 //!
 //! Two processes share the work, so that if one of them dies, the other cleans up. The *front* is what the
 //! user started: it starts the *keeper*, waits for it, and cleans up should the keeper be killed. The keeper makes the

@@ -33,7 +33,7 @@ pub(super) struct ValidateArgs {
     #[cfg_attr(feature = "kubernetes", arg(required_unless_present = "webhook"))]
     #[cfg_attr(not(feature = "kubernetes"), arg(required = true))]
     paths: Vec<PathBuf>,
-    /// The namespace of Kubernetes objects that do not say theirs
+    /// The namespace of Kubernetes objects without one
     #[arg(short, long, default_value = "default")]
     namespace: String,
 }

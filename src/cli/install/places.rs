@@ -22,10 +22,10 @@ pub(in crate::cli) struct Install {
     /// Where the service account is mounted
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets/kubernetes.io/serviceaccount")]
     pub(super) service_account: PathBuf,
-    /// Do it once, in place of keeping it so
+    /// Do everything once and exit
     #[arg(long)]
     pub(super) once: bool,
-    /// Say what would be written where, and change nothing
+    /// Print what would be written and where, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
 }
@@ -35,13 +35,13 @@ pub(in crate::cli) struct Install {
 pub(in crate::cli) struct Uninstall {
     #[command(flatten)]
     pub(super) places: Places,
-    /// Wait until no container is attached by Braid any more, and detach each one that is gone
+    /// Wait until all containers that Braid has attached are gone, and clean up after each
     #[arg(long)]
     pub(super) drain: bool,
-    /// Remove the executable even if pods are still attached by it, whose clean-up then fails
+    /// Remove the executable even if Braid has attached pods that still run. Their clean-up then fails
     #[arg(long, conflicts_with = "drain")]
     pub(super) force: bool,
-    /// Say what would be removed, detached and put back, and change nothing
+    /// Print what would be removed, detached and restored, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
 }

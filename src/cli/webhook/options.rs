@@ -32,13 +32,13 @@ struct Webhook {
     /// The webhook's certificate in PEM, which is read again when it changes
     #[arg(long, value_name = "FILE", requires = "webhook")]
     tls_cert_file: Option<PathBuf>,
-    /// The certificate's private key, the same
+    /// The certificate's private key in PEM, which is read again when it changes
     #[arg(long, value_name = "FILE", requires = "webhook")]
     tls_key_file: Option<PathBuf>,
     /// Whether to admit what the webhook cannot check
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = FailurePolicy::Fail, requires = "webhook")]
     failure_policy: FailurePolicy,
-    /// Where the webhook looks definitions up [default: the cluster that it runs in]
+    /// The credentials for looking up definitions [default: the cluster that it runs in]
     #[arg(long, value_name = "FILE", requires = "webhook")]
     kubeconfig: Option<PathBuf>,
 }
