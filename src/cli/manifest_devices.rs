@@ -1,5 +1,6 @@
 //! What `validate` says of the devices that pods' networks take.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::manifests::Finding;
@@ -10,7 +11,7 @@ use crate::config::object::nearest;
 use crate::request::Request;
 use crate::source::Wanted;
 use crate::source::device::{Assignments, Demand, DeviceError, Inventory, PodClaims};
-use crate::source::kubernetes::manifest::{ClaimSpec, PodClaim, PodTemplate};
+use crate::source::kubernetes::manifest::{ClaimSpec, PodClaim, PodTemplate, RequestSpec};
 use crate::source::pod::PodView;
 
 /// The kinds of what a pod's claim is made from.
@@ -64,10 +65,13 @@ struct Claims<'a> {
 impl Claims<'_> {
     /// Whether the requests that attachments name are there, and enough of them.
     fn check(&self, demands: &[Demand]) -> Vec<Finding> {
-        let mut left: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut left: BTreeMap<&str, Vec<RequestSpec>> = BTreeMap::new();
         let mut ordered: Vec<(&Demand, &ClaimRequest)> =
             demands.iter().filter_map(|demand| Some((demand, demand.claim.as_ref()?))).collect();
-        ordered.sort_by_key(|(_, wanted)| wanted.request.is_none());
+        // Who says more goes first.
+        let precision =
+            |request: &Option<String>| request.as_ref().map_or(0, |name| 1 + usize::from(name.contains('/')));
+        ordered.sort_by_key(|(_, wanted)| Reverse(precision(&wanted.request)));
         let mut findings = Vec::new();
         for (demand, wanted) in ordered {
             findings.extend(self.check_one(&demand.origin, wanted, &mut left));
@@ -79,7 +83,7 @@ impl Claims<'_> {
         &self,
         origin: &str,
         wanted: &'w ClaimRequest,
-        left: &mut BTreeMap<&'w str, Vec<String>>,
+        left: &mut BTreeMap<&'w str, Vec<RequestSpec>>,
     ) -> Option<Finding> {
         let Some(claim) = self.template.claims.iter().find(|claim| claim.name == wanted.claim) else {
             let has: Vec<&str> = self.template.claims.iter().map(|claim| claim.name.as_str()).collect();
@@ -94,20 +98,15 @@ impl Claims<'_> {
             return Some(Finding::Note(format!("{origin}: {wanted}: the claim {where_}")));
         };
         let requests = left.entry(&wanted.claim).or_insert_with(|| spec.requests.clone());
-        let is_meant = |request: &String| {
-            let main = request.split_once('/').map_or(request.as_str(), |(main, _)| main);
-            wanted.request.as_ref().is_none_or(|name| name == request || name == main)
-        };
-        if let Some(index) = requests.iter().position(is_meant) {
-            requests.remove(index);
+        if requests.iter_mut().any(|request| take(request, wanted)) {
             return None;
         }
-        if spec.requests.iter().any(is_meant) {
+        if spec.requests.iter().any(|request| take(&mut request.clone(), wanted)) {
             let taken = "all the devices that it requests are taken by other networks of the pod";
             return Some(Finding::Error(format!("{origin}: {wanted} ({object}): {taken}")));
         }
-        let mut has: Vec<&str> = spec.requests.iter().map(String::as_str).collect();
-        has.dedup();
+        let alternatives = spec.requests.iter().flat_map(|request| &request.alternatives);
+        let has: Vec<&str> = alternatives.map(|(name, _)| name.as_str()).collect();
         let hint = hint(wanted.request.as_deref().unwrap_or_default(), &has);
         let has = if has.is_empty() { "none".into() } else { has.join(", ") };
         Some(Finding::Error(format!("{origin}: {wanted} ({object}): it has no such request; it has {has}{hint}")))
@@ -123,6 +122,23 @@ impl Claims<'_> {
         let spec = self.given.claims.get(&(kind, self.namespace.to_owned(), name.clone()))?;
         Some((format!("{kind} {}/{name}", self.namespace), spec))
     }
+}
+
+/// Takes a device of a request, if it is the one that is wanted and has one left. Alternatives that do not have so many, and others
+/// than the one that is named, are not those that the devices are given for.
+fn take(request: &mut RequestSpec, wanted: &ClaimRequest) -> bool {
+    let is_meant =
+        |alternative: &str| wanted.request.as_ref().is_none_or(|name| *name == request.name || name == alternative);
+    let mut alternatives = request.alternatives.clone();
+    alternatives.retain(|(name, devices)| is_meant(name) && *devices > 0);
+    if alternatives.is_empty() {
+        return false;
+    }
+    for (_, devices) in &mut alternatives {
+        *devices -= 1;
+    }
+    request.alternatives = alternatives;
+    true
 }
 
 fn hint(name: &str, known: &[&str]) -> String {

@@ -411,6 +411,27 @@ fn a_request_has_no_more_devices_than_it_asks_for() {
     ran.prints("networks[2]: claim \"a\", request \"fast\" (ResourceClaim web/nics): all the devices that it requests are taken");
 }
 
+/// Devices are given for one alternative of a request.
+#[rstest]
+#[case::as_many_as_one_has(&["slow", "slow/two", "slow"], None)]
+#[case::more(&["slow", "slow", "slow", "slow"], Some("networks[3]: claim \"a\", request \"slow\""))]
+#[case::more_than_the_named_one(&["slow", "slow/one"], Some("networks[0]: claim \"a\", request \"slow\""))]
+#[case::two_alternatives(&["slow/one", "slow/two"], Some("networks[1]: claim \"a\", request \"slow/two\""))]
+fn a_request_with_alternatives_has_the_devices_of_one(#[case] wanted: &[&str], #[case] error: Option<&str>) {
+    let network = network("web", "one", BRIDGE);
+    let networks = wanted
+        .iter()
+        .map(|request| format!(r#"{{"name": "one", "resourceClaim": {{"claim": "a", "request": "{request}"}}}}"#));
+    let pod = pod("web", NETWORKS, &format!("[{}]", networks.collect::<Vec<_>>().join(", ")))
+        .replace("containers: []", "containers: []\n  resourceClaims: [{name: a, resourceClaimName: nics}]");
+    let requests = "[{name: slow, firstAvailable: [{name: one, count: 1}, {name: two, count: 3}]}]";
+    let ran = validate(&Machine::new(), &[("all.yaml", &(network + &pod + &claim("ResourceClaim", requests)))]);
+    match error {
+        Some(error) => ran.exits(1).prints(error).prints("all the devices that it requests are taken"),
+        None => ran.succeeds(),
+    };
+}
+
 #[test]
 fn a_pods_claims_may_have_what_its_containers_do_not_request() {
     let resource = "  annotations: {k8s.v1.cni.cncf.io/resourceName: vendor.com/vf}\n";

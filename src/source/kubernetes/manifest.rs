@@ -7,7 +7,7 @@ mod claims;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use claims::{ClaimSpec, PodClaim};
+pub use claims::{ClaimSpec, PodClaim, RequestSpec};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};

@@ -18,12 +18,20 @@ pub struct PodClaim {
     pub template: Option<String>,
 }
 
-/// What a `ResourceClaim` or a `ResourceClaimTemplate` requests: the name of the request for each device, as `name`, or
-/// `name/alternative` for each alternative.
+/// What a `ResourceClaim` or a `ResourceClaimTemplate` requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimSpec {
     /// The requests.
-    pub requests: Vec<String>,
+    pub requests: Vec<RequestSpec>,
+}
+
+/// A request of a claim. Devices are given for one of its alternatives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestSpec {
+    /// Its name.
+    pub name: String,
+    /// For how many devices each alternative is, by its name as `request/alternative`; by the request's where it has no list.
+    pub alternatives: Vec<(String, usize)>,
 }
 
 /// The claims of a pod.
@@ -38,22 +46,23 @@ pub(super) fn pod_claims(spec: &Node) -> Vec<PodClaim> {
 
 /// What a claim requests, by the `spec` of a `ResourceClaim`.
 pub(super) fn claim(spec: &Node) -> ClaimSpec {
-    let mut requests = Vec::new();
-    for request in list(spec.at("devices").unwrap_or(&Node::Null), "requests") {
-        let Some(name) = request.value.at("name").and_then(Node::text) else { continue };
-        let alternatives = list(&request.value, "firstAvailable");
-        for alternative in alternatives {
-            if let Some(other) = alternative.value.at("name").and_then(Node::text) {
-                requests.extend(std::iter::repeat_n(format!("{name}/{other}"), devices(&alternative.value)));
-            }
-        }
-        if alternatives.is_empty() {
-            // Before `v1beta2` a request had its own count.
-            let exactly = request.value.at("exactly").unwrap_or(&request.value);
-            requests.extend(std::iter::repeat_n(name.to_owned(), devices(exactly)));
-        }
+    let requests = list(spec.at("devices").unwrap_or(&Node::Null), "requests");
+    ClaimSpec { requests: requests.iter().filter_map(|request| self::request(&request.value)).collect() }
+}
+
+fn request(request: &Node) -> Option<RequestSpec> {
+    let name = request.at("name").and_then(Node::text)?;
+    let alternatives = list(request, "firstAvailable").iter().filter_map(|alternative| {
+        let other = alternative.value.at("name").and_then(Node::text)?;
+        Some((format!("{name}/{other}"), devices(&alternative.value)))
+    });
+    let mut alternatives: Vec<_> = alternatives.collect();
+    if alternatives.is_empty() {
+        // Before `v1beta2` a request had its own count.
+        let exactly = request.at("exactly").unwrap_or(request);
+        alternatives.push((name.to_owned(), devices(exactly)));
     }
-    ClaimSpec { requests }
+    Some(RequestSpec { name: name.to_owned(), alternatives })
 }
 
 /// How many devices a request is for.
