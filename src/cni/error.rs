@@ -69,7 +69,27 @@ pub struct CniError {
     pub details: String,
 }
 
+/// What Go's, curl's and the kernel's messages say when a service that was asked does not answer.
+const NO_ANSWER: [&str; 10] = [
+    "connection refused",
+    "connection reset",
+    "deadline exceeded",
+    "name resolution",
+    "no route to host",
+    "no such host",
+    "timed out",
+    "timeout",
+    "unavailable",
+    "unreachable",
+];
+
 impl CniError {
+    /// Whether it is about a service that the plugin needs and that does not answer now, as far as the code or the text tells.
+    pub fn is_of_service(&self) -> bool {
+        let text = format!("{} {}", self.msg, self.details).to_ascii_lowercase();
+        self.code == code::TRY_AGAIN || NO_ANSWER.iter().any(|words| text.contains(words))
+    }
+
     /// An error without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Self {
         Self { code, msg: msg.into(), details: String::new() }

@@ -130,6 +130,11 @@ impl PluginError {
         }
     }
 
+    /// Whether there was no time left for the plugin, or it used all that it had.
+    pub fn is_out_of_time(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::OutOfTime)
+    }
+
     /// An answer that cannot be used, and why.
     pub(super) fn unusable(reason: &dyn fmt::Display) -> Self {
         Self::Output(shortened(format!("its answer cannot be used: {reason}"), MAX_QUOTE))

@@ -256,8 +256,9 @@ impl Work {
         let del = || tools.chain(attachment).del_step(one.step.1, &parameters, one.prev_result.as_deref());
         match del() {
             // What a plugin leaves that is killed in its ADD can make its DEL fail half-way: the reference bridge's does
-            // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now.
-            Err(_) if one.known.interrupted => del(),
+            // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now. One that
+            // hangs would do so again.
+            Err(error) if one.known.interrupted && !error.source.is_out_of_time() => del(),
             outcome => outcome,
         }?;
         if let Some((attachment, result)) = &one.before {

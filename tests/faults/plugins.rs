@@ -66,6 +66,40 @@ fn a_plugin_that_hangs_in_the_rollback_is_owed_and_the_others_are_undone() {
     case.del().succeeds().called(&["DEL beta net2"]).leaves_nothing();
 }
 
+/// As whereabouts does without its API server: its DEL, killed as its ADD was, is not tried a second time in the same call.
+#[test]
+fn a_plugin_that_hangs_in_add_and_in_del_takes_the_time_of_each_once() {
+    let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["ADD", "DEL"], "ignore_sigterm": true});
+    let case = Case::new()
+        .delegate(recorder("alpha"))
+        .delegate(instructed("beta", &hang))
+        .key("timeouts", json!({"plugin": 1}));
+    let undone = ["DEL beta net1", "DEL alpha eth0"];
+    let add = case.add().fails(101).details_contains("\"beta\"").details_contains("was killed");
+    add.called(&["ADD alpha eth0", "ADD beta net1", undone[0], undone[1]]);
+    case.del().fails(102).called(&undone[..1]);
+    case.behave("beta", json!({}));
+    case.del().succeeds().called(&undone[..1]).leaves_nothing();
+}
+
+/// That a service does not answer says nothing about what was done while it did.
+#[rstest]
+#[case::refused(999, "Post \"https://10.96.0.1:443/apis\": dial tcp 10.96.0.1:443: connect: connection refused")]
+#[case::no_answer(100, "context deadline exceeded")]
+#[case::slow(100, "net/http: TLS handshake timeout")]
+#[case::no_name(100, "lookup ipam.example on 10.0.0.2:53: no such host")]
+#[case::said_by_its_code(11, "the pool is locked")]
+fn a_plugin_whose_service_is_down_is_owed_until_it_is_back(#[case] code: u32, #[case] msg: &str) {
+    let fail = json!({"fail": {"ADD": {"code": code, "msg": msg}, "DEL": {"code": code, "msg": msg}}});
+    let case = Case::new().delegate(recorder("alpha")).delegate(instructed("beta", &fail));
+    case.add().fails(code.into());
+    for _ in 0..3 {
+        case.del().fails(102).says(msg).called(&["DEL beta net1"]);
+    }
+    case.behave("beta", json!({}));
+    case.del().succeeds().called(&["DEL beta net1"]).leaves_nothing();
+}
+
 #[test]
 fn a_plugin_that_hangs_in_del_is_owed_and_the_others_are_undone() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["DEL"]});

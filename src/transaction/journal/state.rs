@@ -35,9 +35,11 @@ pub struct StepState {
 impl StepState {
     /// Whether the plugin refuses every call alike, if its DEL fails with this error: its ADD failed with the same, it had no
     /// result, and its DEL has failed before. A plugin that cannot start its work (its parent interface is not there, it does not
-    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever.
+    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever. One whose service does not
+    /// answer says the same too, and may have done something while it did.
     pub fn is_refused(&self, error: &CniError) -> bool {
-        self.result.is_none() && !self.interrupted && self.owed.is_some() && self.failed.as_ref() == Some(error)
+        let is_refused = !self.interrupted && self.owed.is_some() && self.failed.as_ref() == Some(error);
+        self.result.is_none() && is_refused && !error.is_of_service()
     }
 
     /// Whether the plugin made nothing because it does not speak the version: it said so of ADD, and says so of DEL with this
