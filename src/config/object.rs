@@ -212,7 +212,12 @@ impl<'a> Keys<'a> {
 
     /// A key as a boolean, in the spellings libcni allows; false if it is not there.
     pub fn boolean(&self, key: &str) -> Result<bool, KeyError> {
-        get_bool(self.object, key).map_err(|_: ConfigError| self.wrong_kind(key, BOOLEAN))
+        get_bool(self.object, key).map_err(|error| match error {
+            ConfigError::Wrong { found, .. } => {
+                KeyError::Wrong { path: self.path(key), found, expected: BOOLEAN.into() }
+            }
+            _ => self.wrong_kind(key, BOOLEAN),
+        })
     }
 
     /// A key as a glob or a list of globs.

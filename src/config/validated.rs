@@ -333,6 +333,10 @@ mod tests {
             (r#"{"name":"n","type":"braid","delegates":[{"type":"a/b"}]}"#, "delegates[0]: \"type\""),
             (r#"{"name":"n","type":"braid","delegates":[{"plugins":[]}]}"#, "delegates[0]: \"plugins\""),
             (r#"{"name":"n","type":"braid","delegates":[1]}"#, "delegates[0] is 1"),
+            (
+                r#"{"name":"n","type":"braid","disableCheck":"maybe","delegates":[{"type":"a"}]}"#,
+                r#""disableCheck" is a string other than "true" and "false", expected true or false"#,
+            ),
             (r#"{"name":"n","type":"braid","delegates":[{"nam":"a"}]}"#, "did you mean \"name\""),
             (r#"{"name":"n","type":"braid","delegates":["a"],"concurrency":0}"#, "\"concurrency\" is 0"),
             (r#"{"name":"n","type":"braid","delegates":["a"],"timeouts":{"plugn":1}}"#, "did you mean \"plugin\""),

@@ -92,6 +92,21 @@ fn a_proxy_that_cannot_be_used_is_said_to_be_so_by_who_names_it() {
     assert!(!outcome.error_text().contains("hidden"), "{}", outcome.error_text());
 }
 
+/// Nobody listens on that port of the node.
+#[test]
+fn a_proxy_that_does_not_answer_is_said_to_be_so_by_who_names_it() {
+    let (case, api) = node();
+    api.write_kubeconfig_of("192.0.2.1:6443", "", "token: t");
+    for (variable, url) in [("HTTPS_PROXY", "http://user:hidden@127.0.0.1:9"), ("https_proxy", "socks5://127.0.0.1:9")]
+    {
+        let outcome = case.call("ADD").env(variable, url).run().fails(11).called_nothing();
+        let outcome = outcome.message_contains(&format!("through the proxy that {variable} names"));
+        assert!(!outcome.error_text().contains("hidden"), "{}", outcome.error_text());
+    }
+    api.write_kubeconfig_of("192.0.2.1:6443", "proxy-url: http://127.0.0.1:9", "token: t");
+    case.add().fails(11).message_contains("through the proxy that the kubeconfig's \"proxy-url\" names");
+}
+
 #[test]
 fn a_proxy_of_the_kubeconfig_is_used_for_every_server() {
     let (case, api) = node();

@@ -1,6 +1,7 @@
 //! Connections to the API server.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -61,13 +62,15 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
 #[derive(Clone)]
 enum Connector {
     Direct(HttpConnector),
-    Http(Tunnel<HttpConnector>),
-    Socks5(SocksV5<HttpConnector>),
+    /// With who names the proxy, for messages.
+    Http(Tunnel<HttpConnector>, Arc<str>),
+    Socks5(SocksV5<HttpConnector>, Arc<str>),
 }
 
 impl Connector {
     fn new(tcp: HttpConnector, proxy: Option<Proxy>) -> Result<Self, String> {
         let Some(Proxy { address, kind, user, origin }) = proxy else { return Ok(Self::Direct(tcp)) };
+        let named_by = Arc::from(origin.as_str());
         match kind {
             Kind::Http => {
                 let mut tunnel = Tunnel::new(address, tcp);
@@ -77,7 +80,7 @@ impl Connector {
                         .map_err(|_| format!("the name and password of {origin} cannot be used"))?;
                     tunnel = tunnel.with_auth(value);
                 }
-                Ok(Self::Http(tunnel))
+                Ok(Self::Http(tunnel, named_by))
             }
             Kind::Socks5 => {
                 let mut socks = SocksV5::new(address, tcp);
@@ -87,7 +90,7 @@ impl Connector {
                     }
                     socks = socks.with_auth(name, password);
                 }
-                Ok(Self::Socks5(socks))
+                Ok(Self::Socks5(socks, named_by))
             }
         }
     }
@@ -101,25 +104,40 @@ impl Service<Uri> for Connector {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
             Self::Direct(tcp) => tcp.poll_ready(context).map_err(BoxError::from),
-            Self::Http(tunnel) => tunnel.poll_ready(context).map_err(|error| through_proxy(error.into())),
-            Self::Socks5(socks) => socks.poll_ready(context).map_err(|error| through_proxy(error.into())),
+            Self::Http(tunnel, named_by) => {
+                tunnel.poll_ready(context).map_err(|error| ThroughProxy::of(named_by, error.into()))
+            }
+            Self::Socks5(socks, named_by) => {
+                socks.poll_ready(context).map_err(|error| ThroughProxy::of(named_by, error.into()))
+            }
         }
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
         match self {
             Self::Direct(tcp) => Box::pin(tcp.call(server).map_err(BoxError::from)),
-            Self::Http(tunnel) => Box::pin(tunnel.call(server).map_err(|error| through_proxy(error.into()))),
-            Self::Socks5(socks) => Box::pin(socks.call(server).map_err(|error| through_proxy(error.into()))),
+            Self::Http(tunnel, named_by) => {
+                let named_by = Arc::clone(named_by);
+                Box::pin(tunnel.call(server).map_err(move |error| ThroughProxy::of(&named_by, error.into())))
+            }
+            Self::Socks5(socks, named_by) => {
+                let named_by = Arc::clone(named_by);
+                Box::pin(socks.call(server).map_err(move |error| ThroughProxy::of(&named_by, error.into())))
+            }
         }
     }
 }
 
 /// A connection that a proxy did not make.
 #[derive(Debug, thiserror::Error)]
-#[error("through the proxy")]
-struct ThroughProxy(#[source] BoxError);
+#[error("through the proxy that {named_by} names")]
+struct ThroughProxy {
+    named_by: Arc<str>,
+    source: BoxError,
+}
 
-fn through_proxy(error: BoxError) -> BoxError {
-    ThroughProxy(error).into()
+impl ThroughProxy {
+    fn of(named_by: &Arc<str>, source: BoxError) -> BoxError {
+        Self { named_by: Arc::clone(named_by), source }.into()
+    }
 }
