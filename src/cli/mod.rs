@@ -15,6 +15,7 @@ mod doctor;
 mod help;
 mod inspect;
 mod install;
+mod lazy;
 mod live;
 #[cfg(feature = "kubernetes")]
 mod manifest_devices;
@@ -46,6 +47,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::answer;
 use crate::config::LogConfig;
+use lazy::Lazy;
 use options::{AttachmentArgs, Format, StateDir};
 use outcome::{CliError, Outcome, print};
 
@@ -64,13 +66,13 @@ struct Cli {
 enum Command {
     /// Attach a network namespace to a network, and print the result
     #[command(after_help = help::AFTER_ADD)]
-    Add(AttachmentArgs),
+    Add(Lazy<AttachmentArgs>),
     /// Check that an attachment is still as `add` left it
     #[command(after_help = help::AFTER_CHECK)]
-    Check(AttachmentArgs),
+    Check(Lazy<AttachmentArgs>),
     /// Detach a network namespace from a network
     #[command(after_help = help::AFTER_DEL)]
-    Del(AttachmentArgs),
+    Del(Lazy<AttachmentArgs>),
     /// Detach all attachments of a network except those given
     #[command(after_help = help::AFTER_GC)]
     Gc {
@@ -90,13 +92,13 @@ enum Command {
         netns: Option<PathBuf>,
     },
     /// Run a command in a new network namespace that is attached to networks, and clean up afterwards
-    Run(run::Run),
+    Run(Lazy<run::Run>),
     /// Check configurations and Kubernetes manifests, and say what is wrong and where
     #[command(after_help = help::AFTER_VALIDATE)]
-    Validate(validating::Validate),
+    Validate(Lazy<validating::Validate>),
     /// Print what ADD would run, and run nothing
     #[command(after_help = help::AFTER_PLAN)]
-    Plan(plan::PlanArgs),
+    Plan(Lazy<plan::PlanArgs>),
     /// Show the attachments on this machine
     #[command(after_help = help::AFTER_LIST)]
     List {
@@ -118,34 +120,34 @@ enum Command {
     },
     /// Print metrics of this node for Prometheus, for the node exporter's textfile collector
     #[command(after_help = help::AFTER_METRICS)]
-    Metrics(StateDir),
+    Metrics(Lazy<StateDir>),
     /// Say what is wrong with this node and how to mend it: leaks, debts, hidden configurations, missing plugins
     #[command(after_help = help::AFTER_DOCTOR)]
-    Doctor(doctor::Doctor),
+    Doctor(Lazy<doctor::Doctor>),
     /// Attach a running container to more networks, and print its current result
     #[command(after_help = help::AFTER_ATTACH)]
-    Attach(live::Attach),
+    Attach(Lazy<live::Attach>),
     /// Detach a running container from networks, by their interfaces
     #[command(after_help = help::AFTER_DETACH)]
-    Detach(live::Detach),
+    Detach(Lazy<live::Detach>),
     /// Give plugins of a running container new values: limits, port mappings, a firewall, tuned parameters
     #[command(after_help = help::AFTER_UPDATE)]
-    Update(live::UpdateArgs),
+    Update(Lazy<live::UpdateArgs>),
     /// Give a running container what its pod asks for now
     #[command(after_help = help::AFTER_SYNC)]
-    Sync(live::Sync),
+    Sync(Lazy<live::Sync>),
     /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
-    Install(install::Install),
+    Install(Lazy<install::Install>),
     /// Take Braid off this Kubernetes node
-    Uninstall(install::Uninstall),
+    Uninstall(Lazy<install::Uninstall>),
     /// Give running pods of this Kubernetes node the networks that they ask for
     #[cfg(feature = "kubernetes")]
     #[command(after_help = help::AFTER_AGENT)]
-    Agent(agent::AgentArgs),
+    Agent(Lazy<agent::AgentArgs>),
     /// Run a program in the mount and network namespaces of a process
     #[cfg(feature = "kubernetes")]
     #[command(hide = true)]
-    Enter(agent::Enter),
+    Enter(Lazy<agent::Enter>),
     /// Print a script that completes Braid's commands and options in a shell
     Completions {
         /// The shell
@@ -160,7 +162,7 @@ impl Command {
     fn log(&self) -> LogConfig {
         match self {
             #[cfg(feature = "kubernetes")]
-            Self::Agent(args) => args.log(),
+            Self::Agent(Lazy(args)) => args.log(),
             _ => LogConfig::default(),
         }
     }
@@ -174,28 +176,28 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     crate::log::start(&cli.command.log(), &[]);
     let outcome = match cli.command {
-        Command::Add(attachment) => operations::add(&attachment),
-        Command::Check(attachment) => operations::check(&attachment),
-        Command::Del(attachment) => operations::del(&attachment),
+        Command::Add(Lazy(attachment)) => operations::add(&attachment),
+        Command::Check(Lazy(attachment)) => operations::check(&attachment),
+        Command::Del(Lazy(attachment)) => operations::del(&attachment),
         Command::Gc { network, valid, netns: _ } => operations::gc(&network, &valid),
         Command::Status { network, netns: _ } => operations::status(&network),
-        Command::Run(run) => run::run(&run),
-        Command::Validate(args) => validating::validate(&args),
-        Command::Plan(args) => plan::plan(&args),
+        Command::Run(Lazy(run)) => run::run(&run),
+        Command::Validate(Lazy(args)) => validating::validate(&args),
+        Command::Plan(Lazy(args)) => plan::plan(&args),
         Command::List { state, output } => inspect::list(&state.state_dir, output),
         Command::Show { container, state, output } => inspect::show(&container, &state.state_dir, output),
-        Command::Metrics(state) => metrics::metrics(&state.state_dir),
-        Command::Doctor(args) => doctor::doctor(&args),
-        Command::Attach(args) => live::attach(&args),
-        Command::Detach(args) => live::detach(&args),
-        Command::Update(args) => live::update(&args),
-        Command::Sync(args) => live::sync(&args),
-        Command::Install(args) => install::install(&args),
-        Command::Uninstall(args) => install::uninstall(&args),
+        Command::Metrics(Lazy(state)) => metrics::metrics(&state.state_dir),
+        Command::Doctor(Lazy(args)) => doctor::doctor(&args),
+        Command::Attach(Lazy(args)) => live::attach(&args),
+        Command::Detach(Lazy(args)) => live::detach(&args),
+        Command::Update(Lazy(args)) => live::update(&args),
+        Command::Sync(Lazy(args)) => live::sync(&args),
+        Command::Install(Lazy(args)) => install::install(&args),
+        Command::Uninstall(Lazy(args)) => install::uninstall(&args),
         #[cfg(feature = "kubernetes")]
-        Command::Agent(args) => agent::agent(&args),
+        Command::Agent(Lazy(args)) => agent::agent(&args),
         #[cfg(feature = "kubernetes")]
-        Command::Enter(args) => agent::enter(&args),
+        Command::Enter(Lazy(args)) => agent::enter(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "braid", &mut script);
