@@ -24,6 +24,7 @@
 mod changes;
 mod error;
 mod find;
+mod locked;
 mod pod_status;
 mod ports;
 mod sync;

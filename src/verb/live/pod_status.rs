@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::changes::request_of;
 use super::error::LiveError;
+use super::locked::request_of;
 use crate::cni::AddResult;
 use crate::config::Config;
 use crate::plan::{Attachment, Position};

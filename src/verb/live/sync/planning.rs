@@ -2,8 +2,8 @@
 
 use super::super::super::error::Error;
 use super::super::super::preflight::preflight;
-use super::super::changes::config_for;
 use super::super::error::LiveError;
+use super::super::locked::config_for;
 use crate::cni::CniError;
 use crate::config::{Author, Config, Problems};
 use crate::plan::difference::{Asked, Difference, Has};

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::super::error::Error;
-use super::super::changes::{Live, request_of};
+use super::super::changes::Live;
 use super::super::error::LiveError;
 use super::super::find::{self, Which};
+use super::super::locked::request_of;
 use super::super::pod_status::write_primary;
 use super::planning::Seen;
 use super::report::{Failed, Synced};

@@ -1,9 +1,10 @@
 //! Making the changes that a pod asks for, with the container locked.
 
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
-use super::super::changes::{Call, Live, request_of};
+use super::super::changes::Live;
 use super::super::error::LiveError;
 use super::super::find::{self, Which};
+use super::super::locked::{LockedContainer, request_of};
 use super::super::pod_status::{complete_pod_status, is_written, write_pod_status};
 use super::super::ports;
 use super::planning::{New, Planner, Seen, Work, difference, origin};
@@ -170,13 +171,13 @@ impl Syncing<'_> {
 
     /// Tries what is owed again. Returns what is owed after that.
     fn settle(&self) -> Result<Option<Failed>, LiveError> {
-        self.live.locked(self.which, |call, mut journal| {
-            let settled = call.settle(&mut journal).and_then(|()| {
+        self.live.locked(self.which, |locked, mut journal| {
+            let settled = locked.settle(&mut journal).and_then(|()| {
                 let owed: Vec<usize> = owed(&journal.state);
-                if owed.is_empty() { Ok(()) } else { call.detach(journal, &owed) }
+                if owed.is_empty() { Ok(()) } else { locked.detach(journal, &owed) }
             });
             let Err(error) = settled else { return Ok(None) };
-            let state = call.state(self.which)?;
+            let state = locked.state(self.which)?;
             let owing = state.attachments().find(|(index, _)| state.is_changing(*index) || owed_by(&state, *index));
             let owing = owing.map(|(_, attachment)| network(attachment));
             Ok(Some(Failed {
@@ -203,13 +204,13 @@ impl Syncing<'_> {
         if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
             return Ok(Found::Done);
         }
-        self.live.locked(self.which, |call, journal| {
+        self.live.locked(self.which, |locked, journal| {
             if !is_same(&journal.state, &seen.state) {
                 return Ok(Found::Moved);
             }
             drop(journal);
-            Doing { call, which: self.which, seen, report }.everything(work);
-            let after = call.state(self.which)?;
+            Doing { locked, which: self.which, seen, report }.everything(work);
+            let after = locked.state(self.which)?;
             let written = write_pod_status(self.config, Some(&self.before), &after);
             let written = written.and_then(|()| {
                 if is_settled && !is_written(&after, &now.status)? {
@@ -310,7 +311,7 @@ fn attached(selection: usize, attachment: &Attachment, ips: Vec<String>) -> Atta
 
 /// The work on a container that is locked.
 struct Doing<'a, 'b> {
-    call: &'a Call<'a>,
+    locked: &'a LockedContainer<'a>,
     which: Which<'a>,
     seen: &'a Seen,
     report: &'b mut Synced,
@@ -343,9 +344,9 @@ impl Doing<'_, '_> {
 
     /// The journal, with no change under way but for what is still being undone.
     fn journal(&self) -> Result<Journal, LiveError> {
-        let mut journal = find::journal(self.call.container, self.which)?;
+        let mut journal = find::journal(self.locked.container, self.which)?;
         if journal.state.pending.as_ref().is_some_and(|one| !one.attaching.is_empty() || one.redone.is_some()) {
-            self.call.settle(&mut journal)?;
+            self.locked.settle(&mut journal)?;
         }
         Ok(journal)
     }
@@ -354,7 +355,7 @@ impl Doing<'_, '_> {
         let network = network(&self.seen.state.header.plan.attachments[index]);
         let outcome = self.journal().and_then(|journal| {
             let index = find::attachment(&journal.state, &network.interface)?;
-            self.call.detach(journal, &[index])
+            self.locked.detach(journal, &[index])
         });
         match outcome {
             Ok(()) => {
@@ -377,10 +378,10 @@ impl Doing<'_, '_> {
         let outcome = planned.map_err(LiveError::from).and_then(|planned| {
             let journal = self.journal()?;
             let index = find::attachment(&journal.state, &network.interface)?;
-            let call = self.call;
-            ports::refuse_taken(call.store, call.container, &journal.state, index, &planned)?;
-            call.refuse_missing_plugins(&journal.state, &planned.attachment)?;
-            call.reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
+            let locked = self.locked;
+            ports::refuse_taken(locked.store, locked.container, &journal.state, index, &planned)?;
+            locked.refuse_missing_plugins(&journal.state, &planned.attachment)?;
+            locked.reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
         });
         match outcome {
             Ok(_) => self.report.updated.push(network),
@@ -404,23 +405,23 @@ impl Doing<'_, '_> {
 
     /// Attaches, and returns the addresses.
     fn attached(&self, attachment: &Attachment) -> Result<Vec<String>, LiveError> {
-        let (journal, call) = (self.journal()?, self.call);
+        let (journal, locked) = (self.journal()?, self.locked);
         let ifname = &attachment.ifname;
         let state = &journal.state;
         let is_taken = state.attachments().any(|(index, one)| one.ifname == *ifname && !state.is_forgone(index));
         if is_taken {
-            let container_id = call.container.id().to_owned();
+            let container_id = locked.container.id().to_owned();
             return Err(LiveError::Taken { container_id, ifname: ifname.clone() });
         }
         let new = [attachment.clone()];
-        ports::refuse_taken_by_new(call.store, call.container, &journal.state, &new)?;
+        ports::refuse_taken_by_new(locked.store, locked.container, &journal.state, &new)?;
         let mut plan = journal.state.header.plan.clone();
         plan.attachments = new.to_vec();
         let mut netns = open_namespace(&plan)?;
         refuse_taken_names(&plan, netns.as_mut())?;
         drop(netns);
-        call.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, new.to_vec()))?;
-        let state = call.state(self.which)?;
+        locked.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, new.to_vec()))?;
+        let state = locked.state(self.which)?;
         let results = transaction::results(&state).map_err(ChangeError::Result)?;
         let own = results.into_iter().find(|(index, _)| state.header.plan.attachments[*index].ifname == *ifname);
         let ips = own.map(|(_, result)| result.ips).unwrap_or_default();
@@ -428,7 +429,7 @@ impl Doing<'_, '_> {
     }
 }
 
-impl Call<'_> {
+impl LockedContainer<'_> {
     /// Undoes attachments.
     fn detach(&self, journal: Journal, indexes: &[usize]) -> Result<(), LiveError> {
         ports::refuse_shared_with_rest(self.store, self.container, &journal.state, indexes)?;
