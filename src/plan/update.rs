@@ -503,61 +503,17 @@ impl Planner<'_> {
                 }
                 continue;
             };
-            let is_changed = !same(before.keys(), plugin.keys())
-                || plugin
-                    .capabilities()
-                    .iter()
-                    .any(|name| !same_value(get(&self.old.capability_args, name), get(&new.capability_args, name)));
-            if let Some(changed) = result_changes.filter(|_| !is_changed)
-                && Kind::of(plugin).is_none()
-            {
-                return Err(UpdateError::Later {
-                    label: self.label.clone(),
-                    plugin_type: changed.to_owned(),
-                    later: plugin.plugin_type().to_owned(),
-                });
-            }
+            let is_changed = self.is_changed(before, plugin, &new);
             if !is_changed && result_changes.is_none() {
                 continue;
             }
             let Some(kind) = Kind::of(plugin) else {
-                return Err(UpdateError::Kind {
-                    label: self.label.clone(),
-                    plugin_type: plugin.plugin_type().to_owned(),
-                });
+                return Err(self.cannot_be_redone(plugin, result_changes.filter(|_| !is_changed)));
             };
-            let how = match kind {
-                Kind::Bandwidth => {
-                    self.refuse_half_limits(plugin)?;
-                    let from = Limits::of(before, &self.old.capability_args);
-                    let to = Limits::of(plugin, &new.capability_args);
-                    for (key, before, after) in
-                        [("ingress", from.ingress, to.ingress), ("egress", from.egress, to.egress)]
-                    {
-                        if let Some(limit) = after.filter(|_| before != after) {
-                            self.limit(key, limit)?;
-                        }
-                    }
-                    if from.egress.is_some() != to.egress.is_some() {
-                        result_changes = Some(plugin.plugin_type());
-                    }
-                    How::InPlace { from, to }
-                }
-                Kind::Firewall => {
-                    self.refuse_firewall(before, plugin)?;
-                    How::Again(kind)
-                }
-                Kind::Tuning => {
-                    self.refuse_tuning_twice()?;
-                    if ["mac", "mtu"].iter().any(|key| !same_value(find(before.keys(), key), find(plugin.keys(), key)))
-                        || !same_value(get(&self.old.capability_args, "mac"), get(&new.capability_args, "mac"))
-                    {
-                        result_changes = Some(plugin.plugin_type());
-                    }
-                    How::Again(kind)
-                }
-                Kind::Portmap => How::Again(kind),
-            };
+            let (how, changes_result) = self.how(kind, before, plugin, &new)?;
+            if changes_result {
+                result_changes = Some(plugin.plugin_type());
+            }
             steps.push(Redo { step, how });
         }
         let mut attachment = new;
@@ -568,6 +524,57 @@ impl Planner<'_> {
             attachment.network.plugins.truncate(self.old.network.plugins.len());
         }
         Ok(PlannedUpdate { attachment, steps })
+    }
+
+    /// Whether a plugin would be given another configuration, or other capability arguments.
+    fn is_changed(&self, before: &PluginConfig, after: &PluginConfig, new: &Attachment) -> bool {
+        let differs =
+            |name: &String| !same_value(get(&self.old.capability_args, name), get(&new.capability_args, name));
+        !same(before.keys(), after.keys()) || after.capabilities().iter().any(differs)
+    }
+
+    /// The error about a plugin that cannot be given new values, or cannot follow the result of the plugin `changed`.
+    fn cannot_be_redone(&self, plugin: &PluginConfig, changed: Option<&str>) -> UpdateError {
+        let (label, plugin_type) = (self.label.clone(), plugin.plugin_type().to_owned());
+        match changed {
+            Some(changed) => UpdateError::Later { label, plugin_type: changed.to_owned(), later: plugin_type },
+            None => UpdateError::Kind { label, plugin_type },
+        }
+    }
+
+    /// How a step is redone, and whether that changes its result.
+    fn how(
+        &self,
+        kind: Kind,
+        before: &PluginConfig,
+        after: &PluginConfig,
+        new: &Attachment,
+    ) -> Result<(How, bool), UpdateError> {
+        match kind {
+            Kind::Bandwidth => {
+                self.refuse_half_limits(after)?;
+                let from = Limits::of(before, &self.old.capability_args);
+                let to = Limits::of(after, &new.capability_args);
+                for (key, before, after) in [("ingress", from.ingress, to.ingress), ("egress", from.egress, to.egress)]
+                {
+                    if let Some(limit) = after.filter(|_| before != after) {
+                        self.limit(key, limit)?;
+                    }
+                }
+                Ok((How::InPlace { from, to }, from.egress.is_some() != to.egress.is_some()))
+            }
+            Kind::Firewall => {
+                self.refuse_firewall(before, after)?;
+                Ok((How::Again(kind), false))
+            }
+            Kind::Tuning => {
+                self.refuse_tuning_twice()?;
+                let differs = |key: &&str| !same_value(find(before.keys(), key), find(after.keys(), key));
+                let is_other_mac = !same_value(get(&self.old.capability_args, "mac"), get(&new.capability_args, "mac"));
+                Ok((How::Again(kind), is_other_mac || ["mac", "mtu"].iter().any(differs)))
+            }
+            Kind::Portmap => Ok((How::Again(kind), false)),
+        }
     }
 
     /// The plugin refuses a rate without a burst, and a burst without a rate.

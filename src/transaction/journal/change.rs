@@ -6,7 +6,7 @@
 
 use serde_json::value::RawValue;
 
-use super::format::{CHANGED_FORMAT, Event, Header, Step};
+use super::format::{CHANGED_FORMAT, Change, Event, Header, Step};
 use super::state::{NoSuchStep, State, StepState};
 use crate::netns::DefaultRoute;
 use crate::plan::Attachment;
@@ -79,66 +79,79 @@ impl State {
     /// Begins or ends a change.
     pub(super) fn apply_change(&mut self, event: Event) -> Result<(), NoSuchStep> {
         match event {
-            Event::Attach { index, attachment } => {
-                if index != self.header.plan.attachments.len() || attachment.network.plugins.is_empty() {
-                    return Err(NoSuchStep(Step(index, 0)));
-                }
-                self.steps.push(vec![StepState::default(); attachment.network.plugins.len()]);
-                self.header.plan.attachments.push(*attachment);
-                self.pending.get_or_insert_default().attaching.push(index);
-            }
-            Event::Detach(index) => {
-                if index >= self.steps.len() {
-                    return Err(NoSuchStep(Step(index, 0)));
-                }
-                let detaching = &mut self.pending.get_or_insert_default().detaching;
-                if !detaching.contains(&index) {
-                    detaching.push(index);
-                }
-            }
-            Event::Redo { index, attachment, steps } => {
-                let length = attachment.network.plugins.len();
-                let known = self.steps.get_mut(index).filter(|known| known.len() <= length);
-                let known = known.ok_or(NoSuchStep(Step(index, 0)))?;
-                if let Some(step) = steps.iter().find(|step| **step >= length) {
-                    return Err(NoSuchStep(Step(index, *step)));
-                }
-                let old_result = known.iter().rev().find_map(|step| step.result.clone());
-                known.resize(length, StepState::default());
-                let old = std::mem::replace(&mut self.header.plan.attachments[index], *attachment);
-                self.pending.get_or_insert_default().redone =
-                    Some(Box::new(Redone { attachment: index, old, old_result, steps, begun: Vec::new() }));
-            }
-            Event::Changed(change) => {
-                let mut pending = self.pending.take().unwrap_or_default();
-                // A change that makes something ends no other that undoes something.
-                if pending.attaching.is_empty() && pending.redone.is_none() {
-                    let ended = pending.detaching.iter().filter(|index| !change.owing.contains(index));
-                    ended.for_each(|index| self.mark_detached(*index));
-                    pending.detaching.retain(|index| change.owing.contains(index));
-                }
-                self.keep_detaching(pending.detaching);
-                self.absent = change.absent.clone().or(self.absent.take());
-                self.history.push(change);
-            }
-            Event::Reverted { owing, .. } => {
-                let mut pending = self.pending.take().unwrap_or_default();
-                for index in pending.attaching {
-                    if owing.contains(&index) {
-                        pending.detaching.push(index);
-                    } else {
-                        self.mark_detached(index);
-                    }
-                }
-                self.keep_detaching(pending.detaching);
-                if let Some(redone) = pending.redone {
-                    self.steps[redone.attachment].truncate(redone.old.network.plugins.len());
-                    self.header.plan.attachments[redone.attachment] = redone.old;
-                }
-            }
+            Event::Attach { index, attachment } => self.begin_attach(index, *attachment)?,
+            Event::Detach(index) => self.begin_detach(index)?,
+            Event::Redo { index, attachment, steps } => self.begin_redo(index, *attachment, steps)?,
+            Event::Changed(change) => self.end_changed(change),
+            Event::Reverted { owing, .. } => self.end_reverted(&owing),
             _ => {}
         }
         Ok(())
+    }
+
+    fn begin_attach(&mut self, index: usize, attachment: Attachment) -> Result<(), NoSuchStep> {
+        if index != self.header.plan.attachments.len() || attachment.network.plugins.is_empty() {
+            return Err(NoSuchStep(Step(index, 0)));
+        }
+        self.steps.push(vec![StepState::default(); attachment.network.plugins.len()]);
+        self.header.plan.attachments.push(attachment);
+        self.pending.get_or_insert_default().attaching.push(index);
+        Ok(())
+    }
+
+    fn begin_detach(&mut self, index: usize) -> Result<(), NoSuchStep> {
+        if index >= self.steps.len() {
+            return Err(NoSuchStep(Step(index, 0)));
+        }
+        let detaching = &mut self.pending.get_or_insert_default().detaching;
+        if !detaching.contains(&index) {
+            detaching.push(index);
+        }
+        Ok(())
+    }
+
+    fn begin_redo(&mut self, index: usize, attachment: Attachment, steps: Vec<usize>) -> Result<(), NoSuchStep> {
+        let length = attachment.network.plugins.len();
+        let known = self.steps.get_mut(index).filter(|known| known.len() <= length);
+        let known = known.ok_or(NoSuchStep(Step(index, 0)))?;
+        if let Some(step) = steps.iter().find(|step| **step >= length) {
+            return Err(NoSuchStep(Step(index, *step)));
+        }
+        let old_result = known.iter().rev().find_map(|step| step.result.clone());
+        known.resize(length, StepState::default());
+        let old = std::mem::replace(&mut self.header.plan.attachments[index], attachment);
+        self.pending.get_or_insert_default().redone =
+            Some(Box::new(Redone { attachment: index, old, old_result, steps, begun: Vec::new() }));
+        Ok(())
+    }
+
+    fn end_changed(&mut self, change: Change) {
+        let mut pending = self.pending.take().unwrap_or_default();
+        // A change that makes something ends no other that undoes something.
+        if pending.attaching.is_empty() && pending.redone.is_none() {
+            let undone = pending.detaching.iter().filter(|index| !change.owing.contains(index));
+            undone.for_each(|index| self.mark_detached(*index));
+            pending.detaching.retain(|index| change.owing.contains(index));
+        }
+        self.keep_detaching(pending.detaching);
+        self.absent = change.absent.clone().or(self.absent.take());
+        self.history.push(change);
+    }
+
+    fn end_reverted(&mut self, owing: &[usize]) {
+        let mut pending = self.pending.take().unwrap_or_default();
+        for index in pending.attaching {
+            if owing.contains(&index) {
+                pending.detaching.push(index);
+            } else {
+                self.mark_detached(index);
+            }
+        }
+        self.keep_detaching(pending.detaching);
+        if let Some(redone) = pending.redone {
+            self.steps[redone.attachment].truncate(redone.old.network.plugins.len());
+            self.header.plan.attachments[redone.attachment] = redone.old;
+        }
     }
 
     /// Attachments are still being undone, whatever else ends.
