@@ -8,6 +8,7 @@ use super::scope::{is_configured, pod_of};
 use super::status::{Claimed, Notice};
 use crate::config::Config;
 use crate::request::Request;
+use crate::source::device::HeldDevice;
 use crate::source::pod::{Definitions, Pod, PodNow};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed};
 
@@ -33,7 +34,7 @@ impl Session {
     }
 
     /// Never called.
-    pub fn gather_for_operator(&self, _: &Config, _: &Request, _: &[String]) -> Result<Gathered, SourceError> {
+    pub fn gather_for_operator(&self, _: &Config, _: &Request, _: &[HeldDevice]) -> Result<Gathered, SourceError> {
         match self.0 {}
     }
 
@@ -48,7 +49,7 @@ impl Session {
         _: &Config,
         _: &Pod,
         _: &[usize],
-        _: &[String],
+        _: &[HeldDevice],
     ) -> Result<Vec<Result<Gathered, SourceError>>, ClusterError> {
         match self.0 {}
     }
