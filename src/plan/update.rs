@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::Attachment;
 use crate::cni::CniError;
 use crate::cni::capability::RateLimit;
-use crate::cni::config::{ConfigError, PluginConfig, RawObject, folds_to, raw};
+use crate::cni::config::{ConfigError, PluginConfig, RawObject, find_folded, folds_to, raw};
 use crate::cni::error::code;
 use crate::config::selection::PortMapping;
 
@@ -119,7 +119,7 @@ pub struct Limits {
 impl Limits {
     /// The limits that a `bandwidth` step has: those of its configuration, or else those of the capability.
     pub fn of(plugin: &PluginConfig, capability_args: &RawObject) -> Self {
-        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(plugin.keys(), key).is_some());
+        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find_folded(plugin.keys(), key).is_some());
         if in_config {
             return Self::read(plugin.keys());
         }
@@ -130,7 +130,7 @@ impl Limits {
     fn read(object: &RawObject) -> Self {
         let [ingress, egress] = LIMIT_KEYS.map(|[rate, burst]| {
             let number =
-                |key| find(object, key).and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok()).unwrap_or(0);
+                |key| find_folded(object, key).and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok()).unwrap_or(0);
             let limit = RateLimit { rate: number(rate), burst: number(burst) };
             (limit.rate > 0 && limit.burst > 0).then_some(limit)
         });
@@ -428,7 +428,7 @@ impl Planner<'_> {
         if limits == old {
             return Ok(());
         }
-        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(plugin.keys(), key).is_some());
+        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find_folded(plugin.keys(), key).is_some());
         if in_config || !plugin.declares(BANDWIDTH) {
             new.network.plugins[at] = limits.in_config(plugin);
         } else {
@@ -448,7 +448,8 @@ impl Planner<'_> {
                 |key| get(&asked, key).and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok()).filter(|n| *n > 0);
             number(rate).map_or(LimitUpdate::Unlimited, |rate| LimitUpdate::Limited { rate, burst: number(burst) })
         });
-        let in_config = LIMIT_KEYS.iter().flatten().any(|key| find(new.network.plugins[at].keys(), key).is_some());
+        let in_config =
+            LIMIT_KEYS.iter().flatten().any(|key| find_folded(new.network.plugins[at].keys(), key).is_some());
         if in_config {
             new.capability_args.insert(BANDWIDTH.into(), raw(&asked));
             return Ok(());
@@ -569,7 +570,7 @@ impl Planner<'_> {
             }
             Kind::Tuning => {
                 self.refuse_tuning_twice()?;
-                let differs = |key: &&str| !same_value(find(before.keys(), key), find(after.keys(), key));
+                let differs = |key: &&str| !same_value(find_folded(before.keys(), key), find_folded(after.keys(), key));
                 let is_other_mac = !same_value(get(&self.old.capability_args, "mac"), get(&new.capability_args, "mac"));
                 Ok((How::Again(kind), is_other_mac || ["mac", "mtu"].iter().any(differs)))
             }
@@ -580,7 +581,7 @@ impl Planner<'_> {
     /// The plugin refuses a rate without a burst, and a burst without a rate.
     fn refuse_half_limits(&self, plugin: &PluginConfig) -> Result<(), UpdateError> {
         for [rate, burst] in LIMIT_KEYS {
-            let number = |key| find(plugin.keys(), key).map(|raw| serde_json::from_str::<u64>(raw.get()));
+            let number = |key| find_folded(plugin.keys(), key).map(|raw| serde_json::from_str::<u64>(raw.get()));
             for (key, other) in [(rate, burst), (burst, rate)] {
                 match (number(key), number(other)) {
                     (Some(Err(_)), _) => return Err(self.value(BANDWIDTH, key, "it is no number of bits")),
@@ -595,7 +596,9 @@ impl Planner<'_> {
     }
 
     fn refuse_firewall(&self, before: &PluginConfig, after: &PluginConfig) -> Result<(), UpdateError> {
-        let changed = FIREWALL_KEYS.iter().find(|key| !same_value(find(before.keys(), key), find(after.keys(), key)));
+        let changed = FIREWALL_KEYS
+            .iter()
+            .find(|key| !same_value(find_folded(before.keys(), key), find_folded(after.keys(), key)));
         match changed {
             None => Ok(()),
             Some(key) => Err(self.value(
@@ -628,11 +631,6 @@ impl Planner<'_> {
             why: why.into(),
         }
     }
-}
-
-/// A key as Go's parser finds it: the last one that is the same but for case.
-fn find<'a>(object: &'a RawObject, key: &str) -> Option<&'a RawValue> {
-    object.iter().rev().find(|(own, _)| folds_to(own, key)).map(|(_, value)| &**value)
 }
 
 fn get<'a>(object: &'a RawObject, key: &str) -> Option<&'a RawValue> {

@@ -1,13 +1,13 @@
 //! Kernel parameters that a `tuning` step sets, and whose values from before Braid remembers.
 
 use crate::cni::RawObject;
-use crate::cni::config::{PluginConfig, folds_to};
+use crate::cni::config::{PluginConfig, find_folded};
 use crate::netns::Sysctls;
 
 /// The parameters that a `tuning` step sets.
 pub(super) fn sysctls(plugin: &PluginConfig) -> RawObject {
-    let object = plugin.keys().iter().rev().find(|(key, _)| folds_to(key, "sysctl"));
-    object.and_then(|(_, raw)| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    let object = find_folded(plugin.keys(), "sysctl");
+    object.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
 /// The names that are in the first and not in the second.

@@ -18,7 +18,7 @@ pub use error::{Error, Finding, NotReady, What};
 pub(crate) use preflight::is_own_executable;
 
 use crate::cni::{CniError, Verb};
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
 use crate::request::Request;
 use crate::runtime::{Run, Runs, Trace};
 use crate::{panic, telemetry};
@@ -40,23 +40,9 @@ pub fn run(request: &Request) -> Result<(), Error> {
         }
         outcome => outcome?,
     }
-    let (config, unusable) = match (Config::parse(&request.stdin), request.verb) {
-        (Ok(config), _) => (config, None),
-        // What there is to undo stands in the journals.
-        (Err(error), verb @ (Verb::Del | Verb::Gc)) => (Config::essentials(&request.stdin, verb)?, Some(error)),
-        (Err(error), _) => return Err(error.into()),
-    };
+    let (config, unusable) = configuration(request)?;
     let context = Context::new(request, &config);
-    let span = context.runs().trace().map(|trace| (trace, trace.span().to_string()));
-    let span = span.as_ref().map(|(trace, span)| (*trace, span.as_str()));
-    crate::log::start(&config.log, &about(request, &config, span));
-    for warning in &config.call_warnings {
-        tracing::warn!("{warning}");
-    }
-    // The same in every call: `validate` and `plan` are who warns of them.
-    for warning in &config.operator_warnings {
-        tracing::debug!("{warning}");
-    }
+    start_log(&context, request, &config);
     let carry_out = || match request.verb {
         Verb::Add => add::add(&context, request, &config),
         Verb::Del => del::del(&context, request, &config, unusable),
@@ -66,7 +52,36 @@ pub fn run(request: &Request) -> Result<(), Error> {
         Verb::Version => version::version(request),
     };
     let outcome = panic::caught(carry_out).map_err(Error::from).flatten();
-    let error = outcome.as_ref().err().map(CniError::from);
+    report(&context, request, &config, outcome.as_ref().err().map(CniError::from));
+    outcome
+}
+
+/// Braid's configuration. For DEL and GC, it may be one that cannot be used: then it has only what they need, and the reason is
+/// returned with it.
+fn configuration(request: &Request) -> Result<(Config, Option<InvalidConfig>), Error> {
+    match (Config::parse(&request.stdin), request.verb) {
+        (Ok(config), _) => Ok((config, None)),
+        // What there is to undo stands in the journals.
+        (Err(error), verb @ (Verb::Del | Verb::Gc)) => Ok((Config::essentials(&request.stdin, verb)?, Some(error))),
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+fn start_log(context: &Context, request: &Request, config: &Config) {
+    let span = context.runs().trace().map(|trace| (trace, trace.span().to_string()));
+    let span = span.as_ref().map(|(trace, span)| (*trace, span.as_str()));
+    crate::log::start(&config.log, &about(request, config, span));
+    for warning in &config.call_warnings {
+        tracing::warn!("{warning}");
+    }
+    // They are the same in every call, so `validate` and `plan` warn of them instead.
+    for warning in &config.operator_warnings {
+        tracing::debug!("{warning}");
+    }
+}
+
+/// Logs the outcome of a call, and reports it to the agent of the node or, if there is none, its spans to the log.
+fn report(context: &Context, request: &Request, config: &Config, error: Option<CniError>) {
     let took = context.began.elapsed();
     crate::log::call_finished(error.as_ref(), took);
     let is_sent = context.runs().is_wanted()
@@ -83,7 +98,6 @@ pub fn run(request: &Request) -> Result<(), Error> {
     if !is_sent {
         log_spans(context.runs());
     }
-    outcome
 }
 
 /// The spans of the plugins of a traced call, in the log: nobody else exports them.

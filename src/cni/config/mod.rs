@@ -12,7 +12,7 @@ mod plugin;
 pub use error::{ConfigError, without_values};
 pub use network::{Defaults, NetworkConfig, select_version, spoken_version};
 pub use object::{
-    BOOLEAN, RawObject, describe, fold, folds_to, get, get_bool, get_list, kind, misfit, overlay_objects, parse_object,
-    raw, wrong,
+    BOOLEAN, RawObject, describe, find_folded, fold, folds_to, get, get_bool, get_list, kind, misfit, overlay_objects,
+    parse_object, raw, wrong,
 };
 pub use plugin::{Insert, PluginConfig};

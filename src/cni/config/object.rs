@@ -144,6 +144,11 @@ pub fn overlay_objects(mut base: RawObject, over: &RawObject) -> RawObject {
     base
 }
 
+/// The value that Go's parser takes for `name`: that of the last key that is the same but for case.
+pub fn find_folded<'a>(object: &'a RawObject, name: &str) -> Option<&'a RawValue> {
+    object.iter().rev().find(|(key, _)| folds_to(key, name)).map(|(_, value)| &**value)
+}
+
 /// Whether Go's parser takes a key for `name`, which is within ASCII.
 pub fn folds_to(key: &str, name: &str) -> bool {
     if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { fold(key).eq_ignore_ascii_case(name) }

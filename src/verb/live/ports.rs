@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::error::LiveError;
-use crate::cni::config::{PluginConfig, RawObject, folds_to};
+use crate::cni::config::{PluginConfig, RawObject, find_folded};
 use crate::config::selection::PortMapping;
 use crate::plan::Attachment;
 use crate::plan::update::{How, Kind, PlannedUpdate};
@@ -146,10 +146,9 @@ fn portmap(attachment: &Attachment) -> impl Iterator<Item = &PluginConfig> {
     attachment.network.plugins.iter().filter(|plugin| Kind::of(plugin) == Some(Kind::Portmap))
 }
 
-/// Without a word about it, the plugin takes iptables where that is there.
+/// Whether `portmap` uses nftables. Without `backend`, it uses iptables if that is installed.
 fn is_nftables(plugin: &PluginConfig) -> bool {
-    let backend = plugin.keys().iter().rev().find(|(key, _)| folds_to(key, "backend"));
-    match backend.and_then(|(_, raw)| serde_json::from_str::<String>(raw.get()).ok()) {
+    match find_folded(plugin.keys(), "backend").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
         Some(backend) => backend == "nftables",
         None => !["/usr/sbin/iptables", "/sbin/iptables", "/usr/bin/iptables", "/bin/iptables"]
             .iter()
