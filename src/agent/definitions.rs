@@ -62,7 +62,7 @@ impl Definitions {
     }
 }
 
-/// Asks for the versions of definitions. Those that cannot be had are left out.
+/// Asks for the versions of definitions. Those that cannot be read are left out.
 pub(super) async fn versions(node: &Node, names: BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
     for name in names {

@@ -10,7 +10,7 @@ pub(super) struct Report {
     pub(super) detached: Vec<Value>,
     pub(super) updated: Vec<Value>,
     pub(super) attached: Vec<Value>,
-    /// What was not brought about.
+    /// What failed.
     pub(super) failed: Vec<Failed>,
     /// The network-attachment-definitions that the pod asks for, as `NAMESPACE/NAME`.
     pub(super) definitions: Vec<String>,
@@ -18,7 +18,7 @@ pub(super) struct Report {
     pub(super) needs_repair: bool,
 }
 
-/// Something that was not brought about.
+/// Something that failed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Failed {
@@ -46,7 +46,7 @@ impl Report {
         !(self.detached.is_empty() && self.updated.is_empty() && self.attached.is_empty())
     }
 
-    /// What was not brought about, in words.
+    /// What failed, as a text.
     pub(super) fn failures(&self) -> String {
         let words: Vec<String> = self.failed.iter().map(Failed::describe).collect();
         words.join("; ")

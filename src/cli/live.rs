@@ -36,7 +36,7 @@ struct Target {
     state: StateDir,
 }
 
-/// Which container is changed, and what is said of it.
+/// Which container is changed, and what is printed about it.
 #[derive(Debug, Args)]
 pub(super) struct Container {
     #[command(flatten)]

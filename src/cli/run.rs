@@ -104,7 +104,7 @@ impl Scene {
 /// What the user started.
 fn front(args: &Run) -> Outcome {
     let own = Pid::this().as_raw();
-    // Made here first, so that what is wrong with the configuration is said before anything is done.
+    // Made here first, so that problems of the configuration are reported before anything is done.
     let scene = Scene::new(args, own)?;
     let signals = take_signals()?;
     let mut keeper = Command::new("/proc/self/exe")

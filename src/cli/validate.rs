@@ -78,7 +78,7 @@ pub(super) fn validate_files(args: &ValidateArgs, finder: Option<Finder>) -> Res
     if is_wrong { Err(CliError::Printed) } else { Ok(given) }
 }
 
-/// What is said of the endings that are read with Kubernetes alone.
+/// The endings that are read only with Kubernetes, for the message.
 const YAML: &str = if cfg!(feature = "kubernetes") { ", .yaml, .yml" } else { "" };
 
 /// The files of a directory that are read: configurations in the order in which they are searched, then manifests.

@@ -59,7 +59,7 @@ impl Concurrency {
 /// What CHECK makes of a plugin that refuses an attachment which a pod asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PodChecks {
-    /// It is said in the log.
+    /// It is logged.
     #[default]
     Warn,
     /// It fails CHECK, as with any other attachment.

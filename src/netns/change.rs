@@ -134,7 +134,7 @@ pub fn apply(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), Netns
 ///
 /// # Errors
 ///
-/// [`NotRestored`](NetnsError::NotRestored) lists the steps that failed; the others are made all the same.
+/// [`NotRestored`](NetnsError::NotRestored) lists the steps that failed; the others are still made.
 pub fn restore(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), NetnsError> {
     let failures = backward(netns, &change.removed, &change.added);
     if failures.is_empty() {

@@ -148,7 +148,7 @@ impl Netns {
 
     fn qdisc(&mut self, link: &Link, parent: TcHandle) -> Result<Option<Qdisc>, NetnsError> {
         let request = Request::GetQdisc(message(link, TcHandle::UNSPEC, parent));
-        // Before Linux 6.10 the answer is a notification, which goes to whoever asks for an echo.
+        // Before Linux 6.10 the answer is a notification, which only a request with the echo flag gets.
         match self.socket.get(request, NLM_F_ECHO, qdisc) {
             // Nothing is there, or what the kernel does not show.
             Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EINVAL)) => Ok(None),

@@ -66,7 +66,7 @@ pub enum PluginError {
     /// It was not started, or got no input, because no time was left.
     #[error("it was not run, as the time for the whole call was over")]
     OutOfTime,
-    /// It reported a CNI error. Shown is its message; its details are for whoever shows details.
+    /// It reported a CNI error. `Display` shows its message, and not its details.
     #[error("{}", if .0.msg.is_empty() { "it reported an error without a message" } else { &.0.msg })]
     Reported(CniError),
     /// It exited, or was killed, without a CNI error.

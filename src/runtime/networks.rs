@@ -70,7 +70,7 @@ pub enum NetworkError {
         /// The interface.
         ifname: String,
     },
-    /// Plugins failed. The others were called all the same.
+    /// Plugins failed. The others were still called.
     #[error("network {network:?}: {}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Plugins {
         /// The network.

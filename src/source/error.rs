@@ -9,7 +9,7 @@ use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::runtime::load::LoadError;
 
-/// A network that cannot be had.
+/// Why a network cannot be found or used.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No configuration has that name.

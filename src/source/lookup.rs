@@ -15,7 +15,7 @@ use crate::runtime::load::LoadError;
 /// The attachments of a call, with their networks.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// The attachments, primary first. None stands where an optional one cannot be had, and keeps its place: the others have
+    /// The attachments, primary first. `None` stands for an optional one that was not found, and keeps its place: the others have
     /// their names by theirs.
     pub candidates: Vec<Option<Candidate>>,
     /// What does not apply to this call, and why.
@@ -27,7 +27,7 @@ pub struct Gathered {
 /// The attachments of a call, and all that is wrong with them.
 #[derive(Debug, Default)]
 pub struct Surveyed {
-    /// The attachments, primary first. None stands where one cannot be had, and keeps its place: the others have their names
+    /// The attachments, primary first. `None` stands for one that was not found, and keeps its place: the others have their names
     /// by theirs.
     pub candidates: Vec<Option<Candidate>>,
     /// What does not apply to this call, and why.

@@ -23,7 +23,7 @@ const BY_POD: &str = "the pod asks for it";
 /// Everything that is asked for, its networks not looked up yet.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    /// The attachments, primary first. None stands where one cannot be had.
+    /// The attachments, primary first. `None` stands for one that was not found.
     pub(super) wants: Vec<Option<Want>>,
     /// What does not apply to this call, and why.
     pub(super) dropped: Vec<String>,

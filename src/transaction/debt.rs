@@ -31,7 +31,7 @@ impl<'a> Debt<'a> {
     /// Opens a debt and locks its container. None if there is no such debt.
     ///
     /// # Errors
-    /// When it cannot be read, or the lock cannot be had before `deadline`.
+    /// When it cannot be read, or the lock cannot be taken before `deadline`.
     pub fn open(store: &'a Store, id: &DebtId, deadline: Instant) -> Result<Option<Self>, StoreError> {
         let container = store.container(id.container_id(), deadline)?;
         let opened = store.debt_file(id).and_then(|file| {

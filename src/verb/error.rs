@@ -224,7 +224,7 @@ impl Error {
     }
 }
 
-/// Phrases by which containerd takes a failed DEL for a success, and what is said in their place. The second one counts
+/// Phrases that make containerd treat a failed DEL as a success, and what replaces them. The second one counts
 /// there for a container without a namespace only.
 const SUCCESS_PHRASES: [(&str, &str); 2] =
     [("not found", "missing"), ("no such file or directory", "no such file or folder")];

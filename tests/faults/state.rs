@@ -216,7 +216,7 @@ fn a_journal_that_cannot_be_used_is_set_aside_reported_and_listed(#[case] text: 
     let case = case().cni_version("1.1.0");
     case.add().succeeds();
     fs::write(journal(&case), text).expect("spoil the journal");
-    // Not success, since it is not known what leaks; what the configuration describes is undone all the same.
+    // Not success, since it is not known what leaks; what the configuration describes is still undone.
     case.del().fails(102).says("eth0.jsonl.corrupt").called(&["DEL beta net1", "DEL alpha eth0"]);
     assert!(list(&case).contains("eth0.jsonl.corrupt"));
     case.status().succeeds().stderr_contains("eth0.jsonl.corrupt");

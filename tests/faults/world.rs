@@ -188,7 +188,7 @@ fn an_interface_is_in_another_namespace_by_now() {
     assert_eq!(reserved(&case), [""; 0]);
 }
 
-/// DEL and CHECK go by the journal: by what ADD ran, whatever stands in the configuration by now.
+/// DEL and CHECK work from the journal, that is, from what ADD ran, even if the configuration has changed.
 #[rstest]
 #[case::changed(Some(json!({"cniVersion": "1.0.0", "name": "by-name", "plugins": [{"type": "gamma"}]})))]
 #[case::deleted(None)]

@@ -160,7 +160,7 @@ fn pods_of_system_namespaces_do_without_default_networks() {
     assert_eq!(steps(&report), ["eth0 kube-system/main beta", "net1 kube-system/extra gamma"]);
 }
 
-/// The interfaces keep the names they would have if all could be had.
+/// The interfaces keep the names that they would have if all networks were found.
 #[test]
 fn all_problems_are_reported_at_once() {
     let keys = json!({

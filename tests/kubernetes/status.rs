@@ -72,7 +72,7 @@ fn an_api_server_that_is_away_is_a_warning_within_a_second() {
     slow.status().succeeds().stderr_contains("API server");
 }
 
-/// What else a node lacks is said all the same, the primary network on its disk included.
+/// What else a node lacks is still reported, the primary network on its disk included.
 #[test]
 fn what_is_missing_is_said_while_the_api_server_is_away() {
     let (case, api) = in_cluster(node());

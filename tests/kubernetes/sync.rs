@@ -81,7 +81,7 @@ impl Synced {
         list.iter().map(|one| one["interface"].as_str().unwrap_or_default()).collect()
     }
 
-    /// Everything was brought about, with these calls.
+    /// Everything was done, with these calls.
     fn did(self, order: &[&str]) -> Self {
         assert!(self.is_whole, "{:#}", self.report);
         assert_eq!(self.order, order, "{:#}", self.report);
@@ -278,7 +278,7 @@ fn one_failure_keeps_nothing_else_from_being_brought_about() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What cannot be planned is not begun; what fails after the old one is gone is said, and done later.
+/// What cannot be planned is not begun; what fails after the old one is gone is reported, and done later.
 #[test]
 fn a_replacement_that_fails() {
     let (case, api) = cluster(node_with(&json!({})));
@@ -393,7 +393,7 @@ fn an_api_server_that_is_away_changes_nothing_and_keeps_nobody_waiting() {
     ask(&api, &json!("two"));
     api.server.misbehave("GET", "/pods/", Fault::Status(503, None), 1);
     command(&case, &["sync"]).run().fails(11).called_nothing();
-    // The definition cannot be had: what is there goes, what is asked for comes later.
+    // The definition cannot be read: what is there is detached, what is asked for is attached later.
     api.server.misbehave("GET", "/network-attachment-definitions/", Fault::Status(503, None), 1);
     sync(&case).failed(&["DEL beta net1"], "503");
     sync(&case).did(&["ADD gamma net1"]);

@@ -153,7 +153,7 @@ impl Webhook {
         warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
     }
 
-    /// The object is refused, and this is said of it.
+    /// The object is refused with this message.
     #[track_caller]
     fn refuses(&self, object: &Value, code: u16, part: &str) -> String {
         let response = self.create(object);
@@ -336,7 +336,7 @@ fn what_cannot_be_checked_is_refused_or_admitted_as_the_operator_says(
             let warnings = webhook.admits(&pod("one"));
             assert!(warnings.len() == 1 && warnings[0].contains(reason), "{warnings:?}");
         }
-        // What is wrong whatever the API server would say is refused all the same.
+        // A mistake that does not depend on the API server is still refused.
         webhook.refuses(&pod("one@a/b"), 403, "a/b");
     }
 }

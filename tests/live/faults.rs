@@ -130,7 +130,7 @@ fn a_failed_attach_leaves_the_container_as_it_was(#[case] behaviour: Value) {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What cannot be undone is said, owed, shown, and in the way of further changes until it is done.
+/// What cannot be undone is reported, owed and shown, and further changes are refused until it is undone.
 #[test]
 fn a_detach_that_fails_is_owed_and_tried_again() {
     let case = case();

@@ -386,7 +386,7 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Makes the call and holds what came of it to what CNI asks of every plugin.
+    /// Makes the call, and checks that its outcome is what CNI requires of every plugin.
     pub(crate) fn run(self) -> Outcome<'a> {
         self.run_changed(|_| {})
     }

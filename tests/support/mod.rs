@@ -1,8 +1,8 @@
 //! The test harness: everything a test needs to read as a scenario.
 //!
 //! - [`Case`] is one call after another of `braid`, as a runtime makes them, on a machine of its own;
-//! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] what came of a line;
-//! - [`Outcome`] is what came of a call, with the assertions;
+//! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] is the outcome of a command;
+//! - [`Outcome`] is the outcome of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
 //! - [`Node`] is the directories of a node that Braid is installed on;
 //! - [`Disk`] is a file system that can stop answering;

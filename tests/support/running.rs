@@ -58,7 +58,7 @@ impl<'a> Running<'a> {
         self.child.wait().expect("wait for the call")
     }
 
-    /// Waits for its end, and holds what came of it to what CNI asks of every plugin.
+    /// Waits until it exits, and checks that its outcome is what CNI requires of every plugin.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome<'a> {
         let status = wait_for("the end of a call", || self.ended());

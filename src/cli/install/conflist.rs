@@ -201,7 +201,7 @@ impl Conflist {
     }
 }
 
-/// What may have become of Braid's configuration, for whoever reads of its loss.
+/// What may have happened to Braid's configuration, for the message that it is gone.
 fn renamed(conf_dir: &Path) -> String {
     let is_ours = |name: &str| name.starts_with(CONFLIST) && name != CONFLIST;
     let entries = fs::read_dir(conf_dir).into_iter().flatten().flatten();

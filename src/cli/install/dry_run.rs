@@ -41,7 +41,7 @@ impl Change {
     }
 }
 
-/// What is said.
+/// What is printed.
 #[derive(Debug, Default)]
 struct Lines(String);
 

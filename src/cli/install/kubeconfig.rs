@@ -20,7 +20,7 @@ use crate::source::kubernetes::lasting_token;
 /// The permissions of the file and of its directory: the token is for root alone.
 const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// How long a token that is asked for is to live. Until then pods are attached with it, even if no other can be had.
+/// How long a token that is asked for is to live. Until then pods are attached with it, even if a new one is refused.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often a new one is asked for.
 const RENEWAL: Duration = Duration::from_secs(3600);

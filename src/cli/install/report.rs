@@ -10,7 +10,7 @@ pub(super) fn warn(message: &str) {
     eprint_line!("braid: WARNING: {message}");
 }
 
-/// Problems of something that is looked at again and again: each is said once, until it changes.
+/// Problems of something that is checked again and again: each is reported once, until it changes.
 #[derive(Debug, Default)]
 pub(super) struct Problem {
     last: String,

@@ -49,7 +49,7 @@ impl Certificate {
     /// The settings of a server with this certificate.
     ///
     /// # Errors
-    /// When TLS cannot be had.
+    /// When TLS cannot be set up.
     pub(super) fn into_config(self) -> Result<ServerConfig, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let mut config =

@@ -358,7 +358,7 @@ impl Started<'_> {
     /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
     ///
     /// # Panics
-    /// Never: one whose turn has not come cannot be had.
+    /// Never.
     pub fn run(self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
         let call = self.call.expect("its turn has come");
         self.give_input(&Call { stdin, deadline, ..call }, &mut || ())

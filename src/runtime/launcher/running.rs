@@ -111,7 +111,7 @@ impl RunningPlugin {
         kill(self.pid, Signal::SIGKILL)
     }
 
-    /// The second half, with what the first came to.
+    /// The second half, with the outcome of the first.
     pub(super) fn wait_for_death(&mut self, killed: nix::Result<()>) -> Killed {
         // Not before it is killed: one that waits for its input would find that empty. Where it cannot be killed, it may end by
         // itself when nobody listens.

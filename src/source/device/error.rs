@@ -5,7 +5,7 @@ use crate::cni::error::code;
 use crate::config::claim::ClaimRequest;
 use crate::config::object::KeyError;
 
-/// A device that cannot be had.
+/// Why an attachment cannot get a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// The pod has some of the resource, but too few.

@@ -1,7 +1,7 @@
 //! Changes of a container that lives: attach, detach, update.
 //!
 //! Each is a transaction of its own over the container's journal. It ends whole, or everything is as before. One that was cut
-//! short is settled by whoever comes next: an attach or an update is undone, a detach is finished.
+//! short is settled by the next call: an attach or an update is undone, a detach is finished.
 
 mod attach;
 mod changed;

@@ -97,7 +97,7 @@ impl Container {
         matches!(file_system, Ok(EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC))
     }
 
-    /// The locked directory, to be kept open by whoever must keep the lock.
+    /// The locked directory, to be kept open by a process that must keep the lock.
     pub fn lock_handle(&self) -> Arc<File> {
         Arc::clone(&self.directory)
     }

@@ -44,7 +44,7 @@ pub(super) fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, St
     Ok(names)
 }
 
-/// Locks a directory before `deadline`. `holds` says what whoever has the lock does.
+/// Locks a directory before `deadline`. `holds` says what the holder of the lock does.
 pub(super) fn lock(
     file: &File,
     path: &Path,

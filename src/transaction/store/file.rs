@@ -97,7 +97,7 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Where it is written anew. Such a file is no journal, whoever may have left it.
+    /// Where it is written anew. Such a file is no journal.
     pub(in crate::transaction) fn beside(&self) -> Self {
         let name = format!(".{}", self.name);
         let path = self.path.with_file_name(&name);

@@ -177,7 +177,7 @@ impl Store {
         Arc::clone(&self.attachments)
     }
 
-    /// The locked directory, to be kept open by whoever must keep the lock.
+    /// The locked directory, to be kept open by a process that must keep the lock.
     pub fn lock_handle(&self) -> Arc<File> {
         Arc::clone(&self.root)
     }

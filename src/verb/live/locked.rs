@@ -36,7 +36,7 @@ impl<'a> LockedContainer<'a> {
         Means { container: self.container, tools: self.tools, author: self.author }
     }
 
-    /// Makes a change, and reports to whoever listens what it took.
+    /// Makes a change, and reports to a listener how long it took.
     pub(super) fn reported(
         &self,
         kind: &str,
@@ -181,7 +181,7 @@ fn numbered((index, operator): (usize, OperatorSelection)) -> Delegate {
 pub(super) fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
     Config {
         delegates: selections.into_iter().enumerate().map(numbered).collect(),
-        // There is a primary attachment already, whoever made it.
+        // There is a primary attachment already.
         prev_result: Some(AddResult::default()),
         runtime_config: RawObject::new(),
         runtime_selections: Vec::new(),

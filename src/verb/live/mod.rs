@@ -1,8 +1,8 @@
-//! Changes of a container that lives: CNI has no operations for them, so the command line and whoever embeds this library call
+//! Changes of a running container. CNI has no operations for them, so the command line and programs with this library call
 //! them.
 //!
-//! A container's journal is all that a change starts from, and what CHECK, DEL and GC go by afterwards. So a network can be
-//! detached whose definition is gone, and the runtime needs to know of nothing.
+//! A change works from the container's journal alone, and so do CHECK, DEL and GC afterwards. So a network can be
+//! detached whose definition is gone, and the runtime is not involved.
 //!
 //! ```no_run
 //! use braid_cni::plan::update::{BandwidthUpdate, LimitUpdate, Update};

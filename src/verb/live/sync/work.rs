@@ -23,10 +23,10 @@ use crate::transaction::{self, ChangeError, Journal};
 const LOOKS: usize = 5;
 
 impl Live {
-    /// Brings a container that lives to what its pod asks for now, by the rules of ADD: attaches what is missing, detaches what
+    /// Gives a running container what its pod asks for now, by the rules of ADD: attaches what is missing, detaches what
     /// is gone, and gives other values to what has changed. What the operator attached stays. `config` is Braid's configuration.
     ///
-    /// Each selection is brought about for itself, so one that fails does not keep the others; what failed is in the outcome.
+    /// Each selection is handled by itself, so one that fails does not prevent the others; what failed is in the outcome.
     /// With `is_trial`, nothing is changed, and the outcome says what would be.
     ///
     /// # Errors
