@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,11 +15,12 @@ use nix::unistd::Pid;
 
 use super::durable::{DiskWork, Durable};
 use super::holder::{Grace, Holder};
-use super::running::{Killed, Outcome, RunningPlugin};
+use super::running::{Killed, RunningPlugin};
 use super::spawn::{Program, spawn};
-use crate::cni::{CniError, Verb};
+use super::started::Started;
+use crate::cni::Verb;
 use crate::runtime::exec::{Call, Exec, PluginError, Stdout, Waiting};
-use crate::runtime::runs::{Run, Runs, SpanId, TRACEPARENT};
+use crate::runtime::runs::{Runs, SpanId, TRACEPARENT};
 
 /// The protocol's variables (SPEC §2, "Parameters").
 const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
@@ -34,7 +35,7 @@ pub struct Launcher {
     /// Set in every plugin's environment, beside the protocol's variables.
     guard: Option<(String, String)>,
     /// Where the runs of plugins are written down, if anywhere.
-    runs: Option<Arc<Runs>>,
+    pub(super) runs: Option<Arc<Runs>>,
     /// What every plugin's environment has in common.
     inherited: OnceLock<Vec<CString>>,
     /// Held open until the last plugin is dead, should this process be killed.
@@ -174,14 +175,14 @@ impl Launcher {
     }
 
     /// Keeps the holder of a group whose plugin has exited.
-    fn keep_idle(&self, holder: Holder) {
+    pub(super) fn keep_idle(&self, holder: Holder) {
         if holder.group().is_some() {
             self.holders().idle.push(holder);
         }
     }
 
     /// Kills a plugin and its process group. A process that cannot be killed is left to the holder, which keeps the locks.
-    fn end(&self, plugin: &mut RunningPlugin, mut holder: Holder) -> Killed {
+    pub(super) fn end(&self, plugin: &mut RunningPlugin, mut holder: Holder) -> Killed {
         let signalled = plugin.signal();
         if signalled.is_err() {
             // One that waits for its input may end when it finds that empty.
@@ -331,116 +332,11 @@ impl Exec for Launcher {
     }
 }
 
-fn refuse_late(call: &Call<'_>) -> Result<(), PluginError> {
+pub(super) fn refuse_late(call: &Call<'_>) -> Result<(), PluginError> {
     if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         return Err(PluginError::OutOfTime);
     }
     Ok(())
-}
-
-/// A plugin that was started and waits for its input. One that is dropped is killed, having done nothing.
-#[derive(Debug)]
-pub struct Started<'a> {
-    launcher: &'a Launcher,
-    /// Taken when it runs or is dropped.
-    parts: Option<(RunningPlugin, Holder)>,
-    /// What it was started for, where its turn has come.
-    call: Option<Call<'a>>,
-    span: Option<SpanId>,
-    /// Its holder keeps its input open.
-    waits_ahead: bool,
-}
-
-impl Started<'_> {
-    /// Gives it its input, and waits for its end, until `deadline` at most.
-    ///
-    /// # Errors
-    /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
-    ///
-    /// # Panics
-    /// Never.
-    pub fn run(self, stdin: &[u8], deadline: Option<Instant>) -> Result<Stdout, PluginError> {
-        let call = self.call.expect("its turn has come");
-        self.give_input(&Call { stdin, deadline, ..call }, &mut || ())
-    }
-
-    /// Gives it its input, once what it depends on is on disk, and waits for its end.
-    fn give_input(mut self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
-        if let Some(after) = call.after {
-            // Dropping `self` ends the plugin.
-            after.wait(call.deadline).map_err(PluginError::NotDurable)?;
-        }
-        let began = Instant::now();
-        let outcome = self.run_to_end(call.stdin, call.deadline, meanwhile);
-        if let Some(runs) = self.launcher.runs.as_ref().filter(|runs| runs.is_wanted()) {
-            runs.add(run(call, began.elapsed(), &outcome, self.span));
-        }
-        outcome
-    }
-
-    fn run_to_end(
-        &mut self,
-        stdin: &[u8],
-        deadline: Option<Instant>,
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<Stdout, PluginError> {
-        let Some((mut plugin, mut holder)) = self.parts.take() else { unreachable!("they are taken once") };
-        if self.waits_ahead {
-            holder.let_input_go();
-        }
-        let began = Instant::now();
-        let outcome = plugin.run(stdin, deadline, meanwhile);
-        if let Ok(Outcome::Exited(status)) = outcome {
-            self.launcher.keep_idle(holder);
-            if status.success() {
-                return Ok(plugin.output);
-            }
-            return Err(match CniError::parse(&plugin.output) {
-                Some(error) => PluginError::Reported(error),
-                None => PluginError::Exited { status, stderr: plugin.stderr_text() },
-            });
-        }
-        let killed = self.launcher.end(&mut plugin, holder);
-        Err(match outcome {
-            Ok(Outcome::TooMuchOutput) => PluginError::TooMuchOutput { killed },
-            Ok(_) => PluginError::TimedOut { after: began.elapsed(), killed, stderr: plugin.stderr_text() },
-            Err(error) => PluginError::Io(error),
-        })
-    }
-}
-
-/// What is recorded of a run that has just finished.
-fn run(call: &Call<'_>, took: Duration, outcome: &Result<Stdout, PluginError>, span: Option<SpanId>) -> Run {
-    let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
-    Run {
-        plugin_type: call.executable.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        verb: call.verb,
-        step: call.step,
-        ifname: ifname.map_or_else(String::new, |(_, value)| (*value).to_owned()),
-        began: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-        took,
-        error: outcome.as_ref().err().map(CniError::from),
-        span,
-    }
-}
-
-impl Waiting for Started<'_> {
-    fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
-        refuse_late(call)?;
-        self.give_input(call, meanwhile)
-    }
-
-    fn has_succeeded(&self) -> bool {
-        self.parts.as_ref().is_some_and(|(plugin, _)| plugin.has_succeeded())
-    }
-}
-
-impl Drop for Started<'_> {
-    fn drop(&mut self) {
-        if let Some((mut plugin, holder)) = self.parts.take() {
-            self.launcher.end(&mut plugin, holder);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Running plugins as processes.
 //!
-//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`), and
-//! communicates with it (`running`). A [`Durable`] holds a plugin's input back until something is on disk.
+//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`). The plugin waits
+//! for its input (`started`), and then this process communicates with it (`running`). A [`Durable`] holds a plugin's input back until something is on disk.
 
 mod durable;
 mod group;
@@ -9,7 +9,9 @@ mod holder;
 mod launch;
 mod running;
 mod spawn;
+mod started;
 
 pub use durable::{DiskWork, Durable};
-pub use launch::{Launcher, Started};
+pub use launch::Launcher;
 pub use running::{Killed, MAX_STDOUT};
+pub use started::Started;
