@@ -3,7 +3,7 @@
 //! `validate` and `plan` report them. Each row of the tables says why, and what to do about it.
 
 mod addresses;
-mod chained;
+mod checks;
 mod network;
 mod shared;
 mod trap;

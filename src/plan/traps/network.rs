@@ -1,11 +1,11 @@
 //! What a network's own configuration shows.
 
 use super::trap::Trap;
-use super::{addresses, chained};
+use super::{addresses, checks};
 use crate::cni::config::NetworkConfig;
 
 /// What goes wrong whenever a network is attached.
 pub fn of_network(network: &NetworkConfig) -> Vec<Trap> {
     let of_addresses = network.plugins.iter().flat_map(addresses::of_plugin);
-    of_addresses.chain(chained::of_network(network)).collect()
+    of_addresses.chain(checks::of_network(network)).collect()
 }
