@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use tokio::task::JoinError;
 
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub(crate) enum AgentError {
         /// Why not.
         source: io::Error,
     },
+    /// A part of it has panicked. Whoever has started the agent starts it again.
+    #[error("a defect of the agent: {0}")]
+    Defect(#[from] JoinError),
     /// The process lacks what it takes.
     #[error("the agent cannot start: {0}")]
     Start(#[source] io::Error),

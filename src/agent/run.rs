@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::calls;
@@ -68,6 +69,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
 /// The agent at work.
 struct Agent {
     shared: Rc<Shared>,
+    services: JoinSet<Infallible>,
     index: Index,
     unknown: Unknown,
     children: Rc<Children>,
@@ -103,20 +105,21 @@ impl Agent {
             conf_dir: settings.conf_dir.clone(),
         });
         calls::count(settings, &node, &shared)?;
+        // What never ends.
+        let mut services = JoinSet::new();
         if let Listen::At(address) = settings.listen {
-            spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
+            services.spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
         }
         let changes = Changes::watch(&settings.state_dir)?;
         let (sender, events) = mpsc::unbounded_channel();
-        spawn_local({
+        services.spawn_local({
             let shared = Rc::clone(&shared);
             let node = node.clone();
-            async move {
-                shared.node.watch_pods(&node, |event| drop(sender.send(event))).await;
-            }
+            async move { shared.node.watch_pods(&node, |event| drop(sender.send(event))).await }
         });
         let agent = Self {
             shared,
+            services,
             index: Index::new(&settings.state_dir),
             unknown: Unknown::new(&settings.cache_dir, &settings.conf_dir),
             children: Rc::new(Children::new(settings, enters)),
@@ -155,13 +158,17 @@ impl Agent {
                         self.happened(event);
                     }
                 }
-                Some(Ok((work, ended))) = self.running.join_next(), if !self.running.is_empty() => self.finished(&work, ended),
+                Some(joined) = self.services.join_next() => match joined? {},
+                Some(joined) = self.running.join_next() => {
+                    let (work, ended) = joined?;
+                    self.finished(&work, ended);
+                }
                 Some(stepped) = self.tidying.next_end() => {
-                    if self.tidying.finished(stepped, Instant::now()) {
+                    if self.tidying.finished(stepped?, Instant::now()) {
                         self.look();
                     }
                 }
-                Some(Ok(found)) = self.asking.join_next(), if !self.asking.is_empty() => self.found(found),
+                Some(found) = self.asking.join_next() => self.found(found?),
                 goes_on = changes.next() => {
                     if !goes_on {
                         // Somebody has removed the directory of attachments.

@@ -57,7 +57,15 @@ impl Reply {
 /// Whether the agent does its work, and if not, why.
 fn health(shared: &Shared, _: &HeaderMap) -> Reply {
     let queue = shared.queue.borrow();
-    match ailment(shared) {
+    let now = Instant::now();
+    let signs = Signs {
+        watch: shared.node.watch_state(),
+        started: shared.started,
+        braid_problem: shared.braid_problem.borrow().clone(),
+        wait: queue.longest_wait(now),
+        longest_wait: shared.longest_wait,
+    };
+    match signs.ailment(now) {
         None => {
             let (pods, failing) = (queue.pods(), queue.failing());
             Reply::text(StatusCode::OK, format!("ok: {pods} pods, {failing} of them without what they ask for"))
@@ -82,23 +90,39 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
     }
 }
 
-fn ailment(shared: &Shared) -> Option<String> {
-    let now = Instant::now();
-    match shared.node.watch_state() {
-        WatchState::Alive => {}
-        WatchState::Starting if now.saturating_duration_since(shared.started) < WATCH_MAY_FAIL => {}
-        WatchState::Starting => return Some("the Kubernetes API server has not answered yet".into()),
-        WatchState::Failing { since, .. } if now.saturating_duration_since(since) < WATCH_MAY_FAIL => {}
-        WatchState::Failing { since, reason } => {
-            let seconds = now.saturating_duration_since(since).as_secs();
-            return Some(format!("the watch of pods has failed for {seconds} s: {reason}"));
+/// What tells whether the agent does its work.
+#[derive(Debug)]
+struct Signs {
+    /// How the watch of pods is.
+    watch: WatchState,
+    /// When the agent was started.
+    started: Instant,
+    /// Why the node's own Braid cannot be used, if so.
+    braid_problem: Option<String>,
+    /// How long a pod has waited for its turn.
+    wait: Duration,
+    /// How long one may.
+    longest_wait: Duration,
+}
+
+impl Signs {
+    /// Why the agent does not do its work, if so.
+    fn ailment(self, now: Instant) -> Option<String> {
+        let is_long_ago = |since| now.saturating_duration_since(since) >= WATCH_MAY_FAIL;
+        match self.watch {
+            WatchState::Starting if is_long_ago(self.started) => {
+                return Some("the Kubernetes API server has not answered yet".into());
+            }
+            WatchState::Failing { since, reason } if is_long_ago(since) => {
+                let seconds = now.saturating_duration_since(since).as_secs();
+                return Some(format!("the watch of pods has failed for {seconds} s: {reason}"));
+            }
+            WatchState::Starting | WatchState::Alive | WatchState::Failing { .. } => {}
         }
+        let is_stuck = self.wait > self.longest_wait;
+        self.braid_problem
+            .or_else(|| is_stuck.then(|| format!("a pod has waited for {} s for its turn", self.wait.as_secs())))
     }
-    if let Some(reason) = &*shared.braid_problem.borrow() {
-        return Some(reason.clone());
-    }
-    let wait = shared.queue.borrow().longest_wait(now);
-    (wait > shared.longest_wait).then(|| format!("a pod has waited for {} s for its turn", wait.as_secs()))
 }
 
 /// Listens at an address.
@@ -152,4 +176,31 @@ fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(reply.content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_is_dead_and_a_queue_that_is_stuck_are_ailments() {
+        let started = Instant::now();
+        let ailment = |watch: WatchState, wait, seconds| {
+            let longest_wait = Duration::from_secs(600);
+            let wait = Duration::from_secs(wait);
+            let signs = Signs { watch, started, braid_problem: None, wait, longest_wait };
+            signs.ailment(started + Duration::from_secs(seconds))
+        };
+        let failing = || WatchState::Failing { since: started, reason: "connection refused".into() };
+        for (watch, wait, seconds, expected) in [
+            (WatchState::Starting, 0, 29, None),
+            (WatchState::Starting, 0, 30, Some("the Kubernetes API server has not answered yet")),
+            (failing(), 0, 29, None),
+            (failing(), 0, 3600, Some("the watch of pods has failed for 3600 s: connection refused")),
+            (WatchState::Alive, 600, 3600, None),
+            (WatchState::Alive, 601, 3600, Some("a pod has waited for 601 s for its turn")),
+        ] {
+            assert_eq!(ailment(watch.clone(), wait, seconds).as_deref(), expected, "{watch:?}");
+        }
+    }
 }

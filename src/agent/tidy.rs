@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::child::Children;
 use super::gone::{Gone, PodName, Step, Subject};
@@ -77,9 +77,9 @@ impl Tidying {
         }
     }
 
-    /// Waits for the end of a step. None if none is being taken.
-    pub(super) async fn next_end(&mut self) -> Option<Stepped> {
-        self.steps.join_next().await?.ok()
+    /// Waits for the end of a step. None if none is being taken; an error where a step panics.
+    pub(super) async fn next_end(&mut self) -> Option<Result<Stepped, JoinError>> {
+        self.steps.join_next().await
     }
 
     /// Takes note of the outcome of a step. Says whether something may have changed on the node.

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::StatusCode;
@@ -24,7 +24,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Error as ClientError};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
 use super::api::{Api, is_about_trust, not_a_request, with_causes};
@@ -49,6 +49,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that a server can ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(300);
+/// A watch that failed and was then taken up again counts as alive after so long without an event: an answer that nobody can read
+/// begins well, too.
+const SETTLED: Duration = Duration::from_secs(5);
 /// A watch that has failed for so long begins anew each time, with the credentials and certificates as they are then.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -85,25 +88,28 @@ pub enum PodEvent {
 }
 
 /// How a watch is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum WatchState {
     /// It has not been answered yet.
+    #[default]
     Starting,
     /// The last request was answered as it should be.
     Alive,
     /// It fails.
     Failing {
         /// How long it has.
-        since: Instant,
+        since: std::time::Instant,
         /// Why.
         reason: String,
     },
 }
 
 /// What the answers to a watch's requests have been like.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Signs {
     state: WatchState,
+    /// When the request for changes was taken up that goes on, if nothing has come of it yet.
+    taken_up: Option<Instant>,
     /// How often it has failed since an answer was good.
     failures: u32,
     /// When to come back, as the server said last.
@@ -125,7 +131,7 @@ impl Node {
         let config = KubernetesConfig { timeout: REQUEST, retries: 0, ..KubernetesConfig::default() };
         // It is resident: there is no time by which all has to be over.
         let never = deadline::after(Duration::from_secs(100 * 365 * 24 * 3600));
-        let signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        let signs = Signs::default();
         Self {
             api: Api::new(kubeconfig.map(PathBuf::from), &config, never),
             signs: Arc::new(Mutex::new(signs)),
@@ -135,7 +141,7 @@ impl Node {
 
     /// How the watch is.
     pub fn watch_state(&self) -> WatchState {
-        self.signs().state.clone()
+        self.signs().state_now()
     }
 
     fn signs(&self) -> MutexGuard<'_, Signs> {
@@ -143,13 +149,23 @@ impl Node {
     }
 
     /// Reports what happens to the pods of a node that have not finished. An event may come twice, and late.
-    pub async fn watch_pods(&self, node: &str, mut report: impl FnMut(PodEvent)) -> Infallible {
+    pub async fn watch_pods(&self, node: &str, report: impl FnMut(PodEvent)) -> Infallible {
+        self.watch_pods_with(|| self.api.client().map_err(|error| error.to_string()), node, report).await
+    }
+
+    /// The same with clients from somewhere; nothing where there is none, with the reason.
+    async fn watch_pods_with(
+        &self,
+        client: impl Fn() -> Result<Client, String>,
+        node: &str,
+        mut report: impl FnMut(PodEvent),
+    ) -> Infallible {
         let fields = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
         let config = watcher::Config::default().fields(&fields).timeout(WATCHING);
         loop {
-            match self.api.client() {
+            match client() {
                 Ok(client) => self.follow(client, &config, &mut report).await,
-                Err(error) => self.pause_after(&error.to_string()).await,
+                Err(reason) => self.pause_after(&reason).await,
             }
             self.api.forget_client();
         }
@@ -192,8 +208,9 @@ impl Node {
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let (client, signs) = (client.clone(), Arc::clone(&signs));
             async move {
+                let is_for_changes = request.uri().query().is_some_and(|query| query.contains("watch=true"));
                 let response = timeout(PATIENCE, client.send(request)).await.map_err(|_| "no answer in time")??;
-                signs.lock().unwrap_or_else(PoisonError::into_inner).note(&response);
+                signs.lock().unwrap_or_else(PoisonError::into_inner).note(&response, is_for_changes);
                 Ok::<_, BoxError>(response)
             }
         });
@@ -201,13 +218,14 @@ impl Node {
     }
 
     fn note_alive(&self) {
+        *self.signs() = Signs { state: WatchState::Alive, ..Signs::default() };
         if self.logged.take().is_some() {
             tracing::info!("the watch of this node's pods works again");
         }
     }
 
     fn has_failed_for_long(&self) -> bool {
-        matches!(&self.signs().state, WatchState::Failing { since, .. } if since.elapsed() > LONG)
+        self.signs().has_failed_for(LONG)
     }
 
     async fn pause_after(&self, reason: &str) {
@@ -269,22 +287,40 @@ impl Node {
 }
 
 impl Signs {
-    fn note(&mut self, response: &http::Response<Body>) {
+    /// Takes note of an answer. A list is good once it is complete; a request for changes once one has come, or after a while.
+    fn note(&mut self, response: &http::Response<Body>, is_for_changes: bool) {
         if response.status().is_success() {
-            *self = Self { state: WatchState::Alive, failures: 0, pause: None };
+            self.taken_up = is_for_changes.then(Instant::now);
             return;
         }
         let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         self.pause = seconds.map(Duration::from_secs);
     }
 
+    /// How the watch is by now.
+    fn state_now(&self) -> WatchState {
+        match self.taken_up {
+            Some(at) if at.elapsed() >= SETTLED => WatchState::Alive,
+            _ => self.state.clone(),
+        }
+    }
+
+    fn has_failed_for(&self, long: Duration) -> bool {
+        matches!(self.state_now(), WatchState::Failing { since, .. } if Instant::from_std(since).elapsed() > long)
+    }
+
     /// Takes note of a failure, and returns how long to wait.
     fn fail(&mut self, reason: &str) -> Duration {
-        let since = match self.state {
+        let since = match self.state_now() {
             WatchState::Failing { since, .. } => since,
-            WatchState::Starting | WatchState::Alive => Instant::now(),
+            WatchState::Starting => Instant::now().into_std(),
+            WatchState::Alive => {
+                self.failures = 0;
+                Instant::now().into_std()
+            }
         };
         self.state = WatchState::Failing { since, reason: reason.to_owned() };
+        self.taken_up = None;
         self.failures = self.failures.saturating_add(1);
         let full = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.failures - 1)).min(LONGEST_PAUSE);
         // The nodes of a cluster do not come back at once.
@@ -310,9 +346,9 @@ fn begins_anew(error: &watcher::Error) -> bool {
     }
 }
 
-/// Whether an event shows that the API server has answered: a list begins before it is asked.
+/// Whether an event shows that the API server answers as it should. A list may break off before its end.
 fn event_is_news(event: &Event<PartialObjectMeta<ApiPod>>) -> bool {
-    !matches!(event, Event::Init)
+    !matches!(event, Event::Init | Event::InitApply(_))
 }
 
 fn pod_event(event: Event<PartialObjectMeta<ApiPod>>) -> Option<PodEvent> {
@@ -339,11 +375,180 @@ fn pod_of_node(metadata: ObjectMeta) -> Option<PodOfNode> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use futures_util::stream::{self, BoxStream};
+    use http_body_util::StreamBody;
+    use hyper::body::{Bytes, Frame};
+    use tokio::task::{LocalSet, spawn_local};
+
     use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// An API server of one pod, whose time is the test's.
+    #[derive(Debug)]
+    struct Server {
+        /// Until when it is away.
+        away_until: Instant,
+        /// Whether what it answers is not what was asked for.
+        talks_nonsense: bool,
+        /// Whether it is gone without a word once it has taken up a watch.
+        falls_silent: bool,
+        networks: &'static str,
+        requests: u32,
+    }
+
+    type Pieces = StreamBody<BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
+
+    impl Server {
+        fn answer(&mut self, request: &http::Request<Body>) -> Result<http::Response<Pieces>, BoxError> {
+            self.requests += 1;
+            if Instant::now() < self.away_until {
+                return Err("connection refused".into());
+            }
+            let whole = |text: String| stream::iter([Ok(Frame::data(text.into()))]).boxed();
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let pieces = match is_watch {
+                _ if self.talks_nonsense => whole("<html>welcome</html>".into()),
+                true if self.falls_silent => stream::pending().boxed(),
+                // Nothing happens, and after its time the watch is over.
+                true => stream::once(sleep(Duration::from_secs(WATCHING.into())))
+                    .map(|()| Ok(Frame::data(Bytes::new())))
+                    .boxed(),
+                false => {
+                    let metadata = json!({"namespace": "web", "name": "shop", "uid": "1", "resourceVersion": "7",
+                        "annotations": {NETWORKS: self.networks}});
+                    let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                        "metadata": {"resourceVersion": "7"}, "items": [{"metadata": metadata}]});
+                    whole(list.to_string())
+                }
+            };
+            Ok(http::Response::builder().status(200).body(StreamBody::new(pieces)).unwrap())
+        }
+    }
+
+    /// A node that watches the pods of a server, and what it was last told that the pod asks for.
+    struct Watched {
+        node: Rc<Node>,
+        server: Arc<Mutex<Server>>,
+        networks: Rc<RefCell<String>>,
+    }
+
+    impl Watched {
+        fn new() -> Self {
+            let server = Server {
+                away_until: Instant::now(),
+                talks_nonsense: false,
+                falls_silent: false,
+                networks: "one",
+                requests: 0,
+            };
+            let watched =
+                Self { node: Rc::new(Node::new(None)), server: Arc::new(Mutex::new(server)), networks: Rc::default() };
+            let (node, server, networks) =
+                (Rc::clone(&watched.node), Arc::clone(&watched.server), Rc::clone(&watched.networks));
+            spawn_local(async move {
+                let client = || {
+                    let server = Arc::clone(&server);
+                    let answer = move |request| std::future::ready(server.lock().unwrap().answer(&request));
+                    Ok(Client::new(tower::service_fn(answer), "default"))
+                };
+                let tell = |event| {
+                    if let PodEvent::There(pod) = event {
+                        networks.replace(pod.networks.unwrap_or_default());
+                    }
+                };
+                node.watch_pods_with(client, "node-1", tell).await
+            });
+            watched
+        }
+
+        fn server(&self) -> MutexGuard<'_, Server> {
+            self.server.lock().unwrap()
+        }
+
+        fn has_failed_for(&self) -> Option<Duration> {
+            match self.node.watch_state() {
+                WatchState::Failing { since, .. } => Some(Instant::from_std(since).elapsed()),
+                WatchState::Starting | WatchState::Alive => None,
+            }
+        }
+    }
+
+    /// Runs a test in a time of its own, which passes at once where everybody waits.
+    fn in_its_own_time(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn a_server_that_is_away_for_an_hour_is_asked_now_and_then_and_tells_what_changed_meanwhile() {
+        in_its_own_time(async {
+            let watched = Watched::new();
+            sleep(HOUR).await;
+            assert_eq!((watched.node.watch_state(), &**watched.networks.borrow()), (WatchState::Alive, "one"));
+            let before = watched.server().requests;
+            assert!(before < 20, "{before} requests in an hour in which nothing happens");
+            let back = Instant::now() + HOUR;
+            {
+                let mut server = watched.server();
+                (server.away_until, server.networks) = (back, "two");
+            }
+            sleep(MINUTE * 59).await;
+            // The watch that was going on has ended after up to five minutes.
+            assert!(watched.has_failed_for().is_some_and(|time| time > MINUTE * 53), "{:?}", watched.node);
+            let asked = watched.server().requests - before;
+            assert!((100..300).contains(&asked), "{asked} requests in an hour");
+            sleep(MINUTE + LONGEST_PAUSE).await;
+            assert_eq!((watched.node.watch_state(), &**watched.networks.borrow()), (WatchState::Alive, "two"));
+        });
+    }
+
+    #[test]
+    fn a_server_that_answers_with_something_else_is_not_taken_for_one_that_tells_of_pods() {
+        in_its_own_time(async {
+            let watched = Watched::new();
+            watched.server().talks_nonsense = true;
+            sleep(HOUR).await;
+            assert!(watched.has_failed_for().is_some_and(|time| time > MINUTE * 59), "{:?}", watched.node);
+            let asked = watched.server().requests;
+            assert!(asked < 300, "{asked} requests in an hour");
+            watched.server().talks_nonsense = false;
+            sleep(LONGEST_PAUSE).await;
+            assert_eq!((watched.node.watch_state(), &**watched.networks.borrow()), (WatchState::Alive, "one"));
+        });
+    }
+
+    #[test]
+    fn a_server_that_is_gone_without_a_word_is_noticed_within_five_minutes() {
+        in_its_own_time(async {
+            let watched = Watched::new();
+            watched.server().falls_silent = true;
+            sleep(MINUTE).await;
+            let before = watched.server().requests;
+            sleep(MINUTE * 4).await;
+            assert!(watched.server().requests > before);
+        });
+    }
+
+    #[test]
+    fn a_watch_that_is_taken_up_again_is_alive_though_nothing_happens() {
+        let mut signs = Signs::default();
+        signs.fail("away");
+        let well = http::Response::builder().status(200).body(Body::empty()).unwrap();
+        signs.note(&well, true);
+        assert!(matches!(signs.state_now(), WatchState::Failing { .. }));
+        signs.taken_up = signs.taken_up.and_then(|at| at.checked_sub(SETTLED));
+        assert_eq!(signs.state_now(), WatchState::Alive);
+        signs.fail("away again");
+        assert_eq!(signs.failures, 1);
+    }
 
     #[test]
     fn pauses_grow_to_a_limit_unless_the_server_wishes_for_longer() {
-        let mut signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        let mut signs = Signs::default();
         let mut full = FIRST_PAUSE;
         for _ in 0..40 {
             let pause = signs.fail("away");
@@ -360,12 +565,10 @@ mod tests {
 
     #[test]
     fn since_when_it_fails_is_when_it_began_to() {
-        let mut signs = Signs { state: WatchState::Starting, failures: 0, pause: None };
+        let mut signs = Signs::default();
         signs.fail("one");
         let WatchState::Failing { since: first, .. } = signs.state.clone() else { panic!("{signs:?}") };
         signs.fail("two");
         assert_eq!(signs.state, WatchState::Failing { since: first, reason: "two".into() });
-        signs.note(&http::Response::builder().status(200).body(Body::empty()).unwrap());
-        assert_eq!((signs.state, signs.failures), (WatchState::Alive, 0));
     }
 }

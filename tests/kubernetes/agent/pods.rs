@@ -141,6 +141,20 @@ fn a_child_that_does_not_end_is_killed_and_tried_again() {
 }
 
 #[test]
+fn a_queue_that_is_stuck_is_no_health() {
+    let (case, api, stand_in) = node();
+    for number in 0..8 {
+        let name = format!("pod-{number}");
+        attached_pod(&case, &api, &name, "one");
+        stand_in.write("slow", &container(&name), "1000");
+    }
+    // A pod may wait for 2 s for its turn. The last of eight waits for seven times 1 s.
+    let agent = Agent::start(&case, &["--concurrency", "1", "--timeout", "1"]);
+    let said = wait_for("no health", || agent.get("/healthz").filter(|(status, _)| *status == 503));
+    assert!(said.1.starts_with("a pod has waited for ") && said.1.contains(" s for its turn"), "{said:?}");
+}
+
+#[test]
 fn a_braid_without_sync_is_named_once() {
     let (case, api, stand_in) = node();
     for name in ["shop", "till"] {
