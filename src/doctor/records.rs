@@ -17,6 +17,8 @@ use crate::runtime::host_local::{self, DEFAULT_DATA_DIR};
 
 /// How much older than the machine's start a file has to be to be of an earlier one: clocks are set.
 const BOOT_MARGIN: Duration = Duration::from_secs(120);
+/// The hardware address of a loopback interface.
+const NO_MAC: &str = "00:00:00:00:00:00";
 
 /// A result that libcni keeps.
 #[derive(Debug, Clone)]
@@ -71,16 +73,20 @@ impl SeenResult {
         if own().any(|journal| netns.is_empty() || journal.state.header.plan.netns == netns) {
             return Fate::Gone;
         }
-        match self.place {
-            Place::Namespace(_) => return Fate::Alive,
-            _ if self.is_of_another_boot => return Fate::Gone,
-            _ => {}
+        if matches!(self.place, Place::Namespace(_)) {
+            return Fate::Alive;
         }
+        // Every namespace has the loopback interface.
         let result = self.result();
-        let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && !one.mac.is_empty());
-        let ips = || result.ips.iter().map(|ip| ip.address.addr());
+        let is_telling = |mac: &str| !mac.is_empty() && mac != NO_MAC;
+        let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && is_telling(&one.mac));
+        let ips = || result.ips.iter().map(|ip| ip.address.addr()).filter(|ip| !ip.is_loopback());
         if ips().any(|ip| living.has_address(ip)) || macs().any(|one| living.has_mac(&one.mac)) {
             return Fate::Alive;
+        }
+        // After the evidence of what lives: a clock that was set makes files look older than they are.
+        if self.is_of_another_boot {
+            return Fate::Gone;
         }
         let is_known = ips().next().is_some() || macs().next().is_some();
         let is_of_a_process = Path::new(&netns).starts_with("/proc");

@@ -224,7 +224,19 @@ fn a_result_is_stale_where_everything_says_that_its_container_is_gone() {
     assert_eq!(kinds(&with(Place::Namespace(identity(7, 70)))), [""; 0]);
     assert_eq!(kinds(&with(Place::OutOfSight)), [""; 0]);
     let old = SeenResult { is_of_another_boot: true, place: Place::OutOfSight, ..result("/run/netns/web", &answer) };
-    assert_eq!(kinds(&node(old)), ["result-stale"]);
+    assert_eq!(kinds(&node(old.clone())), ["result-stale"]);
+    let mut set_clock = node(old);
+    let addresses: Vec<std::net::IpAddr> = vec!["10.1.0.7".parse().unwrap()];
+    set_clock.living.namespaces = vec![Namespace { addresses, ..living(identity(1, 1)) }];
+    assert_eq!(kinds(&set_clock), [""; 0], "the clock was set forward, and the container lives");
+
+    let loopback = json!({"cniVersion": "1.0.0", "ips": [{"address": "127.0.0.1/8", "interface": 0}, {"address": "::1/128"}],
+        "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": "/run/netns/web"}]});
+    let mut beside = node(result("/run/netns/web", &loopback));
+    let addresses = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    let macs = vec!["00:00:00:00:00:00".into()];
+    beside.living.namespaces = vec![Namespace { addresses, macs, ..living(identity(1, 1)) }];
+    assert_eq!(kinds(&beside), ["result-stale"], "every namespace has these");
 
     let mut moved = with(Place::Nothing);
     let macs = vec!["02:00:00:00:00:07".into()];
