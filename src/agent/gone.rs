@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 /// How long until it is asked again after it could not be.
 const UNANSWERED: Duration = Duration::from_secs(30);
+/// How long until it is asked again about a pod that the API server still knows; it doubles each time. The watch does not tell of
+/// one that has finished, and the object is usually gone a moment later.
+const KNOWN: Duration = Duration::from_secs(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -49,6 +52,8 @@ struct Suspect {
     unknown_since: Option<Instant>,
     /// Whether that is certain.
     is_certain: bool,
+    /// How often in a row it has said that it knows the pod.
+    known: u32,
     next: Instant,
     failures: u32,
     is_running: bool,
@@ -79,7 +84,8 @@ impl Gone {
             // A debt has just been tried.
             let next = if matches!(subject, Subject::Debt(_)) { now + self.first_pause } else { now };
             let is_certain = pod.is_none();
-            let suspect = Suspect { pod, unknown_since: None, is_certain, next, failures: 0, is_running: false };
+            let suspect =
+                Suspect { pod, unknown_since: None, is_certain, known: 0, next, failures: 0, is_running: false };
             self.suspects.entry(subject).or_insert(suspect);
         }
     }
@@ -106,9 +112,11 @@ impl Gone {
             None => suspect.next = now + UNANSWERED,
             Some(true) => {
                 suspect.unknown_since = None;
-                suspect.next = now + certain;
+                suspect.next = now + doubled(KNOWN, suspect.known, certain);
+                suspect.known = suspect.known.saturating_add(1);
             }
             Some(false) => {
+                suspect.known = 0;
                 let since = *suspect.unknown_since.get_or_insert(now);
                 suspect.is_certain = now >= since + certain;
                 suspect.next = if suspect.is_certain { now } else { since + certain };
@@ -121,7 +129,7 @@ impl Gone {
         if is_undone {
             self.suspects.remove(subject);
         } else if let Some(suspect) = self.suspects.get_mut(subject) {
-            let pause = self.first_pause.saturating_mul(2u32.saturating_pow(suspect.failures)).min(LONGEST_PAUSE);
+            let pause = doubled(self.first_pause, suspect.failures, LONGEST_PAUSE);
             suspect.failures = suspect.failures.saturating_add(1);
             suspect.is_running = false;
             suspect.next = now + pause;
@@ -134,6 +142,11 @@ impl Gone {
     pub(super) fn next(&self) -> Option<Instant> {
         self.suspects.values().filter(|suspect| !suspect.is_running).map(|suspect| suspect.next).min()
     }
+}
+
+/// A pause that has been doubled so many times, up to the longest.
+fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(times)).min(longest)
 }
 
 #[cfg(test)]
@@ -188,13 +201,32 @@ mod tests {
         gone.take(later);
         gone.answered(&container(), Some(true), later);
         // It has to be unknown for two minutes anew.
-        let later = later + CERTAIN;
+        let later = later + KNOWN;
         assert_eq!(gone.take(later), [Step::Ask(container(), pod())]);
         gone.answered(&container(), Some(false), later);
         assert_eq!(gone.next(), Some(later + CERTAIN));
         // The watch reports it again.
         gone.are(BTreeMap::new(), later);
         assert_eq!(gone.next(), None);
+    }
+
+    /// A pod has finished, and is gone later: the watch tells of the one, and not of the other.
+    #[test]
+    fn a_pod_that_is_still_known_is_asked_for_soon_and_then_less_often() {
+        let mut now = Instant::now();
+        let mut gone = suspect(now);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert_eq!(gone.take(now), [Step::Ask(container(), pod())]);
+            gone.answered(&container(), Some(true), now);
+            let next = gone.next().unwrap();
+            pauses.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 120, 120]);
+        gone.take(now);
+        gone.answered(&container(), Some(false), now);
+        assert_eq!(gone.next(), Some(now + CERTAIN));
     }
 
     #[test]

@@ -113,11 +113,13 @@ repair() {
     has_interface early first0
     expect "network-status" "$(network_status early)" '[.[] | select(.default).interface] == ["eth0"]'
     remove_pods early
-    # CRI-O calls DEL of what attached the pod first, and the agent waits for some minutes before it undoes the rest.
-    [[ $runtime != crio ]] || await 30 "everything is mended" /opt/cni/bin/braid doctor --fix
+    # CRI-O calls DEL of what attached the pod first alone. Once the pod has not been known for two minutes, the agent undoes the rest.
+    await 180 "the end of the journal" has_no_journal
     leaves_nothing
     with_braid '{}'
 }
+
+has_no_journal() { ! ls /var/lib/cni/braid/attachments | grep . >/dev/null; }
 
 # Gives the configuration on the node other keys.
 with_braid() {
