@@ -119,7 +119,7 @@ repair() {
     with_braid '{}'
 }
 
-has_no_journal() { ! ls /var/lib/cni/braid/attachments | grep . >/dev/null; }
+has_no_journal() { [[ -z $(ls /var/lib/cni/braid/attachments) ]]; }
 
 # Gives the configuration on the node other keys.
 with_braid() {

@@ -16,5 +16,7 @@ mod real;
 mod repair;
 /// A stand-in for the node's own Braid, and an agent that runs it.
 pub(super) mod stand_in;
+/// The unit of systemd.
+mod unit;
 /// A watch that breaks, and an API server that misbehaves.
 mod watch;

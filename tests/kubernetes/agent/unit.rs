@@ -1,0 +1,32 @@
+//! The unit of systemd for a node that does not run the agent in a pod.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::braid;
+
+/// Its children leave the mount namespace of the unit, and keep what the kernel hands down: so some is left that looks exposed.
+#[test]
+fn the_unit_of_the_agent_is_sandboxed_as_far_as_it_goes() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return eprintln!("there is no systemd-analyze");
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/braid-agent.service");
+    let text =
+        fs::read_to_string(file).expect("the unit").replace("/opt/cni/bin/braid", braid().to_str().expect("UTF-8"));
+    // The manual is not installed here.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("Documentation=")).collect();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let unit = folder.path().join("braid-agent.service");
+    fs::write(&unit, lines.join("\n")).expect("write the unit");
+    let analyze = |words: &[&str]| {
+        let output = Command::new("systemd-analyze").args(words).arg(&unit).output().expect("it runs");
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {said}");
+        said
+    };
+    assert_eq!(analyze(&["verify"]), "");
+    // In tenths of a level.
+    analyze(&["security", "--offline=true", "--threshold=45"]);
+}
