@@ -16,8 +16,9 @@
 //! `--quick` makes few runs of small cases, to see that all of it works. `--percent 20` makes a fifth of the rounds. `--write` writes the figures of the parts that ran to
 //! `docs/benchmark.md`, and the curves to `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that
 //! takes a list of `delegates`, such as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds, such as a
-//! release's, and `BRAID_BENCH_SMALL_BINARY` one without Kubernetes, for `sizes`. Braid and the floor are built as a release's
-//! executables are, where rustc has the target: for musl, at a fixed address. On a machine that has other things to do, `chrt --rr 20 cargo bench ...`, as root,
+//! release's, and `BRAID_BENCH_SMALL_BINARY` one without Kubernetes, for `sizes`. Braid is built as a release's executable is, where
+//! rustc has the target: for musl, at a fixed address. The floor and the plugin are ordinary programs, as plugins and runtimes are;
+//! the table has a floor that is static too. On a machine that has other things to do, `chrt --rr 20 cargo bench ...`, as root,
 //! keeps them from being measured.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
@@ -39,7 +40,7 @@ use std::env;
 use std::path::Path;
 
 use report::Report;
-use setup::Bench;
+use setup::{Bench, STATIC_FLOOR};
 
 struct Options {
     quick: bool,
@@ -75,7 +76,7 @@ impl Options {
 
 fn main() {
     let options = Options::read();
-    let bench = Bench::prepare(options.quick, options.percent);
+    let mut bench = Bench::prepare(options.quick, options.percent);
     let mut report = Report::new(bench.describe());
     if options.wants("table") {
         report.section("Whole calls", || bench.table(), Report::table);
@@ -98,6 +99,7 @@ fn main() {
         };
         report.section("With an API server", rows, Report::cluster);
     }
+    bench.contenders.retain(|contender| contender.name != STATIC_FLOOR);
     if options.wants("curves") {
         bench.curves(&mut report);
     }

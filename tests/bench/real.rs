@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::api_server;
 use crate::measure::{Call, Contender, Samples, turns};
 use crate::report::Row;
-use crate::setup::Bench;
+use crate::setup::{Bench, STATIC_FLOOR};
 
 const VERBS: [&str; 4] = ["ADD", "CHECK", "DEL", "rollback"];
 /// The interface of the host that macvlans belong to.
@@ -126,7 +126,7 @@ impl<'a> Entrant<'a> {
                     contender,
                     settings: Some((*look_ahead, concurrency.clone())),
                 })),
-                "Braid, state in memory" => {}
+                "Braid, state in memory" | STATIC_FLOOR => {}
                 name => entrants.push(Self { name: name.to_owned(), contender, settings: None }),
             }
         }

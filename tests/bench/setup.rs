@@ -14,6 +14,9 @@ use crate::measure::{Call, Contender};
 /// The real plugins that the benchmark runs.
 const REAL: [&str; 7] = ["bridge", "host-local", "portmap", "firewall", "tuning", "macvlan", "bandwidth"];
 
+/// The floor as a release's executable would be.
+pub(crate) const STATIC_FLOOR: &str = "floor, static";
+
 /// Everything in place to be measured.
 pub(crate) struct Bench {
     /// Few runs of small cases.
@@ -40,9 +43,11 @@ impl Bench {
     /// Builds what is measured, and puts it where it is measured.
     pub(crate) fn prepare(quick: bool, percent: usize) -> Self {
         let given = env::var_os("BRAID_BENCH_BINARY").map(PathBuf::from);
+        let built = build(None, &PROGRAMS);
         let platform = static_platform();
-        let (built, braid) = build(platform.as_deref(), given.is_none());
-        let braid = given.unwrap_or(braid);
+        let as_released =
+            build(platform.as_deref(), if given.is_some() { &["--example", "bench-floor"] } else { &ALL });
+        let braid = given.unwrap_or_else(|| as_released.join("braid"));
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
         // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
         // them, starts more slowly.
@@ -54,12 +59,14 @@ impl Bench {
             copy
         };
         fs::create_dir(&plugins).expect("make a folder");
-        install(built.join("bench-noop-plugin"), "bench-noop-plugin");
+        install(built.join("examples/bench-noop-plugin"), "bench-noop-plugin");
         let real = real_plugins();
         for name in real.iter().flat_map(|_| REAL) {
             install(real.as_ref().expect("there").0.join(name), name);
         }
-        let (floor, braid) = (install(built.join("bench-floor"), "bench-floor"), install(braid, "braid"));
+        let floor = install(built.join("examples/bench-floor"), "bench-floor");
+        let static_floor = platform.map(|_| install(as_released.join("examples/bench-floor"), "bench-floor-static"));
+        let braid = install(braid, "braid");
         let mut bench = Self {
             quick,
             percent,
@@ -80,6 +87,9 @@ impl Bench {
         if let Some(peer) = env::var_os("BRAID_BENCH_PEER").map(PathBuf::from) {
             let name = peer.file_name().expect("a file").to_string_lossy().into_owned();
             bench.enter(&name, peer, disk.path().join("peer"));
+        }
+        if let Some(floor) = static_floor {
+            bench.enter(STATIC_FLOOR, floor, disk.path().join("floor-static"));
         }
         bench.folders.push(disk);
         // What was just built is not to be written back while something is measured.
@@ -183,17 +193,21 @@ fn static_platform() -> Option<String> {
     Path::new(String::from_utf8_lossy(&libraries.stdout).trim()).is_dir().then_some(platform)
 }
 
-/// Builds the plugin, the floor, and Braid, and returns the folder of the first two and the executable of the third. All of them
-/// are as those of a release: static and at a fixed address. Where rustc cannot do that, they are what it makes by default.
+/// What is run beside Braid.
+const PROGRAMS: [&str; 4] = ["--example", "bench-floor", "--example", "bench-noop-plugin"];
+/// Braid and the floor.
+const ALL: [&str; 4] = ["--example", "bench-floor", "--bin", "braid"];
+
+/// Builds these, and returns the folder that they are in. With a platform, they are as the executables of a release: static and
+/// at a fixed address. Without, they are what cargo makes by default.
 ///
-/// Braid comes last and on its own: beside tests and benchmarks it is built with the features that their dependencies
-/// turn on in its own.
-fn build(platform: Option<&str>, with_braid: bool) -> (PathBuf, PathBuf) {
+/// Each is built on its own: beside tests and benchmarks Braid is built with the features that their dependencies turn on in
+/// its own.
+fn build(platform: Option<&str>, what: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let parts = [&["--example", "bench-floor", "--example", "bench-noop-plugin"][..], &["--bin", "braid"]];
-    for what in &parts[..=usize::from(with_braid)] {
+    for one in what.chunks(2) {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--release", "--quiet", "--target-dir"]).arg(target).args(*what);
+        cargo.args(["build", "--release", "--quiet", "--target-dir"]).arg(target).args(one);
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         if let Some(platform) = platform {
             cargo.args(["--target", platform, "--config"]);
@@ -202,10 +216,9 @@ fn build(platform: Option<&str>, with_braid: bool) -> (PathBuf, PathBuf) {
             let variable = |name: &str| format!("{name}_{}", platform.replace('-', "_"));
             cargo.env(variable("CC"), "cc").env(variable("CFLAGS"), "-U_FORTIFY_SOURCE -fno-stack-protector");
         }
-        assert!(cargo.status().expect("cargo runs").success(), "cargo build {} failed", what.join(" "));
+        assert!(cargo.status().expect("cargo runs").success(), "cargo build {} failed", one.join(" "));
     }
-    let release = target.join(platform.unwrap_or_default()).join("release");
-    (release.join("examples"), release.join("braid"))
+    target.join(platform.unwrap_or_default()).join("release")
 }
 
 /// A network namespace with nothing in it but lo. It goes with this process.
