@@ -70,6 +70,8 @@ impl Pod {
 /// A pod that lives, as the API server knows it now.
 #[derive(Debug, Default)]
 pub struct PodNow {
+    /// What the annotation of its networks says, word for word; empty without one.
+    pub networks: String,
     /// It, with the networks that it asks for now.
     pub pod: Pod,
     /// What is wrong with its annotations.

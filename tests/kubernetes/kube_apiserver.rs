@@ -98,7 +98,7 @@ impl KubeApiserver {
 
 /// The folder with the programs.
 fn assets() -> Option<PathBuf> {
-    std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from)
+    std::env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
 impl ApiServer for KubeApiserver {

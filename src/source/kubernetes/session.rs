@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::request::Request;
 use crate::source::device::{Assignments, HeldDevice};
-use crate::source::pod::{AnnotationError, Definitions, Pod, PodNow, PodView};
+use crate::source::pod::{AnnotationError, Definitions, NETWORKS, Pod, PodNow, PodView};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed, Wanted, look_up};
 
 /// The annotation by which a pod that the API server did not make is known; its UID is not the kubelet's.
@@ -115,7 +115,8 @@ impl Session {
         let metadata = self.executor.block_on(self.metadata(request))?;
         let (pod, problems) = self.read(&metadata);
         let status = annotation(&metadata, objects::NETWORK_STATUS).unwrap_or_default().to_owned();
-        Ok(PodNow { pod, problems, is_deleting: metadata.deletion_timestamp.is_some(), status })
+        let networks = annotation(&metadata, NETWORKS).unwrap_or_default().to_owned();
+        Ok(PodNow { networks, pod, problems, is_deleting: metadata.deletion_timestamp.is_some(), status })
     }
 
     /// Looks up selections of the pod's annotation, by their places in it: each is found or not for itself. They get none of

@@ -205,7 +205,10 @@ impl Syncing<'_> {
             return Ok(Found::Done);
         }
         self.live.locked(self.which, |locked, journal| {
-            if !is_same(&journal.state, &seen.state) {
+            // A sync that waited for the lock may have read the annotation before others did that are done.
+            let latest = session.pod_now(&request_of(&journal.state.header.plan)?).map_err(asking)?;
+            let is_edited = latest.networks != now.networks || latest.is_deleting != now.is_deleting;
+            if is_edited || !is_same(&journal.state, &seen.state) {
                 return Ok(Found::Moved);
             }
             drop(journal);
