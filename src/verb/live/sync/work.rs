@@ -201,14 +201,17 @@ impl Syncing<'_> {
         let is_settled = work.difference.is_empty() && work.new.is_empty();
         let has_changed = self.before.history.len() != seen.state.history.len()
             || self.before.history.last() != seen.state.history.last();
-        if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
-            return Ok(Found::Done);
-        }
         self.live.locked(self.which, |locked, journal| {
+            // That there is nothing to do is sure under the lock alone: another sync may be at an older edit.
+            if !is_same(&journal.state, &seen.state) {
+                return Ok(Found::Moved);
+            }
+            if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
+                return Ok(Found::Done);
+            }
             // A sync that waited for the lock may have read the annotation before others did that are done.
             let latest = session.pod_now(&request_of(&journal.state.header.plan)?).map_err(asking)?;
-            let is_edited = latest.networks != now.networks || latest.is_deleting != now.is_deleting;
-            if is_edited || !is_same(&journal.state, &seen.state) {
+            if latest.networks != now.networks || latest.is_deleting != now.is_deleting {
                 return Ok(Found::Moved);
             }
             drop(journal);
