@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use super::chain::{Attachment, Chain};
 use super::exec::{Call, Exec, PluginError, Stdout, Waiting};
 use super::launcher::{DiskWork, Durable};
+use super::together::processors;
 use crate::cni::Verb;
 use crate::cni::config::PluginConfig;
 
@@ -90,8 +91,10 @@ pub struct Of {
 }
 
 impl<'a> Ahead<'a> {
-    /// Looks ahead by what `exec` starts, for a call in which `at_once` plugins may run at the same time.
+    /// Looks ahead by what `exec` starts, for a call in which `at_once` plugins may run at the same time. No more are started ahead
+    /// than processors can start meanwhile.
     pub fn new(exec: &'a dyn Exec, look: LookAhead<'a>, at_once: usize) -> Self {
+        let at_once = if at_once > 1 { at_once.min(processors()) } else { at_once };
         let most = look.plugins.saturating_mul(at_once).min(room());
         Self { exec, look, queue: Mutex::new(Queue { most, ..Queue::default() }) }
     }

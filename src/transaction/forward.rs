@@ -1,4 +1,4 @@
-//! Attaching: the primary attachment, then the others.
+//! Attaching: the primary interface, then the rest.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,28 +10,27 @@ use super::run::micros;
 use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction, device_info};
 use crate::cni::{AddResult, CniError, Verb};
-use crate::plan::Position;
-use crate::plan::concurrency::Needs;
-use crate::runtime::{Ahead, Chain, Of, PluginError, Schedule, StepError, StepResult, together};
+use crate::plan::concurrency::Part;
+use crate::runtime::{Ahead, Chain, Of, PluginError, Schedule, StepError, together};
 
 /// The result of one attachment. An optional attachment that failed has none.
 type Outcome = Result<Option<AddResult>, Failure>;
 
 /// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
 ///
-/// The primary comes first and alone; of the others those run at once that may by the tools' `concurrency`.
+/// The primary interface comes first; of the rest those run at once that may by the tools' `concurrency`.
 ///
 /// # Errors
-/// The first failure in the order of the plan. Attachments already under way are waited for, and no more are begun.
+/// The first failure in the order of the plan. What is already under way is waited for, and no more is begun.
 ///
 /// # Panics
 /// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
-    let first = usize::from(tx.plan.position == Position::Primary).min(tx.plan.attachments.len());
-    let schedule = tx.tools.schedule(tx.plan.attachments[first..].iter().map(Needs::of));
+    let parts = tx.tools.parts(tx.plan);
+    let schedule = tx.tools.schedule_parts(Verb::Add, &parts.iter().collect::<Vec<_>>());
     let ahead = tx.tools.ahead(schedule.at_once());
-    expect(tx, &ahead, first, schedule.at_once() > 1);
-    let outcome = attach_each(tx, &ahead, &schedule);
+    expect(tx, &ahead, &parts, schedule.at_once() > 1);
+    let outcome = attach_each(tx, &ahead, &parts, &schedule);
     if outcome.is_err() {
         // None of those that wait outlives the failure.
         note_acted(tx, &ahead.give_up_all());
@@ -42,14 +41,11 @@ pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
 fn attach_each(
     tx: &Transaction<'_>,
     ahead: &Ahead<'_>,
+    parts: &[Part],
     schedule: &Schedule,
 ) -> Result<Vec<Option<AddResult>>, Failure> {
-    let mut results = Vec::with_capacity(tx.plan.attachments.len());
-    if tx.plan.position == Position::Primary {
-        results.push(attach_one(tx, ahead, 0, Concurrency::Alone)?);
-    }
-    let first = results.len();
     let concurrency = if schedule.at_once() > 1 { Concurrency::WithOthers } else { Concurrency::Alone };
+    let mut results = Vec::with_capacity(tx.plan.attachments.len());
     let failed = AtomicBool::new(false);
     let mut failure = None;
     together(
@@ -57,17 +53,22 @@ fn attach_each(
         |index| {
             // Those that are never begun come after one that failed.
             let outcome =
-                (!failed.load(Ordering::Relaxed)).then(|| attach_one(tx, ahead, first + index, concurrency))?;
+                (!failed.load(Ordering::Relaxed)).then(|| attach_part(tx, ahead, &parts[index], concurrency))?;
             failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
             Some(outcome)
         },
-        |_, outcome| match outcome {
-            Some(Ok(result)) => results.push(result),
+        |index, outcome| match outcome {
+            Some(Ok(result)) => results.extend(is_last(tx, &parts[index]).then_some(result)),
             Some(Err(error)) => failure = failure.take().or(Some(error)),
             None => {}
         },
     );
     failure.map_or(Ok(results), Err)
+}
+
+/// Whether an attachment is made once this part of it is.
+fn is_last(tx: &Transaction<'_>, part: &Part) -> bool {
+    part.steps.end == length(tx, part.attachment)
 }
 
 /// Makes attachments of the plan one after another, and sets the default routes that they ask for.
@@ -79,7 +80,8 @@ pub(super) fn attach_in_turn(tx: &Transaction<'_>, mut attachments: Range<usize>
     attachments.clone().for_each(|index| expect_steps(tx, &ahead, index, 0..length(tx, index)));
     let outcome = attachments.try_for_each(|index| {
         // An optional one that failed has no result.
-        if attach_one(tx, &ahead, index, Concurrency::Alone)?.is_some() {
+        let whole = Part::whole(tx.plan, index);
+        if attach_part(tx, &ahead, &whole, Concurrency::Alone)?.is_some() {
             set_default_route_or_forgo(tx, index)?;
         }
         Ok(())
@@ -90,19 +92,20 @@ pub(super) fn attach_in_turn(tx: &Transaction<'_>, mut attachments: Range<usize>
     outcome
 }
 
-/// Expects every step, in the order in which they are likely to come: where the attachments from the `first` on are made at once,
-/// the first step of each, then the second of each.
-fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, first: usize, at_once: bool) {
-    let extras = first..tx.plan.attachments.len();
-    (0..first).for_each(|index| expect_steps(tx, ahead, index, 0..length(tx, index)));
-    if at_once {
-        let longest = extras.clone().map(|index| length(tx, index)).max().unwrap_or_default();
-        (0..longest).for_each(|step| {
-            let has_step = extras.clone().filter(|index| step < length(tx, *index));
-            has_step.for_each(|index| expect_steps(tx, ahead, index, step..step + 1));
-        });
-    } else {
-        extras.for_each(|index| expect_steps(tx, ahead, index, 0..length(tx, index)));
+/// Expects every step, in the order in which they are likely to come: where parts are worked on `at_once`, the primary interface's
+/// steps, then the first step of each other part, then the second of each.
+fn expect(tx: &Transaction<'_>, ahead: &Ahead<'_>, parts: &[Part], at_once: bool) {
+    let in_turn = if at_once { parts.iter().take_while(|part| part.makes_primary()).count() } else { parts.len() };
+    let (in_turn, beside_others) = parts.split_at(in_turn);
+    for part in in_turn {
+        expect_steps(tx, ahead, part.attachment, part.steps.clone());
+    }
+    let longest = beside_others.iter().map(|part| part.steps.len()).max().unwrap_or_default();
+    for nth in 0..longest {
+        for part in beside_others.iter().filter(|part| nth < part.steps.len()) {
+            let step = part.steps.start + nth;
+            expect_steps(tx, ahead, part.attachment, step..step + 1);
+        }
     }
 }
 
@@ -132,10 +135,12 @@ enum Concurrency {
     WithOthers,
 }
 
-fn attach_one(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, concurrency: Concurrency) -> Outcome {
+fn attach_part(tx: &Transaction<'_>, ahead: &Ahead<'_>, part: &Part, concurrency: Concurrency) -> Outcome {
+    let index = part.attachment;
     let attachment = &tx.plan.attachments[index];
     let began = Instant::now();
-    match run_chain(tx, ahead, index, concurrency) {
+    match run_part(tx, ahead, part, concurrency) {
+        Ok(result) if !is_last(tx, part) => Ok(Some(result)),
         Ok(result) => {
             tracing::info!(
                 network = attachment.network.name,
@@ -179,27 +184,31 @@ pub(super) fn forgo(
     }
 }
 
-fn run_chain(
+/// Runs the steps of a part. The first gets the result of the step before it, if there is one.
+fn run_part(
     tx: &Transaction<'_>,
     ahead: &Ahead<'_>,
-    index: usize,
+    part: &Part,
     concurrency: Concurrency,
 ) -> Result<AddResult, Failure> {
+    let index = part.attachment;
     let attachment = &tx.plan.attachments[index];
     let chain = Chain { after: Some(&tx.durable), exec: ahead, ..tx.tools.chain(attachment) };
     let parameters = attachment.parameters(&tx.plan.container_id, &tx.plan.netns);
-    if let Some(info) = &attachment.device_info {
+    if let Some(info) = attachment.device_info.as_ref().filter(|_| part.steps.start == 0) {
         device_info::put(info).map_err(|source| Failure::DeviceInfo {
             label: attachment.label(),
             path: info.file.clone(),
             source,
         })?;
     }
-    let mut last: Option<StepResult> = None;
-    for step in 0..attachment.network.plugins.len() {
+    let is_begun = part.steps.start > 0;
+    let mut prev_result = is_begun.then(|| tx.with_state(|state| state.result(index).map(ToOwned::to_owned))).flatten();
+    let mut last = AddResult::default();
+    for step in part.steps.clone() {
         let began = Instant::now();
         tx.record(Event::Start(Step(index, step)))?;
-        match chain.add_step(step, &parameters, last.as_ref().map(|result| &*result.raw)) {
+        match chain.add_step(step, &parameters, prev_result.as_deref()) {
             Ok(result) => {
                 let done = Event::Done {
                     step: Step(index, step),
@@ -211,7 +220,7 @@ fn run_chain(
                     Concurrency::Alone => tx.record_with_next(done)?,
                     Concurrency::WithOthers => tx.record(done)?,
                 }
-                last = Some(result);
+                (last, prev_result) = (result.parsed, Some(result.raw));
             }
             Err(StepError { source: PluginError::NotDurable(source), .. }) => return Err(tx.journal_failure(source)),
             Err(source) => {
@@ -223,5 +232,5 @@ fn run_chain(
             }
         }
     }
-    Ok(last.map(|result| result.parsed).unwrap_or_default())
+    Ok(last)
 }

@@ -17,7 +17,7 @@ use crate::cni::{CniError, Verb};
 use crate::config::Concurrency;
 use crate::netns::{self, NetnsError};
 use crate::panic::{Panicked, caught};
-use crate::plan::concurrency::{Needs, schedule};
+use crate::plan::concurrency::{Needs, Part, parts, schedule, schedule_parts};
 use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
@@ -36,7 +36,7 @@ pub struct Tools<'a> {
     pub rollback: Duration,
     /// How far they are started ahead of their turns.
     pub look_ahead: LookAhead<'a>,
-    /// Which attachments they may work on at once, beside the primary one, which has its turn alone.
+    /// Which attachments they may work on at once. The primary interface is made first, and removed last.
     pub concurrency: Concurrency,
     /// What has to be on disk before one of them gets its input.
     pub after: Option<&'a Durable>,
@@ -63,9 +63,19 @@ impl<'a> Tools<'a> {
         Ahead::new(self.exec, self.look_ahead, at_once)
     }
 
-    /// Which of these may be worked on at once.
-    pub fn schedule(&self, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
-        schedule(self.concurrency, needs)
+    /// The parts of a plan, each worked on in one go.
+    pub(super) fn parts(&self, plan: &Plan) -> Vec<Part> {
+        parts(self.concurrency, plan)
+    }
+
+    /// Which of these parts, in this order, may be worked on at once by plugins that are called with `verb`.
+    pub(super) fn schedule_parts(&self, verb: Verb, parts: &[&Part]) -> Schedule {
+        schedule_parts(self.concurrency, verb, parts)
+    }
+
+    /// Which of several that have these needs may be worked on at once by plugins that are called with `verb`.
+    pub fn schedule(&self, verb: Verb, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
+        schedule(self.concurrency, verb, needs)
     }
 
     /// The plugins of an attachment, ready to run.

@@ -14,7 +14,7 @@ use super::{Tools, device_info};
 use crate::cni::error::code;
 use crate::cni::{CniError, Verb};
 use crate::netns::{self, Netns, NetnsError};
-use crate::plan::concurrency::Needs;
+use crate::plan::concurrency::Part;
 use crate::plan::{Attachment, Plan, Position};
 use crate::runtime::{Ahead, PluginError, Schedule, Shares, StepError, together};
 
@@ -140,12 +140,6 @@ struct StepToUndo {
     before: Option<(Attachment, Option<Box<RawValue>>)>,
 }
 
-impl StepToUndo {
-    fn is_of_same_attachment(&self, other: &Self) -> bool {
-        self.step.0 == other.step.0
-    }
-}
-
 impl Work {
     fn of(state: &State, which: impl Fn(usize) -> bool) -> Self {
         let plan = state.header.plan.clone();
@@ -168,39 +162,51 @@ impl Work {
         Self { plan, attachments, steps }
     }
 
-    /// Undoes it in reverse, and has every event noted. The primary attachment comes last and alone, and of the others those are
+    /// Undoes it in reverse, and has every event noted. The primary interface comes last and alone, and of the rest those are
     /// undone at once that may be by the tools. Events and failures come in the order in which one after another would have them: those of
-    /// an attachment once all that come before it are undone.
+    /// a part once all that come before it are undone.
     fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut (dyn FnMut(Event) + Send)) -> Vec<CleanupFailure> {
-        let is_primary = |one: &StepToUndo| one.step.0 == 0 && self.plan.position == Position::Primary;
-        let (primary, others) = self.steps.split_at(self.steps.partition_point(is_primary));
-        let attachments: Vec<&[StepToUndo]> = others.chunk_by(StepToUndo::is_of_same_attachment).rev().collect();
-        let needs = attachments.iter().map(|steps| Needs::of(&self.plan.attachments[steps[0].step.0]));
-        let schedule = tools.schedule(needs);
+        let parts = tools.parts(&self.plan);
+        let (pieces, schedule) = self.pieces(&parts, tools);
         let ahead = tools.ahead(schedule.at_once());
         self.expect(&ahead, tools, netns);
         let shares = Shares::new(tools.limits, self.steps.len());
         let mut left = BTreeSet::new();
         let mut failures = Vec::new();
-        // Where one is done after another, what each step comes to is noted at once.
-        let others = if schedule.at_once() > 1 { (attachments, schedule) } else { one_by_one(others) };
-        for (parts, schedule) in [others, one_by_one(primary)] {
-            let undo = |one| self.undo_step(one, Tools { exec: &ahead, limits: shares.next(), ..tools }, netns);
-            together(
-                &schedule,
-                |part| parts[part].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
-                |_, undone| {
-                    for (one, outcome) in undone {
-                        let (event, failure) = self.classify(one, outcome);
-                        event.into_iter().for_each(&mut *note);
-                        left.extend(failure.is_some().then_some(one.step.0));
-                        failures.extend(failure);
-                    }
-                },
-            );
-        }
+        let undo = |one| self.undo_step(one, Tools { exec: &ahead, limits: shares.next(), ..tools }, netns);
+        together(
+            &schedule,
+            |piece| pieces[piece].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
+            |_, undone| {
+                for (one, outcome) in undone {
+                    let (event, failure) = self.classify(one, outcome);
+                    event.into_iter().for_each(&mut *note);
+                    left.extend(failure.is_some().then_some(one.step.0));
+                    failures.extend(failure);
+                }
+            },
+        );
         failures.extend(self.remove_device_info(&left));
         failures
+    }
+
+    /// What is undone in one go, in order, and what of it at once. Where nothing runs beside it, that is a single step, so that
+    /// its outcome is noted at once.
+    fn pieces(&self, parts: &[Part], tools: Tools<'_>) -> (Vec<&[StepToUndo]>, Schedule) {
+        let piece = |part: &Part| if part.makes_primary() { 1 } else { part.steps.len().max(1) };
+        let of_part = |part| self.steps_of(part).rchunks(piece(part)).map(move |steps| (part, steps));
+        let (parts, pieces): (Vec<&Part>, Vec<_>) = parts.iter().rev().flat_map(of_part).unzip();
+        let schedule = tools.schedule_parts(Verb::Del, &parts);
+        if schedule.at_once() > 1 {
+            return (pieces, schedule);
+        }
+        (self.steps.rchunks(1).collect(), Schedule::at_most(1, self.steps.len()))
+    }
+
+    /// What is to be undone of a part.
+    fn steps_of(&self, part: &Part) -> &[StepToUndo] {
+        let before = |end: usize| self.steps.partition_point(|one| one.step < Step(part.attachment, end));
+        &self.steps[before(part.steps.start)..before(part.steps.end)]
     }
 
     /// What the outcome of a step's DEL means: the event for the journal, and the failure if something is left.
@@ -281,11 +287,6 @@ impl Work {
         }
         failures
     }
-}
-
-/// Each step for itself, the last first.
-fn one_by_one(steps: &[StepToUndo]) -> (Vec<&[StepToUndo]>, Schedule) {
-    (steps.chunks(1).rev().collect(), Schedule::at_most(1, steps.len()))
 }
 
 /// Whether a plugin said no, or could not even be started. One that was killed, crashed or could not be talked to has not said

@@ -114,7 +114,7 @@ impl Check<'_> {
             by_operator.split_at(by_operator.iter().take_while(|attached| is_primary(attached)).count());
         let rounds = [primary, by_operator, &by_pod].map(|attached| {
             let needs = attached.iter().map(|attached| Needs::of(attached.attachment));
-            (attached, self.tools.schedule(needs))
+            (attached, self.tools.schedule(Verb::Check, needs))
         });
         let ahead = self.tools.ahead(rounds.iter().map(|(_, schedule)| schedule.at_once()).max().unwrap_or(1));
         rounds.iter().flat_map(|(attached, _)| *attached).for_each(|one| self.expect(&ahead, one.attachment));

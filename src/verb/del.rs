@@ -211,7 +211,7 @@ impl Del<'_> {
         let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
         let is_primary = |one: &&Attachment| plan.position == Position::Primary && one.ifname == plan.ifname;
         let (primary, others) = attachments.split_at(attachments.partition_point(is_primary));
-        let schedule = tools.schedule(others.iter().rev().map(|attachment| Needs::of(attachment)));
+        let schedule = tools.schedule(Verb::Del, others.iter().rev().map(|attachment| Needs::of(attachment)));
         let ahead = tools.ahead(schedule.at_once());
         for (index, attachment) in attachments.iter().enumerate().rev() {
             let parameters = attachment.parameters(&request.container_id, &request.netns);

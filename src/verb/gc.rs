@@ -277,7 +277,7 @@ impl<'a> Sweep<'a> {
         }
         let networks = std::mem::take(&mut self.networks);
         let tools = context.tools(&context.finder, launcher);
-        let schedule = tools.schedule(networks.iter().map(Needs::of_network));
+        let schedule = tools.schedule(Verb::Gc, networks.iter().map(Needs::of_network));
         let ahead = tools.ahead(schedule.at_once());
         let chain = |network| Chain { network, finder: tools.finder, exec: &ahead, limits: tools.limits, after: None };
         for (index, chain) in networks.iter().map(chain).enumerate().filter(|(_, chain)| chain.is_called(Verb::Gc)) {

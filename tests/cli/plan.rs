@@ -71,13 +71,15 @@ dropped: delegates[2] (inline): when.args.JOB [db] does not match: JOB is not se
 
 #[test]
 fn explain_and_validate_say_what_runs_at_once_and_why() {
-    let delegates = json!([{"type": "alpha", "name": "a"}, {"type": "ptp", "name": "p"}, {"type": "bridge", "name": "b"},
+    let chain = json!({"name": "a", "cniVersion": "1.0.0", "plugins": [{"type": "alpha"}, {"type": "tuning"}]});
+    let delegates = json!([chain, {"type": "ptp", "name": "p"}, {"type": "bridge", "name": "b"},
         {"type": "bridge", "name": "c"}, {"type": "beta", "name": "d"}]);
     let conf =
         json!({"cniVersion": "1.0.0", "name": "pods", "type": "braid", "concurrency": "auto", "delegates": delegates});
     let machine = Machine::new().conf("pods.conf", conf);
     let lines = [
         "eth0: alone, as it is the primary",
+        "eth0, from \"tuning\" on: beside others: tuning sets values of its own interface",
         "net1: beside others: ptp makes a veth pair of its own under a random name, and changes the routes of that alone",
         "net2: beside others: bridge makes a veth pair of its own under a random name, and changes nothing but its bridge",
         "net3: after net2, as both use the bridge \"cni0\"",

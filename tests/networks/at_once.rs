@@ -20,7 +20,8 @@ fn fixed(address: &str) -> Value {
     json!({"type": "static", "addresses": [{"address": address}]})
 }
 
-/// Each plugin of the table that bears others at least once, and no two attachments that have to wait for each other.
+/// Each plugin of the table that bears others at least once, and few attachments that have to wait for each other. The primary
+/// network has a chain, whose end runs beside them.
 fn every_row(folder: PathBuf, concurrency: Value) -> Case {
     let is_new = new_plugins().is_some_and(|new| new == folder);
     let case = Case::new().host_link("par0");
@@ -38,7 +39,7 @@ fn every_row(folder: PathBuf, concurrency: Value) -> Case {
     let case = case
         .plugins_in(folder)
         .key("concurrency", concurrency)
-        .delegate(recorder("alpha"))
+        .delegate(arped("primary", bridge("br-p", "10.11.9.0/24")).plugin(firewall()).plugin(bandwidth()))
         .delegate(json!({
             "interface": "ports0",
             "portMappings": [{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}],

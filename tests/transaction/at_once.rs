@@ -102,6 +102,89 @@ fn plugins_that_are_known_to_allow_it_run_at_once() {
     }
 }
 
+/// With `"auto"`: a primary network of an interface's plugin and two that only add to it, and beside it one that is known to allow
+/// others, one that needs the same packet filter chains, and one that is unknown.
+fn primary_with_chain() -> Case {
+    let chain = |plugins: &[&str]| plugins.iter().map(|kind| json!({"type": kind})).collect::<Value>();
+    let list = |name: &str, plugins: &[&str]| json!({"cniVersion": "1.1.0", "name": name, "plugins": chain(plugins)});
+    let kinds = ["ptp", "tap", "portmap", "tuning"];
+    let case = Case::new().cni_version("1.1.0").key("concurrency", "auto");
+    kinds
+        .into_iter()
+        .fold(case, Case::recorder_as)
+        .delegate(list("p", &["alpha", "portmap", "tuning"]))
+        .delegate(list("beside", &["tap"]))
+        .delegate(list("ports", &["ptp", "portmap"]))
+        .delegate(recorder("beta").version("1.1.0"))
+}
+
+/// The steps of an operation, in the order in which they began.
+fn steps(case: &Case, verb: &str) -> Vec<String> {
+    let of_verb = |call: &String| call.strip_prefix(&format!("{verb} ")).map(ToOwned::to_owned);
+    case.order().iter().filter_map(of_verb).collect()
+}
+
+#[test]
+fn what_only_adds_to_the_primary_interface_runs_beside_others() {
+    let case = primary_with_chain();
+    let place = |steps: &[String], step: &str| steps.iter().position(|one| one == step).expect("it was called");
+    for (verb, step) in [("ADD", "portmap"), ("DEL", "tuning")] {
+        for kind in ["tap", step] {
+            case.behave(kind, json!({"hold": {"at": "before", "name": format!("{kind} {verb}")}, "on": [verb]}));
+        }
+        let call = case.call(verb).start();
+        // Both are there at the same time.
+        case.held(&format!("{step} {verb}"));
+        case.held(&format!("tap {verb}"));
+        for kind in ["tap", step] {
+            case.release(&format!("{kind} {verb}"));
+        }
+        let outcome = call.wait().succeeds();
+        if verb == "DEL" {
+            outcome.leaves_nothing();
+        }
+    }
+    let added = steps(&case, "ADD");
+    assert_eq!(added.len(), 7, "{added:?}");
+    assert_eq!(added[0], "alpha eth0");
+    assert!(place(&added, "portmap eth0") < place(&added, "tuning eth0"), "{added:?}");
+    // What needs the same chains waits, and what is unknown is alone.
+    assert!(place(&added, "tuning eth0") < place(&added, "ptp net2"), "{added:?}");
+    assert_eq!(added[6], "beta net3");
+    let deleted = steps(&case, "DEL");
+    assert_eq!((deleted[0].as_str(), deleted[6].as_str()), ("beta net3", "alpha eth0"), "{deleted:?}");
+    assert!(place(&deleted, "tuning eth0") < place(&deleted, "portmap eth0"), "{deleted:?}");
+}
+
+#[rstest]
+#[case::at_the_primary("portmap")]
+#[case::beside_it("tap")]
+fn a_failure_beside_the_others_is_rolled_back_whole(#[case] failing: &str) {
+    let case = primary_with_chain();
+    case.behave(failing, json!({"fail": {"ADD": {"code": 142, "msg": "no"}}}));
+    case.add().fails(142).leaves_nothing();
+    let (added, mut deleted) = (steps(&case, "ADD"), steps(&case, "DEL"));
+    assert_eq!(deleted.pop().as_deref(), Some("alpha eth0"));
+    assert!(!added.contains(&"beta net3".to_owned()), "{added:?}");
+    let mut attempted = added[1..].to_vec();
+    attempted.sort_unstable();
+    deleted.sort_unstable();
+    assert_eq!(deleted, attempted);
+}
+
+#[test]
+fn each_step_of_the_primary_gets_the_result_of_the_one_before_it() {
+    let case = primary_with_chain();
+    case.add().succeeds();
+    for kind in ["portmap", "tuning"] {
+        let given =
+            case.calls().into_iter().find(|call| call.to_string() == format!("ADD {kind} eth0")).expect("a call");
+        let prev_result = &given.config()["prevResult"];
+        assert_eq!(prev_result["interfaces"].as_array().map(Vec::len), Some(1), "{kind}: {prev_result}");
+    }
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn gc_asks_networks_at_once() {
     let case = case(2);

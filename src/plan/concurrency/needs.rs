@@ -1,20 +1,16 @@
-//! Which attachments of a container may be worked on at the same time: what `"concurrency": "auto"` decides by.
+//! What `"concurrency": "auto"` decides by: which plugins are known to allow others beside them, and what those must not share.
 //!
 //! The specification allows no two operations on one container at once, so plugins need not allow it. The table below has those that are
 //! known to, each with the reason. Two attachments run at once if all of their plugins are in the table and they use nothing that
 //! only one can have at a time. Everything else runs alone.
 
-use serde_json::value::RawValue;
+use std::ops::Range;
 
 use ipnet::IpNet;
+use serde_json::value::RawValue;
 
-use super::{Attachment, Plan, Position};
 use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, folds_to, get, get_bool};
-use crate::config::Concurrency;
-use crate::runtime::Schedule;
-
-/// How many attachments are worked on at once with `"auto"`, if their plugins allow it.
-const AUTO: usize = 8;
+use crate::plan::Attachment;
 
 /// A plugin, and whether others may run beside it.
 struct Row {
@@ -22,6 +18,14 @@ struct Row {
     /// Why others may run beside it, or may not.
     reason: &'static str,
     uses: Uses,
+}
+
+/// The plugins that only add to an interface that a plugin before them has made. (sbr and vrf do, and move its routes.)
+const ADD_TO_INTERFACE: [&str; 4] = ["tuning", "bandwidth", "portmap", "firewall"];
+
+/// Whether a plugin only adds to an interface that is there: it makes none, and changes neither addresses nor routes.
+pub(super) fn adds_to_interface(plugin_type: &str) -> bool {
+    ADD_TO_INTERFACE.contains(&plugin_type)
 }
 
 /// What a plugin that runs beside others must not share with them.
@@ -129,11 +133,23 @@ pub struct Needs {
     reasons: Vec<String>,
 }
 
+impl Default for Needs {
+    /// Nothing.
+    fn default() -> Self {
+        Self { uses: Ok(Vec::new()), reasons: Vec::new() }
+    }
+}
+
 impl Needs {
     /// Those of a network.
     pub fn of_network(network: &NetworkConfig) -> Self {
-        let mut needs = Self { uses: Ok(Vec::new()), reasons: Vec::new() };
-        for plugin in &network.plugins {
+        Self::of_steps(network, 0..network.plugins.len())
+    }
+
+    /// Those of some steps of a network's chain.
+    pub fn of_steps(network: &NetworkConfig, steps: Range<usize>) -> Self {
+        let mut needs = Self::default();
+        for plugin in &network.plugins[steps] {
             needs.add(plugin.plugin_type(), &Use { network: &network.name, keys: plugin.keys() });
             needs.add_ipam(&network.name, plugin);
         }
@@ -186,6 +202,11 @@ impl Needs {
         let sets: Vec<Vec<RawObject>> = ipam.value("ranges").unwrap_or_default();
         let ranges = sets.iter().flatten().filter_map(|keys| Use { network, keys }.text("subnet"));
         uses.extend(ranges.map(|range| subnet(&range)));
+    }
+
+    /// Why others may run beside these plugins, or else why these have to be alone.
+    pub(super) fn reasons(&self) -> Result<&[String], &str> {
+        self.uses.as_ref().map(|_| &*self.reasons).map_err(String::as_str)
     }
 
     /// Why the two cannot run at the same time, if they cannot.
@@ -245,45 +266,6 @@ fn subnet(address: &str) -> Resource {
 /// A subnet in one spelling, if it is one.
 fn truncated(address: &str) -> String {
     address.parse::<IpNet>().map_or_else(|_| address.to_owned(), |net| net.trunc().to_string())
-}
-
-/// Which of these may be worked on at once. Each waits for those before it that it conflicts with.
-pub fn schedule(concurrency: Concurrency, needs: impl ExactSizeIterator<Item = Needs>) -> Schedule {
-    match concurrency {
-        Concurrency::AtMost(number) => Schedule::at_most(number, needs.len()),
-        Concurrency::Auto => {
-            let needs: Vec<_> = needs.collect();
-            Schedule::new(needs.len(), AUTO, |earlier, later| needs[earlier].conflict(&needs[later]).is_some())
-        }
-    }
-}
-
-/// Says of each attachment with which others it is made at once, and why. Empty where all are made one after another by
-/// configuration.
-pub fn explain(concurrency: Concurrency, plan: &Plan) -> Vec<String> {
-    let primary = usize::from(plan.position == Position::Primary).min(plan.attachments.len());
-    let extras = &plan.attachments[primary..];
-    if extras.len() < 2 || concurrency == Concurrency::AtMost(1) {
-        return Vec::new();
-    }
-    let mut lines: Vec<String> =
-        plan.attachments[..primary].iter().map(|one| format!("{}: alone, as it is the primary", one.ifname)).collect();
-    if let Concurrency::AtMost(number) = concurrency {
-        lines.extend(extras.iter().map(|one| format!("{}: up to {number} at once, as configured", one.ifname)));
-        return lines;
-    }
-    let needs: Vec<Needs> = extras.iter().map(Needs::of).collect();
-    for (index, own) in needs.iter().enumerate() {
-        let before = needs[..index].iter().zip(extras);
-        let mut waits = before.filter_map(|(other, one)| Some((one, other.conflict(own)?)));
-        let beside = match (&own.uses, waits.next_back()) {
-            (Err(why), _) => format!("alone, as {why}"),
-            (Ok(_), Some((one, why))) => format!("after {}, as {why}", one.ifname),
-            (Ok(_), None) => format!("beside others: {}", own.reasons.join("; ")),
-        };
-        lines.push(format!("{}: {beside}", extras[index].ifname));
-    }
-    lines
 }
 
 #[cfg(test)]
