@@ -21,7 +21,7 @@
 #   BRAID_TEST_BINARY        the braid to test, if not the one that cargo builds
 #   BRAID_TEST_NO_INSTALL=1  install nothing
 #   RUST_TEST_THREADS        how many tests run at once, if not two for each processor: many wait for most of their time
-#   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 100
+#   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 50
 #   BRAID_TEST_ROUNDS        how many times the reference plugins run at once, if not twice
 #   BRAID_TEST_KILLS=all     kill changes of containers at every system call, not at some; needs strace, and takes hours
 #   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
@@ -228,8 +228,7 @@ quick() {
 # Builds for musl, without Kubernetes, where tests/bench/instructions.sh counts the instructions of the same build.
 build_for_musl() {
     builds_for_musl || return 0
-    cargo build --release --quiet --no-default-features --bin braid --target "$musl" \
-        --target-dir "${CARGO_TARGET_DIR:-target}/instructions"
+    tests/bench/instructions.sh --build
 }
 
 count_instructions() {
@@ -304,7 +303,9 @@ step() {
     "$@" || failed+=("$*")
     took+=("$(printf '%4d s  %s' $((SECONDS - began)) "$name")")
 }
-# Linking it takes long and keeps one processor busy, so that it goes on beside the next steps.
+# Where everything has to be built, what would make the next build faster only takes time and disk.
+[[ -e ${CARGO_TARGET_DIR:-target}/debug ]] || export CARGO_INCREMENTAL=0
+# It goes on beside the next steps, which do not always keep all processors busy.
 build_for_musl &
 musl_build=$!
 step "formatting" cargo fmt --check

@@ -252,9 +252,9 @@ fn a_gc_that_hangs_holds_an_add_up_for_no_longer_than_its_own_time() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// How long a long run is: a hundred cycles, or as many as `BRAID_TEST_CYCLES` says.
+/// How long a long run is: fifty cycles, or as many as `BRAID_TEST_CYCLES` says.
 fn cycles() -> usize {
-    std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+    std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
 
 /// A process that plays the runtime with the library has as many descriptors and children after a long run as before, with
@@ -335,7 +335,7 @@ fn a_long_run_over_a_real_bridge_leaves_nothing() {
     assert_eq!(case.changes(), after_one);
 }
 
-/// A hundred cycles, or as many as `BRAID_TEST_CYCLES` says, leave no file, descriptor, lock, zombie or namespace.
+/// Fifty cycles, or as many as `BRAID_TEST_CYCLES` says, leave no file, descriptor, lock, zombie or namespace.
 #[test]
 fn a_long_run_leaves_nothing() {
     let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta"));
