@@ -1,41 +1,10 @@
 //! What must be on disk before a plugin gets its input.
 
-use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::holder::{Grace, Holder, SyncOutcome};
-
-/// What is done so that something is on disk.
-#[derive(Debug, Clone)]
-pub enum DiskWork {
-    /// A file or a directory is synced.
-    Sync(Arc<File>),
-    /// A file gets another name in its directory, in place of whatever had it.
-    Rename {
-        /// The directory.
-        directory: Arc<File>,
-        /// Its name now.
-        from: CString,
-        /// Its name afterwards.
-        to: CString,
-    },
-}
-
-impl DiskWork {
-    /// Does it, for as long as the disk takes.
-    ///
-    /// # Errors
-    /// When it cannot be done.
-    pub fn run(&self) -> io::Result<()> {
-        match self {
-            Self::Sync(file) => file.sync_all(),
-            Self::Rename { directory, from, to } => Ok(rustix::fs::renameat(directory, from, directory, to)?),
-        }
-    }
-}
 
 /// Files that are on disk already, or are being synced. A [`Call`](crate::runtime::Call) with one gives its plugin no input
 /// before they are durable.

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
 
-use super::durable::{DiskWork, Durable};
+use super::disk_work::DiskWork;
+use super::durable::Durable;
 use super::holder::{Grace, Holder};
 use super::running::{Killed, RunningPlugin};
 use super::spawn::{Program, spawn};
