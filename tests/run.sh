@@ -24,6 +24,7 @@
 #   BRAID_TEST_CYCLES        how many times a container is attached and detached in a row, if not 50
 #   BRAID_TEST_ROUNDS        how many times the reference plugins run at once, if not twice
 #   BRAID_TEST_KILLS=all     kill changes of containers at every system call, not at some; needs strace, and takes hours
+#   BRAID_TEST_AGENT_PODS    how many pods the agent has that is killed again and again, if not 6
 #   BRAID_TEST_FUZZ          for how many seconds libFuzzer runs each target of tests/fuzz, if at all; needs cargo-fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
