@@ -167,6 +167,13 @@ kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0
     say "not root: the tests run in a user namespace, and those of podman and containerd skip"
 }
 
+# Says early what would otherwise end in the middle of a build.
+check_disk() {
+    local free
+    free=$(df --output=avail --block-size=1M . | tail -n 1)
+    ((free >= 5000)) || say "only $free MB are free here: to build and test everything on a new machine takes about 4 GB"
+}
+
 # Runs a command as root, or as what looks like root from inside, with a /run of its own.
 with_root() {
     if ((EUID == 0)); then
@@ -292,6 +299,7 @@ if (($#)); then
     run_tests "$@"
     exit
 fi
+check_disk
 add_musl
 
 # One failure does not hide another: everything runs, and what failed is said again at the end.
