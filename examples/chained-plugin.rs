@@ -1,4 +1,4 @@
-//! A chained CNI plugin: adds name servers and search domains to what the plugins before it have attached.
+//! A chained CNI plugin: adds name servers and search domains to the result of the plugins before it.
 //!
 //! ```json
 //! {"cniVersion": "1.1.0", "name": "mynet", "plugins": [

@@ -4,8 +4,8 @@
 #
 #   podman-run.sh mynet,storage busybox ip address
 #
-# A first container without a network holds the namespace that Braid joins to the networks; the command runs in a second
-# one that shares it. IMAGE has to have a `sleep`. The environment is that of `braid add`: NETCONFPATH, CNI_PATH,
+# A first container without a network keeps the namespace, which Braid attaches to the networks. The command runs in a second
+# container that shares it. IMAGE must have a `sleep`. The environment is that of `braid add`: NETCONFPATH, CNI_PATH,
 # CNI_ARGS, CAP_ARGS. PODMAN names another podman, with options of its own.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ IFS=, read -ra networks <<<"$1"
 shift
 read -ra podman <<<"${PODMAN:-podman}"
 
-# What stands before the command: options, each perhaps with a value after it, and the image.
+# The words before the command: options, some of them with a value, and the image.
 before=()
 while (($#)); do
     before+=("$1")
@@ -43,7 +43,7 @@ pid=$("${podman[@]}" inspect --format '{{.State.Pid}}' "$id")
 netns=/proc/$pid/ns/net
 trap clean_up EXIT
 for network in "${networks[@]}"; do
-    # What an ADD that failed has left is for DEL to remove, so it counts from here on.
+    # From here on, DEL is needed, because an ADD that fails may leave something behind.
     joined+=("$network")
     braid add --container-id "$id" --ifname "eth$((${#joined[@]} - 1))" "$network" "$netns" >/dev/null
 done

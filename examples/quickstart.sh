@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 #
-# Shows what Braid does, from nothing: builds it, joins containers to several networks, passes traffic over each, lets
-# an attachment fail, and takes everything away again.
+# Shows what Braid does, step by step: builds it, attaches containers to several networks, sends traffic over each, lets
+# an attachment fail, and removes everything again.
 #
 #   examples/quickstart.sh [NETWORKS]      NETWORKS is 1, 2 or 3 (the default)
 #
-# The machine is left alone: bridges, rules, addresses and state live in namespaces of this script's own, which the kernel
-# takes away when the script ends, however it ends. It needs root, or a kernel that lets users make namespaces.
+# The machine is not changed: bridges, rules, addresses and state are in namespaces of this script, which the kernel removes
+# when the script exits for any reason. It needs root, or a kernel that lets users make namespaces.
 #
-# BRAID=/path/to/braid uses a braid that is built already.
+# BRAID=/path/to/braid uses an existing executable.
 
 set -euo pipefail
 
@@ -43,7 +43,7 @@ plugin_directory() {
   return 1
 }
 
-# The Debian packages of what is not there.
+# The Debian packages of the missing programs.
 missing_packages() {
   local -A package=([ip]=iproute2 [tc]=iproute2 [iptables]=iptables [nft]=nftables [jq]=jq [ping]=iputils-ping
     [busybox]=busybox [unshare]=util-linux [setpriv]=util-linux)
@@ -80,13 +80,13 @@ build() {
   BRAID=$(cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked | jq -r .target_directory)/release/braid
 }
 
-# The command that starts this script in namespaces of its own, where that works.
+# The command that starts this script in namespaces of its own, if that works.
 choose_namespaces() {
   local works='mount -t tmpfs none /run && ip link set lo up && ip link add type bridge'
   ISOLATE=(unshare --net --mount --pid --mount-proc --fork --kill-child)
   ((EUID == 0)) || ISOLATE+=(--user --map-root-user)
   "${ISOLATE[@]}" -- sh -c "$works" 2>/dev/null && return
-  # Some containers forbid a /proc of one's own. Without it all but the kill -9 is the same.
+  # Some containers do not allow mounting /proc. Without it, only the kill -9 is different.
   local with_proc=("${ISOLATE[@]}")
   ISOLATE=(unshare --net --mount --fork --kill-child)
   ((EUID == 0)) || ISOLATE+=(--user --map-root-user)
@@ -114,7 +114,7 @@ outside() {
   choose_namespaces
   export BRAID REPO PLUGIN_DIR
   PLUGIN_DIR=$(plugin_directory)
-  # Whatever ends this script ends the process that holds the namespaces, and with it the namespaces.
+  # When this script ends for any reason, the process that keeps the namespaces ends too, and the namespaces are removed.
   local child
   setpriv --pdeathsig KILL "${ISOLATE[@]}" -- "$BASH" "${BASH_SOURCE[0]}" --inside "$1" &
   child=$!
@@ -127,7 +127,7 @@ outside() {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Inside: a host of our own
+# Inside: a host of its own
 # ---------------------------------------------------------------------------------------------------------------------
 
 # The host: eth0, which leads to a machine called "outside".
@@ -137,17 +137,17 @@ make_host() {
   mkdir -p "$HERE/bin" "$HERE/net.d" "$HERE/all.d" "$HERE/broken.d"
   cp "$BRAID" "$HERE/bin/braid"
   cp "$REPO/conf/$CONF" "$HERE/all.d/$CONF"
-  # Only the first networks, if so asked.
+  # Only the first networks, if the argument says so.
   if ((NETWORKS == 3)); then
     cp "$REPO/conf/$CONF" "$HERE/net.d/$CONF"
   else
     jq --argjson n "$NETWORKS" '.plugins[0].delegates |= .[:$n]' "$REPO/conf/$CONF" >"$HERE/net.d/$CONF"
   fi
-  # The same with a third delegate that has no address to give.
+  # The same with a third delegate, which has no free address.
   jq '.plugins[0].delegates[2].ipam.ranges[0][0] |= . + {rangeStart: "10.104.2.1", rangeEnd: "10.104.2.1"}' \
     "$REPO/conf/$CONF" >"$HERE/broken.d/$CONF"
   cd "$HERE"
-  # Where the plugins keep their state: not the machine's.
+  # The plugins' state is kept here, and not on the machine.
   local state=/var/lib
   [[ ! -d /var/lib/cni ]] || state=/var/lib/cni
   mount -t tmpfs none "$state"
@@ -166,13 +166,13 @@ in_namespace() {
   nsenter --net="/run/netns/$1" -- "${@:2}"
 }
 
-# Prints a command as it would be typed, even where its output goes elsewhere, and runs it.
+# Prints a command as it would be typed, even if its output is redirected, and runs it.
 run() {
   printf '%s$ %s%s\n' "$dim" "$*" "$plain" >&3
   env "$@"
 }
 
-# All of the host that networking touches, in a form that can be compared: links and addresses (without the MAC that the
+# The state of the host's networking, in a form that can be compared: links and addresses (without the MAC that the
 # kernel gives a bridge), routes, firewall rules without their counters, queueing disciplines, and state files.
 snapshot() {
   settle
@@ -181,11 +181,11 @@ snapshot() {
   echo "# routes";    { ip -4 route; ip -6 route; } | grep -v '^fe80' | sed 's/ linkdown//; s/ *$//' | sort
   echo "# rules";     nft list ruleset 2>/dev/null | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
   echo "# qdiscs";    tc qdisc show | sed 's/\(qdisc [a-z_]*\) [0-9a-f]*:/\1/; s/ \(refcnt\|parent\) [^ ]*//g; s/ *$//' | grep -v noqueue | sort || true
-  # host-local remembers the last address it gave, and keeps a lock file; neither holds an address.
+  # host-local keeps the last address that it gave out, and a lock file. Neither reserves an address.
   echo "# state";     find /var/lib/cni -type f ! -name 'last_reserved_ip.*' ! -name lock | sort
 }
 
-# Waits until the kernel has taken away what goes with a namespace that has gone: the host's ends of its veths.
+# Waits until the kernel has removed the host's ends of the veths of a removed namespace.
 settle() {
   local count before=-1
   for _ in {1..50}; do
@@ -205,7 +205,7 @@ same_host() {
   fi
 }
 
-# A CNI result with one line for each thing in it.
+# A CNI result, one line for each entry.
 short_result() {
   jq -r '
     def list($key; $after): "  \"\($key)\": [", (.[$key] | (.[:-1][] | "    \(tojson),"), (.[-1:][] | "    \(tojson)")), "  ]" + $after;
@@ -214,7 +214,7 @@ short_result() {
 
 row() { printf '  %-9s %-10s %-18s %-36s %-15s %s\n' "$@"; }
 
-# What is inside a container's namespace, and which network each interface is.
+# The interfaces in a container's namespace, each with its network.
 show_inside() {
   local container=$1 networks name mac addresses routes network
   networks=$(braid show "$container" -o json | jq -c '[.[].attachments[] | {(.ifname): .network}] | add')

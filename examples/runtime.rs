@@ -1,11 +1,11 @@
-//! A container runtime in small: joins a network namespace to a network, runs a command in it, and takes it out again.
+//! A small container runtime: attaches a network namespace to a network, runs a command in it, and detaches it again.
 //!
 //! ```console
 //! # ip netns add blue
 //! # cargo run --example runtime -- /etc/cni/net.d /opt/cni/bin mynet /run/netns/blue ip address
 //! ```
 //!
-//! Where it keeps results is libcni's place, so that other tools find them; `--cache DIR` before all else changes it.
+//! Results are kept in libcni's directory, so that other tools find them. `--cache DIR` as the first argument changes that.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

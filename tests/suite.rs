@@ -1,7 +1,7 @@
-//! The suite: Braid as a runtime meets it, through its executable.
+//! The suite: tests of Braid through its executable.
 //!
-//! Each test drives the built `braid` on a host of its own, two network namespaces and a folder, and says what must
-//! come of it. Run it with `tests/run.sh`, which installs what the tests need, or `cargo test` as root.
+//! Each test runs the built `braid` on a host of its own, two network namespaces and a folder, and checks the outcome. Run it with
+//! `tests/run.sh`, which installs what the tests need, or `cargo test` as root.
 
 #![expect(clippy::disallowed_methods, reason = "the rules are for the plugin; the tests read their own environment")]
 
@@ -15,7 +15,7 @@ mod harness;
 mod protocol {
     /// Input that must be refused, and how.
     mod bad_input;
-    /// The log: one line an event, with what it is about.
+    /// The log: one line for each event, with fields about the call.
     mod logs;
     /// Plugins that crash, hang, flood or answer nonsense.
     mod misbehaviour;
@@ -23,11 +23,11 @@ mod protocol {
     mod requests;
     /// What the runtime gets back.
     mod results;
-    /// What a call reports to a listener, and traces.
+    /// The report of a call to an agent, and traces.
     mod telemetry;
-    /// GC and STATUS: what they need, whom they ask, and what they leave alone.
+    /// GC and STATUS: what they need, which plugins they call, and what they must not touch.
     mod upkeep;
-    /// VERSION, CHECK, STATUS, GC, and calls that come when they should not.
+    /// VERSION, CHECK, STATUS, GC, and calls that come in the wrong order.
     mod verbs;
 }
 
@@ -51,7 +51,7 @@ mod transaction {
     mod at_once;
     /// Braid killed half-way.
     mod crash;
-    /// The order of calls forward and back, and what a failed clean-up leaves to do.
+    /// The order of calls in ADD and rollback, and what a failed clean-up leaves for later.
     mod order;
 }
 
@@ -63,11 +63,11 @@ mod faults {
     mod frozen;
     /// Every parser on mutated input.
     mod fuzz;
-    /// What a pod's author or a runtime can write: refused or harmless, and no secret is shown.
+    /// Input from pods' authors and runtimes: rejected or harmless, and no secret is shown.
     mod hostile;
-    /// Braid killed anywhere, and what it leaves to the DEL that follows.
+    /// Braid killed at any point, and what DEL has to undo afterwards.
     mod killed;
-    /// Few descriptors, small files, ignored signals: what a careless parent starts Braid with.
+    /// Few descriptors, small files, ignored signals: the state in which a careless parent starts Braid.
     mod limits;
     /// Many calls at once, and many in a row.
     mod load;
@@ -75,7 +75,7 @@ mod faults {
     mod plugins;
     /// The state directory full, read-only, gone, torn and replaced.
     mod state;
-    /// Readers that do not read, signals that are refused, answers without end: every wait has an end.
+    /// Readers that do not read, signals that are refused, answers without end: every wait has a limit.
     mod waits;
     /// Namespaces, interfaces, addresses and configurations that change between calls.
     mod world;
@@ -88,35 +88,35 @@ mod live;
 mod networks {
     /// `"concurrency": "auto"` with the reference plugins.
     mod at_once;
-    /// CHECK of what real plugins make, and of what other plugins change after Braid.
+    /// CHECK of what real plugins make, and of changes by plugins after Braid.
     mod check;
     /// The default route on another network than the first.
     mod default_route;
-    /// The reference plugins, in Braid and around it.
+    /// The reference plugins, as delegates and around Braid.
     mod reference;
 }
 
-/// Braid as its library and as a runtime of its own.
+/// Braid as a library and as a runtime.
 mod library {
     /// The programs in `examples/`.
     mod examples;
-    /// The same calls through libcni's cnitool, where the machine has one.
+    /// The same calls through libcni's cnitool, if the machine has it.
     mod oracle;
     /// The examples of the specification's appendix.
     mod specification;
 }
 
-/// Real container runtimes, each on a machine of its own: the `/etc/cni`, `/opt/cni`, state and packet filters of the
-/// machine that the tests run on are not seen, let alone touched.
+/// Real container runtimes, each on a machine of its own: they do not see or change the `/etc/cni`, `/opt/cni`, state and packet
+/// filters of the machine that runs the tests.
 mod runtimes {
     /// containerd, by its own client.
     mod containerd;
-    /// Pods as the kubelet makes them, through containerd's CRI plugin.
+    /// Pods made through containerd's CRI plugin, as the kubelet does.
     #[cfg(feature = "kubernetes")]
     mod cri;
     /// The container image that installs Braid on a node.
     mod image;
-    /// The networks that the runtimes are given.
+    /// The networks of the runtimes.
     mod networks;
     /// podman with its CNI back end.
     mod podman;
@@ -135,7 +135,7 @@ mod cli {
     mod manifests;
     /// Metrics without an agent, alert rules and the dashboard.
     mod metrics;
-    /// `add`, `check` and `del` where cnitool would be: its environment, its files.
+    /// `add`, `check` and `del` in place of cnitool: its environment, its files.
     mod operations;
     /// `plan`.
     mod plan;
@@ -161,13 +161,13 @@ mod documentation {
     mod links;
     /// The tests that the promises name.
     mod promises;
-    /// What commands print, as the pages show it.
+    /// The output of commands, as shown in the documentation.
     mod screens;
 }
 
 /// What users download.
 mod release {
-    /// The archives, and what holds for all downloads.
+    /// The archives, and rules for all downloads.
     mod archives;
     /// The Helm chart.
     #[cfg(feature = "kubernetes")]
@@ -184,7 +184,7 @@ mod kubernetes;
 #[path = "kubernetes/install.rs"]
 mod install;
 
-/// What nodes differ in: file systems, labels, versions, and what somebody changes between `install` and `uninstall`.
+/// Differences between nodes: file systems, labels, versions, and changes by others between `install` and `uninstall`.
 #[path = "kubernetes/node.rs"]
 mod node;
 

@@ -1,15 +1,15 @@
-# Runs before the package is removed or another version takes its place. What Braid has attached stays attached, and its journals
-# stay: only a Braid that is installed again can detach it.
+# Runs before the package is removed or replaced by another version. Existing attachments and their journals stay: they can be
+# detached only after Braid is installed again.
 
 # dpkg says "remove", or "upgrade" and the other version; rpm says how many versions of the package stay.
 case ${1:-} in
 upgrade)
-    # They read format 1 alone.
+    # They read only format 1.
     case ${2:-} in 0.[01] | 0.[01][!0-9]*) refuse_if_newer_than 1 ;; esac
     exit 0
     ;;
 failed-upgrade)
-    # What the version that is there refuses stays refused.
+    # The installed version has refused the upgrade, and this one must not override that.
     exit 1
     ;;
 [1-9]*) exit 0 ;;

@@ -1,4 +1,4 @@
-//! What is fuzzed: every parser, and what must hold of whatever it is given.
+//! The fuzz targets: every parser, with what must hold for any input.
 //!
 //! The same functions are run by libFuzzer (see `Cargo.toml` beside this file) and, for a bounded time over mutated seeds,
 //! by the suite.
@@ -12,9 +12,9 @@ use braid_cni::transaction::journal;
 
 /// A parser under test.
 pub(crate) struct Target {
-    /// Its name, and that of the folder in `seeds/` with inputs to begin with.
+    /// Its name, which is also the name of its folder in `seeds/`.
     pub(crate) name: &'static str,
-    /// What it does with an input, and whether it takes it. It panics if something does not hold.
+    /// Runs it with an input, and returns whether the input is valid. Panics if something does not hold.
     pub(crate) run: fn(&[u8]) -> bool,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn selection(data: &[u8]) -> bool {
     }
 }
 
-/// A plugin's answer: what is read is written and read again as the same, and merges with itself to itself.
+/// A plugin's answer: it is the same after writing and reading it again, and merging it with itself gives itself.
 pub(crate) fn result(data: &[u8]) -> bool {
     let mut taken = false;
     for spoken in [Version::V0_2_0, Version::V0_4_0, Version::V1_1_0] {
@@ -118,7 +118,7 @@ pub(crate) fn error(data: &[u8]) -> bool {
     error.is_some()
 }
 
-/// A journal: whatever is in it, what is owed is a step of its plan.
+/// A journal: whatever it contains, each owed step is a step of its plan.
 pub(crate) fn journal(data: &[u8]) -> bool {
     let Ok(Some(journal::Reading { state, length, .. })) = journal::read(data) else { return false };
     assert!(length <= data.len());

@@ -13,16 +13,16 @@ use serde_json::value::RawValue;
 pub(crate) struct Call {
     pub(crate) plugin: String,
     pub(crate) command: String,
-    /// The whole environment that the plugin was given.
+    /// The whole environment of the plugin.
     pub(crate) env: BTreeMap<String, String>,
     /// Standard input, byte for byte.
     pub(crate) stdin: Vec<u8>,
-    /// The descriptors that it was started with.
+    /// The descriptors with which it was started.
     pub(crate) descriptors: Vec<u32>,
 }
 
 impl Call {
-    /// All calls recorded under a directory, in the order in which they were made; VERSION is none that matters.
+    /// All calls recorded under a directory, in order, without VERSION.
     pub(crate) fn read_all(dir: &Path) -> Vec<Self> {
         let mut names: Vec<_> =
             fs::read_dir(dir).expect("the folder of calls").map(|entry| entry.expect("an entry").path()).collect();
@@ -46,7 +46,7 @@ impl Call {
         }
     }
 
-    /// A variable of its environment, empty where it is not set.
+    /// A variable of its environment. Empty if it is not set.
     pub(crate) fn var(&self, name: &str) -> &str {
         self.env.get(name).map_or("", String::as_str)
     }
@@ -56,14 +56,14 @@ impl Call {
         serde_json::from_slice(&self.stdin).expect("a configuration on standard input")
     }
 
-    /// The configuration it was given, keys in order, each with its text as it stood but for white space.
+    /// Its configuration: keys in order, each with its text without white space.
     pub(crate) fn members(&self) -> IndexMap<String, String> {
         members(std::str::from_utf8(&self.stdin).expect("UTF-8"))
     }
 }
 
 impl fmt::Display for Call {
-    /// `ADD alpha eth0`: as an order of calls is written in the tests.
+    /// `ADD alpha eth0`: the form in which the tests write an order of calls.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.command, self.plugin)?;
         match self.var("CNI_IFNAME") {
@@ -73,13 +73,13 @@ impl fmt::Display for Call {
     }
 }
 
-/// The members of a JSON object, in order, each with its text as it stands but for white space.
+/// The members of a JSON object, in order, each with its text without white space.
 pub(crate) fn members(text: &str) -> IndexMap<String, String> {
     let raw: IndexMap<String, Box<RawValue>> = serde_json::from_str(text).expect("a JSON object");
     raw.into_iter().map(|(key, value)| (key, compact(value.get()))).collect()
 }
 
-/// A JSON text without the white space that means nothing; numbers keep their spelling.
+/// A JSON text without white space between tokens. Numbers keep their spelling.
 pub(crate) fn compact(text: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     let mut keep = |c: &char| {

@@ -1,4 +1,4 @@
-//! One call of `braid` after another, as a runtime makes them.
+//! A sequence of calls of `braid`, as a runtime makes them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,12 +23,12 @@ use super::{Call, Namespace, Outcome, Running, Snapshot, braid, reference_plugin
 /// The names under which the recording plugin can be called.
 const RECORDERS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 
-/// How long a call may take before the harness gives up on it.
+/// How long a call may take until the test fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A configuration of Braid, a container, and a host of its own to attach it on.
+/// A configuration of Braid, a container, and a host of its own.
 ///
-/// `@DIR@` in any configuration is the folder that this case may write in.
+/// `@DIR@` in any configuration is replaced with the folder of this case.
 pub(crate) struct Case {
     members: IndexMap<String, String>,
     delegates: Vec<String>,
@@ -42,7 +42,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Braid at CNI 1.0.0 with nothing to attach yet, and the recording plugins.
+    /// Braid at CNI 1.0.0 without delegates, and the recording plugins.
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}-{}-", process::id()))
@@ -97,7 +97,7 @@ impl Case {
         self
     }
 
-    /// Braid's own configuration as it stands; only the state folder is added where it is missing.
+    /// Braid's own configuration, unchanged. Only the state folder is added if it is missing.
     pub(crate) fn conf(mut self, conf: &Value) -> Self {
         let state_dir = self.members["stateDir"].clone();
         let members = conf.as_object().expect("a configuration is an object");
@@ -136,7 +136,7 @@ impl Case {
         self.env("CNI_IFNAME", ifname)
     }
 
-    /// `CNI_NETNS`, where it is not the case's own namespace.
+    /// `CNI_NETNS`, if it is not the case's own namespace.
     pub(crate) fn netns(self, path: &str) -> Self {
         self.env("CNI_NETNS", path)
     }
@@ -151,13 +151,13 @@ impl Case {
         self
     }
 
-    /// Standard input, byte for byte, in place of a configuration.
+    /// Standard input, byte for byte, instead of a configuration.
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// A veth in the host's namespace, for plugins that need a link to work on.
+    /// A veth in the host's namespace, for plugins that need a link.
     pub(crate) fn host_link(self, name: &str) -> Self {
         self.host.ip(&format!("link add {name} type veth peer name {name}-peer"));
         self.host.ip(&format!("link set {name}-peer up"));
@@ -190,20 +190,20 @@ impl Case {
         self.call("STATUS").run()
     }
 
-    /// GC with these attachments still valid, each a container ID and an interface name.
+    /// GC with these attachments as valid, each a container ID and an interface name.
     pub(crate) fn gc(&self, valid: &[(&str, &str)]) -> Outcome<'_> {
         let attachment = |(container, ifname): &(&str, &str)| json!({"containerID": container, "ifname": ifname});
         let valid: Vec<_> = valid.iter().map(attachment).collect();
         self.call("GC").key("cni.dev/valid-attachments", valid).run()
     }
 
-    /// A call of Braid that is not made yet, to change something in.
+    /// A call of Braid that has not been made yet, so that it can be changed.
     pub(crate) fn call(&self, command: &str) -> Invocation<'_> {
         self.call_plugin(&braid(), command)
     }
 
-    /// A call of any plugin, as a runtime with this case's container would make it. Its configuration is Braid's until
-    /// `stdin` says otherwise.
+    /// A call of any plugin, as a runtime with this case's container would make it. Its configuration is Braid's unless `stdin` is
+    /// called.
     pub(crate) fn call_plugin(&self, program: &Path, command: &str) -> Invocation<'_> {
         let variable = |name: &str, value: &str| (name.to_owned(), OsString::from(value));
         let mut variables = BTreeMap::from([
@@ -212,7 +212,7 @@ impl Case {
             ("PATH".to_owned(), env::var_os("PATH").unwrap_or_default()),
             ("RECORDER_DIR".to_owned(), self.dir.path().join("recorder").into()),
         ]);
-        // The others come with the verbs that are about one attachment, in the specification's section 2.
+        // The other variables are set by the operations on one attachment, according to the specification's section 2.
         if ["ADD", "DEL", "CHECK"].contains(&command) {
             let netns = self.pod.path();
             variables.extend([
@@ -237,8 +237,8 @@ impl Case {
         }
     }
 
-    /// A command line, of Braid or another program, with this case's plugins, the configurations in `@DIR@/net.d` and a
-    /// cache of its own.
+    /// A command line, of Braid or another program, with this case's plugins, the configurations in `@DIR@/net.d` and a cache of
+    /// its own.
     pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Invocation<'_> {
         let mut invocation = self.call_plugin(program, "");
         invocation.variables.remove("CNI_COMMAND");
@@ -294,19 +294,19 @@ impl Case {
         &self.host
     }
 
-    /// Changes the instructions of a recording plugin from now on, whatever its configuration says.
+    /// Changes the instructions of a recording plugin from now on. They take precedence over its configuration.
     pub(crate) fn behave(&self, kind: &str, instructions: impl Into<Value>) {
         let path = self.dir.path().join(format!("recorder/behaviour/{kind}.json"));
         fs::write(path, instructions.into().to_string()).expect("write the behaviour file");
     }
 
-    /// Waits until a plugin that is to `hold` is at its rendezvous, and returns the plugin's process ID.
+    /// Waits until a plugin with `hold` has reached its rendezvous, and returns the plugin's process ID.
     pub(crate) fn held(&self, name: &str) -> Pid {
         let held = self.dir.path().join("recorder/held").join(name);
         wait_for(&format!("a plugin at {name}"), || fs::read_to_string(&held).ok()?.parse().ok().map(Pid::from_raw))
     }
 
-    /// Lets the plugins at a rendezvous, now or later, go on.
+    /// Lets the plugins at a rendezvous continue, now or later.
     pub(crate) fn release(&self, name: &str) {
         fs::write(self.dir.path().join("recorder/released").join(name), "").expect("let the plugin go on");
     }
@@ -321,19 +321,19 @@ impl Case {
         self.calls().iter().map(ToString::to_string).collect()
     }
 
-    /// Whether Braid still remembers anything, that is, owes somebody a DEL.
+    /// Whether Braid has any journal, so that a DEL is owed.
     pub(crate) fn owes(&self) -> bool {
         let attachments = self.dir.path().join("state/attachments");
         fs::read_dir(attachments).is_ok_and(|mut containers| containers.next().is_some())
     }
 
-    /// What has come and gone since before the first call, a line each.
+    /// What has appeared and disappeared since before the first call, one line each.
     pub(crate) fn changes(&self) -> String {
         let before = self.before.get().expect("a call has been made");
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             let changes = self.snapshot().since(before);
-            // A process that was killed is gone only when the kernel has got round to it.
+            // A process that was killed disappears only after the kernel has removed it.
             let only_processes = changes.lines().all(|line| line.starts_with("+ process"));
             if changes.is_empty() || !only_processes || Instant::now() > deadline {
                 return changes;
@@ -348,7 +348,7 @@ impl Case {
         Snapshot::take(&self.host, &self.pod, &folders)
     }
 
-    /// A text with the places it names filled in.
+    /// A text with its placeholders replaced.
     pub(crate) fn expand(&self, text: &str) -> String {
         text.replace("@DIR@", self.dir.path().to_str().expect("a UTF-8 path"))
     }
@@ -386,12 +386,12 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Makes the call, and checks that its outcome is what CNI requires of every plugin.
+    /// Makes the call, and checks the outcome against the rules of CNI for every plugin.
     pub(crate) fn run(self) -> Outcome<'a> {
         self.run_changed(|_| {})
     }
 
-    /// [`run`](Self::run), started in another way than usual.
+    /// The same as [`run`](Self::run), with another way of starting the program.
     pub(crate) fn run_changed(self, change: impl FnOnce(&mut Command)) -> Outcome<'a> {
         let case = self.case;
         let command = self.variables.get("CNI_COMMAND").map_or_else(String::new, |c| c.to_string_lossy().into_owned());
@@ -406,7 +406,7 @@ impl<'a> Invocation<'a> {
         self.output_changed(|_| {})
     }
 
-    /// [`output`](Self::output), started in another way than usual.
+    /// The same as [`output`](Self::output), with another way of starting the program.
     pub(crate) fn output_changed(&self, change: impl FnOnce(&mut Command)) -> Output {
         self.case.before.get_or_init(|| self.case.snapshot());
         let stdin = self.standard_input();
@@ -415,7 +415,7 @@ impl<'a> Invocation<'a> {
         self.case.host.inside(|| run_with_patience(&mut command, &stdin))
     }
 
-    /// Starts it and lets it run, with nothing on its standard input.
+    /// Starts it without input, and does not wait.
     pub(crate) fn spawn(&self) -> Child {
         self.case.before.get_or_init(|| self.case.snapshot());
         let mut command = self.command();
@@ -423,7 +423,7 @@ impl<'a> Invocation<'a> {
         self.case.host.inside(|| command.spawn()).expect("start the program")
     }
 
-    /// Makes one of many calls at once: what it changes and which plugins it runs is not distinguished from that of the others.
+    /// Makes one of several concurrent calls: its changes and its plugin calls are not told apart from those of the others.
     pub(crate) fn run_unrecorded(&self) -> Output {
         let output = self.output();
         let answer = serde_json::from_slice::<Value>(&output.stdout);
@@ -432,7 +432,7 @@ impl<'a> Invocation<'a> {
         output
     }
 
-    /// Makes the call and does not wait for its end.
+    /// Makes the call, and does not wait for its end.
     pub(crate) fn start(self) -> Running<'a> {
         self.case.before.get_or_init(|| self.case.snapshot());
         let first_call = self.case.calls().len();
@@ -462,8 +462,8 @@ impl<'a> Invocation<'a> {
     }
 }
 
-/// Starts a program that may just have been written: a process that another test is starting has, for a moment, what is being
-/// written here open too.
+/// Starts a program that may just have been written: a process that another test is starting may still have the file open for a
+/// moment.
 fn start(command: &mut Command) -> Child {
     let began = Instant::now();
     loop {
@@ -498,14 +498,14 @@ fn run_with_patience(command: &mut Command, stdin: &[u8]) -> Output {
     })
 }
 
-/// Puts the recording plugin under a name into a folder.
+/// Links the recording plugin under a name in a folder.
 pub(super) fn install_recorder(folder: &Path, name: &str) {
     let built = Path::new(env!("CARGO_BIN_EXE_braid")).parent().expect("a folder").join("examples/recorder");
     assert!(built.is_file(), "{} is missing: `cargo test` builds it, or `cargo build --examples`", built.display());
     install(&built, &folder.join(name));
 }
 
-/// Puts a program at a place: a copy where the temporary folder is on another file system.
+/// Links a program at a path, or copies it if the temporary folder is on another file system.
 pub(super) fn install(program: &Path, place: &Path) {
     if fs::hard_link(program, place).is_err() {
         fs::copy(program, place).expect("copy a program");

@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use super::is_real_root;
 
-/// A file system of its own, unmounted when dropped. While it is frozen, whoever writes to it hangs in the kernel.
+/// A file system of its own, unmounted when dropped. While it is frozen, processes that write to it hang in the kernel.
 pub(crate) struct Disk {
     place: PathBuf,
-    /// Thaws it when this process ends, however it ends: what hangs on a frozen file system cannot be killed.
+    /// Thaws it when this process exits for any reason: processes that hang on a frozen file system cannot be killed.
     guard: Option<Child>,
 }
 

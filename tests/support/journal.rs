@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// Writes a journal anew without its checksums, as one of before there were any, with its lines changed.
+/// Writes a journal again without its checksums, as before checksums existed, with changed lines.
 pub(crate) fn edit_journal(path: &Path, edit: impl FnOnce(&mut Vec<String>)) {
     let text = fs::read_to_string(path).expect("the journal");
     let mut lines: Vec<String> = text.lines().map(without_checksum).collect();

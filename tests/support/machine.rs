@@ -1,4 +1,4 @@
-//! A machine of a test's own, for what reads and writes fixed places: container runtimes, and Braid's command line.
+//! A machine for a test, for programs that read and write fixed paths: container runtimes, and Braid's command line.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -15,12 +15,12 @@ use super::case::{install, install_recorder};
 use super::namespace::PREFIX;
 use super::{Call, Json, Namespace, Snapshot, braid, reference_plugins};
 
-/// How long anything that ends by itself may take.
+/// The time limit for everything that should end by itself.
 const PATIENCE: Duration = Duration::from_secs(120);
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Runs as process 1 of the machine, until its standard input ends: then the kernel ends all the others, and mounts and
-/// all go with the last of them. So nothing is left of a test that is killed.
+/// Runs as process 1 of the machine, until its standard input ends. Then the kernel kills all other processes, and with the last of
+/// them the mounts and everything else disappear. So a test that is killed leaves nothing behind.
 const INIT: &str = r#"
     set -e
     mount -t tmpfs tmpfs /dev/shm
@@ -42,8 +42,8 @@ const INIT: &str = r#"
 
 /// A machine with its own network, processes, `/etc/cni`, `/opt`, `/run` and `/var/lib`.
 ///
-/// In `/opt/cni/bin` are Braid, the reference plugins and a recording plugin called `alpha`; `/etc/cni/net.d` is empty. Its
-/// `eth0` is 192.0.2.1 and leads to a neighbour, 192.0.2.2.
+/// `/opt/cni/bin` contains Braid, the reference plugins and a recording plugin called `alpha`; `/etc/cni/net.d` is empty. Its
+/// `eth0` is 192.0.2.1 and connects it to a neighbour, 192.0.2.2.
 pub(crate) struct Machine {
     before: OnceCell<Snapshot>,
     init: Child,
@@ -88,12 +88,12 @@ impl Machine {
         Self { before: OnceCell::new(), init, host, neighbour, dir }
     }
 
-    /// Runs what a user would type, in bash; a failure of any part is one of the whole.
+    /// Runs a command line in bash. A failure of any part is a failure of the whole.
     pub(crate) fn run(&self, line: &str) -> Ran {
         self.run_in(&self.host, line)
     }
 
-    /// The same, from the neighbour's place in the network.
+    /// The same, on the neighbour.
     pub(crate) fn run_at_neighbour(&self, line: &str) -> Ran {
         self.run_in(&self.neighbour, line)
     }
@@ -142,7 +142,7 @@ impl Machine {
         self
     }
 
-    /// Writes a file in the machine's folder, which is `dir()` from inside, too.
+    /// Writes a file to the machine's folder, which has the same path, `dir()`, inside.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir().join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
@@ -150,17 +150,17 @@ impl Machine {
         path
     }
 
-    /// A folder that only this machine uses; `net.d`, `bin`, `run` and `var-lib` in it are what they are called after.
+    /// A folder of this machine only, which contains `net.d`, `bin`, `run` and `var-lib`.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A cgroup for the runtimes to make theirs in.
+    /// A cgroup below which the runtimes make theirs.
     pub(crate) fn cgroup(&self) -> String {
         format!("/{}", self.host.name())
     }
 
-    /// A folder with busybox in it, to be a container's root.
+    /// A folder with busybox in it, for a container's root file system.
     pub(crate) fn container_root(&self) -> PathBuf {
         let root = self.dir().join("root");
         for folder in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
@@ -177,12 +177,12 @@ impl Machine {
         Call::read_all(&self.dir().join("recorder/calls")).iter().map(ToString::to_string).collect()
     }
 
-    /// Takes the machine as it is now for what it must be again at the end.
+    /// Takes a snapshot of the machine, which must be the same at the end.
     pub(crate) fn note(&self) {
         drop(self.before.set(self.snapshot()));
     }
 
-    /// The machine is as it was noted to be, as soon as all that is on its way out is out.
+    /// The machine is as in the snapshot, after everything that is just being removed is gone.
     #[track_caller]
     pub(crate) fn is_as_noted(&self) {
         let before = self.before.get().expect("`note` comes first");
@@ -205,14 +205,14 @@ impl Machine {
         Snapshot::take(&self.host, &self.neighbour, &folders)
     }
 
-    /// Ends all that runs in the machine, as the end of a killed test does.
+    /// Ends everything that runs in the machine, as happens when a test is killed.
     pub(crate) fn end(&mut self) {
         drop(self.init.stdin.take());
         // A panic while dropping would end the whole run.
         let _ = self.init.wait();
     }
 
-    /// The cgroups whose name is as wanted, in every hierarchy: under cgroup v1 each controller has one of its own.
+    /// The cgroups with a wanted name, in every hierarchy: in cgroup v1, each controller has a hierarchy of its own.
     pub(crate) fn cgroups(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let hierarchies = entries(Path::new(CGROUPS)).filter(|path| path.is_dir()).chain([CGROUPS.into()]);
@@ -262,7 +262,7 @@ fn remove_cgroup(path: &Path) {
     let _ = fs::remove_dir(path);
 }
 
-/// What came of a line. Every assertion returns it, so that they chain.
+/// The outcome of a command line. Every assertion returns it, so that they can be chained.
 pub(crate) struct Ran {
     line: String,
     status: ExitStatus,
@@ -326,7 +326,7 @@ impl Ran {
     }
 }
 
-/// Whether this is root with all that goes with it, as container runtimes need, and not the root of a user namespace.
+/// Whether this is root with all capabilities, which container runtimes need, and not the root of a user namespace.
 pub(crate) fn is_real_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])

@@ -1,4 +1,4 @@
-//! The test harness: everything a test needs to read as a scenario.
+//! The test harness: everything that a test needs to read as a scenario.
 //!
 //! - [`Case`] is one call after another of `braid`, as a runtime makes them, on a machine of its own;
 //! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] is the outcome of a command;
@@ -46,7 +46,7 @@ pub(crate) use release::{NEXT, Release};
 pub(crate) use running::{Running, wait_for};
 pub(crate) use snapshot::Snapshot;
 
-/// The program under test: the one that cargo built, or another that `BRAID_TEST_BINARY` names (a static build, say).
+/// The program under test: the one that cargo has built, or `BRAID_TEST_BINARY`, such as a static build.
 pub(crate) fn braid() -> PathBuf {
     env::var_os("BRAID_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_braid").into(), PathBuf::from)
 }

@@ -13,19 +13,19 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Machine;
 
-/// How the names of all that a test makes begin. The process ID follows, then a number.
+/// The prefix of the names of everything that a test makes. The process ID follows, then a number.
 pub(super) const PREFIX: &str = "braid-test";
 const FOLDER: &str = "/run/netns";
 
 /// A named network namespace, removed with everything in it when dropped.
 ///
-/// Its name holds the process that made it, so what a killed test left is known for that and swept away by the next.
+/// Its name contains the ID of the process that made it, so that the next test can remove what a killed test has left.
 pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    /// Makes a namespace; `role` is for the eyes of whoever reads its name.
+    /// Makes a namespace. `role` is a part of its name, for readers.
     pub(crate) fn new(role: &str) -> Self {
         static SWEEP: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -51,7 +51,7 @@ impl Namespace {
         fs::metadata(self.path()).expect("the namespace is there").ino()
     }
 
-    /// Does something inside the namespace, processes started included, on a thread that ends with it.
+    /// Runs a function inside the namespace, in a thread of its own. Processes that it starts are inside too.
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         inside_network(&self.path(), act)
     }
@@ -63,7 +63,7 @@ impl Namespace {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// Runs a command line inside, whatever comes of it.
+    /// Runs a command line inside, and ignores its outcome.
     pub(crate) fn try_run(&self, line: &str) -> Output {
         let mut words = line.split_whitespace();
         let program = words.next().expect("a program");
@@ -71,19 +71,19 @@ impl Namespace {
         output.unwrap_or_else(|e| panic!("run {program}: {e} (see tests/run.sh for what the tests need)"))
     }
 
-    /// Runs `ip` with these words inside; it must succeed.
+    /// Runs `ip` with these arguments inside. It must succeed.
     pub(crate) fn ip(&self, words: &str) -> String {
         self.run(&format!("ip {words}"))
     }
 
-    /// What `ip -j` with these words answers inside.
+    /// The output of `ip -j` with these arguments inside.
     pub(crate) fn ip_json(&self, words: &str) -> Vec<serde_json::Value> {
         let text = self.ip(&format!("-j {words}"));
-        // Where there is nothing to list, `ip -j` prints nothing or an empty list, after its version.
+        // If there is nothing to list, `ip -j` prints nothing or an empty list, depending on its version.
         if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(&text).expect("ip -j prints a list") }
     }
 
-    /// Removes what tests whose process is dead have left: namespaces, cgroups, and folders in the temporary folder.
+    /// Removes what tests of dead processes have left: namespaces, cgroups, and folders in the temporary folder.
     pub(crate) fn sweep() {
         Machine::remove_cgroups(is_left);
         for folder in [PathBuf::from(FOLDER), env::temp_dir()] {
@@ -103,7 +103,7 @@ impl Namespace {
     }
 }
 
-/// Does something inside the network namespace at a path, processes started included, on a thread that ends with it.
+/// Runs a function inside the network namespace at a path, in a thread of its own. Processes that it starts are inside too.
 pub(crate) fn inside_network<T: Send>(path: &Path, act: impl FnOnce() -> T + Send) -> T {
     let enter_and_act = || {
         let namespace = File::open(path).expect("the namespace is there");

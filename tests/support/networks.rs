@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
-/// A JSON object that can be written by hand where a `Value` would not keep the spelling.
+/// A JSON object that can be written by hand, if a `Value` would not keep the spelling.
 pub(crate) trait Json {
     fn into_json(self) -> String;
 }
@@ -51,7 +51,7 @@ impl Plugin {
         self.raw(key, &value.into().to_string())
     }
 
-    /// A member with the text of its value as it stands.
+    /// A member with the exact text of its value.
     pub(crate) fn raw(mut self, key: &str, text: &str) -> Self {
         self.members.insert(key.to_owned(), text.to_owned());
         self
@@ -68,7 +68,7 @@ impl Plugin {
         self
     }
 
-    /// The recording plugin fails this command with a code of its own and `<type> refuses <command>`.
+    /// The recording plugin fails this command with a code of its own and the message `<type> refuses <command>`.
     pub(crate) fn failing(mut self, command: &str, code: u32) -> Self {
         let kind = self.members["type"].trim_matches('"').to_owned();
         let fail = self.instructions.entry("fail").or_insert_with(|| json!({}));
@@ -81,7 +81,7 @@ impl Plugin {
         self.instructed("ip", address)
     }
 
-    /// The recording plugin makes its interface, too.
+    /// The recording plugin also makes its interface.
     pub(crate) fn link(self) -> Self {
         self.instructed("link", true)
     }
@@ -123,7 +123,7 @@ impl Network {
         self
     }
 
-    /// Adds a plugin to the chain; its name and version are the list's.
+    /// Adds a plugin to the chain. Its name and version are the list's.
     pub(crate) fn plugin(mut self, plugin: Plugin) -> Self {
         self.plugins.push(plugin.without("cniVersion").without("name").into_json());
         self
@@ -142,7 +142,7 @@ pub(crate) fn recorder(kind: &str) -> Plugin {
     Plugin::new(&format!("net-{kind}"), kind)
 }
 
-/// host-local with an address from each subnet and its reservations in the test's own folder (`@DIR@`, see `Case`).
+/// host-local with an address from each subnet. Its reservations are in the test's own folder (`@DIR@`, see `Case`).
 pub(crate) fn host_local(subnets: &[&str]) -> Value {
     let ranges: Vec<_> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
     json!({"type": "host-local", "dataDir": "@DIR@/ipam", "ranges": ranges})
@@ -196,7 +196,7 @@ pub(crate) fn reference_plugins() -> PathBuf {
         .expect("the reference plugins: install containernetworking-plugins, or say where in BRAID_TEST_CNI_PATH")
 }
 
-/// The folder of reference plugins that speak CNI 1.1.0, where the machine has it.
+/// The folder of reference plugins that support CNI 1.1.0, if the machine has it.
 pub(crate) fn new_plugins() -> Option<PathBuf> {
     first_with_bridge("BRAID_TEST_CNI_PATH_NEW", &["/opt/cni-1.9/bin"])
 }

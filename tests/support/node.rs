@@ -1,4 +1,4 @@
-//! The directories of a node that Braid is installed on.
+//! The directories of a node on which Braid is installed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::braid;
 
-/// A primary network, one of whose numbers no float holds.
+/// A primary network. It contains a number that no float can represent.
 pub(crate) const PRIMARY: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [
     {"type": "alpha", "x": 1e400, "capabilities": {"portMappings": true}}]}"#;
 
@@ -41,7 +41,7 @@ impl Node {
         self.command(arguments).output().unwrap()
     }
 
-    /// A command that is ended after a while, with an exit status of its own.
+    /// A command with a time limit, after which it is ended and has an exit status of its own.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.arg("60").arg(braid()).args(arguments);
@@ -56,7 +56,7 @@ impl Node {
     pub(crate) fn install_in_cluster(&self, more: &[&str]) -> Command {
         let mut command = self.command(&[&["install"], more].concat());
         command.arg("--service-account").arg(self.path("account"));
-        // Nobody listens there, and nobody is asked again.
+        // No server listens there, and there is no retry.
         command.args(["--with", r#"{"kubernetes": {"retries": 0}}"#]);
         command.env("KUBERNETES_SERVICE_HOST", "::1").env("KUBERNETES_SERVICE_PORT", "1");
         command

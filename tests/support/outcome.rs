@@ -1,4 +1,4 @@
-//! What came of a call, and what to say about it.
+//! The outcome of a call, and assertions about it.
 
 use std::process::{ExitStatus, Output};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Call, Case};
 
-/// The end of one call. Every assertion returns it, so that they chain.
+/// The outcome of one call. Every assertion returns it, so that they can be chained.
 pub(crate) struct Outcome<'a> {
     case: &'a Case,
     command: String,
@@ -38,7 +38,7 @@ impl<'a> Outcome<'a> {
         outcome
     }
 
-    /// Standard output is empty or one JSON object, and nothing else.
+    /// Standard output is empty or one JSON object.
     #[track_caller]
     fn parse(&self) -> Option<Value> {
         if self.stdout.is_empty() {
@@ -51,7 +51,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// The exit status and standard output agree, as the specification has it for every plugin.
+    /// The exit status and standard output match, as the specification requires of every plugin.
     #[track_caller]
     fn hold(&self) {
         let Some(status) = self.status.code() else { self.fault("ended by a signal") };
@@ -105,7 +105,7 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// The error names something anywhere, message or details.
+    /// The error contains this text, in its message or its details.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
         let said = [self.text("msg"), self.text("details")].iter().any(|part| part.contains(text));
@@ -139,7 +139,7 @@ impl<'a> Outcome<'a> {
         self.called::<&str>(&[])
     }
 
-    /// The whole host is as it was before the case's first call.
+    /// The whole host is the same as before the case's first call.
     #[track_caller]
     pub(crate) fn leaves_nothing(self) -> Self {
         let changes = self.case.changes();
@@ -183,7 +183,7 @@ impl<'a> Outcome<'a> {
         self.took
     }
 
-    /// The whole error as a runtime prints it, for what must not be in it.
+    /// The whole error as a runtime prints it, to check what must not be in it.
     pub(crate) fn error_text(&self) -> String {
         format!("{}; {}", self.text("msg"), self.text("details"))
     }
@@ -203,7 +203,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Ends the test with all there is to know about the call.
+    /// Fails the test, with everything that is known about the call.
     #[track_caller]
     fn fault(&self, what: &str) -> ! {
         let (stdin, stdout) = (String::from_utf8_lossy(&self.stdin), String::from_utf8_lossy(&self.stdout));

@@ -1,12 +1,12 @@
-//! A CNI plugin for the tests: records how it was called, then does what its configuration asks of it.
+//! A CNI plugin for the tests: records how it was called, then does what its configuration says.
 //!
-//! The name it is called by is its plugin type, so the tests link it as `alpha`, `beta` and so on. Under `RECORDER_DIR`
-//! it keeps `calls/<sequence>.json`, one per call (plugin, command, arguments, the whole environment, standard input in
-//! base 16), and `state/<plugin>-<container>-<interface>`, made by ADD before anything can fail and removed by a DEL that
-//! succeeds: what is left there has leaked.
+//! Its file name is its plugin type, so the tests link it as `alpha`, `beta` and so on. Under `RECORDER_DIR` it writes
+//! `calls/<sequence>.json`, one for each call (plugin, command, arguments, the whole environment, standard input in base 16), and
+//! `state/<plugin>-<container>-<interface>`. ADD makes that file before anything can fail, and a successful DEL removes it: a file
+//! that is left has leaked.
 //!
-//! Its instructions are the `"recorder"` object of its configuration, or `RECORDER_DIR/behaviour/<plugin>.json`, which
-//! wins and can be changed between calls, as a plugin that recovers needs.
+//! Its instructions are the `"recorder"` object of its configuration, or `RECORDER_DIR/behaviour/<plugin>.json`, which takes
+//! precedence and can be changed between calls, for example for a plugin that recovers.
 //!
 //! | key | what it does |
 //! |---|---|
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     } else {
         io::stdin().read_to_end(&mut stdin).expect("read standard input");
     }
-    // Raw values, so that a number that fits no machine type is no obstacle.
+    // Raw values, so that any number can be read, even if it fits no type.
     let mut conf: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(&stdin).unwrap_or_default();
     let mut take = |key: &str| -> Value {
         conf.remove(key).map_or(Value::Null, |raw| serde_json::from_str(raw.get()).expect("a JSON value"))
@@ -90,8 +90,8 @@ struct Call {
 }
 
 impl Call {
-    /// Writes the record of this call, and says how many calls of this plugin with this command there have been on
-    /// this interface, this one included.
+    /// Writes the record of this call. Returns how many calls there have been of this plugin with this command on this interface,
+    /// including this one.
     fn record(&self, stdin: &[u8]) -> u64 {
         let environment: Map<String, Value> = env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), json!(value.to_string_lossy())))
@@ -100,7 +100,7 @@ impl Call {
         let descriptors: Vec<u32> = fs::read_dir("/proc/self/fd")
             .expect("the descriptors of this process")
             .flatten()
-            // The one that reads the folder is none that was inherited.
+            // The descriptor that reads the folder was not inherited.
             .filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| !to.ends_with(format!("{}/fd", process::id()))))
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect();
@@ -113,7 +113,7 @@ impl Call {
         let draft = calls.join(format!(".draft-{}", process::id()));
         fs::write(&draft, record.to_string()).expect("write the record");
         let (mut sequence, mut nth) = (1, 1);
-        // A link is made whole or not at all, and by one process only: so records are complete and numbered in order.
+        // A link is made atomically, and by one process only, so records are complete and numbered in order.
         loop {
             let place = calls.join(format!("{sequence:04}.json"));
             match fs::hard_link(&draft, &place) {
@@ -173,7 +173,7 @@ impl Call {
             }
             "DEL" => {
                 if self.wish["link"] == true {
-                    // The link may have gone with the namespace, or before: that is no failure of DEL.
+                    // The link may have been removed with the namespace, or before. That is not a failure of DEL.
                     let _ = self.ip(&["link", "del", &self.ifname]);
                 }
                 let _ = fs::remove_file(self.state());
@@ -193,13 +193,13 @@ impl Call {
         self.dir.join("state").join(format!("{}-{}-{}", self.plugin, self.container, self.ifname))
     }
 
-    /// Everything a plugin does that is neither its answer nor its work; the exit status if one is asked for.
+    /// Everything that a plugin does apart from its answer and its work. Returns the exit status if one is requested.
     fn misbehave(&self) -> Option<u8> {
         let wish = &self.wish;
         if let Some(text) = wish["stderr"].as_str() {
             io::stderr().write_all(text.as_bytes()).expect("write standard error");
         }
-        // A reader that has had enough closes the pipe: then there is nobody left to write for.
+        // A reader may close the pipe early. Then there is nothing more to write.
         let _ = flood(&mut io::stderr(), &wish["flood_stderr_mb"]);
         let _ = flood(&mut io::stdout(), &wish["flood_mb"]);
         if wish["grandchild"].is_object() {
@@ -210,7 +210,7 @@ impl Call {
         }
         if let Some(number) = wish["signal"].as_i64() {
             let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
-            // Rust's own handler, for faults that are overflows of the stack, takes the first and gives way to the second.
+            // Rust's own handler, which detects stack overflows, handles the first fault and then gives way to the default.
             for _ in 0..2 {
                 raise(signal.expect("a signal number")).expect("raise the signal");
             }
@@ -218,7 +218,7 @@ impl Call {
         wish["exit"].as_u64().map(|status| u8::try_from(status).expect("an exit status"))
     }
 
-    /// Tells the test that this place is reached, and waits until it says to go on.
+    /// Reports to the test that this point is reached, and waits until the test lets it continue.
     fn hold(&self, at: &str) {
         let wish = &self.wish["hold"];
         if wish["at"] != at {
@@ -265,7 +265,7 @@ impl Call {
         }
     }
 
-    /// The result asked for, else the previous one with this interface and its addresses in it.
+    /// The requested result, or else the previous one with this interface and its addresses added.
     fn result(&self) -> Value {
         let wish = &self.wish;
         if !wish["result"].is_null() {
@@ -335,7 +335,7 @@ impl Call {
         result
     }
 
-    /// A bridge without ports stands in for a container's interface: every kernel that can run CNI plugins has it.
+    /// A bridge without ports is used as a container's interface, because every kernel that can run CNI plugins supports it.
     fn make_link(&self) {
         assert!(self.ip(&["link", "add", &self.ifname, "type", "bridge"]), "make the interface");
         assert!(self.ip(&["link", "set", &self.ifname, "up"]), "set the interface up");

@@ -1,4 +1,4 @@
-//! What `.ci/release` makes, for the tests to try.
+//! The output of `.ci/release`, for tests.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,11 +9,11 @@ use tempfile::TempDir;
 
 use super::braid;
 
-/// The version that a copy of the repository is given to be upgraded to.
+/// The version of a copy of the repository, for upgrades.
 pub(crate) const NEXT: &str = "99.0.0";
 
-/// A folder of downloads. Packing is tried with a script in the place of each executable, which calls the braid under test:
-/// nothing is built for that.
+/// A folder of downloads. Packing is tested with a script in place of each executable, which calls the braid under test, so nothing
+/// has to be built.
 pub(crate) struct Release {
     repository: PathBuf,
     version: &'static str,
@@ -62,7 +62,7 @@ impl Release {
         self
     }
 
-    /// Runs steps of `.ci/release`, of the variant with Kubernetes alone.
+    /// Runs steps of `.ci/release`, only for the variant with Kubernetes.
     #[track_caller]
     pub(crate) fn make(self, steps: &[&str]) -> Self {
         let output = self.run(steps);
@@ -91,7 +91,7 @@ impl Release {
         self.path().join(name)
     }
 
-    /// The files in it by name, with what is in them.
+    /// The files in it by name, with their contents.
     pub(crate) fn content(&self) -> Vec<(String, Vec<u8>)> {
         let entries = fs::read_dir(self.path()).expect("the folder").flatten();
         let mut files: Vec<_> = entries

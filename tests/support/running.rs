@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 const WAIT: Duration = Duration::from_secs(20);
 use super::{Case, Outcome};
 
-/// A call under way. Ended when dropped, so that a test that fails leaves none behind.
+/// A call under way. It is ended when dropped, so that a failing test leaves no process behind.
 pub(crate) struct Running<'a> {
     case: &'a Case,
     command: String,
@@ -39,7 +39,7 @@ impl<'a> Running<'a> {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // One that has ended is not signalled any more, and is not waited for yet, so that its ID is no one else's.
+        // A process that has exited is no longer signalled. It is not reaped yet, so no other process has its ID.
         kill(self.pid(), signal).expect("signal the call");
     }
 
@@ -58,7 +58,7 @@ impl<'a> Running<'a> {
         self.child.wait().expect("wait for the call")
     }
 
-    /// Waits until it exits, and checks that its outcome is what CNI requires of every plugin.
+    /// Waits until it exits, and checks the outcome against the rules of CNI for every plugin.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome<'a> {
         let status = wait_for("the end of a call", || self.ended());
@@ -86,7 +86,7 @@ fn read(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits until there is something, for a long time but not for ever.
+/// Waits until there is a value, with a long time limit.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + WAIT;

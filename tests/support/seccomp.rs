@@ -1,4 +1,4 @@
-//! A sandbox that forbids system calls, as seccomp profiles and `AppArmor` do, or lets them hang.
+//! A sandbox in which system calls are forbidden, as by seccomp profiles and `AppArmor`, or hang.
 
 #![expect(unsafe_code, reason = "a filter is set between fork and exec, which std leaves to its caller")]
 
@@ -13,20 +13,20 @@ use nix::libc::{self, c_long, sock_filter, sock_fprog};
 pub(crate) const SIGNALS: [c_long; 4] =
     [libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_pidfd_send_signal];
 
-/// Has these system calls refused with `EPERM`, in the program and in all it starts.
+/// Makes these system calls fail with `EPERM`, in the program and in all processes that it starts.
 pub(crate) fn refuse(command: &mut Command, calls: &[c_long]) {
     fail(command, calls, Errno::EPERM);
 }
 
-/// Has these system calls fail with an error, in the program and in all it starts.
+/// Makes these system calls fail with an error, in the program and in all processes that it starts.
 pub(crate) fn fail(command: &mut Command, calls: &[c_long], with: Errno) {
     let filter = filter(calls, libc::SECCOMP_RET_ERRNO | with as u32);
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing, but for an error that ends it.
+    // SAFETY: between fork and exec it makes two system calls. It allocates only for an error, which ends the process.
     unsafe { command.pre_exec(move || set(&filter, 0).map(drop)) };
 }
 
-/// Has these system calls wait for as long as the program runs, in the program and in all it starts. They are sent to a listener,
-/// which the program has open without knowing of it.
+/// Makes these system calls hang as long as the program runs, in the program and in all processes that it starts. They are sent to
+/// a listener, which the program has open without knowing it.
 pub(crate) fn hang(command: &mut Command, calls: &[c_long]) {
     let filter = filter(calls, libc::SECCOMP_RET_USER_NOTIF);
     let set = move || {
@@ -40,11 +40,11 @@ pub(crate) fn hang(command: &mut Command, calls: &[c_long]) {
     unsafe { command.pre_exec(set) };
 }
 
-/// What is done with these system calls; all others are allowed.
+/// What happens to these system calls. All others are allowed.
 fn filter(calls: &[c_long], action: u32) -> Vec<sock_filter> {
     let statement =
         |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code.try_into().expect("a code"), jt, jf, k };
-    // The number of the call is at the beginning of what a filter sees.
+    // The number of the system call is at the beginning of a filter's input.
     let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for call in calls {
         filter.push(statement(
@@ -59,7 +59,7 @@ fn filter(calls: &[c_long], action: u32) -> Vec<sock_filter> {
     filter
 }
 
-/// Sets a filter for the calling process, and returns what the kernel answers.
+/// Sets a filter for the calling process, and returns the kernel's answer.
 fn set(filter: &[sock_filter], flags: libc::c_ulong) -> io::Result<c_long> {
     let program =
         sock_fprog { len: filter.len().try_into().map_err(io::Error::other)?, filter: filter.as_ptr().cast_mut() };

@@ -1,4 +1,4 @@
-//! All that a call could leave on a host, to compare before and after.
+//! Everything that a call could leave on a host, to be compared before and after.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use super::Namespace;
 /// The state of a host, one readable line for each thing: links, addresses, routes, rules, qdiscs, packet filters,
 /// processes in its namespaces, and files.
 ///
-/// Not in it, because the kernel makes them when it pleases: link-local addresses and their routes, and what the local table
-/// has for every address, which is compared itself. Nor what the
-/// reference plugins leave by design: bridges with all that hangs on them, the packet filters' fixed chains, and the
-/// book-keeping of host-local. Named namespaces are not compared either: other tests make and remove theirs meanwhile.
+/// It does not contain what the kernel makes at any time: link-local addresses and their routes, and the entries of the local table
+/// for every address, which is compared itself. Nor does it contain what the reference plugins leave by design: bridges with
+/// everything that belongs to them, the packet filters' fixed chains, and the book-keeping of host-local. Named namespaces
+/// are not compared either, because other tests make and remove theirs meanwhile.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Snapshot {
     lines: BTreeSet<Line>,
@@ -35,7 +35,7 @@ const FIXED_CHAINS: [&str; 5] =
     ["CNI-ADMIN", "CNI-FORWARD", "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
 impl Snapshot {
-    /// Takes a snapshot of a host, its container's namespace and a folder that holds all files a call may write.
+    /// Takes a snapshot of a host, its container's namespace and a folder with all files that a call may write.
     pub(crate) fn take(host: &Namespace, pod: &Namespace, folders: &[&Path]) -> Self {
         let mut snapshot = Self::default();
         snapshot.namespace("host", host);
@@ -48,7 +48,7 @@ impl Snapshot {
         snapshot
     }
 
-    /// What has come (`+`) and gone (`-`) since an earlier snapshot, a line each; empty where nothing has.
+    /// What has appeared (`+`) and disappeared (`-`) since an earlier snapshot, one line each. Empty if nothing has changed.
     pub(crate) fn since(&self, earlier: &Self) -> String {
         let by_design = |line: &&Line| {
             let new_bridge = |device| self.bridges.contains(device) && !earlier.bridges.contains(device);
@@ -113,7 +113,7 @@ impl Snapshot {
             }
         }
         if kind == "bridge" && place == "host" {
-            // A bridge takes the lowest address of its ports: that comes and goes with them.
+            // A bridge has the lowest hardware address of its ports, which changes with them.
             self.bridges.insert(name.clone());
         } else {
             write!(text, " mac {}", word(link, "address")).expect("write to a string");
@@ -145,8 +145,8 @@ impl Snapshot {
         for object in ruleset["nftables"].as_array().expect("a list of objects") {
             let (kind, body) = object.as_object().and_then(|object| object.iter().next()).expect("an object");
             let table = word(body, if kind == "table" { "name" } else { "table" });
-            // What iptables keeps in nftables is compared in iptables' own words, below. Tables and chains without a
-            // rule or an element in them do nothing, and those of the plugins stay by design, with the jumps between.
+            // The rules of iptables in nftables are compared below, as iptables prints them. Tables and chains without a rule or an
+            // element do nothing, and those of the plugins stay by design, with the jumps between them.
             let iptables = ["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str());
             let empty = ["metainfo", "table", "chain"].contains(&kind.as_str());
             let last = body["expr"].as_array().and_then(|expressions| expressions.last()).unwrap_or(&Value::Null);
@@ -173,7 +173,7 @@ impl Snapshot {
         let inodes: Vec<_> = namespaces.iter().map(|namespace| namespace.inode()).collect();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let process = entry.path();
-            // A process may end while we look at it, and a dead one waiting for its parent holds nothing.
+            // A process may exit meanwhile, and a dead one that has not been reaped holds nothing.
             let inside = fs::metadata(process.join("ns/net")).is_ok_and(|ns| inodes.contains(&ns.ino()));
             let status = fs::read_to_string(process.join("status")).unwrap_or_default();
             if inside && !status.contains("State:\tZ") {
@@ -203,14 +203,14 @@ impl Snapshot {
     }
 }
 
-/// Locks of a whole folder, and where host-local goes on counting. A container's own lock is not one of them.
+/// Locks of a whole folder, and the last address of host-local. A container's own lock is not one of them.
 fn is_book_keeping(path: &str) -> bool {
     let (name, depth) = (path.rsplit('/').next().expect("a name"), path.split('/').count());
     let is_lock = name == "lock" || name.rsplit_once('.').is_some_and(|(_, extension)| extension == "lock");
     name.starts_with("last_reserved_ip.") || is_lock && depth == 2 || name == "lock" && depth == 3
 }
 
-/// The rules of the reference plugins' fixed chains and the jumps to these: kept once made, with no container in them.
+/// The rules of the reference plugins' fixed chains and the jumps to them: they are kept once made, and no container is in them.
 fn is_fixed_rule(rule: &str) -> bool {
     let mut words = rule.split_whitespace();
     let chain = words.nth(1).expect("the chain of a rule");
@@ -221,7 +221,7 @@ fn is_fixed_rule(rule: &str) -> bool {
         || chain == "CNI-HOSTPORT-SETMARK" && target == "MARK"
 }
 
-/// A member as a word: a string bare, nothing for one that is missing, anything else as JSON.
+/// A member as a word: a string without quotes, nothing if it is missing, anything else as JSON.
 fn word(object: &Value, key: &str) -> String {
     match &object[key] {
         Value::Null => String::new(),
