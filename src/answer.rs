@@ -11,8 +11,8 @@ use crate::cni::text::{escaped_lines, shortened};
 use crate::cni::{CniError, Version};
 use crate::output::Output;
 
-/// How long the reader of standard output may take nothing before it counts as gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long standard output may stay full until its reader counts as gone.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes one JSON object to standard output.
 ///
@@ -31,27 +31,27 @@ pub fn write(value: &(impl Serialize + ?Sized)) -> io::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
 pub fn write_text(text: &str) -> io::Result<()> {
     use std::io::Write;
-    // A person may have it in a pager, and take all the time in the world.
+    // A person may read it in a pager, and take any time.
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// Whether an object could not be written as a whole. Another one would follow the part of it that was written.
+/// Whether an object was written only in part. Another object must not follow it.
 static IS_CUT: AtomicBool = AtomicBool::new(false);
 
-/// Writes one object for a runtime. One that does not read is waited for once only.
+/// Writes one object for a runtime. If the runtime does not read, this waits only once.
 #[expect(clippy::disallowed_methods, reason = "this module is the one writer of standard output")]
 fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     if IS_CUT.load(Ordering::Relaxed) {
         return Err(io::Error::other("an earlier answer could not be written as a whole"));
     }
-    let written = Output::new(io::stdout().as_fd()).write_all(bytes, PATIENCE);
+    let written = Output::new(io::stdout().as_fd()).write_all(bytes, READER_TIMEOUT);
     IS_CUT.store(written.is_err(), Ordering::Relaxed);
     written
 }
 
-/// Answers VERSION with the versions spoken, in the version that `stdin` was asked in.
+/// Answers VERSION with the supported versions, in the version of the request on `stdin`.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -72,13 +72,12 @@ pub fn write_versions(stdin: &[u8], spoken: &[Version]) -> io::Result<()> {
     write(&Versions { cni_version, supported_versions: spoken })
 }
 
-/// The most that the message of an error may hold, in bytes, however many plugins have failed. Runtimes log it, and put it
-/// into events.
+/// The largest message of an error, in bytes, however many plugins have failed. Runtimes log it, and put it into events.
 const MAX_MESSAGE: usize = 64 << 10;
-/// The most that the details of an error may hold, in bytes.
+/// The largest details of an error, in bytes.
 const MAX_DETAILS: usize = 256 << 10;
 
-/// Writes an error object. Runtimes print its texts as they are, so that what plugins and pods' authors have put into them is
+/// Writes an error object. Runtimes print its texts unchanged, so text from plugins and pods' authors is
 /// [escaped](crate::cni::text::escaped_lines). Long texts are cut.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
-//! The layers of `src/`, held against what each file uses.
+//! Checks what each file of `src/` uses against the layers.
 //!
-//! Two rules: a module uses only modules of the layers below it, and those left of it in its own layer; and files of
-//! different folders never use each other in a circle. docs/architecture.md draws the same layers.
+//! There are two rules. A module uses only modules of the layers below it, and those to the left of it in its own layer. Files of
+//! different folders never use each other in a circle. docs/architecture.md shows the same layers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -105,7 +105,7 @@ fn sources(files: &[(&str, &str)]) -> Vec<String> {
 struct Sources(BTreeMap<String, File>);
 
 impl Sources {
-    /// Reads `src/`. The crate's root, `main.rs` and this file stand above the layers.
+    /// Reads `src/`. The crate's root, `main.rs` and this file are above the layers.
     fn read(root: &Path) -> Self {
         let mut files = BTreeMap::new();
         let mut folders = vec![root.join("src")];
@@ -138,7 +138,7 @@ impl Sources {
                 });
             }
         }
-        // A circle shows from each of its arrows; the first is enough.
+        // A circle is found at each of its arrows. The first one is enough.
         problems.extend(circle);
         problems
     }
@@ -149,7 +149,7 @@ impl Sources {
         used.filter(|used| *used != path).collect()
     }
 
-    /// The file that defines what a path from the crate's root names, followed through what modules hand out.
+    /// The file that defines what a path from the crate's root names, following re-exports.
     fn file_of(&self, segments: &[String], depth: usize) -> Option<&str> {
         let mut module = Vec::new();
         for (index, segment) in segments.iter().enumerate() {
@@ -170,7 +170,7 @@ impl Sources {
         self.module(&module).map(|(path, _)| path)
     }
 
-    /// The folder of a file: for one that has a folder of its own name beside it, that folder.
+    /// The folder of a file. If the file has a folder of its own name, that folder.
     fn folder<'a>(&self, path: &'a str) -> &'a str {
         let own = path.trim_end_matches(".rs");
         let has_folder = self.0.range(format!("{own}/")..format!("{own}0")).next().is_some();
@@ -192,11 +192,11 @@ impl Sources {
 struct File {
     /// The module of the file, from the crate's root.
     module: Vec<String>,
-    /// How many inline modules the reader is inside of.
+    /// How many inline modules enclose the current position.
     inner: usize,
     /// Every path that may lead to another file, from the crate's root.
     paths: Vec<Vec<String>>,
-    /// The names that its `use` lines bring in, and what each stands for.
+    /// The names that its `use` lines import, with their paths.
     names: BTreeMap<String, Vec<String>>,
 }
 
@@ -209,7 +209,7 @@ impl File {
         file
     }
 
-    /// Reads tokens: comments and the contents of strings are not among them.
+    /// Reads tokens. Comments and the contents of strings are not tokens.
     fn read(&mut self, tokens: TokenStream) {
         let mut tokens = tokens.into_iter().peekable();
         while let Some(token) = tokens.next() {
@@ -227,7 +227,7 @@ impl File {
                     }
                 }
                 TokenTree::Ident(word) if word == "pub" => {
-                    // Who may use it, as in `pub(in crate::cli)`.
+                    // A visibility, such as `pub(in crate::cli)`.
                     tokens.next_if(|token| matches!(token, TokenTree::Group(_)));
                 }
                 TokenTree::Ident(word) => {
@@ -247,7 +247,7 @@ impl File {
         }
     }
 
-    /// Reads what stands between `use` and its semicolon, or one part of a list in braces.
+    /// Reads the part between `use` and its semicolon, or one part of a list in braces.
     fn read_use(&mut self, tree: TokenStream, prefix: &[String]) {
         let mut segments = prefix.to_vec();
         let mut tokens = tree.into_iter();
@@ -255,7 +255,7 @@ impl File {
             match token {
                 TokenTree::Ident(word) if word == "as" => {
                     let name = tokens.next().map(|name| name.to_string());
-                    return self.bring_in(name, &segments);
+                    return self.import(name, &segments);
                 }
                 TokenTree::Ident(word) if word == "self" && !segments.is_empty() => {}
                 TokenTree::Ident(word) => segments.push(word.to_string()),
@@ -266,15 +266,15 @@ impl File {
                     }
                     return;
                 }
-                // A `*` brings in names that are not known here; its module is used.
+                // The names that `*` imports are not known here, so its module counts as used.
                 TokenTree::Punct(punct) if punct.as_char() == '*' => return self.paths.push(self.absolute(&segments)),
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
         }
-        self.bring_in(segments.last().cloned(), &segments);
+        self.import(segments.last().cloned(), &segments);
     }
 
-    fn bring_in(&mut self, name: Option<String>, segments: &[String]) {
+    fn import(&mut self, name: Option<String>, segments: &[String]) {
         let absolute = self.absolute(segments);
         self.paths.push(absolute.clone());
         if let Some(name) = name {
@@ -282,13 +282,13 @@ impl File {
         }
     }
 
-    /// A path as seen from the crate's root. A path into another crate becomes one that leads no further than this file.
+    /// A path from the crate's root. A path into another crate is changed to one that ends at this file.
     fn absolute(&self, segments: &[String]) -> Vec<String> {
         let ups = segments.iter().take_while(|segment| *segment == "super").count();
         match segments.first().map(String::as_str) {
             Some("crate") => segments[1..].to_vec(),
             Some("self") => self.module.iter().chain(&segments[1..]).cloned().collect(),
-            // Inside an inline module, the first `super` leads to the file itself.
+            // In an inline module, the first `super` leads to the file itself.
             Some("super") => {
                 let kept = self.module.len().saturating_sub(ups.saturating_sub(self.inner));
                 self.module[..kept].iter().chain(&segments[ups..]).cloned().collect()
@@ -305,7 +305,7 @@ fn is_punct(token: &TokenTree, expected: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected)
 }
 
-/// The module of the crate's root that a file belongs to.
+/// The top-level module to which a file belongs.
 fn top(path: &str) -> &str {
     let inner = path.trim_start_matches("src/");
     inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs")
@@ -326,7 +326,7 @@ fn runs_back(from: &str, to: &str) -> bool {
     top(from) != top(to) && place(from).zip(place(to)).is_some_and(|(from, to)| to > from)
 }
 
-/// The files between two files on the shortest way along what they use; `None` where no way leads there.
+/// The files between two files on the shortest path of uses. `None` if there is no path.
 fn way<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
     let mut queue = VecDeque::from([vec![from]]);
     let mut seen = BTreeSet::from([from]);

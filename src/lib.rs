@@ -1,13 +1,13 @@
 //! Braid attaches a container to several networks in one transaction, or leaves nothing behind.
 //!
-//! The `braid` program is a [CNI](https://www.cni.dev) meta-plugin. This library is what it is made of, and two parts
-//! of it stand on their own: [`runtime`] is what a container runtime needs to run network configurations, as libcni is
-//! in Go, and [`plugin`] is what a CNI plugin needs besides its own work.
+//! The `braid` program is a [CNI](https://www.cni.dev) meta-plugin, and this library contains its code. Two parts of it can be used
+//! alone: [`runtime`] is what a container runtime needs to run network configurations, like libcni in Go, and [`plugin`] is what a
+//! CNI plugin needs besides its own work.
 //!
 //! # Being a runtime
 //!
-//! Read a configuration, add a container to it, and take it out again. The results that CHECK and DEL need are kept
-//! where libcni keeps them, in its format.
+//! Read a configuration, attach a container, and detach it again. The results that CHECK and DEL need are kept where libcni keeps
+//! them, in its format.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -27,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! What runs plugins is a trait, so all of it can be tried without any:
+//! Plugins are run through a trait, so everything can be tried without any plugin:
 //!
 //! ```
 //! use braid_cni::cni::NetworkConfig;
@@ -55,7 +55,7 @@
 //!
 //! # Speaking every version
 //!
-//! Results are read from and written in the shape of every version of the specification:
+//! Results can be read and written in the format of every version of the specification:
 //!
 //! ```
 //! use braid_cni::cni::{AddResult, Version};
@@ -77,21 +77,21 @@
 //!
 //! # The map
 //!
-//! What the program does with a call follows the modules in this order:
+//! The program handles a call in these modules, in this order:
 //!
-//! | module | from | to |
+//! | module | input | output |
 //! |---|---|---|
 //! | [`request`] | environment and standard input | a call |
-//! | [`config`] | its configuration | a checked one |
-//! | [`source`] | configuration, directories | the networks asked for |
-//! | [`plan`] | these, and who asks | what will be run, with every name decided; pure |
-//! | [`transaction`] | a plan | attachments, written down in a journal, or nothing |
+//! | [`config`] | the call's configuration | a validated one |
+//! | [`source`] | configuration, directories | the requested networks |
+//! | [`plan`] | these, and the call | what to run, with every name decided; pure |
+//! | [`transaction`] | a plan | attachments, recorded in a journal, or nothing |
 //! | [`netns`] | a namespace | its links, addresses and default routes |
 //! | [`merge`] | results | one result; pure |
 //! | [`answer`] | a result or an error | one JSON object and an exit status |
 //!
-//! [`verb`] is each operation in these words. Below all of them are [`cni`], the protocol as data, and [`runtime`],
-//! which runs it; beside them [`plugin`].
+//! [`verb`] combines these into each operation. Below all of them are [`cni`], the protocol as data, and [`runtime`], which runs
+//! plugins. [`plugin`] is separate.
 
 pub mod request;
 
@@ -140,9 +140,9 @@ use std::process::ExitCode;
 use cni::{CniError, Version};
 use request::Request;
 
-/// Runs the program: as a CNI plugin where `CNI_COMMAND` is set, as a command line with these arguments otherwise.
+/// Runs the program: as a CNI plugin if `CNI_COMMAND` is set, and otherwise as a command line with these arguments.
 ///
-/// A defect that makes it panic is answered like any other error.
+/// A panic is answered like any other error.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     runtime::reset_signals();
     panic::log_panics();
@@ -160,13 +160,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Puts something that cannot be written in the place of a standard output that is closed.
+/// Replaces a closed standard output with something that cannot be written.
 pub extern "C" fn refuse_closed_stdout() {
     runtime::refuse_closed_stdout();
 }
 
 fn fail(error: &CniError, version: Version) -> ExitCode {
-    // If standard output cannot be written, the exit status alone says it.
+    // If standard output cannot be written, only the exit status reports the error.
     drop(answer::write_cni_error(error, version));
     ExitCode::FAILURE
 }

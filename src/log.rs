@@ -1,7 +1,7 @@
-//! The log: one line an event, to standard error as text, and to a file as JSON if the configuration names one.
+//! The log: one line for each event, as text to standard error, and as JSON to a file if the configuration names one.
 //!
-//! Each event has what the call is about, and what it says itself. What plugins and pods' authors write may stand in it:
-//! nothing in a value can begin a line of its own, or change how a terminal shows the rest.
+//! Each event has fields about the call, and its own. Values may come from plugins and pods' authors, so no value can begin a new
+//! line or change how a terminal shows the rest.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -25,10 +25,10 @@ use crate::cni::text::escaped;
 use crate::config::LogConfig;
 use crate::output;
 
-/// Starts logging as the configuration says: warnings and errors to standard error if it says nothing. `call` is what every
-/// event is about; what is empty is left out.
+/// Starts logging with the given settings: by default, warnings and errors to standard error. `call` has the fields of every event;
+/// empty ones are left out.
 ///
-/// A log file that cannot be written is reported on standard error and is no reason to fail.
+/// If a log file cannot be written, that is reported on standard error, and the call continues.
 pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     let level = level(config.level.as_deref());
     if level == LevelFilter::OFF {
@@ -45,7 +45,7 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     let call =
         call.iter().filter(|(_, value)| !value.is_empty()).map(|&(key, value)| (key, value.to_owned())).collect();
     let lines = Lines { level, call, to_stderr: config.to_stderr, file, lost: AtomicU64::new(0) };
-    // Only the first call of a process starts a log; the command line may have started one of its own.
+    // Only the first call in a process starts a log; the command line may have started its own.
     drop(tracing::subscriber::set_global_default(lines));
     if let Some(error) = complaint {
         let path = config.file.as_deref().unwrap_or(Path::new(""));
@@ -53,7 +53,7 @@ pub(crate) fn start(config: &LogConfig, call: &[(&'static str, &str)]) {
     }
 }
 
-/// Logs the outcome of a call, and what was dropped meanwhile because nobody read it.
+/// Logs the outcome of a call, and how much of standard error was dropped because nobody read it.
 pub(crate) fn call_finished(error: Option<&CniError>, took: Duration) {
     let dropped = output::abandon_stderr();
     if dropped > 0 {
@@ -71,9 +71,9 @@ pub(crate) fn call_finished(error: Option<&CniError>, took: Duration) {
     }
 }
 
-/// The key of how long something took, in milliseconds.
+/// The key for a duration in milliseconds.
 const DURATION: &str = "durationMs";
-/// The key of how many lines before this one could not be written to the log file.
+/// The key for the number of previous lines that could not be written to the log file.
 const LOST: &str = "linesLost";
 /// The key of an error's code.
 const CODE: &str = "code";
@@ -82,21 +82,20 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Writes each event as a line. It knows no spans: nothing of Braid's has any, and the room for them would be made in
-/// every call.
+/// Writes each event as a line. It has no support for spans: Braid has none, and it would cost memory in every call.
 struct Lines {
     level: LevelFilter,
     /// What every event is about.
     call: Vec<(&'static str, String)>,
     to_stderr: Option<bool>,
     file: Option<File>,
-    /// How many lines could not be written to the file since the last that could.
+    /// The number of lines that could not be written to the file since the last one that could.
     lost: AtomicU64,
 }
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Debug is about Braid's own work; what the HTTP client does with each frame is for who asks for all there is.
+        // `debug` is for Braid's own events. The HTTP client's events about each frame need `trace`.
         *metadata.level() <= self.level && (self.level == LevelFilter::TRACE || is_own(metadata.target()))
     }
 
@@ -126,7 +125,7 @@ impl Subscriber for Lines {
         for (key, value) in &self.call {
             members.entry(*key).or_insert_with(|| value.clone().into());
         }
-        // The runtime has it from the answer, so it is logged only where the log is asked for it.
+        // The runtime gets it in the answer, so it is logged only if the configuration asks for logs.
         let is_answered = members.contains_key(CODE);
         if self.to_stderr.unwrap_or(!is_answered) {
             let mut line = format!("{time} {level:>5} {}", escaped(&message));
@@ -147,7 +146,7 @@ impl Subscriber for Lines {
                     .map(|(key, value)| (key.to_owned(), Value::from(value))),
             );
             line.append(&mut members);
-            // One write, so that the lines of calls at the same time do not mix. It does not wait, should the file be a pipe.
+            // Written at once, so that the lines of concurrent calls do not mix. Does not block if the file is a pipe.
             let line = escaped(&Value::from(line).to_string()) + "\n";
             if file.write_all(line.as_bytes()).is_err() {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +155,7 @@ impl Subscriber for Lines {
     }
 }
 
-/// Whether a module is Braid's, and not a library's.
+/// Whether a module is Braid's own, rather than a library's.
 fn is_own(target: &str) -> bool {
     target.split("::").next() == Some(env!("CARGO_CRATE_NAME"))
 }
@@ -205,7 +204,7 @@ impl Visit for Fields {
     }
 }
 
-/// Multus's names of levels, and the usual ones.
+/// Multus's names for levels, and the usual ones.
 fn level(name: Option<&str>) -> LevelFilter {
     match name.map(str::to_ascii_lowercase).as_deref() {
         Some("panic") => LevelFilter::OFF,
@@ -218,17 +217,17 @@ fn level(name: Option<&str>) -> LevelFilter {
 }
 
 fn open(path: &Path, config: &LogConfig) -> io::Result<File> {
-    // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its reader.
+    // Does not block, in case the path is a named pipe without a reader.
     let flags = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
     let open = || OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
     let file = open()?;
     if rotate(&file, path, config)? { open() } else { Ok(file) }
 }
 
-/// Sets a file aside that has grown too large, and forgets those set aside that are too many or too old. Says whether the path
-/// leads to another file now.
+/// Rotates a file that is too large, and removes old files that are too many or too old. Returns whether the path leads to another
+/// file now.
 ///
-/// Of several calls at once, the one that locks the large file does it. Another finds the file locked, or no longer at its
+/// If several calls find the file too large, the one that locks it rotates it. Another finds the file locked, or no longer at its
 /// path.
 fn rotate(file: &File, path: &Path, config: &LogConfig) -> io::Result<bool> {
     let metadata = file.metadata()?;
@@ -242,17 +241,17 @@ fn rotate(file: &File, path: &Path, config: &LogConfig) -> io::Result<bool> {
         return Ok(true);
     }
     let rotated = set_aside(path, config);
-    // Lest the lock go on for as long as a process that has the file open.
+    // Otherwise the lock would last as long as a process has the file open.
     drop(file.unlock());
     rotated.map(|()| true)
 }
 
-/// Whether a path leads to the file that has this metadata.
+/// Whether a path leads to the file with this metadata.
 fn is_at(metadata: &std::fs::Metadata, path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino()))
 }
 
-/// Makes a file the first of those set aside, and moves each of these on by one.
+/// Renames a file to the first of the old files, and each old file to the next name.
 fn set_aside(path: &Path, config: &LogConfig) -> io::Result<()> {
     let backup = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
     let max_age = Duration::from_secs(config.max_age.saturating_mul(24 * 60 * 60));
@@ -297,7 +296,7 @@ mod tests {
         assert_eq!(read("log.3"), None);
     }
 
-    /// Each of many calls at once finds the file too large: a line that was written is in the file or in one set aside.
+    /// All of these calls find the file too large. A line that was written is in the file or in an old one.
     #[test]
     fn calls_that_rotate_at_once_lose_nothing() {
         let dir = tempfile::tempdir().unwrap();

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-/// In place of musl's, which gives memory back to the kernel all the time. Each time, every processor that has run a thread of
+/// Replaces musl's allocator, which returns memory to the kernel all the time. Each time, every processor that has run a thread of
 /// this process is interrupted.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// Runs before Rust's own start, which puts `/dev/null` in the place of a standard output that is closed: an answer that nobody
-/// gets is a failure, so that what stands there must refuse to be written.
+/// Runs before Rust's own start-up, which would replace a closed standard output with `/dev/null`. An answer that nobody gets must
+/// be a failure, so writing to it must fail.
 #[expect(unsafe_code, reason = "what is in this section is run before anything else")]
 #[used]
 #[unsafe(link_section = ".init_array")]

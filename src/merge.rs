@@ -7,12 +7,12 @@ use indexmap::IndexSet;
 use crate::cni::result::{Dns, Ip, Route};
 use crate::cni::{AddResult, Family};
 
-/// Merges results in their order, the primary's first.
+/// Merges results in order. The primary attachment's result is the first.
 ///
-/// Interfaces of the same name, sandbox and hardware address become one, and the indexes of addresses follow their
-/// interfaces. Routes that are equal appear once. DNS lists are ordered unions, and the first domain wins.
+/// Interfaces with the same name, sandbox and hardware address are merged, and the indexes of addresses are adjusted. Equal routes
+/// appear once. DNS lists are ordered unions, and the first domain is kept.
 pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult {
-    // Results can be as many and as long as plugins please, so nothing here looks at each item for each other.
+    // Plugins decide how long results are, so no code here may compare each item with each other item.
     let mut known = HashMap::new();
     let mut interfaces = Vec::new();
     let mut ips = IndexSet::new();
@@ -46,7 +46,7 @@ pub fn merge<'a>(results: impl IntoIterator<Item = &'a AddResult>) -> AddResult 
     AddResult { interfaces, ips: ips.into_iter().collect(), routes: routes.into_iter().cloned().collect(), dns }
 }
 
-/// Default routes that one attachment has, and no other.
+/// Default routes that only one attachment has.
 #[derive(Debug, Clone)]
 pub struct DefaultRoutes {
     /// The attachment's interface.
@@ -57,9 +57,9 @@ pub struct DefaultRoutes {
     pub routes: Vec<Route>,
 }
 
-/// Makes results agree with the default routes of the container: in the families that are decided, only the attachment on
-/// that interface has any. `results` are those of every attachment with the name of its interface, and of what came before
-/// Braid under none.
+/// Makes results agree with the default routes of the container: in the given families, only the attachment on the given interface
+/// keeps its default routes. `results` has the result of every attachment with the name of its interface, and the result of the
+/// plugin before Braid with no name.
 pub fn follow_default_route<'a>(
     results: impl IntoIterator<Item = (Option<&'a str>, &'a mut AddResult)>,
     decided: impl Into<DefaultRoutes>,

@@ -1,12 +1,12 @@
-//! Writing to standard output and standard error without waiting for ever for their readers.
+//! Writes to standard output and standard error without waiting for ever for their readers.
 //!
-//! A runtime that starts a plugin and does not read its output must not keep it, and its locks, alive. Nor may the descriptors
-//! themselves be made non-blocking: they are shared with the runtime. [`Output`] finds a way to write that never blocks for
-//! each kind of descriptor.
+//! If a runtime starts a plugin and does not read its output, the plugin must still exit and release its locks. The descriptors
+//! themselves cannot be made non-blocking, because they are shared with the runtime. [`Output`] has a way of writing that never
+//! blocks for each kind of descriptor.
 //!
-//! Standard error is one for the whole process ([`write_stderr`]): log lines and what plugins print keep their order. What its
-//! reader does not take at once is kept, up to a limit; [`flush_stderr`] waits a moment for it, and what is still there at the
-//! end of a call is dropped and counted ([`abandon_stderr`]).
+//! Standard error is shared by the whole process ([`write_stderr`]), so log lines and plugins' messages keep their order. What
+//! cannot be written immediately is kept, up to a limit. [`flush_stderr`] waits a moment for the reader. What is left at the end of
+//! a call is dropped and counted ([`abandon_stderr`]).
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -20,16 +20,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 use rustix::net::{SendFlags, send};
 
-/// How long a reader of standard error may take nothing, while something waits for it, before it counts as gone.
+/// How long standard error may stay full, with something to write, until its reader counts as gone.
 const STDERR_PATIENCE: Duration = Duration::from_secs(1);
-/// The most that is kept for a reader of standard error that is slow, in bytes.
+/// How much is kept for a slow reader of standard error, in bytes.
 const MAX_BACKLOG: usize = 1 << 20;
-/// How much may wait for its reader before more is held back, in bytes.
-const ENOUGH: usize = 64 << 10;
-/// What a pipe takes without blocking once it can be written to (POSIX: `PIPE_BUF`), in bytes.
+/// How much may be kept before plugins have to wait, in bytes.
+const SLOW_BACKLOG: usize = 64 << 10;
+/// How much can be written to a pipe without blocking once it is writable (POSIX: `PIPE_BUF`), in bytes.
 const PIPE_BUF: usize = 4096;
 
-/// A descriptor to write to, and a way to do so that never blocks.
+/// A descriptor, with a way of writing to it that never blocks.
 #[derive(Debug)]
 pub struct Output<'a> {
     fd: BorrowedFd<'a>,
@@ -43,9 +43,9 @@ enum Way {
     Directly,
     /// A socket has a flag for each call.
     Send,
-    /// A pipe, terminal or device, opened once more for this process alone.
+    /// A pipe, terminal or device, opened again only for this process.
     Reopened(File),
-    /// The same where it cannot be opened again: only when it can be written to, and in small pieces.
+    /// The same, if it cannot be opened again. It is written only when it is writable, and in small pieces.
     WhenReady,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Writes everything, and waits at most `patience` each time that nothing is taken.
+    /// Writes everything. Waits at most `patience` whenever nothing can be written.
     ///
     /// # Errors
     /// [`TimedOut`](io::ErrorKind::TimedOut) when nobody reads, and whatever else keeps it from being written.
@@ -107,7 +107,7 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Whether it can be written to, now or within `at_most`.
+    /// Whether it is writable, now or within `at_most`.
     fn can_be_written(&self, at_most: Duration) -> bool {
         let until = Instant::now() + at_most;
         loop {
@@ -120,26 +120,26 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What is kept for the reader of standard error.
+/// The bytes that are kept for the reader of standard error.
 struct Backlog {
     bytes: Vec<u8>,
     /// How many bytes have been dropped.
     dropped: u64,
-    /// Since when the reader has taken nothing while something waited for it.
+    /// When the reader began to read nothing while there was something to write.
     stuck_since: Option<Instant>,
 }
 
 static BACKLOG: Mutex<Backlog> = Mutex::new(Backlog { bytes: Vec::new(), dropped: 0, stuck_since: None });
 
 fn backlog() -> MutexGuard<'static, Backlog> {
-    // A panic leaves nothing half-done in it that matters.
+    // A panic leaves nothing in an inconsistent state that matters.
     BACKLOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backlog {
-    /// Writes what is taken now. Without a reader there is nothing to keep.
+    /// Writes what can be written now. If there is no reader, nothing is kept.
     fn write_some(&mut self, output: &Output<'_>) {
-        // A full pipe still takes a few bytes that fit into its last page. That is no sign of its reader.
+        // A full pipe still accepts a few bytes that fit into its last page. That does not mean that the reader has read.
         if self.stuck_since.is_some() && !output.can_be_written(Duration::ZERO) {
             return;
         }
@@ -160,13 +160,13 @@ impl Backlog {
         self.bytes.drain(..written);
     }
 
-    /// Whether the reader has taken nothing for as long as it is waited for.
+    /// Whether the reader has read nothing for as long as this process waits.
     fn is_stuck(&self) -> bool {
         self.stuck_since.is_some_and(|since| since.elapsed() >= STDERR_PATIENCE)
     }
 }
 
-/// Writes to standard error what its reader takes now, and keeps the rest for later. It never waits.
+/// Writes to standard error what can be written now, and keeps the rest for later. Never waits.
 pub fn write_stderr(bytes: &[u8]) {
     let mut backlog = backlog();
     if bytes.is_empty() && backlog.bytes.is_empty() {
@@ -181,8 +181,8 @@ pub fn write_stderr(bytes: &[u8]) {
     backlog.dropped += (rest.len() - room) as u64;
 }
 
-/// Writes to standard error what has been kept for its reader, and waits for that for a second at most without any progress.
-/// A reader that has not come once is not waited for again until it does.
+/// Writes the kept bytes to standard error. Waits at most a second without progress. After that, it does not wait for this reader
+/// again until it reads.
 pub fn flush_stderr() {
     let mut backlog = backlog();
     if backlog.bytes.is_empty() {
@@ -197,18 +197,19 @@ pub fn flush_stderr() {
     }
 }
 
-/// Whether more for standard error had better wait, as its reader is slow. One that takes nothing for a second is not waited for.
+/// Whether to delay further output to standard error because its reader is slow. After a second without progress, it is not
+/// delayed.
 pub fn is_stderr_behind() -> bool {
     let backlog = backlog();
-    backlog.bytes.len() >= ENOUGH && !backlog.is_stuck()
+    backlog.bytes.len() >= SLOW_BACKLOG && !backlog.is_stuck()
 }
 
-/// Whether something waits for the reader of standard error.
+/// Whether bytes are kept for the reader of standard error.
 pub fn has_backlog() -> bool {
     !backlog().bytes.is_empty()
 }
 
-/// Gives up on what still waits for the reader of standard error, and says how many bytes have been dropped in all.
+/// Drops the bytes that are kept for the reader of standard error. Returns the number of all bytes dropped so far.
 pub fn abandon_stderr() -> u64 {
     let mut backlog = backlog();
     let left = std::mem::take(&mut backlog.bytes).len() as u64;

@@ -1,4 +1,4 @@
-//! Panics: a defect is an error like others, with an answer and a rollback.
+//! Panics: a bug becomes an error like any other, with an answer and a rollback.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
@@ -8,7 +8,7 @@ use crate::cni::error::code;
 use crate::cni::text::shortened;
 use crate::output;
 
-/// The most of a panic's message that is kept, in bytes.
+/// How much of a panic's message is kept, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
 /// Something panicked.
@@ -27,7 +27,7 @@ impl From<&Panicked> for CniError {
 
 /// Runs `work`, and returns a panic in it as an error.
 ///
-/// Whatever `work` has changed may be half-done: the caller undoes it, or lets nobody see it.
+/// State that `work` has changed may be inconsistent. The caller must undo it, or not use it.
 ///
 /// # Errors
 /// When it panics.
@@ -35,7 +35,7 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked { message: message_of(&*payload).to_owned() })
 }
 
-/// Has panics written to standard error in one line, without waiting for its reader, and to the log if there is one.
+/// Makes panics write one line to standard error, without waiting for its reader, and to the log if there is one.
 pub(crate) fn log_panics() {
     set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let message = shortened(message_of(info.payload()).to_owned(), MAX_MESSAGE);

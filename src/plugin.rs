@@ -1,8 +1,8 @@
 //! The plugin's side of the protocol: a plugin is an implementation of [`Plugin`] and a `main` of one line.
 //!
-//! [`run`] does what every plugin has to (SPEC §2): it reads the call from the environment and standard input, refuses
-//! what is not one, checks the version, calls the operation, and writes one JSON object and the exit status that
-//! agrees with it. VERSION is answered here, and a panic is answered as an error.
+//! [`run`] does what every plugin has to do (SPEC §2): it reads the call from the environment and standard input, rejects an
+//! invalid call, checks the version, calls the operation, and writes one JSON object and a matching exit status. It answers VERSION
+//! itself, and it answers a panic as an error.
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -54,60 +54,60 @@ use crate::panic::caught;
 use crate::request::Request;
 use crate::runtime::{self, Exec, Finder, Launcher};
 
-/// What a plugin does. An error is answered with its own code: one of [`code`], or from 100 on the plugin's own.
+/// The work of a plugin. An error is answered with its code: one of [`code`], or the plugin's own from 100 on.
 pub trait Plugin {
-    /// The versions that it speaks. A call in another is refused with code 1, and VERSION answers with these.
+    /// The versions that it supports. A call in another version is rejected with code 1. VERSION answers with these.
     fn versions(&self) -> &[Version] {
         &Version::ALL
     }
 
-    /// Makes the interface `call.ifname` in `call.netns`, or changes it, and says what is there now. A plugin that was
-    /// given a previous result answers with that and what it changed (SPEC §2, ADD).
+    /// Makes the interface `call.ifname` in `call.netns`, or changes it, and returns the result. A plugin that was given a previous
+    /// result returns that with its changes (SPEC §2, ADD).
     fn add(&self, call: &Call) -> Result<AddResult, CniError>;
 
-    /// Undoes ADD. What is gone already is no error, nor is a missing namespace (SPEC §2, DEL).
+    /// Undoes ADD. Anything that is gone already, including the namespace, is not an error (SPEC §2, DEL).
     fn del(&self, call: &Call) -> Result<(), CniError>;
 
-    /// Says what is not as ADD left it, from 0.4.0 on; `call.prev_result` is what ADD answered in the end.
+    /// Reports what has changed since ADD, from 0.4.0 on. `call.prev_result` is the final result of ADD.
     fn check(&self, _call: &Call) -> Result<(), CniError> {
         Ok(())
     }
 
-    /// Says why an ADD could not be served, from 1.1.0 on: with [`code::UNAVAILABLE`] or [`code::LIMITED`].
+    /// Reports why ADD could not be served, from 1.1.0 on: with [`code::UNAVAILABLE`] or [`code::LIMITED`].
     fn status(&self, _call: &Call) -> Result<(), CniError> {
         Ok(())
     }
 
-    /// Cleans up what belongs to attachments that are not in `call.valid_attachments`, from 1.1.0 on.
+    /// Cleans up attachments that are not in `call.valid_attachments`, from 1.1.0 on.
     fn gc(&self, _call: &Call) -> Result<(), CniError> {
         Ok(())
     }
 }
 
-/// One call of a plugin, checked: names are valid, what the operation needs is there.
+/// One validated call of a plugin: names are valid, and the operation's required parameters exist.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The operation.
     pub verb: Verb,
     /// The container's ID. Empty for STATUS and GC.
     pub container_id: String,
-    /// The path of the container's network namespace. Empty for STATUS and GC, and on DEL where it is gone.
+    /// The path of the container's network namespace. Empty for STATUS and GC, and for DEL if the namespace is gone.
     pub netns: String,
-    /// The interface's name in it. Empty for STATUS and GC.
+    /// The interface's name in the namespace. Empty for STATUS and GC.
     pub ifname: String,
     /// `CNI_ARGS`.
     pub args: Args,
-    /// `CNI_PATH`: where a plugin that this one delegates to is looked up.
+    /// `CNI_PATH`: where to look up a plugin to which this one delegates.
     pub path: String,
     /// The network's name.
     pub network: String,
-    /// The version that the runtime speaks, and the answer is in.
+    /// The version of the call and of its answer.
     pub version: Version,
     /// The result of the plugin before this one, or of the whole chain on CHECK and DEL.
     pub prev_result: Option<AddResult>,
-    /// GC: what is still attached. `None` if the runtime did not say, and then nothing is known to be stale.
+    /// GC: the valid attachments. `None` if the runtime gave no list; then no attachment is known to be stale.
     pub valid_attachments: Option<Vec<ValidAttachment>>,
-    /// The whole configuration, as it was written.
+    /// The whole configuration, in its original text.
     pub object: RawObject,
     request: Request,
 }
@@ -128,8 +128,8 @@ impl Call {
         }
         if !spoken.contains(&version) {
             let known: Vec<_> = spoken.iter().map(ToString::to_string).collect();
-            return Err(CniError::new(code::INCOMPATIBLE_VERSION, format!("CNI {version} is not spoken here"))
-                .with_details(format!("the versions spoken are {}", known.join(", "))));
+            return Err(CniError::new(code::INCOMPATIBLE_VERSION, format!("CNI {version} is not supported"))
+                .with_details(format!("the supported versions are {}", known.join(", "))));
         }
         let network: String =
             get(&object, "name", "the network's name, a string").map_err(|error| wrong(&error))?.unwrap_or_default();
@@ -159,7 +159,7 @@ impl Call {
         })
     }
 
-    /// The configuration, read into the plugin's own type.
+    /// The configuration, parsed into the plugin's own type.
     ///
     /// # Errors
     /// Code 7 when it does not fit.
@@ -168,7 +168,7 @@ impl Call {
             .map_err(|error| CniError::new(code::INVALID_CONFIG, format!("the configuration cannot be used: {error}")))
     }
 
-    /// The result of the plugin before this one, which a chained plugin cannot do without.
+    /// The result of the previous plugin, which a chained plugin needs.
     ///
     /// # Errors
     /// Code 7 when this plugin is the first of its chain.
@@ -177,7 +177,7 @@ impl Call {
         self.prev_result.as_ref().ok_or_else(|| CniError::new(code::INVALID_CONFIG, message))
     }
 
-    /// Runs another plugin, an IPAM plugin say, with the call as it came (SPEC §4), and returns its result on ADD.
+    /// Runs another plugin, such as an IPAM plugin, with the same call (SPEC §4). Returns its result on ADD.
     ///
     /// # Errors
     /// The other plugin's. When it fails on ADD, or this plugin does later, it is for the caller to run
@@ -243,7 +243,7 @@ enum Answer {
     Nothing,
 }
 
-/// Runs a plugin on the call that the environment and standard input make: all there is to its `main`.
+/// Runs a plugin on the call in the environment and standard input. This is everything that its `main` needs.
 pub fn run(plugin: &impl Plugin) -> ExitCode {
     let request = match Request::read() {
         Ok(Some(request)) => request,
@@ -278,7 +278,7 @@ fn act(plugin: &impl Plugin, request: &Request) -> Result<Answer, CniError> {
 }
 
 fn fail(error: &CniError, version: Version) -> ExitCode {
-    // If standard output cannot be written, the exit status alone says it.
+    // If standard output cannot be written, only the exit status reports the error.
     drop(answer::write_cni_error(error, version));
     ExitCode::FAILURE
 }
@@ -343,7 +343,7 @@ mod tests {
     fn what_is_wrong_has_the_code_of_the_specification() {
         for (verb, stdin, code, message) in [
             (Verb::Add, "{", 6, "JSON"),
-            (Verb::Add, r#"{"cniVersion":"1.0.0","name":"n"}"#, 1, "1.0.0 is not spoken here: the versions spoken"),
+            (Verb::Add, r#"{"cniVersion":"1.0.0","name":"n"}"#, 1, "1.0.0 is not supported: the supported versions"),
             (Verb::Add, r#"{"cniVersion":"7.0.0","name":"n"}"#, 1, "7.0.0"),
             (Verb::Add, r#"{"name":"n"}"#, 1, "0.1.0"),
             (Verb::Check, r#"{"cniVersion":"0.3.1","name":"n"}"#, 1, "CHECK does not exist in CNI 0.3.1"),

@@ -1,4 +1,4 @@
-//! What the runtime asks for: the only reader of the environment and of standard input.
+//! The runtime's request. This is the only reader of the environment and of standard input.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -12,22 +12,22 @@ use crate::cni::{Args, CniError, Verb, Version};
 /// The largest configuration accepted on standard input, in bytes.
 pub const MAX_STDIN: u64 = 16 << 20;
 
-/// Set in the environment of every plugin that Braid runs, so that a Braid that is reached through its own delegates
-/// knows it and refuses.
+/// Set in the environment of every plugin that Braid runs. A Braid that is called by one of its own delegates notices it, and
+/// refuses.
 pub const GUARD: &str = "BRAID_GUARD";
 
-/// One call of the plugin (SPEC §2, "Parameters"). Made by [`Request::read`] only, so what it holds is valid.
+/// One call of the plugin (SPEC §2, "Parameters"). Only [`Request::read`] makes it, so its contents are valid.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The operation.
     pub verb: Verb,
-    /// `CNI_CONTAINERID`. Empty for operations that have none.
+    /// `CNI_CONTAINERID`. Empty for operations without a container.
     pub container_id: String,
-    /// `CNI_NETNS`. Empty where the runtime gives none.
+    /// `CNI_NETNS`. Empty if the runtime gives none.
     pub netns: String,
-    /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the namespace that this process runs in.
+    /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the namespace of this process.
     pub own_netns_allowed: bool,
-    /// `CNI_IFNAME`. Empty for operations that have none.
+    /// `CNI_IFNAME`. Empty for operations without an interface.
     pub ifname: String,
     /// `CNI_ARGS`, read.
     pub args: Args,
@@ -35,9 +35,9 @@ pub struct Request {
     pub args_text: String,
     /// `CNI_PATH`.
     pub cni_path: String,
-    /// `TRACEPARENT`: the trace that the caller is a part of.
+    /// `TRACEPARENT`: the trace of the caller.
     pub traceparent: Option<String>,
-    /// Whether the environment points at a Kubernetes API server that this process runs beside.
+    /// Whether the environment names a Kubernetes API server, because this process runs in a cluster.
     pub in_cluster: bool,
     /// Standard input.
     pub stdin: Vec<u8>,
@@ -97,7 +97,7 @@ pub enum RequestError {
 }
 
 impl From<&RequestError> for CniError {
-    /// The CNI error of a call that cannot be understood.
+    /// The CNI error for an invalid call.
     fn from(error: &RequestError) -> Self {
         let code = match error {
             RequestError::Missing { .. }
@@ -113,7 +113,7 @@ impl From<&RequestError> for CniError {
     }
 }
 
-/// What an environment variable holds. Everything that asks the environment goes through here.
+/// The value of an environment variable. All reads of the environment use this function.
 #[expect(clippy::disallowed_methods, reason = "this module is the one reader of the environment")]
 pub fn variable(name: &'static str) -> Result<Option<String>, RequestError> {
     match std::env::var(name) {
@@ -133,7 +133,7 @@ pub fn own_executable() -> io::Result<PathBuf> {
 }
 
 impl Request {
-    /// An ADD of no container in particular, to plan with.
+    /// An ADD of no particular container, for planning.
     pub fn of_no_container(args: Args) -> Self {
         Self {
             verb: Verb::Add,
@@ -150,7 +150,7 @@ impl Request {
         }
     }
 
-    /// Reads the call, if this is one: without `CNI_COMMAND` the program is a command line.
+    /// Reads the call, if this is one: without `CNI_COMMAND`, the program is a command line.
     ///
     /// # Errors
     /// When a variable or standard input is not as the specification says.
@@ -166,7 +166,7 @@ impl Request {
             _ => return Err(RequestError::Command { found: command.chars().take(64).collect() }),
         };
         let text = |name| variable(name).map(Option::unwrap_or_default);
-        // Other operations have no such parameters (SPEC §2), so it does not matter if their variables cannot be read.
+        // Other operations do not have these parameters (SPEC §2), so errors in reading their variables are ignored.
         let is_of_attachment = verb.is_of_attachment();
         let of_attachment = |name| if is_of_attachment { text(name) } else { Ok(text(name).unwrap_or_default()) };
         let of_network = |name| if verb == Verb::Version { Ok(String::new()) } else { text(name) };
@@ -193,7 +193,7 @@ impl Request {
         };
         request.check_names()?;
         request.stdin = read_stdin()?;
-        // What one of Braid's own delegates asks to be deleted does not matter: see `verb::run`.
+        // A DEL by one of Braid's own delegates is answered without doing anything: see `verb::run`.
         let needs_none = verb == Verb::Version || verb == Verb::Del && request.refuse_recursion().is_err();
         if request.stdin.trim_ascii().is_empty() && !needs_none {
             return Err(RequestError::Empty);
@@ -201,7 +201,7 @@ impl Request {
         Ok(Some(request))
     }
 
-    /// Refuses a call that one of Braid's own delegates makes. Any other plugin may be called by Braid.
+    /// Refuses a call by one of Braid's own delegates. Braid itself may call any other plugin.
     ///
     /// # Errors
     /// [`RequestError::Recursion`].
@@ -231,7 +231,7 @@ impl Request {
         validate::interface_name(&self.ifname).map_err(|source| RequestError::Name { name: "CNI_IFNAME", source })
     }
 
-    /// The version to answer an error in: the configuration's, if it can be read.
+    /// The version for an error's answer: the configuration's, if it can be read.
     pub fn version(&self) -> Version {
         parse_object(&self.stdin).and_then(|object| spoken_version(&object)).unwrap_or(Version::LATEST)
     }

@@ -1,7 +1,7 @@
-//! The report of a call to the agent of a node, if there is one: one datagram, which is never waited for.
+//! The report of a call to the node's agent, if there is one: one datagram, sent without waiting.
 //!
-//! The socket is `events.sock` in the state directory, so only who may read the journals may listen. A call without a listener
-//! pays for finding that out: one system call. [`Report`] is the datagram, one JSON object.
+//! The socket is `events.sock` in the state directory, so only users who may read the journals can receive reports. Without an
+//! agent, finding that out costs a call one system call. [`Report`] is the datagram, one JSON object.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::{Run, Runs};
 
-/// The format of reports. A listener ignores those of another.
+/// The format of reports. An agent ignores reports in another format.
 pub const FORMAT: u32 = 1;
-/// The most plugins that a report lists. With that many it is well below what a datagram may hold.
+/// The limit on the plugins in a report, so that it always fits into a datagram.
 const MAX_PLUGINS: usize = 512;
 
 /// What a call did, and how long it took.
@@ -28,10 +28,10 @@ pub struct Report<'a> {
     pub verb: Cow<'a, str>,
     /// The name of Braid's network.
     pub network: Cow<'a, str>,
-    /// The container's ID; empty where the operation has none.
+    /// The container's ID. Empty for operations without a container.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub container: Cow<'a, str>,
-    /// The interface that the runtime asked for; empty where the operation has none.
+    /// The interface that the runtime asked for. Empty for operations without an interface.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub interface: Cow<'a, str>,
     /// The pod's UID, if the runtime said it.
@@ -41,9 +41,9 @@ pub struct Report<'a> {
     pub began: u64,
     /// How long it took, in nanoseconds.
     pub took: u64,
-    /// The code of its error; 0 where there was none.
+    /// The code of its error. 0 if it succeeded.
     pub code: u32,
-    /// The plugins that it ran, in the order of their ends.
+    /// The plugins that it ran, in the order in which they ended.
     pub plugins: Vec<PluginReport<'a>>,
     /// The trace that it is a part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,16 +64,16 @@ pub struct PluginReport<'a> {
     pub interface: Cow<'a, str>,
     /// When it got its input, in nanoseconds since 1970.
     pub began: u64,
-    /// How long it took from then, in nanoseconds.
+    /// Its duration from then on, in nanoseconds.
     pub took: u64,
-    /// The code of its error; 0 where there was none.
+    /// The code of its error. 0 if it succeeded.
     pub code: u32,
     /// Its span, where the call is traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span: Option<Cow<'a, str>>,
 }
 
-/// Where a call is in a trace. The IDs are hexadecimal.
+/// The place of a call in a trace. The IDs are hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceReport<'a> {
     /// The trace.
@@ -100,7 +100,7 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// The report of what has just ended, with this code: a call, or a change after the first `before` runs of plugins.
+    /// The report of a call that has just ended with this code, or of a change that began after the first `before` runs of plugins.
     pub fn of(subject: Subject<'a>, took: Duration, code: u32, (runs, before): (&'a Runs, usize)) -> Self {
         let began = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
         Self {
@@ -145,18 +145,18 @@ fn nanos(duration: Duration) -> u64 {
     duration.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// The socket that a node's agent listens on.
+/// The socket on which a node's agent receives reports.
 pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("events.sock")
 }
 
-/// Whether there may be a listener: the socket is there. Without one, nothing needs to be written down for it.
+/// Whether there may be an agent: the socket exists. Without one, nothing needs to be recorded for it.
 pub fn may_be_listened_to(state_dir: &Path) -> bool {
     socket_path(state_dir).exists()
 }
 
-/// Sends a report to the agent of a node, if one listens; `report` is made only then. What cannot be sent at once is lost:
-/// metrics do not matter as much as a call. Returns whether it was sent.
+/// Sends a report to the node's agent, if there is one; only then is `report` called. If the report cannot be sent immediately, it
+/// is dropped, because the call matters more than its metrics. Returns whether it was sent.
 pub fn send<'a>(state_dir: &Path, report: impl FnOnce() -> Report<'a>) -> bool {
     let Ok(socket) = listener(state_dir) else { return false };
     let Ok(bytes) = serde_json::to_vec(&report()) else { return false };
@@ -193,7 +193,7 @@ mod tests {
         let length = socket.recv(&mut datagram).unwrap();
         let report: Report<'_> = serde_json::from_slice(&datagram[..length]).unwrap();
         assert_eq!((report.took, report.code, &*report.container), (5_000_000, 7, "c1"));
-        // Nobody reads: the queue of the socket fills up.
+        // Nobody reads, so the queue of the socket fills up.
         for _ in 0..10_000 {
             send(dir.path(), || Report::of(SUBJECT, Duration::ZERO, 0, (&runs, 0)));
         }

@@ -1,4 +1,4 @@
-//! What calls report to the agent: counted for `/metrics`, and exported if they are traced.
+//! The reports of calls: counted for `/metrics`, and exported if they are traced.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -16,10 +16,10 @@ use super::settings::Settings;
 use crate::metrics::Calls;
 use crate::telemetry::{FORMAT, Report, socket_path};
 
-/// The longest report that is read, in bytes: more than any has.
+/// The largest report that is read, in bytes: larger than any report can be.
 const MAX_REPORT: usize = 256 << 10;
 
-/// Counts what calls report, and exports the spans of those that are traced, for as long as the agent runs.
+/// Counts reported calls, and exports the spans of traced ones, as long as the agent runs.
 ///
 /// # Errors
 /// When calls cannot be listened to, or nothing can be exported.
@@ -39,7 +39,7 @@ pub(super) fn count(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Res
     Ok(())
 }
 
-/// Binds the socket that calls send to. One that an earlier agent has left behind is replaced; the agent's lock is held.
+/// Binds the socket to which calls send. A socket that an earlier agent has left behind is replaced; the agent's lock is held.
 ///
 /// # Errors
 /// When it cannot be made.
@@ -50,7 +50,7 @@ fn listen(state_dir: &Path) -> Result<UnixDatagram, AgentError> {
     UnixDatagram::bind(&path).map_err(wrong)
 }
 
-/// Removes a socket. Anything else there is left.
+/// Removes a socket. Any other kind of file is kept.
 fn remove_socket(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
@@ -60,7 +60,7 @@ fn remove_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Counts what calls report, for as long as the agent runs. Traced calls go on to the exporter, if there is one.
+/// Counts reported calls, as long as the agent runs. Traced calls are passed to the exporter, if there is one.
 async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
     let mut datagram = vec![0; MAX_REPORT];
     loop {
@@ -83,7 +83,7 @@ async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sende
             }
         };
         calls.count(&report);
-        // Where spans come faster than they are taken, some are lost.
+        // If spans arrive faster than they can be exported, some are lost.
         if report.trace.is_some()
             && let Some(traced) = &traced
             && traced.try_send(report).is_err()

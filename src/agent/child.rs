@@ -18,17 +18,17 @@ use super::queue::Container;
 use super::report::Report;
 use super::settings::Settings;
 
-/// How much of a child's answer is kept, in bytes.
+/// How much of a child's standard output is kept, in bytes.
 const MAX_STDOUT: usize = 1 << 20;
-/// How much of what it says beside it is kept, in bytes.
+/// How much of its standard error is kept, in bytes.
 const MAX_STDERR: usize = 16 << 10;
-/// How long is waited for the end of its output once it has ended: something that it has started may hold the pipe open.
+/// How long to wait for the end of its output after it has exited: another process may hold the pipe open.
 const LEFTOVER: Duration = Duration::from_secs(1);
-/// How long a child that was killed may take to be gone.
+/// How long a killed child may take to exit.
 const KILLED: Duration = Duration::from_secs(5);
-/// Where a node's programs are. Plugins call `iptables` and the like.
+/// The directories of the node's programs. Plugins call `iptables` and others.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How a command line says that it has no such command.
+/// The error of a command line that does not have the command.
 const NO_SUCH_COMMAND: i32 = 2;
 
 /// How a `braid sync` ended.
@@ -50,7 +50,7 @@ pub(super) enum Ended {
 /// Starts children.
 #[derive(Debug)]
 pub(super) struct Children {
-    /// The program, and the words that come before its own.
+    /// The program, and the arguments before its own.
     program: PathBuf,
     before: Vec<OsString>,
     state_dir: PathBuf,
@@ -61,7 +61,7 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// Children in the namespaces of a process, or in the agent's own.
+    /// Runs children in the namespaces of a process, or in the agent's own.
     pub(super) fn new(settings: &Settings, enters: Option<u32>) -> Self {
         let braid = settings.braid.clone();
         let (program, before) = match enters {
@@ -82,7 +82,8 @@ impl Children {
         }
     }
 
-    /// Brings a container to what its pod asks for. One that Braid has no journal of gets it by this configuration of Braid's.
+    /// Changes a container to match what its pod asks for. For a container without a journal, this uses the given configuration of
+    /// Braid.
     pub(super) async fn sync(&self, container: &Container, configuration: Option<&Path>) -> Ended {
         let mut words: Vec<OsString> = vec!["sync".into(), container.id().into(), "--by".into(), "agent".into()];
         if let (Container::Unknown(_), Some(configuration)) = (container, configuration) {
@@ -94,8 +95,8 @@ impl Children {
         }
     }
 
-    /// Has undone what belongs to a container that is gone, or what a debt owes. Where the container's namespace is still there, the
-    /// node's Braid leaves it alone.
+    /// Undoes the attachments of a container that is gone, or a debt. If the container's namespace still exists, the node's Braid
+    /// refuses.
     ///
     /// # Errors
     /// Why it is not undone.
@@ -107,14 +108,14 @@ impl Children {
         }
         let details = serde_json::from_slice::<Vec<Value>>(&ran.stdout).unwrap_or_default();
         let details: Vec<&str> = details.iter().filter_map(|line| line["detail"].as_str()).collect();
-        Err(if details.is_empty() { ran.last_words() } else { details.join("; ") })
+        Err(if details.is_empty() { ran.error_text() } else { details.join("; ") })
     }
 
     fn command(&self, words: &[OsString]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.before).args(words);
         command.arg("--state-dir").arg(&self.state_dir).args(["-o", "json"]);
-        // Nothing of the agent's own environment: it may hold what is none of a plugin's business.
+        // The agent's own environment is not passed on: it may contain values that plugins must not see.
         command.env_clear().env("PATH", PATH).env("NETCONFPATH", &self.conf_dir).env("CNI_PATH", &self.cni_path);
         command.env("CNI_CACHE_DIR", &self.cache_dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -122,7 +123,7 @@ impl Children {
         command
     }
 
-    /// Runs the node's Braid to its end, or to its limit.
+    /// Runs the node's Braid until it exits, or until its time limit.
     async fn run(&self, words: &[OsString]) -> Result<Ran, String> {
         let program = self.before.last().map_or_else(|| self.program.clone(), PathBuf::from);
         let mut child =
@@ -152,12 +153,12 @@ impl Ran {
         match (self.status.code(), Report::parse(&self.stdout)) {
             (Some(0), Some(report)) => Ended::Answered { is_whole: report.failed.is_empty(), report },
             (Some(1), Some(report)) if !report.failed.is_empty() => Ended::Answered { is_whole: false, report },
-            _ => Ended::Broken(self.last_words()),
+            _ => Ended::Broken(self.error_text()),
         }
     }
 
-    /// The last line of what it said beside its answer, or how it ended.
-    fn last_words(&self) -> String {
+    /// The last line of its standard error, or how it exited.
+    fn error_text(&self) -> String {
         let said = String::from_utf8_lossy(&self.stderr);
         match said.trim().lines().last() {
             Some(line) if !line.is_empty() => line.to_owned(),
@@ -176,7 +177,7 @@ async fn to_the_end(child: &mut Child) -> io::Result<Ran> {
     Ok(Ran { status, stdout, stderr })
 }
 
-/// Reads to the end, and keeps so much of it.
+/// Reads to the end, and keeps at most this much.
 async fn read_to_end(pipe: Option<impl AsyncRead + Unpin>, at_most: usize) -> Vec<u8> {
     let Some(mut pipe) = pipe else { return Vec::new() };
     let mut kept = Vec::new();
@@ -188,7 +189,7 @@ async fn read_to_end(pipe: Option<impl AsyncRead + Unpin>, at_most: usize) -> Ve
     kept
 }
 
-/// Kills a child with the processes of its group, and waits until it is gone.
+/// Kills a child with the processes of its group, and waits until it has exited.
 async fn kill(child: &mut Child) {
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);

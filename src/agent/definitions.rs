@@ -1,7 +1,7 @@
-//! Whether a network-attachment-definition has changed.
+//! Finds out whether a NetworkAttachmentDefinition has changed.
 //!
-//! Braid's rights are to get a definition, and not to watch all of a cluster's. So those that something depends on are asked for:
-//! often while a pod waits for one, seldom otherwise.
+//! Braid may only get single definitions, and not watch all of a cluster. So the definitions that pods name are requested again and
+//! again: often while a pod waits for one, and otherwise seldom.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use crate::source::kubernetes::node::Node;
 use crate::source::pod::DefinitionKey;
 
-/// How often the definitions are asked for that a failing pod names.
-pub(super) const OFTEN: Duration = Duration::from_secs(2);
-/// How often those are that any other pod names.
-pub(super) const SELDOM: Duration = Duration::from_secs(60);
+/// How often the definitions of failing pods are requested.
+pub(super) const SHORT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often all other definitions are requested.
+pub(super) const LONG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is known of the definitions that pods name.
+/// The known versions of the definitions that pods name.
 #[derive(Debug, Default)]
 pub(super) struct Definitions {
-    /// The version of each; none of one that is not there.
+    /// The version of each definition. `None` if it does not exist.
     versions: BTreeMap<String, Option<String>>,
     /// When all were last asked for.
     all_asked: Option<Instant>,
@@ -26,25 +26,25 @@ pub(super) struct Definitions {
 }
 
 impl Definitions {
-    /// When to ask next, if there is anything to ask for.
+    /// When to make the next request, if there is a definition to request.
     pub(super) fn next(&self, failing: bool, any: bool, now: Instant) -> Option<Instant> {
         let after = |asked: Option<Instant>, pause| asked.map_or(now, |asked| asked + pause);
-        let often = failing.then(|| after(self.some_asked, OFTEN));
-        let seldom = any.then(|| after(self.all_asked, SELDOM));
+        let often = failing.then(|| after(self.some_asked, SHORT_INTERVAL));
+        let seldom = any.then(|| after(self.all_asked, LONG_INTERVAL));
         [often, seldom].into_iter().flatten().min()
     }
 
-    /// Whether all are due, and not only those of failing pods. Asking begins.
+    /// Begins a round of requests. Returns whether all definitions are due, and not only those of failing pods.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         self.some_asked = Some(now);
-        let is_due = self.all_asked.is_none_or(|asked| now >= asked + SELDOM);
+        let is_due = self.all_asked.is_none_or(|asked| now >= asked + LONG_INTERVAL);
         if is_due {
             self.all_asked = Some(now);
         }
         is_due
     }
 
-    /// Takes note of versions. Returns the definitions that are not what they were.
+    /// Records versions. Returns the definitions that have changed.
     pub(super) fn note(&mut self, found: Vec<(String, Option<String>)>) -> Vec<String> {
         let mut changed = Vec::new();
         for (name, version) in found {
@@ -56,13 +56,13 @@ impl Definitions {
         changed
     }
 
-    /// Forgets those that no pod names any more.
+    /// Removes the definitions that no pod names any more.
     pub(super) fn keep_only(&mut self, named: &BTreeSet<String>) {
         self.versions.retain(|name, _| named.contains(name));
     }
 }
 
-/// Asks for the versions of definitions. Those that cannot be read are left out.
+/// Requests the versions of definitions. Definitions that cannot be read are left out.
 pub(super) async fn versions(node: &Node, names: BTreeSet<String>) -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
     for name in names {
@@ -70,7 +70,7 @@ pub(super) async fn versions(node: &Node, names: BTreeSet<String>) -> Vec<(Strin
         let key = DefinitionKey { namespace: namespace.into(), name: own.into() };
         match node.definition_version(&key).await {
             Ok(version) => found.push((name, version)),
-            // Whoever needs it says so; the watch says whether the API server is away.
+            // The pods that need it report the error, and the watch reports whether the API server is down.
             Err(error) => tracing::debug!("{error}"),
         }
     }
@@ -102,9 +102,9 @@ mod tests {
         assert_eq!(definitions.next(false, false, start), None);
         assert_eq!(definitions.next(true, true, start), Some(start));
         assert!(definitions.begin(start));
-        assert_eq!(definitions.next(true, true, start), Some(start + OFTEN));
-        assert_eq!(definitions.next(false, true, start), Some(start + SELDOM));
-        assert!(!definitions.begin(start + OFTEN));
-        assert!(definitions.begin(start + SELDOM));
+        assert_eq!(definitions.next(true, true, start), Some(start + SHORT_INTERVAL));
+        assert_eq!(definitions.next(false, true, start), Some(start + LONG_INTERVAL));
+        assert!(!definitions.begin(start + SHORT_INTERVAL));
+        assert!(definitions.begin(start + LONG_INTERVAL));
     }
 }

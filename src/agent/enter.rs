@@ -13,13 +13,14 @@ use nix::sched::{CloneFlags, setns};
 use super::error::AgentError;
 use super::settings::HostProcess;
 
-/// The namespaces in which a change is made, and how the kernel calls them.
+/// The namespaces in which a change is made, with the kernel's names for them.
 const NAMESPACES: [(&str, &str, CloneFlags); 2] =
     [("network", "net", CloneFlags::CLONE_NEWNET), ("mount", "mnt", CloneFlags::CLONE_NEWNS)];
 
-/// Runs a program in the place of this process, in the mount and network namespaces of another. It returns only where that fails.
+/// Replaces this process with a program that runs in the mount and network namespaces of another process. Returns only if that
+/// fails.
 pub(crate) fn enter(pid: u32, program: &Path, arguments: &[OsString]) -> AgentError {
-    // All are opened before one is entered: afterwards /proc is another.
+    // All of them are opened before the first is entered, because /proc is different afterwards.
     let opened: Result<Vec<_>, _> = NAMESPACES
         .iter()
         .map(|(name, file, kind)| File::open(path(pid, file)).map(|file| (*name, file, *kind)))
@@ -37,7 +38,7 @@ pub(crate) fn enter(pid: u32, program: &Path, arguments: &[OsString]) -> AgentEr
     AgentError::Run { program: program.to_owned(), source }
 }
 
-/// The process whose namespaces have to be entered for a change; none where the agent is in them already.
+/// The process whose namespaces must be entered for a change. `None` if the agent is in them already.
 ///
 /// # Errors
 /// When that cannot be seen.
@@ -54,7 +55,7 @@ pub(super) fn to_enter(host: HostProcess) -> Result<Option<u32>, AgentError> {
     match is_in_all() {
         Ok(true) => Ok(None),
         Ok(false) => {
-            // Where another process may not be looked into, it is better said at the start.
+            // If another process may not be inspected, that is reported at the start.
             for (_, file, _) in NAMESPACES {
                 File::open(path(pid, file)).map_err(|source| AgentError::Host { pid, source })?;
             }
@@ -72,7 +73,7 @@ fn path_of_own(file: &str) -> PathBuf {
     Path::new("/proc/self/ns").join(file)
 }
 
-/// The name of this node, as the kubelet takes it from the machine unless it is configured with another.
+/// The name of this node. By default, the kubelet uses the machine's host name too.
 pub(super) fn host_name() -> Result<String, Errno> {
     let name = nix::sys::utsname::uname()?.nodename().to_string_lossy().trim().to_lowercase();
     if name.is_empty() { Err(Errno::ENODATA) } else { Ok(name) }

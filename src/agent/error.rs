@@ -19,7 +19,7 @@ pub(crate) enum AgentError {
         /// Why not.
         source: io::Error,
     },
-    /// A part of it has panicked. Whoever has started the agent starts it again.
+    /// A part of the agent has panicked. Whatever has started the agent should start it again.
     #[error("a defect of the agent: {0}")]
     Defect(#[from] JoinError),
     /// The process lacks what it takes.
@@ -52,7 +52,7 @@ pub(crate) enum AgentError {
     /// The name of the node is not known.
     #[error("this machine's host name cannot be the name of a node; give it with --node")]
     NodeName,
-    /// The namespaces of the node cannot be seen.
+    /// The namespaces of the node are not visible.
     #[error(
         "cannot look at the namespaces of process {pid}, in which changes are made: {source}; in a pod this takes hostPID and the \
          capability SYS_PTRACE, and `--host-pid none` makes changes where the agent itself is"

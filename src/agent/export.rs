@@ -1,4 +1,4 @@
-//! Sends the spans of traced calls to a collector: OTLP over HTTP, as JSON.
+//! Exports the spans of traced calls to a collector: OTLP over HTTP, as JSON.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,22 +20,22 @@ use super::otlp;
 use crate::source::kubernetes::client_config_of_node;
 use crate::telemetry::Report;
 
-/// How long more calls are waited for after the first, so that they go in one request.
+/// How long to wait for more calls after the first, to send them in one request.
 const GATHER: Duration = Duration::from_secs(1);
 /// The most calls in one request.
 const AT_ONCE: usize = 128;
-/// The most calls that wait to be exported; more are lost.
+/// The limit on the calls that wait to be exported. Further calls are lost.
 pub(super) const WAITING: usize = 1024;
 /// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a request is made before its spans are lost.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many times a request is made before its spans are lost.
 const ATTEMPTS: u32 = 5;
-/// The longest time that a collector may ask to be waited for.
-const LONGEST_WISH: Duration = Duration::from_secs(60);
-/// The most of a collector's answer that is read, in bytes.
+/// The longest pause that a collector can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// How much of a collector's answer is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// Where a collector takes spans: a base URL, to which `/v1/traces` is added.
+/// The address of a collector: a base URL, to which `/v1/traces` is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint(Uri);
 
@@ -66,14 +66,14 @@ pub(super) struct Exporter {
     endpoint: Endpoint,
     node: String,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// Whether the last export has failed, which is then logged already.
+    /// Whether the last export has failed. The failure is then in the log already.
     is_failing: bool,
 }
 
 /// Why spans were not taken.
 struct Refusal {
     reason: String,
-    /// How long to wait before they are sent again; none if they never will be taken.
+    /// How long to wait before the next attempt. `None` if the collector will never accept the spans.
     again_in: Option<Duration>,
 }
 
@@ -87,14 +87,14 @@ impl Exporter {
             client_config_of_node().map_err(|reason| AgentError::Export { endpoint: endpoint.to_string(), reason })?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(PATIENCE));
+        tcp.set_connect_timeout(Some(REQUEST_TIMEOUT));
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { endpoint, node: node.to_owned(), client, is_failing: false })
     }
 
-    /// Exports the spans of calls for as long as there are any.
+    /// Exports the spans of calls, until there are no more.
     pub(super) async fn run(mut self, mut traced: mpsc::Receiver<Report<'static>>) {
         while let Some(first) = traced.recv().await {
             sleep(GATHER).await;
@@ -140,16 +140,16 @@ impl Exporter {
         let again = |reason: String| Refusal { reason, again_in: Some(Duration::ZERO) };
         let request = Request::post(&self.endpoint.0).header(CONTENT_TYPE, "application/json").body(Full::new(body));
         let request = request.map_err(|error| Refusal { reason: error.to_string(), again_in: None })?;
-        let response = timeout(PATIENCE, self.client.request(request)).await;
+        let response = timeout(REQUEST_TIMEOUT, self.client.request(request)).await;
         let response = response.map_err(|_| again("no answer in time".into()))?;
         let response = response.map_err(|error| again(error.to_string()))?;
         let (status, wish) = (response.status(), retry_after(&response));
-        // Read to its end, so that the connection serves again.
-        drop(timeout(PATIENCE, Limited::new(response.into_body(), MAX_ANSWER).collect()).await);
+        // Read to its end, so that the connection can be used again.
+        drop(timeout(REQUEST_TIMEOUT, Limited::new(response.into_body(), MAX_ANSWER).collect()).await);
         if status.is_success() {
             return Ok(());
         }
-        // The statuses after which OTLP says to try again.
+        // The statuses after which OTLP requires another attempt.
         let passes = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS
@@ -161,10 +161,10 @@ impl Exporter {
     }
 }
 
-/// How long a collector asks to be left alone.
+/// How long a collector wants to be left alone.
 fn retry_after(response: &Response<Incoming>) -> Duration {
     let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_WISH)
+    Duration::from_secs(seconds.unwrap_or(0)).min(MAX_RETRY_AFTER)
 }
 
 #[cfg(test)]

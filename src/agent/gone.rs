@@ -1,17 +1,18 @@
-//! What belongs to containers that are gone, debts, and claims whose status names them: when each is tried again. No I/O and no
-//! clock: the time is handed in.
+//! When to retry each of these: undoing the attachments of containers that are gone, debts, and claims whose status names such
+//! containers. No I/O and no clock: the time is a parameter.
 //!
-//! containerd calls no GC, and a runtime that has lost a container calls no DEL. A container may be gone where the API server does
-//! not know its pod. That is asked for by the pod's name, and once more two minutes later; it is never taken from the watch alone.
-//! `braid doctor --fix` then looks whether the container's namespace is gone, and only then undoes what the journal records.
+//! containerd calls no GC, and a runtime that has lost a container calls no DEL. If the API server does not know a container's pod,
+//! the container may be gone. The agent requests the pod by its name, and again two minutes later; it never relies on the watch
+//! alone. `braid doctor --fix` then checks whether the container's namespace is gone, and only then undoes what the journal
+//! records.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long until it is asked again after it could not be.
+/// The pause before a request is repeated that could not be made.
 const UNANSWERED: Duration = Duration::from_secs(30);
-/// How long until it is asked again about a pod that the API server still knows; it doubles each time. The watch does not tell of
-/// one that has finished, and the object is usually gone a moment later.
+/// The pause before the next request for a pod that the API server still knows. It doubles each time. The watch does not report the
+/// removal of a finished pod, and the object is usually removed a moment later.
 const KNOWN: Duration = Duration::from_secs(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -31,14 +32,14 @@ pub(super) enum Subject {
     Container(String),
     /// A debt, by its ID.
     Debt(String),
-    /// What the status of claims says of a pod that is not attached any more, by the pod's UID.
+    /// The entries in the status of claims for a pod that is no longer attached, by the pod's UID.
     Claims(String),
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask the API server for the pod of a container.
+    /// Request the pod of a container from the API server.
     Ask(Subject, PodName),
     /// Have it undone.
     Undo(Subject),
@@ -46,13 +47,13 @@ pub(super) enum Step {
 
 #[derive(Debug)]
 struct Suspect {
-    /// The pod of a container; none of anything else.
+    /// The pod of a container. `None` for everything else.
     pod: Option<PodName>,
-    /// When the API server first said that it does not know the pod, without having said otherwise since.
+    /// When the API server first answered that it does not know the pod, if no other answer has followed.
     unknown_since: Option<Instant>,
     /// Whether that is certain.
     is_certain: bool,
-    /// How often in a row it has said that it knows the pod.
+    /// How many times in a row the API server has answered that it knows the pod.
     known: u32,
     next: Instant,
     failures: u32,
@@ -63,21 +64,21 @@ struct Suspect {
 #[derive(Debug)]
 pub(super) struct Gone {
     suspects: BTreeMap<Subject, Suspect>,
-    /// How long the API server has to say that it does not know a pod.
+    /// How long the API server must not know a pod before its container counts as gone.
     certain: Duration,
-    /// The first pause between two tries; it doubles with each.
+    /// The first pause between two attempts. It doubles each time.
     first_pause: Duration,
 }
 
 impl Gone {
-    /// Nothing yet. A pod counts as gone that the API server does not know for the time `certain`; what fails is tried again
-    /// after `first_pause`, later after up to an hour.
+    /// Starts empty. A pod counts as gone if the API server does not know it for the time `certain`. A failed attempt is repeated
+    /// after `first_pause`, and later after up to an hour.
     pub(super) fn new(certain: Duration, first_pause: Duration) -> Self {
         Self { suspects: BTreeMap::new(), certain, first_pause }
     }
 
-    /// These are all there are: containers whose pod the watch does not list, debts, and claims that name a pod that is
-    /// not attached any more. Of a container its pod is known.
+    /// Sets the complete list: containers whose pod the watch does not list, debts, and claims that name a pod which is no longer
+    /// attached. The pod of each container is known.
     pub(super) fn are(&mut self, all: BTreeMap<Subject, Option<PodName>>, now: Instant) {
         self.suspects.retain(|subject, suspect| suspect.is_running || all.contains_key(subject));
         for (subject, pod) in all {
@@ -103,7 +104,7 @@ impl Gone {
         .collect()
     }
 
-    /// The API server has said whether it knows the pod of a container; nothing where it could not be asked.
+    /// Records whether the API server knows the pod of a container. `None` if the request could not be made.
     pub(super) fn answered(&mut self, subject: &Subject, knows: Option<bool>, now: Instant) {
         let certain = self.certain;
         let Some(suspect) = self.suspects.get_mut(subject) else { return };
@@ -133,7 +134,7 @@ impl Gone {
             suspect.failures = suspect.failures.saturating_add(1);
             suspect.is_running = false;
             suspect.next = now + pause;
-            // A container is asked for again before the next try: its pod's name may be another's by then.
+            // The pod is requested again before the next attempt, because its name may be another pod's by then.
             (suspect.is_certain, suspect.unknown_since) = (suspect.pod.is_none(), None);
         }
     }
@@ -144,7 +145,7 @@ impl Gone {
     }
 }
 
-/// A pause that has been doubled so many times, up to the longest.
+/// A pause that has been doubled this many times, up to the longest.
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
     first.saturating_mul(2u32.saturating_pow(times)).min(longest)
 }
@@ -200,7 +201,7 @@ mod tests {
         let later = later + UNANSWERED;
         gone.take(later);
         gone.answered(&container(), Some(true), later);
-        // It has to be unknown for two minutes anew.
+        // It has to be unknown for two minutes again.
         let later = later + KNOWN;
         assert_eq!(gone.take(later), [Step::Ask(container(), pod())]);
         gone.answered(&container(), Some(false), later);
@@ -210,7 +211,7 @@ mod tests {
         assert_eq!(gone.next(), None);
     }
 
-    /// A pod has finished, and is gone later: the watch tells of the one, and not of the other.
+    /// A pod has finished, and is removed later: the watch reports only the former.
     #[test]
     fn a_pod_that_is_still_known_is_asked_for_soon_and_then_less_often() {
         let mut now = Instant::now();

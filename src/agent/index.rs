@@ -1,6 +1,6 @@
-//! Which container belongs to which pod, by the journals.
+//! Maps pods to their containers, using the journals.
 //!
-//! The kernel reports when a container's directory comes or goes. Only what is new is read.
+//! The kernel reports when a container's directory is made or removed. Only new directories are read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -17,16 +17,16 @@ use crate::cni::Args;
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Sharing, Store, StoreError};
 
-/// The pause before the first look at an ADD that has not ended; it doubles with each.
+/// The pause before an unfinished ADD is first read again. It doubles each time.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LAST_LOOK: Duration = Duration::from_secs(16);
 
-/// How new a container is: the greatest is the newest. The machine's clock decides only between those that were there when the
-/// agent started, as it may have been set since.
+/// The age of a container; the greatest value is the newest. The machine's clock is used only for containers that existed when the
+/// agent started, because it may have been set since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Age {
-    /// Whether its namespace was there when it was looked at, as far as that can be seen.
+    /// Whether its namespace existed when it was checked, as far as this process can see.
     is_there: bool,
     /// The look at which it was first seen.
     seen: u64,
@@ -37,7 +37,7 @@ struct Age {
 /// What is known of a container.
 #[derive(Debug, Clone)]
 struct Known {
-    /// Of its directory: another means that a journal has come or gone.
+    /// The time of its directory. If it differs, a journal has been made or removed.
     stamp: (u64, i64, i64),
     /// Its pod, if it has one.
     pod: Option<PodName>,
@@ -54,7 +54,7 @@ pub(super) struct Index {
     containers: HashMap<String, Known>,
     /// How many looks there have been.
     looks: u64,
-    /// How long it is until the next look at an ADD that has not ended.
+    /// The time until an unfinished ADD is read again.
     pause: Duration,
 }
 
@@ -64,24 +64,24 @@ impl Index {
         Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), looks: 0, pause: FIRST_LOOK }
     }
 
-    /// The container of a pod: of several the one that came last, as a pod gets another where its first has ended.
+    /// The container of a pod. If there are several, the newest, because a pod gets another container after the first has exited.
     pub(super) fn container_of(&self, uid: &str) -> Option<&str> {
         let of_pod = |(_, known): &(&String, &Known)| known.pod.as_ref().is_some_and(|pod| pod.uid == uid);
         let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.age, id.as_str()));
         newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
     }
 
-    /// Whether there is a journal of a container of a pod, or one is being written.
+    /// Whether there is a journal of a pod's container, or one is being written.
     pub(super) fn knows(&self, uid: &str) -> bool {
         self.containers.values().any(|known| known.pod.as_ref().is_some_and(|pod| pod.uid == uid))
     }
 
-    /// Looks at what is there, and returns the UIDs of the pods of which something has come or gone.
+    /// Reads the directories, and returns the UIDs of the pods of which a container was added or removed.
     ///
     /// # Errors
     /// When the state directory cannot be read, or a GC holds it.
     pub(super) fn refresh(&mut self) -> Result<BTreeSet<String>, StoreError> {
-        // Nobody waits for a GC here: it is looked again.
+        // Does not wait for a GC; the directories are read again later.
         let store = Store::open_existing(&self.state_dir, Sharing::Shared, Instant::now())?;
         let ids = store.as_ref().map(Store::container_ids).transpose()?.unwrap_or_default();
         self.looks += 1;
@@ -108,13 +108,13 @@ impl Index {
         Ok(changed)
     }
 
-    /// The containers of pods that the API server can be asked for, each with its pod.
+    /// The containers whose pods can be requested from the API server, each with its pod.
     pub(super) fn of_pods(&self) -> impl Iterator<Item = (&str, &PodName)> {
         let of_pods = self.containers.iter().filter_map(|(id, known)| Some((id.as_str(), known.pod.as_ref()?)));
         of_pods.filter(|(_, pod)| !pod.namespace.is_empty() && !pod.name.is_empty())
     }
 
-    /// How long it is until an ADD that has not ended is looked at again, if there is one.
+    /// The time until an unfinished ADD is read again, if there is one.
     pub(super) fn next_look(&mut self) -> Option<Duration> {
         if self.containers.values().all(|known| known.is_complete) {
             self.pause = FIRST_LOOK;
@@ -135,14 +135,14 @@ fn uid_of(known: &Known) -> Option<String> {
     known.pod.as_ref().map(|pod| pod.uid.clone())
 }
 
-/// The pod that a runtime has named in `CNI_ARGS`: at least by its UID.
+/// The pod in `CNI_ARGS`. At least its UID must be there.
 fn pod_of(args: &Args) -> Option<PodName> {
     let value = |key| args.get(key).unwrap_or_default().to_owned();
     let pod = PodName { uid: value("K8S_POD_UID"), namespace: value("K8S_POD_NAMESPACE"), name: value("K8S_POD_NAME") };
     Some(pod).filter(|pod| !pod.uid.is_empty())
 }
 
-/// Reads the journals of a container. One that cannot be read is for `braid doctor` to report.
+/// Reads the journals of a container. `braid doctor` reports those that cannot be read.
 fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     let mut known = Known { stamp, pod: None, age: Age::default(), is_complete: true };
     let entries = container.entries().unwrap_or_default();
@@ -164,11 +164,11 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
     known
 }
 
-/// Reports when containers' directories come and go.
+/// Reports when containers' directories are made or removed.
 pub(super) struct Changes(EventStream<[u8; 4 << 10]>);
 
 impl Changes {
-    /// Watches the directory of attachments. It is made if it is not there.
+    /// Watches the directory of attachments, which is made if it does not exist.
     ///
     /// # Errors
     /// When it cannot be made, or the kernel lets it watch no more.
@@ -191,7 +191,7 @@ impl Changes {
         Ok(Self(inotify.into_event_stream([0; 4 << 10])?))
     }
 
-    /// Waits for the next change. Says whether there can be more: the directory itself may be gone.
+    /// Waits for the next change. Returns whether there can be more: the directory itself may have been removed.
     pub(super) async fn next(&mut self) -> bool {
         let end = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED;
         match self.0.next().await {

@@ -1,27 +1,27 @@
-//! The resident process of a node: pods get what they ask for while they live.
+//! The resident process of a node: it changes running pods to match what they ask for.
 //!
-//! It watches the pods of its node, and what it finds to do is done by a short-lived `braid sync`, a child process, in the node's
-//! own namespaces and with the node's own executable. So the agent changes nothing on the node itself, stays small, and when it is
-//! killed nothing is lost: a change is a transaction, and the next `braid sync` or DEL settles one that was cut short.
+//! It watches the pods of its node. Every change is made by a short-lived `braid sync`, a child process, in the node's own
+//! namespaces and with the node's own executable. So the agent changes nothing on the node itself, stays small, and loses nothing
+//! when it is killed: a change is a transaction, and the next `braid sync` or DEL settles one that did not finish.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `run` | the loop: what happens, and what is done about it |
-//! | `queue` | what is to be done for which pod, and when; pure |
-//! | `index` | which container belongs to which pod, by the journals |
-//! | `unknown` | the same of containers that another plugin has attached, by what libcni keeps |
-//! | `definitions` | whether a network-attachment-definition has changed |
+//! | `run` | the loop: handles events and starts work |
+//! | `queue` | which pod needs work, and when; pure |
+//! | `index` | maps pods to their containers, using the journals |
+//! | `unknown` | the same for containers that another plugin has attached, using libcni's cache |
+//! | `definitions` | whether a NetworkAttachmentDefinition has changed |
 //! | `gone` | containers that are gone, debts, and claims that name them; pure |
-//! | `tidy` | these undone |
+//! | `tidy` | undoes these |
 //! | `child` | one run of the node's own Braid, with its limits |
-//! | `report` | what it answers |
+//! | `report` | the output of that run |
 //! | `enter` | the namespaces of the node, in which it runs |
 //! | `serve` | the HTTP server: `/healthz`, `/metrics` |
-//! | `calls` | what calls report, counted |
-//! | `otlp`, `export` | spans of traced calls, sent to a collector |
-//! | `lock` | one agent a node |
+//! | `calls` | counts the reports of calls |
+//! | `otlp`, `export` | sends spans of traced calls to a collector |
+//! | `lock` | ensures that there is one agent for each node |
 //!
-//! Nothing else needs the agent: ADD, DEL, CHECK, GC and STATUS do not know whether there is one.
+//! Nothing else needs the agent: ADD, DEL, CHECK, GC and STATUS do not depend on it.
 
 mod calls;
 mod child;

@@ -1,7 +1,7 @@
 //! Spans of traced calls as OTLP, in the JSON form of OTLP over HTTP.
 //!
-//! One request holds the spans of several calls. IDs are hexadecimal there, unlike elsewhere in JSON made of Protocol Buffers, and
-//! 64-bit numbers are strings.
+//! One request contains the spans of several calls. IDs are hexadecimal, unlike in other JSON forms of Protocol Buffers, and 64-bit
+//! numbers are strings.
 
 use serde_json::{Value, json};
 
@@ -12,8 +12,8 @@ const INTERNAL: u32 = 1;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u32 = 2;
 
-/// The body of a request to `/v1/traces` with the spans of these calls. `node` is the name of the node that they were made on.
-/// Calls that are not traced have none.
+/// The body of a request to `/v1/traces` with the spans of these calls. `node` is the name of the node on which they ran. Calls
+/// that are not traced have no spans.
 pub(super) fn request(reports: &[Report<'_>], node: &str) -> Value {
     let version = env!("CARGO_PKG_VERSION");
     let resource = [text("service.name", "braid"), text("service.version", version), text("k8s.node.name", node)];
@@ -55,7 +55,7 @@ fn attributes_of(plugin: &PluginReport<'_>) -> Vec<Value> {
     attributes
 }
 
-/// A span with its times, and with its error if there was one.
+/// A span with its times, and with its error if it has one.
 fn finished(mut span: Value, (began, took): (u64, u64), code: u32, mut attributes: Vec<Value>) -> Value {
     span["startTimeUnixNano"] = began.to_string().into();
     span["endTimeUnixNano"] = began.saturating_add(took).to_string().into();

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What one `braid sync` did. What is not needed here is not read.
+/// The output of one `braid sync`, without the parts that are not used here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Report {
@@ -12,9 +12,9 @@ pub(super) struct Report {
     pub(super) attached: Vec<Value>,
     /// What failed.
     pub(super) failed: Vec<Failed>,
-    /// The network-attachment-definitions that the pod asks for, as `NAMESPACE/NAME`.
+    /// The NetworkAttachmentDefinitions that the pod asks for, as `NAMESPACE/NAME`.
     pub(super) definitions: Vec<String>,
-    /// Whether the pod lacks what only `"repair": true` would give it.
+    /// Whether the pod lacks networks that only `"repair": true` would attach.
     pub(super) needs_repair: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The loop of the agent: what happens, and what is done about it.
+//! The loop of the agent: handles events and starts work.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -28,19 +28,19 @@ use super::unknown::Unknown;
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
 
-/// How long is waited after the first change of the journals for more of them.
+/// How long to wait for more changes of the journals after the first.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long until the journals are looked at again that could not be.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long children may take to end when the agent ends. Those that take longer go on without it.
-const LAST_WORDS: Duration = Duration::from_secs(20);
+/// The pause before reading the journals again if they could not be read.
+const INDEX_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long children may take to exit when the agent exits. Those that take longer continue without it.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is shared with who asks how the agent is.
+/// The state that the HTTP server reads.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) node: Node,
     pub(super) queue: RefCell<Queue>,
-    /// Why the node's own Braid cannot be used, if so.
+    /// Why the node's own Braid cannot be used, if it cannot.
     pub(super) braid_problem: RefCell<Option<String>>,
     pub(super) started: Instant,
     /// How long a pod may wait for its turn.
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     pub(super) conf_dir: PathBuf,
 }
 
-/// Runs the agent of a node until a signal ends it.
+/// Runs the agent of a node until it gets a signal.
 ///
 /// # Errors
 /// When it cannot start.
@@ -61,7 +61,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
     let _lock = Lock::take(&settings.state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Start)?;
     let outcome = LocalSet::new().block_on(&runtime, Agent::run(settings));
-    // A name that is still being looked up is not waited for.
+    // Does not wait for a host name that is still being looked up.
     runtime.shutdown_background();
     outcome
 }
@@ -75,7 +75,7 @@ struct Agent {
     children: Rc<Children>,
     running: JoinSet<(Work, Ended)>,
     definitions: Definitions,
-    /// The versions of definitions that are being asked for.
+    /// A request for the versions of definitions.
     asking: JoinSet<Vec<(String, Option<String>)>>,
     tidying: Tidying,
     /// Whether all pods of the node have been listed.
@@ -172,7 +172,7 @@ impl Agent {
                 goes_on = changes.next() => {
                     if !goes_on {
                         // Somebody has removed the directory of attachments.
-                        sleep(LOOK_AGAIN).await;
+                        sleep(INDEX_RETRY_PAUSE).await;
                         changes = Changes::watch(&settings.state_dir)?;
                     }
                     self.look_by(Instant::now() + SETTLE);
@@ -215,7 +215,7 @@ impl Agent {
         }
     }
 
-    /// Starts what is due, as far as there is room.
+    /// Starts the work that is due, up to the limit.
     fn start_due(&mut self) {
         let now = Instant::now();
         while let Some(work) = self.shared.queue.borrow_mut().take(now) {
@@ -276,7 +276,7 @@ impl Agent {
             Ended::Broken(reason) => (Outcome::Failed, None, Some(reason)),
         };
         self.report_braid_problem(braid_problem);
-        // What has failed may have failed because its container has gone.
+        // It may have failed because its container is gone.
         if outcome == Outcome::Failed {
             self.look();
         }
@@ -297,7 +297,7 @@ impl Agent {
         }
     }
 
-    /// Reports, once, that the node's Braid cannot be used, or that it can again.
+    /// Reports once that the node's Braid cannot be used, or that it can be used again.
     fn report_braid_problem(&self, problem: Option<String>) {
         let before = self.shared.braid_problem.replace(problem.clone());
         match (before, problem) {
@@ -323,12 +323,12 @@ impl Agent {
             }
             Err(error) => {
                 tracing::debug!("the journals are looked at later: {error}");
-                self.look_at = Some(now + LOOK_AGAIN);
+                self.look_at = Some(now + INDEX_RETRY_PAUSE);
             }
         }
     }
 
-    /// Looks for containers that another plugin has attached, while a pod that asks for networks has no journal.
+    /// Looks for containers that another plugin has attached, if a pod that asks for networks has no journal.
     fn look_for_unknown(&mut self) {
         let now = Instant::now();
         let mut queue = self.shared.queue.borrow_mut();
@@ -355,7 +355,7 @@ impl Agent {
         }
     }
 
-    /// When there is something to do next if nothing happens.
+    /// The time of the next work if there is no event before.
     fn next_wake(&self) -> Option<Instant> {
         let queue = self.shared.queue.borrow();
         let (any, failing) = queue.asks_for_definitions();
@@ -369,14 +369,14 @@ impl Agent {
         let count = self.running.len();
         tracing::info!(count, "the agent ends; changes that are being made are waited for");
         let all = async { while self.running.join_next().await.is_some() {} };
-        if timeout(LAST_WORDS, all).await.is_err() {
+        if timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             tracing::warn!("a change takes long, and goes on without the agent");
         }
         self.running.detach_all();
     }
 }
 
-/// The container of a pod, if it can be worked on: of one that Braid is attaching there is nothing to say yet.
+/// The container of a pod, if it can be changed. A container that Braid is still attaching cannot.
 fn container_of(index: &Index, unknown: &Unknown, uid: &str) -> Option<Container> {
     match index.container_of(uid) {
         Some(id) => Some(Container::Attached(id.to_owned())),
@@ -385,7 +385,7 @@ fn container_of(index: &Index, unknown: &Unknown, uid: &str) -> Option<Container
     }
 }
 
-/// Waits until a time; for ever if there is none.
+/// Waits until a time. Waits for ever without one.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,

@@ -25,11 +25,11 @@ use crate::metrics::{self, Format, Gauges};
 use crate::runtime::deadline;
 use crate::source::kubernetes::node::WatchState;
 
-/// How long a client may take for its request, and how long for a connection in all.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many connections there are at once; others wait.
+/// How long a client may take for its request, and how long a connection may last.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The limit on concurrent connections. Further clients wait.
 const AT_ONCE: usize = 16;
-/// How long the watch may fail before it counts as dead.
+/// How long the watch may fail before the agent counts as not working.
 const WATCH_MAY_FAIL: Duration = Duration::from_secs(30);
 /// How long the lock of a GC is waited for.
 const LOCKS: Duration = Duration::from_millis(100);
@@ -54,7 +54,7 @@ impl Reply {
     }
 }
 
-/// Whether the agent does its work, and if not, why.
+/// Whether the agent works and, if not, why.
 fn health(shared: &Shared, _: &HeaderMap) -> Reply {
     let queue = shared.queue.borrow();
     let now = Instant::now();
@@ -74,7 +74,7 @@ fn health(shared: &Shared, _: &HeaderMap) -> Reply {
     }
 }
 
-/// What there is on the node, and what calls did.
+/// The metrics of the node, and of calls.
 fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
@@ -90,14 +90,14 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
     }
 }
 
-/// What tells whether the agent does its work.
+/// The facts that decide whether the agent works.
 #[derive(Debug)]
 struct Signs {
     /// How the watch of pods is.
     watch: WatchState,
     /// When the agent was started.
     started: Instant,
-    /// Why the node's own Braid cannot be used, if so.
+    /// Why the node's own Braid cannot be used, if it cannot.
     braid_problem: Option<String>,
     /// How long a pod has waited for its turn.
     wait: Duration,
@@ -106,7 +106,7 @@ struct Signs {
 }
 
 impl Signs {
-    /// Why the agent does not do its work, if so.
+    /// Why the agent does not work, if it does not.
     fn ailment(self, now: Instant) -> Option<String> {
         let is_long_ago = |since| now.saturating_duration_since(since) >= WATCH_MAY_FAIL;
         match self.watch {
@@ -152,10 +152,10 @@ pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) -> Infallib
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(REQUEST_TIMEOUT)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), answer);
-            drop(timeout(PATIENCE, connection).await);
+            drop(timeout(REQUEST_TIMEOUT, connection).await);
             drop(place);
         });
     }

@@ -10,17 +10,17 @@ use super::export::Endpoint;
 /// How the agent is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The name of its node; that of the machine where it is not given.
+    /// The name of its node. Without one, the machine's host name.
     pub(crate) node: Option<String>,
-    /// The credentials for the API server; none are those of the pod that the agent runs in.
+    /// The credentials for the API server. Without them, those of the pod in which the agent runs.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Where the journals are.
     pub(crate) state_dir: PathBuf,
     /// The directory of configurations, for the children.
     pub(crate) conf_dir: PathBuf,
-    /// Where plugins are looked up, for the children.
+    /// The directories of plugins, for the children.
     pub(crate) cni_path: String,
-    /// Where the runtime's libcni keeps results.
+    /// The directory in which the runtime's libcni keeps results.
     pub(crate) cache_dir: PathBuf,
     /// The node's own Braid.
     pub(crate) braid: PathBuf,
@@ -30,13 +30,13 @@ pub(crate) struct Settings {
     pub(crate) concurrency: usize,
     /// How long a child may take.
     pub(crate) timeout: Duration,
-    /// How long the API server must not know a pod before what belongs to its containers is undone.
+    /// How long the API server must not know a pod before the attachments of its containers are undone.
     pub(crate) gone_after: Duration,
-    /// How long it is until what could not be undone is tried for the first time.
+    /// The pause before an attempt that failed is first repeated.
     pub(crate) retry_after: Duration,
     /// Where the HTTP server listens.
     pub(crate) listen: Listen,
-    /// Where the spans of traced calls are exported to, if anywhere.
+    /// The collector for the spans of traced calls, if there is one.
     pub(crate) otlp_endpoint: Option<Endpoint>,
 }
 
@@ -76,7 +76,7 @@ impl FromStr for Listen {
     }
 }
 
-/// What a text says: `none`, or something that can be read.
+/// Parses `none`, or another value.
 fn none_or<T>(none: T, read: impl FnOnce(&str) -> Option<T>, text: &str) -> Option<T> {
     if text == "none" { Some(none) } else { read(text) }
 }

@@ -1,5 +1,5 @@
-//! Undoing what belongs to containers that are gone, debts, and what the status of claims says of them: the steps that `gone`
-//! decides on, each a request to the API server or a child.
+//! Undoes the attachments of containers that are gone, debts, and the entries for them in the status of claims. `gone` decides on
+//! the steps, each of which is a request to the API server or a child.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,9 +21,9 @@ use crate::transaction::store::debts;
 /// The outcome of a step.
 #[derive(Debug)]
 pub(super) enum Stepped {
-    /// Whether the API server knows the pod of a container, if it could be asked.
+    /// Whether the API server knows the pod of a container, if the request could be made.
     Answered(Subject, Option<bool>),
-    /// Why something is not undone, if it is not.
+    /// Why it is not undone, if it is not.
     Tried(Subject, Result<(), String>),
 }
 
@@ -31,7 +31,7 @@ pub(super) enum Stepped {
 #[derive(Debug)]
 pub(super) struct Tidying {
     gone: Gone,
-    /// Held by the one that is being undone: meanwhile no other call of Braid's goes on.
+    /// Held by the step that undoes something: no other call of Braid runs meanwhile.
     one: Rc<Mutex<()>>,
     steps: JoinSet<Stepped>,
 }
@@ -41,13 +41,13 @@ impl Tidying {
         Self { gone: Gone::new(settings.gone_after, settings.retry_after), one: Rc::default(), steps: JoinSet::new() }
     }
 
-    /// Takes note of what there is to tidy up, once the watch has listed all pods.
+    /// Lists what may have to be undone, once the watch has listed all pods.
     pub(super) fn find(&mut self, index: &Index, queue: &Queue, state_dir: &Path, now: Instant) {
         let lost = index.of_pods().filter(|(_, pod)| !queue.knows(&pod.uid));
         let lost = lost.map(|(id, pod)| (Subject::Container(id.to_owned()), Some(pod.clone())));
         let debts = debts(state_dir).unwrap_or_default();
         let debts = debts.iter().filter(|debt| debt.is_journal()).map(|debt| (Subject::Debt(debt.to_string()), None));
-        // A pod that lives gets another container, and its claims then say what that has.
+        // A running pod gets another container, and its claims' status then describes that one.
         let is_over = |released: &ReleasedClaims| !index.knows(&released.uid) && !queue.may_be_attached(&released.uid);
         let claims = ReleasedClaims::all(state_dir).unwrap_or_default().into_iter().filter(is_over);
         let claims = claims.map(|released| (Subject::Claims(released.uid), None));
@@ -77,12 +77,12 @@ impl Tidying {
         }
     }
 
-    /// Waits for the end of a step. None if none is being taken; an error where a step panics.
+    /// Waits for the end of a step. `None` if there is no step; an error if a step panics.
     pub(super) async fn next_end(&mut self) -> Option<Result<Stepped, JoinError>> {
         self.steps.join_next().await
     }
 
-    /// Takes note of the outcome of a step. Says whether something may have changed on the node.
+    /// Records the outcome of a step. Returns whether something may have changed on the node.
     pub(super) fn finished(&mut self, stepped: Stepped, now: Instant) -> bool {
         match stepped {
             Stepped::Answered(subject, knows) => {
@@ -124,7 +124,7 @@ async fn ask(shared: &Shared, subject: Subject, pod: &PodName) -> Stepped {
     }
 }
 
-/// Has the node's Braid undo what is safe to undo. It says nothing of a container that may live.
+/// Runs the node's Braid to undo what can be undone safely. It does not report containers that may be running.
 async fn undo(shared: &Shared, children: &Children, subject: &Subject, id: &str) -> Result<(), String> {
     children.undo(id).await?;
     let has_journals =
@@ -132,7 +132,7 @@ async fn undo(shared: &Shared, children: &Children, subject: &Subject, id: &str)
     if has_journals { Err("its container may live".into()) } else { Ok(()) }
 }
 
-/// Takes back what the status of a pod's claims says of it.
+/// Removes the entries for a pod from the status of its claims.
 async fn take_back(shared: &Shared, uid: &str) -> Result<(), String> {
     let Some(released) = ReleasedClaims::read(&shared.state_dir, uid) else { return Ok(()) };
     for claim in &released.claims {

@@ -1,4 +1,4 @@
-//! `agent`: the resident process of a node, and the hidden command by which it enters the node's namespaces.
+//! `agent`: the resident process of a node, and the hidden command with which it enters the node's namespaces.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ pub(super) struct Enter {
 }
 
 impl AgentArgs {
-    /// How the agent logs: it has more to say than a call.
+    /// The agent's log settings: it logs more than a call does.
     pub(super) fn log(&self) -> LogConfig {
         LogConfig { level: Some(self.log_level.clone()), ..LogConfig::default() }
     }

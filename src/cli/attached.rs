@@ -1,4 +1,4 @@
-//! What a pod that runs has of its networks: its journal beside what it asks for.
+//! Compares what a running pod has, according to its journal, with what it asks for.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use crate::runtime::deadline;
 use crate::transaction::journal::State;
 use crate::transaction::{Sharing, Store};
 
-/// How long another call's lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for another call's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The attachments of a pod on this node, by the journal of the ADD that made them.
+/// The attachments of a pod on this node, from the journal of the ADD that made them.
 #[derive(Debug)]
 pub(super) struct Attached(State);
 
 impl Attached {
-    /// Finds the attachments that a network has made for a pod. None if it does not run here, or was never attached.
+    /// Finds the attachments that a network has made for a pod. `None` if the pod does not run here, or was never attached.
     pub(super) fn of_pod(
         state_dir: &Path,
         network: &str,
         (namespace, name): (&str, &str),
     ) -> Result<Option<Self>, CliError> {
-        let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline::after(PATIENCE))? else {
+        let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline::after(LOCK_TIMEOUT))? else {
             return Ok(None);
         };
         let is_of_pod = |state: &State| {
@@ -38,7 +38,7 @@ impl Attached {
         for id in store.container_ids()? {
             let Some(container) = store.unlocked_container(&id)? else { continue };
             for ifname in container.entries()?.ifnames {
-                // A journal that cannot be used has no attachments; `list` shows it.
+                // A journal that cannot be used counts as having no attachments; `list` shows it.
                 let Some(Ok(state)) = State::peek(&container, &ifname)? else { continue };
                 if is_of_pod(&state) && latest.as_ref().is_none_or(|other| other.header.time < state.header.time) {
                     latest = Some(state);
@@ -48,12 +48,12 @@ impl Attached {
         Ok(latest.map(Self))
     }
 
-    /// Whether the pod has an attachment that it asks for.
+    /// Whether the pod has a requested attachment.
     pub(super) fn has(&self, wanted: &Attachment) -> bool {
         self.attachments().any(|attachment| is_same(attachment, wanted))
     }
 
-    /// What the pod has and does not ask for any more, in words.
+    /// The attachments that the pod has but no longer asks for, as text.
     pub(super) fn besides(&self, wanted: &[Attachment]) -> Vec<String> {
         let is_extra = |attachment: &&Attachment| !wanted.iter().any(|other| is_same(attachment, other));
         self.attachments().filter(is_extra).map(|one| format!("{} on {}", one.reference, one.ifname)).collect()
@@ -65,7 +65,7 @@ impl Attached {
     }
 }
 
-/// Whether two attachments are of one network under one name.
+/// Whether two attachments are of the same network under the same interface name.
 fn is_same(one: &Attachment, other: &Attachment) -> bool {
     (&one.reference, &one.ifname) == (&other.reference, &other.ifname)
 }

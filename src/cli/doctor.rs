@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong with this node, and how to mend it.
+//! `doctor`: finds what is wrong with this node, and mends it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::request::variable;
 use crate::runtime::cache;
 use crate::transaction::DebtId;
 
-/// How often `--fix` looks again: what it mends first can uncover more.
+/// How many times `--fix` looks again: what it mends first can reveal more.
 const ROUNDS: usize = 4;
 
 /// The arguments of `doctor`.
@@ -121,13 +121,13 @@ fn leave_out(examined: &mut Examined, args: &Doctor) {
 struct Line<'a> {
     kind: Kind,
     subject: &'a str,
-    /// `found`; after `--fix` `mended` or `left`.
+    /// `found`; after `--fix`, `mended` or `left`.
     state: &'static str,
     meaning: &'a str,
     remedy: &'a str,
     /// Whether `--fix` mends it.
     fix: bool,
-    /// Why it does not, or did not; or what it did.
+    /// Why it is not mended, or what was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
 }
@@ -189,7 +189,7 @@ fn report(args: &Doctor, findings: &[Finding], mended: &[Mended]) -> Outcome {
     if findings.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(CliError::Printed) }
 }
 
-/// A table of which each row is followed by what it means and what to do.
+/// A table in which each row is followed by its explanation and advice.
 fn screen(lines: &[Line<'_>]) -> String {
     let rows: Vec<Vec<String>> =
         lines.iter().map(|line| vec![line.kind.name().to_owned(), cell(line.subject), line.mending()]).collect();

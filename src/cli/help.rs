@@ -1,4 +1,4 @@
-//! What `braid help COMMAND` prints after the options of each command.
+//! The text that `braid help COMMAND` prints after the options of each command.
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:

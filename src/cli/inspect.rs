@@ -1,4 +1,4 @@
-//! `list` and `show`: what the journals say.
+//! `list` and `show`: the content of the journals.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::runtime::deadline;
 use crate::transaction::journal::State;
 use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
 
-/// How long another call's lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for another call's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known of a container's attachments under one `CNI_IFNAME`.
+/// A container's attachments under one `CNI_IFNAME`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Known {
@@ -70,7 +70,7 @@ struct KnownPlugin {
     config: RawObject,
 }
 
-/// A change that was made while the container lived.
+/// A change that was made while the container was running.
 #[derive(Debug, Serialize)]
 struct KnownChange {
     /// Milliseconds since 1970.
@@ -227,16 +227,16 @@ fn ago(since: u64) -> String {
     }
 }
 
-/// What is known of the containers whose ID begins with `prefix`, by ID.
+/// The entries of the containers whose ID begins with `prefix`, by ID.
 fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
     let mut known = Vec::new();
-    let deadline = deadline::after(PATIENCE);
+    let deadline = deadline::after(LOCK_TIMEOUT);
     let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline)? else { return Ok(known) };
     let mut ids = store.container_ids()?;
     ids.retain(|id| id.starts_with(prefix));
     ids.sort();
     for id in ids {
-        // What is wrong with one container hides none of the others.
+        // A problem with one container does not hide the others.
         if let Err(error) = read_container(&store, &id, &mut known) {
             known.push(unusable(&id, "", &error.to_string()));
         }

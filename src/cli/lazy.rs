@@ -1,9 +1,9 @@
-//! Arguments that are defined once their command is called.
+//! Arguments that are defined only when their command is called.
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches, Id};
 
-/// The arguments of a command. To define those of all commands takes as long as everything else that a short command does.
+/// The arguments of a command. Defining those of all commands takes as long as everything else that a short command does.
 #[derive(Debug)]
 pub(super) struct Lazy<T>(pub(super) T);
 
@@ -21,7 +21,8 @@ impl<T: Args> Args for Lazy<T> {
     }
 }
 
-/// Defines the arguments of a command, whose own description stays: `define` would give it that of the arguments.
+/// Defines the arguments of a command, and keeps the command's description, which `define` would replace with that of the
+/// arguments.
 fn describing(command: Command, define: fn(Command) -> Command) -> Command {
     let (about, long) = (command.get_about().cloned(), command.get_long_about().cloned());
     define(command).about(Resettable::from(about)).long_about(Resettable::from(long))

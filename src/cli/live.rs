@@ -1,4 +1,4 @@
-//! `attach`, `detach`, `update` and `sync`: a container changes while it lives.
+//! `attach`, `detach`, `update` and `sync`: changes of a running container.
 
 mod shown;
 mod values;
@@ -183,7 +183,7 @@ fn refused(error: &LiveError) -> CliError {
     CliError::Cni(CniError::from(error), Version::LATEST)
 }
 
-/// Braid's part of the network that is given, or else of the one that the container was attached to.
+/// Braid's part of the given network or, without one, of the network that the container was attached to.
 fn configuration_of(live: &Live, which: Which<'_>, network: Option<&str>) -> Result<Config, CliError> {
     match network {
         Some(network) => configuration(network),
@@ -204,7 +204,7 @@ fn configuration(network: &str) -> Result<Config, CliError> {
     Ok(problems.or_first(config)?.expect("there is a configuration where there is no problem"))
 }
 
-/// Selections as an operator writes them on the command line.
+/// Selections that an operator writes on the command line.
 fn selections(words: &[String]) -> Result<Vec<OperatorSelection>, CliError> {
     let mut selections = Vec::new();
     for word in words {
@@ -246,8 +246,8 @@ impl Container {
         Live::new(&self.target.state.state_dir).by("command line")
     }
 
-    /// What makes a change that needs no configuration. One that is there says how long to wait, and how what is written about a
-    /// pod follows.
+    /// What a change without a configuration needs. If there is a configuration, it sets the time limits and how the pod's status
+    /// is updated.
     fn configured_live(&self) -> Result<Live, CliError> {
         let live = self.live();
         let network = live.network_of(self.which()).map_err(|error| refused(&error))?;
@@ -263,7 +263,7 @@ impl Container {
         }
     }
 
-    /// Prints what a change has led to. `interface` is the one that was updated.
+    /// Prints the outcome of a change. `interface` is the updated one.
     fn report(&self, outcome: &Outcome, interface: &str) -> super::Outcome {
         self.print_timings(&outcome.changed.steps);
         let result = outcome.changed.result.to_raw(outcome.version);
@@ -280,7 +280,7 @@ impl Container {
         print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))
     }
 
-    /// Says why a change was not made, and if it was tried what was run.
+    /// Prints why a change was not made and, if it was attempted, what was run.
     fn refused(&self, error: &LiveError, interface: &str) -> CliError {
         let LiveError::Change(tried) = error else { return refused(error) };
         self.print_timings(&tried.steps);

@@ -1,4 +1,4 @@
-//! What `validate` says of the devices that pods' networks take.
+//! The checks of `validate` for the devices of pods' networks.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ use crate::source::device::{Assignments, Demand, DeviceError, Inventory, PodClai
 use crate::source::kubernetes::manifest::{ClaimSpec, PodClaim, PodTemplate, RequestSpec};
 use crate::source::pod::PodView;
 
-/// The kinds of what a pod's claim is made from.
+/// The kinds of objects that a pod's claim can come from.
 pub(super) const CLAIM: &str = "ResourceClaim";
 pub(super) const TEMPLATE: &str = "ResourceClaimTemplate";
 
-/// The claims and templates that are given, by kind, namespace and name.
+/// The given claims and templates, by kind, namespace and name.
 pub(super) type GivenClaims = BTreeMap<(&'static str, String, String), ClaimSpec>;
 
-/// The devices of a pod's attachments as far as its manifest shows them, and findings about the others.
+/// The devices of a pod's attachments, as far as its manifest shows them, and findings about the others.
 pub(super) fn devices(
     config: &Config,
     request: &Request,
@@ -51,7 +51,7 @@ pub(super) fn devices(
 /// The devices that the pod's containers request.
 fn of_containers(demands: &[Demand], template: &PodTemplate) -> Assignments {
     let mut inventory = Inventory::new(template.requests.clone(), []);
-    inventory.know_pod(PodClaims::default());
+    inventory.add_claims_of_pod(PodClaims::default());
     inventory.assign(demands).unwrap_or_default()
 }
 
@@ -63,7 +63,7 @@ struct Claims<'a> {
 }
 
 impl Claims<'_> {
-    /// Whether the requests that attachments name are there, and enough of them.
+    /// Whether the requests that attachments name exist, and have enough devices.
     fn check(&self, demands: &[Demand]) -> Vec<Finding> {
         let mut left: BTreeMap<&str, Vec<RequestSpec>> = BTreeMap::new();
         let mut ordered: Vec<(&Demand, &ClaimRequest)> =
@@ -124,8 +124,8 @@ impl Claims<'_> {
     }
 }
 
-/// Takes a device of a request, if it is the one that is wanted and has one left. Alternatives that do not have so many, and others
-/// than the one that is named, are not those that the devices are given for.
+/// Takes a device of a request, if it is the wanted request and has one left. Alternatives with fewer devices, and alternatives
+/// other than the named one, are then no longer possible.
 fn take(request: &mut RequestSpec, wanted: &ClaimRequest) -> bool {
     let is_meant =
         |alternative: &str| wanted.request.as_ref().is_none_or(|name| *name == request.name || name == alternative);

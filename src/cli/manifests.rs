@@ -1,4 +1,4 @@
-//! What `validate` says of Kubernetes objects.
+//! The checks of `validate` for Kubernetes objects.
 
 use std::collections::BTreeSet;
 
@@ -21,15 +21,15 @@ use crate::source::pod::{
 };
 use crate::source::{self, SourceError, Wanted};
 
-/// What the API group of NetworkAttachmentDefinitions is called in `apiVersion`.
+/// The API group of NetworkAttachmentDefinitions, as in `apiVersion`.
 const API_VERSION: &str = "k8s.cni.cncf.io/v1";
-/// What the annotations of the Kubernetes Network Plumbing Working Group begin with, and those there are.
+/// The prefix of the annotations of the Kubernetes Network Plumbing Working Group, and the known annotations.
 const PREFIX: &str = "k8s.v1.cni.cncf.io/";
 const ANNOTATIONS: [&str; 5] =
     [NETWORKS, RESOURCE_NAME, RESOURCE_CLAIM, "k8s.v1.cni.cncf.io/network-status", STATUS_BEFORE];
-/// The annotation of the network status as it was called once.
+/// The older name of the network status annotation.
 const STATUS_BEFORE: &str = "k8s.v1.cni.cncf.io/networks-status";
-/// Annotations by which pods ask others for networks, and whose they are.
+/// Annotations with which pods ask other software for networks, and that software.
 const OTHERS_ANNOTATIONS: [(&str, &str); 7] = [
     ("danm.io/interfaces", "an annotation of DANM"),
     ("danm.k8s.io/interfaces", "an annotation of DANM"),
@@ -45,7 +45,7 @@ const LIST_KEYS: [&str; 7] =
 /// Keys under which plugins expect the name of an interface of the node.
 const INTERFACE_KEYS: [&str; 3] = ["bridge", "master", "device"];
 
-/// Takes note of all definitions in files, and says in the files' reports which were there before.
+/// Collects all definitions in files, and reports in each file which ones were given before.
 pub(super) fn collect<'a>(files: impl Iterator<Item = (&'a Vec<Manifest>, &'a mut Report)>, given: &mut Given) {
     let mut known = Vec::new();
     for (objects, report) in files {
@@ -70,7 +70,7 @@ pub(super) fn collect<'a>(files: impl Iterator<Item = (&'a Vec<Manifest>, &'a mu
     given.definitions = known.into_iter().collect();
 }
 
-/// The definitions that an object's networks may be in, each once.
+/// The definitions that an object's networks may use, each once.
 pub(super) fn named_definitions(object: &Manifest, given: &Given) -> Vec<DefinitionKey> {
     let Content::Pod(template) = &object.content else { return Vec::new() };
     let (pod, _) = read_pod(object, template, given);
@@ -84,7 +84,7 @@ pub(super) fn named_definitions(object: &Manifest, given: &Given) -> Vec<Definit
     keys
 }
 
-/// Says what is wrong with the objects of one file.
+/// Reports the problems with the objects of one file.
 pub(super) fn check(report: &mut Report, objects: &[Manifest], given: &Given) {
     report.summary = summary(objects);
     for object in objects {
@@ -98,7 +98,7 @@ pub(super) fn check(report: &mut Report, objects: &[Manifest], given: &Given) {
     }
 }
 
-/// How many objects of which kind there are.
+/// The number of objects of each kind.
 fn summary(objects: &[Manifest]) -> String {
     let mut kinds: Vec<(&str, usize)> = Vec::new();
     for object in objects {
@@ -208,7 +208,7 @@ impl Checker<'_> {
         };
         let place = format!("spec.config{}", at(config.line));
         let parsed = parse_object(config.value.as_bytes()).and_then(|object| {
-            // What is wrong with the object's own name has been said.
+            // The problem with the object's own name has been reported.
             let own = Some(self.object.name.as_str()).filter(|name| validate::network_name(name).is_ok());
             let defaults = Defaults { name: own.or(Some("unnamed")), version: None };
             NetworkConfig::complete_from_object(object.clone(), defaults).map(|network| (object, network))
@@ -219,7 +219,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports on a definition's configuration that can be read.
+    /// Reports on a definition's configuration that can be parsed.
     fn network(&mut self, place: &str, keys: &RawObject, network: &NetworkConfig) {
         if !keys.contains_key("cniVersion") && !keys.contains_key("cniVersions") {
             let hint =
@@ -292,7 +292,7 @@ impl Checker<'_> {
         };
         let mut reported = BTreeSet::new();
         for (place, config) in configs(self.given) {
-            // What does not depend on the pod is reported for the configuration.
+            // Problems that do not depend on the pod are reported for the configuration.
             let anyway: BTreeSet<Finding> = findings(&config, &without, template, self.given).into_iter().collect();
             for finding in findings(&config, &view, template, self.given) {
                 if anyway.contains(&finding) || !reported.insert(finding.clone()) {
@@ -309,7 +309,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Annotations that look like ours and are not.
+    /// Annotations that look like known ones but are not.
     fn annotations(&mut self, annotations: &Annotations, place: &str) {
         for (key, text) in annotations {
             let known = ANNOTATIONS.iter().chain(&[DEFAULT_NETWORK]).copied().collect::<Vec<_>>();
@@ -328,7 +328,7 @@ impl Checker<'_> {
     }
 }
 
-/// A pod as its template asks for networks, and what is wrong with that.
+/// A pod, as its template asks for networks, and the problems with that.
 fn read_pod(object: &Manifest, template: &PodTemplate, given: &Given) -> (Pod, Problems<AnnotationError>) {
     let annotations = template.annotations.as_ref().unwrap_or(&object.annotations);
     let annotation = |key: &str| annotations.get(key).map(|text| text.value.as_str());
@@ -349,11 +349,11 @@ pub(super) enum Finding {
     Error(String),
     Warning(String),
     Note(String),
-    /// It may be wrong: who knows could not be asked.
+    /// It may be wrong, because the cluster could not be asked.
     Unknown(String),
 }
 
-/// The configurations that pods are checked by: those given, or one that refuses nothing.
+/// The configurations with which pods are checked: the given ones, or one that allows everything.
 fn configs(given: &Given) -> Vec<(String, Config)> {
     if !given.configs.is_empty() {
         return given.configs.clone();
@@ -364,10 +364,10 @@ fn configs(given: &Given) -> Vec<(String, Config)> {
     vec![(String::new(), config)]
 }
 
-/// The plugin type of the primary network where none is known.
+/// The plugin type of the primary network if it is not known.
 const PRIMARY: &str = "primary";
 
-/// What is wrong with what a pod asks for, and what is worth a word.
+/// Errors in what a pod asks for, and other remarks.
 fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Given) -> Vec<Finding> {
     let request = request_of(&view.pod);
     let (devices, of_devices) = devices(config, &request, view, template, given);
@@ -391,7 +391,7 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
         SourceError::Device { source: DeviceError::Annotation { .. }, .. } => Finding::Error(error.to_string()),
         error @ SourceError::Withheld { .. } => Finding::Unknown(error.to_string()),
         SourceError::Unknown { .. } if given.finder.is_none() => Finding::Note(error.to_string()),
-        // The disk of the node is not known here; and a webhook may add a request when the pod is made.
+        // The node's disk is not known here, and a webhook may add a request when the pod is made.
         SourceError::Unknown { .. } | SourceError::Device { .. } => Finding::Warning(error.to_string()),
         error => Finding::Error(error.to_string()),
     });
@@ -407,7 +407,7 @@ fn findings(config: &Config, view: &PodView, template: &PodTemplate, given: &Giv
 
 /// A message about an annotation, with the annotation's line.
 fn with_line(message: String, annotations: &Annotations) -> String {
-    // The older name of one begins as the other does.
+    // The older name of an annotation begins like the current one.
     let of = [DEFAULT_NETWORK, NETWORKS].into_iter().find(|key| message.contains(*key));
     match of.and_then(|key| annotations.get(key)) {
         Some(text) => message + &at(text.line),

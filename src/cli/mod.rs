@@ -1,6 +1,6 @@
 //! The command line: what runs when `CNI_COMMAND` is not set.
 
-/// Writes a line to standard error. If that fails, the command goes on, where the standard library's macro panics.
+/// Writes a line to standard error. If that fails, the command continues, whereas the standard library's macro panics.
 macro_rules! eprint_line {
     ($($words:tt)*) => {{
         use ::std::io::Write as _;
@@ -35,7 +35,7 @@ mod webhook;
 
 #[cfg(not(feature = "kubernetes"))]
 use validate as validating;
-/// What `validate` is: with Kubernetes, a webhook too.
+/// The arguments of `validate`. With Kubernetes, they include the webhook's.
 #[cfg(feature = "kubernetes")]
 use webhook as validating;
 

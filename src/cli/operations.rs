@@ -73,7 +73,7 @@ pub(super) fn gc(name: &str, valid: &[String]) -> Outcome {
 
 pub(super) fn status(name: &str) -> Outcome {
     let network = network(name)?;
-    // No plugin is asked about a network of a version before STATUS, so that debts are reported here.
+    // If the network's version has no STATUS, no plugin is called, so debts are reported here.
     for state_dir in state_dirs(&network) {
         for id in debts(&state_dir)? {
             eprint_line!("braid: {}", id.describe(&state_dir));
@@ -83,7 +83,7 @@ pub(super) fn status(name: &str) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The runtime that the environment describes. A Braid that is in none of the directories is this one.
+/// The runtime that the environment describes. If no directory contains Braid, this executable is used.
 pub(super) fn networks() -> Result<Networks, CliError> {
     runtime::keep_descriptors_from_plugins();
     let networks = Networks::new("").with_finder(finder()?);
@@ -98,7 +98,7 @@ pub(super) fn network(name: &str) -> Result<NetworkConfig, CliError> {
     loaded(name).map(|loaded| loaded.network)
 }
 
-/// The configuration of a name, or of a file.
+/// The configuration of this name, or of this file.
 pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     let is_file_name = [".conflist", ".conf", ".json"].iter().any(|extension| name.ends_with(extension));
     if name.contains('/') || is_file_name {
@@ -118,19 +118,19 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     })
 }
 
-/// The names of the networks in a directory, as far as they can be read.
+/// The names of the networks in a directory that can be read.
 fn names_in(directory: &Path) -> Vec<String> {
     let files = load::files(directory).unwrap_or_default();
     files.iter().filter_map(|file| load::from_file(file).ok()).map(|loaded| loaded.network.name).collect()
 }
 
-/// The path of a namespace given by path, or by name as to `ip netns`.
+/// The path of a namespace given by path, or by name as for `ip netns`.
 fn namespace(given: &Path) -> std::io::Result<PathBuf> {
     let is_name = given.parent() == Some(Path::new("")) && !given.exists();
     if is_name { Ok(Path::new(NAMESPACES).join(given)) } else { std::path::absolute(given) }
 }
 
-/// The attachment of a command line and its environment.
+/// The attachment that the command line and the environment describe.
 fn attachment(args: &AttachmentArgs) -> Result<runtime::Attachment, CliError> {
     let netns = namespace(&args.netns)?.to_string_lossy().into_owned();
     let container_id = match &args.container_id {
@@ -139,7 +139,7 @@ fn attachment(args: &AttachmentArgs) -> Result<runtime::Attachment, CliError> {
     };
     let ifname = match &args.ifname {
         Some(ifname) => ifname.clone(),
-        // As cnitool: an empty one is no name, and an error.
+        // As in cnitool, an empty name is an error.
         None => variable("CNI_IFNAME")?.unwrap_or_else(|| "eth0".into()),
     };
     validate::container_id(&container_id)?;
@@ -147,7 +147,7 @@ fn attachment(args: &AttachmentArgs) -> Result<runtime::Attachment, CliError> {
     parameters(container_id, netns, ifname)
 }
 
-/// An attachment with the arguments of the environment.
+/// An attachment with the arguments in the environment.
 pub(super) fn parameters(container_id: String, netns: String, ifname: String) -> Result<runtime::Attachment, CliError> {
     let args = variable("CNI_ARGS")?.unwrap_or_default();
     args.parse::<Args>()?;
@@ -174,7 +174,7 @@ fn pretty(json: &str) -> Result<String, CliError> {
     Ok(serde_json::to_string_pretty(&value)? + "\n")
 }
 
-/// The CNI error of a failure, with the first plugin's code. Its details are what the message does not say.
+/// The CNI error of a failure, with the first plugin's code. Its details are what the message does not contain.
 fn cni_error(error: &NetworkError, version: Version) -> CliError {
     let in_version = |error| CliError::Cni(error, version);
     let message = error.to_string();

@@ -10,9 +10,9 @@ use crate::cni::{CniError, Version};
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum CliError {
-    /// A plugin's error, or one like it: printed as JSON too, in the network's version.
+    /// An error of a plugin or of a network. It is also printed as JSON, in the network's version.
     Cni(CniError, Version),
-    /// The same with what is printed in place of the error alone.
+    /// The same, with the JSON that is printed instead of only the error.
     Reported(CniError, Box<RawValue>),
     /// Anything else, as a message.
     Plain(String),
@@ -21,7 +21,7 @@ pub(super) enum CliError {
 }
 
 impl CliError {
-    /// The same as text, for what goes on after it.
+    /// The same as text, for commands that continue after it.
     pub(super) fn message(&self) -> String {
         match self {
             Self::Cni(error, _) | Self::Reported(error, _) => error.to_string(),
@@ -37,10 +37,10 @@ impl<E: std::error::Error> From<E> for CliError {
     }
 }
 
-/// What a command ends with: its exit status, or why it failed.
+/// The outcome of a command: its exit status, or why it failed.
 pub(super) type Outcome = Result<ExitCode, CliError>;
 
-/// Prints text. A reader that closes its end early, as `head` does, is no failure.
+/// Prints text. If the reader closes its end early, as `head` does, that is not a failure.
 pub(super) fn print(text: &str) -> Outcome {
     match answer::write_text(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),

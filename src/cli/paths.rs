@@ -1,4 +1,4 @@
-//! Where plugins and configurations are, as cnitool's environment says.
+//! The paths of plugins and configurations, from cnitool's environment variables.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use super::CliError;
 use crate::request::{own_executable, variable};
 use crate::runtime::Finder;
 
-/// Where configurations are, if `NETCONFPATH` does not say.
+/// The directory of configurations without `NETCONFPATH`.
 const DEFAULT_NETCONFPATH: &str = "/etc/cni/net.d";
 
-/// Where plugins are looked up, as the environment says it.
+/// The directories of plugins, from the environment.
 pub(super) fn cni_path() -> Result<String, CliError> {
     Ok(variable("CNI_PATH")?.unwrap_or_else(|| crate::config::DEFAULT_BIN_DIR.into()))
 }
 
-/// Where the results of attachments are kept.
+/// The directory for the results of attachments.
 pub(super) fn cache_dir() -> Result<PathBuf, CliError> {
     let directory = variable("CNI_CACHE_DIR")?.filter(|directory| !directory.is_empty());
     Ok(std::path::absolute(directory.unwrap_or_else(|| crate::runtime::cache::DEFAULT_DIR.into()))?)

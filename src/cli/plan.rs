@@ -49,12 +49,12 @@ pub(super) struct PlanArgs {
 struct Step {
     interface: String,
     network: String,
-    /// The network as it was asked for: `namespace/name` if it is a NetworkAttachmentDefinition.
+    /// The network as it was requested: `namespace/name` if it is a NetworkAttachmentDefinition.
     reference: String,
     plugin: String,
     origin: String,
     reason: String,
-    /// Whether the pod has it, where the pod runs here.
+    /// Whether the pod has it, if the pod runs here.
     #[serde(skip_serializing_if = "Option::is_none")]
     attached: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +65,7 @@ struct Step {
 struct Report {
     steps: Vec<Step>,
     dropped: Vec<String>,
-    /// Of each attachment, with which others it is made at once and why, where any may be.
+    /// For each attachment, with which others it runs at once and why, if any do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     concurrency: Vec<String>,
     /// What the pod has and does not ask for.
@@ -107,7 +107,7 @@ fn report(args: &PlanArgs, network: &NetworkConfig) -> Result<Report, CliError> 
     Ok(report)
 }
 
-/// What is asked for in the call that the arguments describe, and that call.
+/// The call that the arguments describe, and its requested attachments.
 fn survey(args: &PlanArgs, config: &Config) -> Result<(Request, Surveyed), CliError> {
     let mut request = Request::of_no_container(args.args.parse()?);
     request.ifname.clone_from(&args.ifname);
@@ -162,7 +162,7 @@ impl Step {
 }
 
 impl Report {
-    /// Adds what the Braid at this place of a network would do.
+    /// Adds what the Braid at this position of a network would do.
     fn add_braid(
         &mut self,
         args: &PlanArgs,
@@ -193,7 +193,7 @@ impl Report {
         Ok(())
     }
 
-    /// What a pod has, if that is known. A user who may not read the journals gets a warning.
+    /// The attachments that a pod has, if they are known. A user who may not read the journals gets a warning.
     fn attached(&mut self, config: &Config, pod: (&str, &str)) -> Option<Attached> {
         match Attached::of_pod(&config.state_dir, &config.name, pod) {
             Ok(attached) => attached,
@@ -205,7 +205,7 @@ impl Report {
         }
     }
 
-    /// Adds what known plugins fail on: each network by itself, and all together.
+    /// Adds problems of known plugins: for each network separately, and for all together.
     fn add_traps(&mut self, plan: &Plan) {
         let networks = plan.attachments.iter().map(|attachment| &attachment.network);
         let alone = networks.flat_map(|network| {
@@ -254,7 +254,7 @@ impl Report {
         text
     }
 
-    /// The steps as a table; empty where there are none.
+    /// The steps as a table. Empty if there are none.
     fn table(&self, explain: bool) -> String {
         let mut headings = vec!["STEP", "INTERFACE", "NETWORK", "PLUGIN", "FROM"];
         let is_running = self.steps.iter().any(|step| step.attached.is_some());

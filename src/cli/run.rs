@@ -1,9 +1,9 @@
 //! `run`: a command in a new network namespace that is attached to networks.
 //!
-//! Two processes share the work, so that if one of them dies, the other cleans up. The *front* is what the
-//! user started: it starts the *keeper*, waits for it, and cleans up should the keeper be killed. The keeper makes the
-//! namespace, joins it, runs the command and cleans up when the command exits, when it gets a signal to stop, or when
-//! the front is gone. Both derive all names from the front's process ID, so that they need not exchange any.
+//! Two processes share the work, so that if one of them dies, the other cleans up. The user starts the *front*. It starts the
+//! *keeper*, waits for it, and cleans up if the keeper is killed. The keeper makes the namespace, attaches it, runs the command,
+//! and cleans up when the command exits, when it gets a signal to stop, or when the front is gone. All names are derived from the
+//! front's process ID, so that the processes need not exchange any.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -27,9 +27,10 @@ use super::{CliError, Outcome};
 use crate::cni::NetworkConfig;
 use crate::cni::config::{Defaults, parse_object};
 use crate::netns::Identity;
-use crate::runtime::{Attachment, Networks, pidfd};
+use crate::runtime::chain::Limits;
+use crate::runtime::{Attachment, Networks, pidfd, undo_in_reverse};
 
-/// Where namespaces are mounted, as `ip netns` does.
+/// The directory in which namespaces are mounted, as by `ip netns`.
 const NAMESPACES: &str = "/run/netns";
 /// The signals that ask for an end.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -56,20 +57,20 @@ pub(super) fn run(args: &Run) -> Outcome {
 }
 
 /// Everything that a run makes, by name.
-struct Scene {
+struct Resources {
     namespace: PathBuf,
     networks: Networks,
     attachments: Vec<(NetworkConfig, Attachment)>,
 }
 
-impl Scene {
+impl Resources {
     fn new(args: &Run, front: i32) -> Result<Self, CliError> {
         let container_id = format!("braid-run-{front}");
         let namespace = Path::new(NAMESPACES).join(&container_id);
         let networks = networks()?;
         let parameters_on = |ifname| parameters(container_id.clone(), namespace.to_string_lossy().into_owned(), ifname);
         let mut attachments = Vec::new();
-        // As every container runtime does: the loopback interface is up, where there is a plugin for it.
+        // As every container runtime does, set the loopback interface up, if there is a plugin for it.
         let loopback = parse_object(br#"{"cniVersion":"0.4.0","name":"cni-loopback","type":"loopback"}"#)?;
         let loopback = NetworkConfig::from_object(loopback, Defaults::default())?;
         if networks.executables(&loopback).is_ok() {
@@ -81,17 +82,17 @@ impl Scene {
         Ok(Self { namespace, networks, attachments })
     }
 
-    /// Undoes what there is of it, the last network first. Says what could not be undone.
+    /// Undoes everything, the last network first. Reports what could not be undone.
     fn clean_up(&self) -> Result<(), CliError> {
-        // What the command has left running would keep the namespace alive, with nothing in it.
+        // Processes that the command has left running would keep the namespace alive.
         kill_inside(&self.namespace);
-        let mut failed = false;
-        for (network, attachment) in self.attachments.iter().rev() {
-            if let Err(error) = self.networks.del(network, attachment) {
-                eprint_line!("braid: cannot clean up: {error}");
-                failed = true;
-            }
+        let failures = undo_in_reverse(&self.attachments, Limits::default(), |(network, attachment), _| {
+            self.networks.del(network, attachment)
+        });
+        for error in &failures {
+            eprint_line!("braid: cannot clean up: {error}");
         }
+        let mut failed = !failures.is_empty();
         if let Err(error) = remove_namespace(&self.namespace) {
             let message = format!("cannot remove {}: {error}", self.namespace.display());
             eprint_line!("braid: {message}");
@@ -104,8 +105,8 @@ impl Scene {
 /// What the user started.
 fn front(args: &Run) -> Outcome {
     let own = Pid::this().as_raw();
-    // Made here first, so that problems of the configuration are reported before anything is done.
-    let scene = Scene::new(args, own)?;
+    // Also made here, so that problems with the configuration are reported before anything is done.
+    let resources = Resources::new(args, own)?;
     let signals = take_signals()?;
     let mut keeper = Command::new("/proc/self/exe")
         .arg0("braid")
@@ -117,24 +118,24 @@ fn front(args: &Run) -> Outcome {
         .spawn()?;
     let status = wait_passing_on(&mut keeper, &signals, None)?;
     if status.signal().is_some() {
-        // The keeper was killed, and the command may have outlived it.
-        scene.clean_up()?;
+        // The keeper was killed, and the command may still be running.
+        resources.clean_up()?;
     }
     Ok(exit_code(status))
 }
 
 /// What does the work.
 fn keeper(args: &Run, front: i32) -> Outcome {
-    let scene = Scene::new(args, front)?;
+    let resources = Resources::new(args, front)?;
     let signals = take_signals()?;
     let front = pidfd(Pid::from_raw(front))?;
-    make_namespace(&scene.namespace)?;
+    make_namespace(&resources.namespace)?;
     let joined_and_ran = || -> Outcome {
-        for (network, attachment) in &scene.attachments {
+        for (network, attachment) in &resources.attachments {
             // Standard output is the command's.
-            scene.networks.add(network, attachment).map_err(|error| CliError::Plain(error.to_string()))?;
+            resources.networks.add(network, attachment).map_err(|error| CliError::Plain(error.to_string()))?;
         }
-        let mut child = match spawn_inside(&scene.namespace, &args.command) {
+        let mut child = match spawn_inside(&resources.namespace, &args.command) {
             Ok(child) => child,
             Err(error) => {
                 eprint_line!("braid: cannot run {}: {error}", args.command[0].display());
@@ -145,20 +146,20 @@ fn keeper(args: &Run, front: i32) -> Outcome {
         Ok(exit_code(wait_passing_on(&mut child, &signals, Some(front.as_fd()))?))
     };
     let outcome = joined_and_ran();
-    let cleaned = scene.clean_up();
+    let cleaned = resources.clean_up();
     let code = outcome?;
     cleaned?;
     Ok(code)
 }
 
-/// Blocks the signals that ask for an end, so that they are read and not died of.
+/// Blocks the signals that ask for an end, so that they are read and do not kill the process.
 fn take_signals() -> Result<SignalFd, CliError> {
     let set: SigSet = ENDING.into_iter().collect();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Waits for a child, and passes signals on to it. If the process of `alive` exits, the child is terminated.
+/// Waits for a child, and passes signals on to it. If the process `alive` exits, the child is killed.
 fn wait_passing_on(
     child: &mut Child,
     signals: &SignalFd,
@@ -179,7 +180,7 @@ fn wait_passing_on(
             return Ok(child.wait()?);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
-            // One from the terminal has gone to the child too; twice does no harm.
+            // A signal from the terminal goes to the child too. Sending it twice does no harm.
             if let Ok(signal) = Signal::try_from(signal.ssi_signo.cast_signed()) {
                 let _ = kill(pid, signal);
             }
@@ -239,14 +240,14 @@ fn remove_namespace(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Starts a command in a namespace. The thread that enters it ends with the start; the child stays.
+/// Starts a command in a namespace. A thread enters the namespace, starts the command, and ends.
 fn spawn_inside(namespace: &Path, command: &[OsString]) -> io::Result<Child> {
     let file = File::open(namespace)?;
     std::thread::scope(|scope| {
         scope
             .spawn(|| -> io::Result<Child> {
                 setns(&file, CloneFlags::CLONE_NEWNET)?;
-                // The command is to get its signals as usual.
+                // The command must get its signals as usual.
                 let set: SigSet = ENDING.into_iter().collect();
                 set.thread_unblock()?;
                 Command::new(&command[0]).args(&command[1..]).spawn()

@@ -2,7 +2,7 @@
 
 use crate::cni::text::is_deceptive;
 
-/// Lays rows out under headings, columns as wide as what is in them.
+/// Formats rows under headings, with columns as wide as their content.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
     for row in rows {
@@ -25,7 +25,7 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Text that can stand in one cell: without what could change how a terminal shows the rest.
+/// Text for one cell, without characters that could change how a terminal shows the rest.
 pub(super) fn cell(text: &str) -> String {
     text.chars().map(|c| if is_deceptive(c) { '\u{fffd}' } else { c }).collect()
 }

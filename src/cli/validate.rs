@@ -1,4 +1,4 @@
-//! `validate`: what is wrong with configurations, and where.
+//! `validate`: reports what is wrong with configurations, and where.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(super) struct ValidateArgs {
     namespace: String,
 }
 
-/// What there is to give without Kubernetes.
+/// The possible inputs in a build without Kubernetes.
 #[cfg(not(feature = "kubernetes"))]
 pub(super) type Validate = ValidateArgs;
 
@@ -46,7 +46,7 @@ pub(super) fn validate(args: &ValidateArgs) -> Outcome {
     validate_files(args, Some(finder()?)).map(|_| ExitCode::SUCCESS)
 }
 
-/// Checks the given files together, and prints the report. Returns what is in the files.
+/// Checks the given files together, and prints the report. Returns the files' contents.
 ///
 /// # Errors
 /// When something is wrong with one.
@@ -81,7 +81,7 @@ pub(super) fn validate_files(args: &ValidateArgs, finder: Option<Finder>) -> Res
 /// The endings that are read only with Kubernetes, for the message.
 const YAML: &str = if cfg!(feature = "kubernetes") { ", .yaml, .yml" } else { "" };
 
-/// The files of a directory that are read: configurations in the order in which they are searched, then manifests.
+/// The files of a directory that are read: configurations in the order of the search, then manifests.
 fn files_of(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
     let mut files = load::files(directory)?;
     if cfg!(feature = "kubernetes") {
@@ -90,7 +90,7 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
     Ok(files)
 }
 
-/// Of the configurations of a directory that have one name, the first is used.
+/// If configurations of a directory have the same name, the first is used.
 fn warn_of_hidden(files: &mut [File]) {
     for index in 1..files.len() {
         let (before, after) = files.split_at_mut(index);
@@ -125,23 +125,23 @@ enum Content {
     Unusable,
 }
 
-/// All that was given to be validated together.
+/// Everything that is validated together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Given {
     /// The NetworkAttachmentDefinitions.
     pub(super) definitions: Definitions,
     /// Their names.
     pub(super) keys: Vec<DefinitionKey>,
-    /// Braid's configurations that are good, each with where it stands.
+    /// Braid's valid configurations, each with its place.
     pub(super) configs: Vec<(String, Config)>,
-    /// The resource claims and what they are made from.
+    /// The resource claims, and the templates for them.
     #[cfg(feature = "kubernetes")]
     pub(super) claims: super::manifest_devices::GivenClaims,
-    /// Whether the definitions that the objects name have been looked up in a cluster, so that one that is missing is not there.
+    /// Whether the definitions that the objects name have been looked up in a cluster, so that a missing one does not exist.
     pub(super) is_looked_up: bool,
-    /// Where plugins are; none where this machine is no node, and its disk says nothing of what pods can have.
+    /// The directories of plugins. `None` if this machine is not the node, so its disk does not show what pods can have.
     pub(super) finder: Option<Finder>,
-    /// The namespace of objects that do not say theirs.
+    /// The namespace of objects without one.
     #[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "without Kubernetes there are no objects"))]
     pub(super) namespace: String,
 }
@@ -168,7 +168,7 @@ impl Given {
         given
     }
 
-    /// Says that a definition is not among those given, which is wrong only if any are.
+    /// Reports that a definition is not among the given ones. This is an error only if any definitions were given.
     pub(super) fn missing(&self, origin: &str, key: &DefinitionKey) -> Result<String, String> {
         if self.keys.is_empty() && !self.is_looked_up {
             return Err(format!("{origin}: network-attachment-definition {key} is looked up in the cluster at ADD"));
@@ -193,7 +193,7 @@ pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
-    /// What may be wrong: who knows could not be asked.
+    /// This may be wrong, because the cluster could not be asked.
     #[cfg(feature = "kubernetes")]
     pub(super) unknown: Vec<String>,
     pub(super) summary: String,
@@ -231,7 +231,7 @@ impl File {
         Content::Unusable
     }
 
-    /// The file's name stands before everything said of it.
+    /// The file's name is printed before all messages about it.
     fn fails(&mut self, error: &load::LoadError) {
         let message = error.to_string();
         let prefix = format!("{}: ", self.path.display());
@@ -262,7 +262,7 @@ impl File {
     }
 }
 
-/// Whether a file is to hold Kubernetes objects: by its name, or, as `.json` may be either, by what stands in it.
+/// Whether a file should contain Kubernetes objects: decided by its name or, for `.json`, by its content.
 fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if extension != "json" {
@@ -313,7 +313,7 @@ impl Report {
                 self.executable(given, plugin.plugin_type(), &format!("{place}: network {:?}", delegate.name));
             }
         }
-        // What a container without any arguments would get, where that is anything.
+        // What a container without any arguments would get, if that is anything.
         let request = Request::of_no_container(Args::default());
         let view = definitions.map(|definitions| PodView { definitions: definitions.clone(), ..PodView::default() });
         let surveyed = source::survey(&config, &request, view.as_ref());
@@ -332,7 +332,7 @@ impl Report {
         }
     }
 
-    /// Reports traps, each with its place in front.
+    /// Reports traps, each with its place.
     pub(super) fn traps(&mut self, place: &str, traps: Vec<Trap>) {
         for Trap { is_fatal, message } in traps {
             let lines = if is_fatal { &mut self.errors } else { &mut self.warnings };

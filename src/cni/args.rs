@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The pairs of `CNI_ARGS`, in their order. When a key stands twice, the last one counts, as in libcni.
+/// The pairs of `CNI_ARGS`, in order. If a key is repeated, the last value counts, as in libcni.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {
     pairs: Vec<(String, String)>,
@@ -12,13 +12,14 @@ pub struct Args {
 /// `CNI_ARGS` that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
-    /// A pair without `=`, or with nothing before it.
+    /// A pair without `=`, or with an empty key.
     #[error("part {number} of CNI_ARGS is not KEY=VALUE, expected such pairs separated by ';'")]
     Pair {
-        /// Which, counted from 1. It may be the rest of a secret with a ';' in it, so the error does not show it.
+        /// The number of the pair, counted from 1. The error does not show the pair, because it may be the rest of a secret with a
+        /// ';' in it.
         number: usize,
     },
-    /// A control character, which no plugin could take apart again.
+    /// A control character. Plugins could not split the text correctly again.
     #[error("CNI_ARGS holds the control character {found:?}")]
     Control {
         /// The character.
@@ -32,7 +33,7 @@ impl Args {
         self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    /// Sets `key`, in its place if it is there, else at the end.
+    /// Sets `key`: replaces its value if it exists, and appends the pair otherwise.
     pub fn set(&mut self, key: &str, value: &str) {
         let value = value.to_owned();
         match self.pairs.iter().rposition(|(k, _)| k == key) {

@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 
 use super::text::shortened;
 
-/// The codes an error can carry. 1 to 51 are the specification's; those from 100 on are Braid's own.
+/// The error codes. 1 to 51 are the specification's; those from 100 on are Braid's own.
 pub mod code {
     /// Incompatible CNI version.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
     /// Unsupported field in the network configuration.
     pub const UNSUPPORTED_FIELD: u32 = 2;
-    /// The container is unknown; the runtime owes no clean-up.
+    /// The container is unknown, and the runtime need not clean up.
     pub const UNKNOWN_CONTAINER: u32 = 3;
     /// A necessary environment variable is missing or wrong.
     pub const INVALID_ENVIRONMENT: u32 = 4;
@@ -24,18 +24,18 @@ pub mod code {
     pub const DECODE: u32 = 6;
     /// The network configuration is invalid.
     pub const INVALID_CONFIG: u32 = 7;
-    /// A passing condition; the runtime should try again later.
+    /// A temporary condition. The runtime should try again later.
     pub const TRY_AGAIN: u32 = 11;
     /// STATUS: the plugin cannot serve ADD.
     pub const UNAVAILABLE: u32 = 50;
     /// STATUS: the plugin cannot serve ADD, and existing containers may have limited connectivity.
     pub const LIMITED: u32 = 51;
 
-    /// A plugin failed and gave no CNI error of its own.
+    /// A plugin failed without a CNI error of its own.
     pub const PLUGIN_FAILED: u32 = 100;
-    /// A plugin, or the whole call, ran out of its time.
+    /// A plugin, or the whole call, exceeded its time limit.
     pub const TIMED_OUT: u32 = 101;
-    /// Something could not be undone; it stays in the journal for the next DEL or GC.
+    /// Something could not be undone. It stays in the journal for the next DEL or GC.
     pub const CLEANUP_INCOMPLETE: u32 = 102;
     /// CHECK found that the container's networking differs from what ADD left.
     pub const CHECK_FAILED: u32 = 103;
@@ -45,16 +45,16 @@ pub mod code {
     pub const NAMESPACE: u32 = 105;
     /// The Kubernetes API server refused, or its credentials cannot be used.
     pub const KUBERNETES: u32 = 106;
-    /// A defect of the plugin itself: it panicked.
+    /// A bug in the plugin itself: it panicked.
     pub const PANICKED: u32 = 107;
 }
 
-/// The most that is kept of the message of a plugin's error, in bytes.
+/// How many bytes of the message of a plugin's error are kept.
 pub const MAX_MESSAGE: usize = 4 << 10;
-/// The most that is kept of its details, in bytes.
+/// How many bytes of its details are kept.
 pub const MAX_DETAILS: usize = 16 << 10;
 
-/// What a plugin prints on standard output when it fails.
+/// The standard output of a plugin that fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{msg}{}{details}", if details.is_empty() { "" } else { ": " })]
 pub struct CniError {
@@ -69,7 +69,7 @@ pub struct CniError {
     pub details: String,
 }
 
-/// What Go's, curl's and the kernel's messages say when a service that was asked does not answer.
+/// Parts of messages from Go, curl and the kernel about a service that does not answer.
 const NO_ANSWER: [&str; 10] = [
     "connection refused",
     "connection reset",
@@ -84,7 +84,7 @@ const NO_ANSWER: [&str; 10] = [
 ];
 
 impl CniError {
-    /// Whether it is about a service that the plugin needs and that does not answer now, as far as the code or the text tells.
+    /// Whether the error says, by its code or its text, that a service that the plugin needs does not answer now.
     pub fn is_of_service(&self) -> bool {
         let text = format!("{} {}", self.msg, self.details).to_ascii_lowercase();
         self.code == code::TRY_AGAIN || NO_ANSWER.iter().any(|words| text.contains(words))
@@ -102,9 +102,9 @@ impl CniError {
         self
     }
 
-    /// Reads the error object out of a plugin's output, if there is one: an object with a `code` or a `msg`. What is not
-    /// as the specification says makes it no less of an error. Of long texts only the beginning is kept: they go into
-    /// the journal, the log and the answer.
+    /// Reads the error object from a plugin's output, if there is one: an object with a `code` or a `msg`. It counts as an error
+    /// even if it differs from the specification. Only the beginning of long texts is kept, because they go into the journal, the
+    /// log and the answer.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
         let Members { code, msg, details } = serde_json::from_slice(stdout).ok()?;
         let code = code.map_or("null", RawValue::get);
@@ -125,7 +125,7 @@ impl CniError {
     }
 }
 
-/// The members of an object that make it an error, each the last of its name.
+/// The members of an error object. If one is repeated, the last counts.
 #[derive(Default)]
 struct Members<'a> {
     code: Option<&'a RawValue>,

@@ -17,7 +17,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families, in the order in which they are worked on.
+    /// Both families, in the order in which they are processed.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of an address.

@@ -1,8 +1,7 @@
 //! The CNI protocol as data: versions, configurations, arguments, results and errors.
 //!
-//! Nothing here touches the world and nothing here depends on the rest of the crate, so it can be used alone to read
-//! and write what runtimes and plugins say to each other. The names are the specification's
-//! ([CNI SPEC 1.1.0](https://www.cni.dev/docs/spec/)).
+//! Nothing here has side effects, and nothing here depends on the rest of the crate. So it can be used alone, to read and write the
+//! messages of runtimes and plugins. The names are the specification's ([CNI SPEC 1.1.0](https://www.cni.dev/docs/spec/)).
 
 pub mod args;
 pub mod capability;

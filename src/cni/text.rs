@@ -1,9 +1,9 @@
-//! Text that somebody else wrote, made fit to be shown and passed on.
+//! Makes text from others safe to show and to pass on.
 
 use std::fmt::Write as _;
 
-/// Whether a character could change how a terminal shows the text around it: control characters, and those that are invisible
-/// or turn the direction of writing.
+/// Whether a character could change how a terminal shows the text around it: control characters, invisible characters, and those
+/// that change the direction of writing.
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -11,12 +11,12 @@ pub fn is_deceptive(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with its deceptive characters written as JSON writes them.
+/// The text with such characters escaped as in JSON.
 pub fn escaped(text: &str) -> String {
     escaped_but(text, &[])
 }
 
-/// [`escaped`], with line breaks and tabs as they are: a JSON string may hold these, and readers of errors expect them.
+/// The same as [`escaped`], but line breaks and tabs are kept: a JSON string may contain them, and readers of errors expect them.
 pub fn escaped_lines(text: &str) -> String {
     escaped_but(text, &['\n', '\t'])
 }
@@ -36,7 +36,7 @@ fn escaped_but(text: &str, kept: &[char]) -> String {
     escaped
 }
 
-/// The text, cut to at most `most` bytes, with a note of how much is missing.
+/// The text, cut to at most `most` bytes, with a note about how much is missing.
 pub fn shortened(mut text: String, most: usize) -> String {
     if text.len() > most {
         let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! The attachments that GC leaves alone (SPEC §2, "GC").
+//! The attachments that GC must not remove (SPEC §2, "GC").
 
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 
 use super::config::{ConfigError, RawObject, get_list};
 
-/// Where the list stands in a request configuration: the specification's key, then its older name.
+/// The keys of the list in a request configuration: the specification's key, and its older name.
 const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// An attachment that GC must leave alone.
@@ -19,11 +19,11 @@ pub struct ValidAttachment {
 }
 
 impl ValidAttachment {
-    /// The list in a plugin's request configuration: under the specification's key, and under the one that libcni's
-    /// first release of GC used. What stands under either is still attached.
+    /// The list in a plugin's request configuration: under the specification's key, and under the one that libcni's first release
+    /// of GC used. Attachments under either key are valid.
     ///
-    /// An empty list and `null`, which is how Go writes an empty list, mean that nothing is attached any more. `None`
-    /// means that the runtime has said nothing: neither key is there.
+    /// An empty list and `null`, which is Go's empty list, mean that no attachment is valid any more. `None` means that the runtime
+    /// gave no list: both keys are missing.
     ///
     /// # Errors
     /// When it is not such a list.

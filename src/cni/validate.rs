@@ -1,4 +1,4 @@
-//! What names may look like (SPEC §1 and §2).
+//! The rules for names (SPEC §1 and §2).
 
 use super::text::is_deceptive;
 
@@ -45,8 +45,8 @@ pub fn network_name(value: &str) -> Result<(), InvalidName> {
     check("network name", value, expected, is_plain(value) && value.len() <= MAX_ID)
 }
 
-/// An interface name as Linux takes it: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`; and without characters that
-/// would mislead its reader.
+/// An interface name that Linux accepts: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`. In addition, it must not have
+/// characters that mislead its reader.
 ///
 /// # Errors
 /// When it is anything else.

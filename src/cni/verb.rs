@@ -20,7 +20,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether it is about one attachment of one container, and so has `CNI_CONTAINERID` and the like.
+    /// Whether it concerns one attachment of one container, and so needs `CNI_CONTAINERID` and related variables.
     pub fn is_of_attachment(self) -> bool {
         matches!(self, Self::Add | Self::Del | Self::Check)
     }

@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A version of the CNI protocol that Braid speaks. Ordered as the versions are.
+/// A version of the CNI protocol that Braid supports. Newer versions are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// 0.1.0, the first, and what a configuration without `cniVersion` means.
+    /// 0.1.0, the first version, and that of a configuration without `cniVersion`.
     V0_1_0,
     /// 0.2.0: VERSION.
     V0_2_0,
@@ -32,10 +32,10 @@ impl Version {
     /// The newest version.
     pub const LATEST: Self = Self::V1_1_0;
 
-    /// What a configuration that names no version speaks.
+    /// The version of a configuration that names none.
     pub const DEFAULT: Self = Self::V0_1_0;
 
-    /// The version as it stands in `cniVersion`.
+    /// The version as written in `cniVersion`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V0_1_0 => "0.1.0",
@@ -58,8 +58,8 @@ impl Version {
         self >= Self::V1_1_0
     }
 
-    /// Chooses the version to speak from a configuration's `cniVersion` and `cniVersions`: the highest one known
-    /// here (SPEC §1, "Version considerations"). Versions not known here are dropped when there is another choice.
+    /// Chooses the version to use from a configuration's `cniVersion` and `cniVersions`: the highest one known here (SPEC §1,
+    /// "Version considerations"). Unknown versions are ignored if there is another one.
     ///
     /// # Errors
     /// When something is declared and nothing of it is known.
@@ -79,7 +79,7 @@ impl Version {
     }
 }
 
-/// A version that this library does not speak.
+/// A version that this library does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("CNI version {version:?} is not one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0")]
 pub struct UnknownVersion {

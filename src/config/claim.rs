@@ -1,4 +1,4 @@
-//! Which device of a pod's resource claims an attachment takes: `resourceClaim`, in a selection or an annotation.
+//! `resourceClaim`, in a selection or an annotation: which device of a pod's resource claims an attachment uses.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use crate::cni::config::RawObject;
 /// The longest name of a claim or a request, in characters (a DNS label).
 const MAX_LABEL: usize = 63;
 
-/// A request of one of a pod's resource claims, whose device an attachment takes.
+/// A request of one of a pod's resource claims, whose device an attachment uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
     /// The claim's name in `pod.spec.resourceClaims`.
     pub claim: String,
-    /// The request in the claim: `name`, or `name/alternative` for one of a list of alternatives. Without it, any will do.
+    /// The request in the claim: `name`, or `name/alternative` for one of a list of alternatives. Without it, any request matches.
     pub request: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for ClaimRequest {
     }
 }
 
-/// Whether this is a DNS label, which the names of claims and requests are.
+/// Whether this is a DNS label, as the names of claims and requests must be.
 fn is_label(name: &str) -> bool {
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     name.len() <= MAX_LABEL

@@ -9,8 +9,8 @@ use super::validated::InvalidConfig;
 use crate::cni::Version;
 use crate::cni::config::{Defaults, NetworkConfig, RawObject, folds_to, get, kind, raw};
 
-/// Keys of an operator's selection that decide which containers get a network. Beside a network configuration they would
-/// reach its plugins, which do not know them, and decide nothing.
+/// Keys of an operator's selection that decide which containers get a network. In a network configuration they would only be passed
+/// to its plugins, which do not know them.
 const DECIDING_KEYS: [&str; 2] = ["when", "optional"];
 /// Keys of a selection that no plugin reads from its configuration.
 const SELECTION_KEYS: [&str; 8] = [
@@ -33,12 +33,12 @@ pub enum Delegate {
     Selection(Box<OperatorSelection>),
 }
 
-/// What entries take from the configuration around them.
+/// What entries inherit from the configuration around them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outer<'a> {
     /// The network's name.
     pub(super) name: &'a str,
-    /// The version of entries that do not say theirs.
+    /// The version for entries without one.
     pub(super) version: Version,
 }
 
@@ -49,24 +49,24 @@ pub(super) fn read(
     warnings: &mut Vec<String>,
     problems: &mut Problems<InvalidConfig>,
 ) -> Vec<Delegate> {
-    let list = problems.keep(keys.list("delegates", "a list of delegates")).flatten().unwrap_or_default();
+    let list = problems.record(keys.list("delegates", "a list of delegates")).flatten().unwrap_or_default();
     let mut delegates = Vec::with_capacity(list.len());
     for (index, entry) in list.into_iter().enumerate() {
         let place = format!("delegates[{index}]");
         let default_name = default_name(outer.name, index);
         let defaults = Defaults { name: Some(&default_name), version: Some(outer.version) };
-        delegates.extend(problems.keep(Entry { place, defaults }.read(entry, warnings)));
+        delegates.extend(problems.record(Entry { place, defaults }.read(entry, warnings)));
     }
     delegates
 }
 
-/// The name of the delegate at `index` of the list, if it has none itself. It must differ from the others': plugins
-/// keep state by network name and container.
+/// The name of the delegate at `index` of the list, if it has none itself. It must be unique, because plugins keep state by network
+/// name and container.
 fn default_name(outer: &str, index: usize) -> String {
     if index == 0 { outer.to_owned() } else { format!("{outer}-{index}") }
 }
 
-/// Where an entry stands, and what it takes from outside.
+/// The place of an entry, and what it inherits.
 struct Entry<'a> {
     place: String,
     defaults: Defaults<'a>,
@@ -100,7 +100,7 @@ impl Entry<'_> {
             .map_err(|source| InvalidConfig::Delegate { place: place.to_owned(), source })
     }
 
-    /// Warnings of keys of a selection that stand beside a network configuration.
+    /// Warnings about keys of a selection in a network configuration.
     fn misplaced(&self, object: &RawObject) -> Result<Vec<String>, InvalidConfig> {
         refuse_deciding_keys(object, &self.place)?;
         let beside = beside(object);
@@ -129,7 +129,7 @@ impl Entry<'_> {
                 let own = Some(selection.selection.name.as_str()).filter(|name| !name.is_empty());
                 config.insert("name".into(), raw(own.or(self.defaults.name).unwrap_or_default()));
             }
-            // A wrong configuration is found now, whether or not the selection applies.
+            // A wrong configuration is reported now, whether or not the selection applies.
             self.network(config.clone(), &format!("{}.config", self.place))?;
         }
         Ok(selection)
@@ -140,7 +140,7 @@ fn beside(object: &RawObject) -> &'static str {
     if object.contains_key("type") { "type" } else { "plugins" }
 }
 
-/// Refuses `when` and `optional` in a network configuration or one of its plugins: the network would be attached to every
+/// Rejects `when` and `optional` in a network configuration or one of its plugins: the network would be attached to every
 /// container.
 fn refuse_deciding_keys(object: &RawObject, place: &str) -> Result<(), KeyError> {
     let plugins = get::<Vec<RawObject>>(object, "plugins", "a list").ok().flatten().unwrap_or_default();
@@ -160,7 +160,7 @@ fn refuse_deciding_keys(object: &RawObject, place: &str) -> Result<(), KeyError>
     Ok(())
 }
 
-/// How a selection with this network and this key is written.
+/// An example of a selection with this network and this key.
 fn right_form(network: &RawObject, key: &str) -> String {
     let config = match get::<String>(network, "type", "a string") {
         Ok(Some(plugin)) => format!("{{\"type\": {plugin:?}, …}}"),

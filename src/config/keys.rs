@@ -1,7 +1,7 @@
-//! The table of the keys at the top level of Braid's configuration: each with the operations that need it, its
-//! documentation and its reader.
+//! The table of the top-level keys of Braid's configuration: each with the operations that need it, its documentation and its
+//! reader.
 //!
-//! A new key is a row here, a field of [`Config`], and a row in `docs/configuration.md`, which a test holds against this
+//! A new key needs a row here, a field of [`Config`], and a row in `docs/configuration.md`. A test compares that page with this
 //! table.
 
 use std::sync::LazyLock;
@@ -22,20 +22,20 @@ use crate::cni::{AddResult, ValidAttachment, Verb, validate};
 /// Which operations need a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// All of them: no operation goes on where it is wrong.
+    /// All operations. None works if the key is wrong.
     Essential,
-    /// All of them, but it only says how, and has a default that does: DEL and GC go on where it is wrong.
+    /// All operations, but DEL and GC use the default if the key is wrong.
     Means,
     /// GC, beside those that attach.
     Gc,
-    /// Those that attach or look at attachments. What there is to undo stands in the journals.
+    /// Operations that attach or inspect attachments. DEL and GC use the journals instead.
     Attach,
     /// None: it is accepted, and has no effect.
     Ignored,
 }
 
 impl Group {
-    /// Whether `verb` reads keys of this group where a configuration cannot be used as a whole.
+    /// Whether `verb` reads keys of this group from a configuration that is invalid as a whole.
     pub(super) fn is_essential_for(self, verb: Verb) -> bool {
         match self {
             Self::Essential | Self::Means => true,
@@ -61,11 +61,11 @@ pub struct Key {
     pub name: &'static str,
     /// Which operations need it.
     pub group: Group,
-    /// What it may hold, as the documentation says it.
+    /// The type and the allowed values, as in the documentation.
     pub form: &'static str,
-    /// What it is if it is not there, as the documentation says it.
+    /// The default, as in the documentation.
     pub default: &'static str,
-    /// What it means, as the documentation says it.
+    /// The meaning, as in the documentation.
     pub meaning: &'static str,
     /// Reads it into the configuration.
     pub(super) read: Reader,
@@ -82,7 +82,7 @@ impl Key {
 /// The names of all keys.
 pub static KNOWN_KEYS: LazyLock<Vec<&'static str>> = LazyLock::new(|| KEYS.iter().map(|key| key.name).collect());
 
-/// What is read under another key, or has no effect.
+/// A key that is read together with another one, or that has no effect.
 const NOTHING: Reader = |_, _| Ok(());
 
 /// A reader of one field: `field = expression`, with the keys at hand.
@@ -95,7 +95,7 @@ macro_rules! set {
     };
 }
 
-/// A reader of one field that keeps its default where the key is not there.
+/// A reader of one field that keeps its default if the key is missing.
 macro_rules! set_if_there {
     (|$keys:ident| $($field:ident).+ = $value:expr) => {
         |$keys, draft| {
@@ -107,7 +107,7 @@ macro_rules! set_if_there {
     };
 }
 
-/// The keys, in the order in which they are read: what others are read by comes first.
+/// The keys, in the order in which they are read. Keys come first if other readers need them.
 pub const KEYS: &[Key] = &[
     Key {
         name: "type",
@@ -519,7 +519,7 @@ fn names(keys: &Keys<'_>, key: &str) -> Result<Option<Vec<String>>, InvalidConfi
     Ok(get_list(keys.as_object(), key, "a list of names", "a name, a string")?)
 }
 
-/// The selections that the runtime hands over: in place, or as a string.
+/// The selections from the runtime: as a list, or as text.
 fn runtime_selections(runtime_config: &RawObject, problems: &mut Problems<InvalidConfig>) -> Parsed {
     let Some(raw) = runtime_config.get("networks") else { return Parsed::default() };
     let text = match serde_json::from_str::<Option<String>>(raw.get()) {

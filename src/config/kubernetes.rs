@@ -1,4 +1,4 @@
-//! `kubernetes`: how the API server and the kubelet are talked to.
+//! `kubernetes`: settings for the API server and the kubelet.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,29 +10,29 @@ use super::timeouts::seconds;
 pub(super) const KUBERNETES_KEYS: [&str; 8] =
     ["timeout", "retries", "events", "claimStatus", "repair", "kubeletDir", "podResources", "deviceInfoDir"];
 
-/// The kubelet's directory, unless it is configured to use another.
+/// The kubelet's default directory.
 const KUBELET_DIR: &str = "/var/lib/kubelet";
-/// The socket of its pod-resources service, below it.
+/// The socket of its pod-resources service, relative to it.
 const POD_RESOURCES: &str = "pod-resources/kubelet.sock";
 
-/// How the Kubernetes API server and the kubelet are talked to.
+/// Settings for the Kubernetes API server and the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KubernetesConfig {
-    /// How long one request may take, all its retries included.
+    /// The time limit for one request, including all retries.
     pub timeout: Duration,
-    /// How often a request that failed in passing is sent again.
+    /// How many times a request is retried after a temporary failure.
     pub retries: u32,
-    /// Whether events are posted about what was attached.
+    /// Whether to post events about attachments.
     pub events: bool,
-    /// Whether the addresses of devices are written to the status of their resource claims.
+    /// Whether to write the addresses of devices to the status of their resource claims.
     pub claim_status: bool,
-    /// Whether pods that another plugin has attached are given the networks that they ask for.
+    /// Whether to attach the missing networks of pods that another plugin has attached.
     pub repair: bool,
-    /// The kubelet's directory, below which drivers describe devices.
+    /// The kubelet's directory, in which drivers describe devices.
     pub kubelet_dir: PathBuf,
     /// The socket of the kubelet's pod-resources service.
     pub pod_resources: PathBuf,
-    /// Where device plugins and network plugins describe devices for each other.
+    /// The directory in which device plugins and network plugins describe devices for each other.
     pub device_info_dir: PathBuf,
 }
 

@@ -12,13 +12,13 @@ pub(super) const LOG_OPTION_KEYS: [&str; 4] = ["maxSize", "maxBackups", "maxAge"
 /// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How much is logged; warnings and errors by default.
+    /// The least important level that is logged. Warnings and errors by default.
     pub level: Option<String>,
     /// A file to log to.
     pub file: Option<PathBuf>,
     /// Whether to log to standard error: yes by default.
     pub to_stderr: Option<bool>,
-    /// The file is set aside when it is larger than this, in megabytes.
+    /// The size in megabytes after which the file is rotated.
     pub max_size: u64,
     /// How many files set aside are kept.
     pub max_backups: u32,
@@ -44,14 +44,14 @@ pub(super) fn level(keys: &Keys<'_>) -> Result<Option<String>, KeyError> {
 }
 
 impl LogConfig {
-    /// Reads `logOptions` into it. Returns the keys that are not known.
+    /// Reads `logOptions` into this. Returns the unknown keys.
     pub(super) fn read_options(&mut self, keys: &Keys<'_>) -> Result<Vec<KeyError>, KeyError> {
         let options = keys.object("logOptions")?.unwrap_or_default();
         let options = Keys::new(&options, "logOptions");
         let number = |key, default: u64| options.get::<u64>(key, "a whole number").map(|n| n.unwrap_or(default));
         options.boolean("compress")?;
         self.max_size = number("maxSize", self.max_size)?;
-        // Each of them is moved when a file is set aside.
+        // Each rotation renames every old file.
         self.max_backups = u32::try_from(number("maxBackups", self.max_backups.into())?.min(1000)).unwrap_or(1000);
         self.max_age = number("maxAge", self.max_age)?;
         Ok(options.unknown(&LOG_OPTION_KEYS))

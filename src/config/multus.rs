@@ -1,4 +1,4 @@
-//! The keys that Multus shares, beside those that mean the same to Braid.
+//! Multus's keys, except those that are also Braid's own.
 
 use super::object::{KeyError, Keys};
 
@@ -7,13 +7,13 @@ use super::object::{KeyError, Keys};
 pub struct MultusKeys {
     /// The primary network of every pod.
     pub cluster_network: Option<String>,
-    /// More networks of every pod outside `system_namespaces`.
+    /// More networks for every pod outside `system_namespaces`.
     pub default_networks: Vec<String>,
-    /// Where the NADs of `cluster_network` and `default_networks` are.
+    /// The namespace of the definitions of `cluster_network` and `default_networks`.
     pub multus_namespace: String,
     /// Namespaces whose pods do not get `default_networks`.
     pub system_namespaces: Vec<String>,
-    /// Pods may only use NADs of their own namespace and of `global_namespaces`.
+    /// Whether pods may use only definitions of their own namespace and of `global_namespaces`.
     pub namespace_isolation: bool,
     /// Namespaces whose NADs every pod may use.
     pub global_namespaces: Vec<String>,

@@ -1,4 +1,4 @@
-//! Reading the keys of Braid's own objects, with errors that say where and what.
+//! Reads the keys of Braid's own objects, with errors that say where and what.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -61,7 +61,7 @@ pub fn nearest(key: &str, known: &[&str]) -> Option<String> {
         .map(|(_, name)| name.to_owned())
 }
 
-/// An object of Braid's own and where it stands.
+/// An object of Braid's own, and its place.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys<'a> {
     object: &'a RawObject,
@@ -69,7 +69,7 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The keys of `object`, which stands at `place`.
+    /// The keys of `object`, whose place is `place`.
     pub fn new(object: &'a RawObject, place: &'a str) -> Self {
         Self { object, place }
     }
@@ -102,12 +102,12 @@ impl<'a> Keys<'a> {
             .collect()
     }
 
-    /// The error that `key` holds the wrong thing.
+    /// The error for a wrong value of `key`.
     pub fn wrong(&self, key: &str, expected: impl Into<String>) -> KeyError {
         self.wrong_as(key, describe, expected.into())
     }
 
-    /// The error that `key` has a value of the wrong type. The value is not shown if it is a string.
+    /// The error for a value of the wrong type of `key`. A string is not shown.
     pub fn wrong_kind(&self, key: &str, expected: &str) -> KeyError {
         self.wrong_as(key, kind, expected.into())
     }
@@ -122,7 +122,7 @@ impl<'a> Keys<'a> {
         self.object.get(key).map(|raw| &**raw).filter(|raw| raw.get() != "null")
     }
 
-    /// A key as a `T`; `null` and a missing key are none.
+    /// A key as a `T`. `None` for `null` and for a missing key.
     pub fn get<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
         serde_json::from_str(raw.get()).map(Some).map_err(|error| KeyError::Wrong {
@@ -142,13 +142,13 @@ impl<'a> Keys<'a> {
         self.get(key, "an object")
     }
 
-    /// A key as a list, whose elements are still text.
+    /// A key as a list, whose elements are not parsed yet.
     pub fn list(&self, key: &str, expected: &str) -> Result<Option<Vec<&'a RawValue>>, KeyError> {
         let Some(raw) = self.raw(key) else { return Ok(None) };
         serde_json::from_str(raw.get()).map(Some).map_err(|_| self.wrong_kind(key, expected))
     }
 
-    /// A key as a `T`, which has named fields. Their values alone, as a list, which the parser would take too, are none.
+    /// A key as a `T`, which has named fields. A list of only the values is rejected, although the parser would accept it.
     pub fn fields<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>, KeyError> {
         if self.raw(key).is_some_and(|raw| raw.get().starts_with('[')) {
             return Err(self.wrong_kind(key, expected));
@@ -156,7 +156,7 @@ impl<'a> Keys<'a> {
         self.get(key, expected)
     }
 
-    /// A key as a list of `T`. The error names the element that is none: `item` says what was expected there.
+    /// A key as a list of `T`. The error names the wrong element and what was expected (`item`).
     pub fn list_of<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -174,7 +174,7 @@ impl<'a> Keys<'a> {
         list.into_iter().enumerate().map(element).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Where an element of the list under a key stands.
+    /// The place of an element of the list under a key.
     fn element(&self, key: &str, index: usize) -> String {
         if self.place.is_empty() { format!("{key}[{index}]") } else { format!("{}.{key}[{index}]", self.place) }
     }
@@ -191,7 +191,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A key as an absolute path; an empty one counts as not there.
+    /// A key as an absolute path. An empty one counts as missing.
     pub fn absolute(&self, key: &str) -> Result<Option<PathBuf>, KeyError> {
         match self.string(key)?.filter(|path| !path.is_empty()).map(PathBuf::from) {
             Some(path) if !path.is_absolute() => Err(self.wrong(key, "an absolute path")),
@@ -210,7 +210,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// A key as a boolean, in the spellings libcni allows; false if it is not there.
+    /// A key as a boolean, in the spellings that libcni accepts. False if it is missing.
     pub fn boolean(&self, key: &str) -> Result<bool, KeyError> {
         get_bool(self.object, key).map_err(|error| match error {
             ConfigError::Wrong { found, .. } => {

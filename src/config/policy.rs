@@ -13,7 +13,7 @@ use crate::cni::config::{NetworkConfig, RawObject, fold, folds_to};
 /// The keys of a rule.
 pub(super) const KEYS: [&str; 3] = ["namespaces", "networks", "plugins"];
 
-/// One rule: all that it says must match. What it does not say matches anything.
+/// One rule: all of its parts must match. A part that is missing matches anything.
 #[derive(Debug, Clone)]
 struct Rule {
     namespaces: Option<Globs>,
@@ -21,7 +21,7 @@ struct Rule {
     plugins: Option<Globs>,
 }
 
-/// The rules for attachments that a pod asks for. One of them must match.
+/// The rules for attachments that a pod asks for. At least one must match.
 #[derive(Debug, Clone)]
 pub struct Policy {
     rules: Vec<Rule>,
@@ -46,7 +46,7 @@ impl Policy {
         Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
-    /// Whether a pod of `namespace` may use `network`, known as `reference` (`namespace/name`, or a plain name).
+    /// Whether a pod of `namespace` may use `network`, whose reference is `namespace/name`, or a plain name.
     pub fn allows(&self, namespace: Option<&str>, reference: &str, network: &NetworkConfig) -> bool {
         let plugins = plugins_of(network);
         let may = |globs: &Option<Globs>, value: Option<&str>| globs.as_ref().is_none_or(|globs| globs.matches(value));
@@ -60,10 +60,9 @@ impl Policy {
     }
 }
 
-/// Every executable that a network's configuration can make its plugins run: their types, and every `type` in the
-/// objects under keys that hold other plugins' configurations, at any depth. Keys are compared without case, all values
-/// of a key that stands twice are taken, and what is no Unicode is read as the replacement character, as the plugins' own
-/// parsers (Go's) do.
+/// Every executable that a network's configuration can make its plugins run: their types, and every `type` in objects under keys
+/// that contain other plugins' configurations, at any depth. As in the plugins' own parsers (Go's), keys are compared without
+/// regard to case, all values of a repeated key count, and invalid Unicode is read as the replacement character.
 pub fn plugins_of(network: &NetworkConfig) -> Vec<String> {
     let mut types = Vec::new();
     for plugin in &network.plugins {
@@ -77,10 +76,10 @@ pub fn plugins_of(network: &NetworkConfig) -> Vec<String> {
     types
 }
 
-/// Stands for what cannot be looked into, and may name anything. No plugin can be called that, and no rule allows it.
+/// Stands for a part that is too deep to read, and may name anything. No plugin can have this name, and no rule allows it.
 const UNREADABLE: &str = "(unreadable)/";
 
-/// How many configurations within one another are looked into. No plugin runs another through as many.
+/// How deeply nested configurations are read. No plugin nests others as deeply.
 const DEPTH: usize = 16;
 
 fn holds_plugins(key: &str) -> bool {
@@ -111,7 +110,7 @@ fn collect_types(value: &RawValue, into: &mut Vec<String>, depth: usize) {
     }
 }
 
-/// The members of an object, all of those that stand twice.
+/// The members of an object, including repeated keys.
 fn members(object: &RawValue) -> serde_json::Result<Vec<(String, &RawValue)>> {
     let strict = serde_json::from_str::<Members<'_, String>>(object.get()).map(|members| members.0);
     strict.or_else(|_| {
@@ -124,7 +123,7 @@ fn text(value: &RawValue) -> serde_json::Result<String> {
     serde_json::from_str(value.get()).or_else(|_| serde_json::from_str::<Text>(value.get()).map(|text| text.0))
 }
 
-/// An object's members, with keys of one kind or the other.
+/// An object's members, with keys of either kind.
 struct Members<'a, K>(Vec<(K, &'a RawValue)>);
 
 impl<'de: 'a, 'a, K: Deserialize<'de>> Deserialize<'de> for Members<'a, K> {
@@ -149,9 +148,9 @@ impl<'de: 'a, 'a, K: Deserialize<'de>> Deserialize<'de> for Members<'a, K> {
     }
 }
 
-/// A string that may hold halves of surrogate pairs, which are no Unicode. It is read as bytes, in which memchr looks for the
-/// end with instructions that it asks the processor about first. A virtual one takes as long to answer as all that a plan
-/// takes otherwise, so this is for what cannot be read as a [`String`].
+/// A string that may contain unpaired surrogates, which are not valid Unicode. It is read as bytes, which makes memchr query the
+/// processor for its instructions first. On a virtual machine that takes as long as the rest of a plan, so this is used only if
+/// reading a [`String`] fails.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {

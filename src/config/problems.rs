@@ -1,9 +1,9 @@
-//! A collector of problems: ADD stops at the first one, `validate` and `plan` show all of them.
+//! A collector of problems: ADD reports the first one, `validate` and `plan` report all of them.
 
-/// What is wrong, in the order in which it was found.
+/// Problems, in the order in which they were found.
 ///
-/// A function that checks something takes one and goes on after each problem. Its caller decides what the problems come
-/// to: [`Self::or_first`] stops at the first, iteration shows all.
+/// A function that checks something takes a collector, and continues after each problem. Its caller decides what to do:
+/// [`Self::or_first`] returns the first problem, iteration shows all.
 #[derive(Debug)]
 pub struct Problems<E>(Vec<E>);
 
@@ -18,8 +18,8 @@ impl<E> Problems<E> {
         self.0.push(problem.into());
     }
 
-    /// The value of a step, or none if it failed. Its error becomes a problem.
-    pub fn keep<T>(&mut self, outcome: Result<T, impl Into<E>>) -> Option<T> {
+    /// The value of a step. If the step failed, its error is added to the problems.
+    pub fn record<T>(&mut self, outcome: Result<T, impl Into<E>>) -> Option<T> {
         outcome.map_err(|error| self.push(error)).ok()
     }
 
@@ -84,8 +84,8 @@ mod tests {
     #[test]
     fn the_first_problem_stops_and_all_are_kept() {
         let mut problems = Problems::<String>::new();
-        assert_eq!(problems.keep(Ok::<_, String>(1)), Some(1));
-        assert_eq!(problems.keep(Err::<(), _>("a")), None);
+        assert_eq!(problems.record(Ok::<_, String>(1)), Some(1));
+        assert_eq!(problems.record(Err::<(), _>("a")), None);
         problems.push("b");
         assert_eq!(problems.iter().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(problems.or_first(()), Err("a".into()));

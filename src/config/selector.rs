@@ -11,8 +11,8 @@ use crate::cni::config::RawObject;
 /// The keys of a selector.
 pub(super) const KEYS: [&str; 3] = ["namespace", "pod", "args"];
 
-/// Globs of which one must match, unless one that starts with `!` does. With nothing but `!` globs, everything else
-/// matches.
+/// Globs, at least one of which must match. A match of a glob that starts with `!` excludes the value. If there are only `!` globs,
+/// every other value matches.
 #[derive(Debug, Clone)]
 pub struct Globs {
     include: Vec<Matcher>,
@@ -42,7 +42,7 @@ impl Globs {
         Ok(compiled)
     }
 
-    /// Whether a value matches. A value that is not there matches nothing, and is excluded by nothing.
+    /// Whether a value matches. A missing value is neither matched nor excluded.
     pub fn matches(&self, value: Option<&str>) -> bool {
         let any = |globs: &[Matcher]| value.is_some_and(|value| globs.iter().any(|glob| glob.matches(value)));
         (self.include.is_empty() || any(&self.include)) && !any(&self.exclude)
@@ -56,27 +56,27 @@ impl Globs {
 
 /// One glob.
 ///
-/// What globset itself matches with is made for thousands of globs at once, and would be a tenth of the program.
+/// globset's own matcher is made for thousands of globs at once, and would be a tenth of the executable.
 #[derive(Debug, Clone)]
 struct Matcher(Regex);
 
 impl Matcher {
     fn new(glob: &str) -> Result<Self, String> {
         let glob = Glob::new(glob).map_err(|error| error.kind().to_string())?;
-        // Its expressions are about bytes, which this prefix says.
+        // globset's regular expressions match bytes, which this prefix says.
         let expression = glob.regex().trim_start_matches("(?-u)");
         let regex = RegexBuilder::new(expression).dot_matches_new_line(true).build();
         regex.map(Self).map_err(|error| error.to_string())
     }
 
     fn matches(&self, value: &str) -> bool {
-        // Here expressions are about characters, so each byte becomes the one of its number.
+        // The regular expressions here match characters, so each byte is converted to the character of the same number.
         let bytes: String = value.bytes().map(char::from).collect();
         self.0.is_match(&bytes)
     }
 }
 
-/// What must be true of a call for a selection to apply: all of it.
+/// The conditions for a selection to apply to a call. All must be true.
 #[derive(Debug, Clone, Default)]
 pub struct Selector {
     namespace: Option<Globs>,
@@ -88,7 +88,7 @@ pub struct Selector {
 pub type Reason = Result<String, String>;
 
 impl Selector {
-    /// Reads a `when` object. `place` is where it stands, for errors.
+    /// Reads a `when` object. `place` is its place, for errors.
     ///
     /// # Errors
     /// When a key is unknown, or not a glob or a list of globs.

@@ -1,4 +1,4 @@
-//! `timeouts` and `debts`: how long things may take, and how long what cannot be undone holds a container.
+//! `timeouts` and `debts`: time limits, and how long DEL fails for steps that cannot be undone.
 
 use std::time::Duration;
 
@@ -50,10 +50,10 @@ pub(super) fn seconds(keys: &Keys<'_>, key: &str, most: u32) -> Result<Option<Du
     }
 }
 
-/// How long DEL insists on steps that cannot be undone.
+/// How long DEL fails for steps that cannot be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Debts {
-    /// How long after its first failure DEL goes on failing for a step, before the debt is parked. None: for ever.
+    /// How long after its first failure DEL keeps failing for a step, before the debt is parked. `None` for ever.
     pub give_up_after: Option<Duration>,
 }
 

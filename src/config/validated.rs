@@ -1,6 +1,6 @@
-//! Braid's own configuration: raw → validated.
+//! Braid's own configuration, from raw to validated.
 //!
-//! Every key is described in `docs/configuration.md`. The keys of Multus mean what they mean there.
+//! Every key is described in `docs/configuration.md`. Multus's keys have the same meaning as in Multus.
 
 use std::path::PathBuf;
 
@@ -17,13 +17,13 @@ use super::timeouts::{Debts, Timeouts};
 use crate::cni::config::{ConfigError, Insert, RawObject, parse_object};
 use crate::cni::{AddResult, NetworkConfig, ValidAttachment, Verb, Version};
 
-/// Where journals are kept if the configuration does not say.
+/// The default directory for journals.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/cni/braid";
-/// Where network configurations are looked up by name if the configuration does not say.
+/// The default directory in which network configurations are looked up by name.
 pub const DEFAULT_CONF_DIR: &str = "/etc/cni/multus/net.d";
-/// Where plugins are looked up if neither the configuration nor the runtime says.
+/// The directory for plugins if neither the configuration nor the runtime names one.
 pub const DEFAULT_BIN_DIR: &str = "/opt/cni/bin";
-/// Where Multus keeps its state if the configuration does not say.
+/// The default directory of Multus's state.
 pub const DEFAULT_MULTUS_DIR: &str = "/var/lib/cni/multus";
 
 /// What the runtime gets for an answer.
@@ -35,12 +35,12 @@ pub enum ResultMode {
     Primary,
 }
 
-/// How many attachments may be made at once after the primary.
+/// How many attachments may run at once after the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {
     /// At most so many.
     AtMost(usize),
-    /// As many as the attachments' plugins are known to tolerate.
+    /// As many as the attachments' plugins are known to support.
     Auto,
 }
 
@@ -56,13 +56,13 @@ impl Concurrency {
     }
 }
 
-/// What CHECK makes of a plugin that refuses an attachment which a pod asked for.
+/// What a failed CHECK of a plugin means for CHECK, if a pod asked for the attachment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PodChecks {
     /// It is logged.
     #[default]
     Warn,
-    /// It fails CHECK, as with any other attachment.
+    /// It fails CHECK, as for any other attachment.
     Fail,
     /// The plugin is not asked.
     Off,
@@ -81,27 +81,27 @@ pub struct Config {
     pub delegates: Vec<Delegate>,
     /// Where journals are kept.
     pub state_dir: PathBuf,
-    /// What the runtime gets, if the configuration says.
+    /// What the runtime gets, if the configuration says it.
     pub result: Option<ResultMode>,
     /// How many attachments may run at once after the primary.
     pub concurrency: Concurrency,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// What becomes of steps that cannot be undone.
+    /// How long DEL fails for steps that cannot be undone.
     pub debts: Debts,
-    /// What a plugin's own CHECK of an attachment that a pod asked for comes to.
+    /// What a failed CHECK of a plugin means, if a pod asked for the attachment.
     pub pod_checks: PodChecks,
-    /// How many of the next plugins are started before their turn, while one runs.
+    /// How many of the next plugins are started ahead of their turn.
     pub look_ahead: usize,
-    /// Plugin types that are never started before their turn.
+    /// Plugin types that are never started ahead of their turn.
     pub no_look_ahead: Vec<String>,
     /// Who may use what.
     pub policy: Option<Policy>,
     /// Where networks are looked up by name.
     pub conf_dir: PathBuf,
-    /// Where plugins are looked up before `CNI_PATH`.
+    /// Directories for plugins that are searched before `CNI_PATH`.
     pub bin_dir: Option<String>,
-    /// The capability arguments that the runtime gave.
+    /// The capability arguments from the runtime.
     pub runtime_config: RawObject,
     /// The selections among them.
     pub runtime_selections: Vec<Selection>,
@@ -123,13 +123,13 @@ pub struct Config {
     pub multus_dir: PathBuf,
     /// Multus's keys.
     pub multus: MultusKeys,
-    /// A file that is there when the primary network is ready.
+    /// A file that exists when the primary network is ready.
     pub readiness_file: Option<PathBuf>,
     /// The log.
     pub log: LogConfig,
-    /// What is odd in what the operator wrote: for `validate` and `plan`, as it is the same in every call.
+    /// Warnings about the operator's configuration. `validate` and `plan` show them, because they are the same in every call.
     pub operator_warnings: Vec<String>,
-    /// What is odd in what the runtime handed over: for the log.
+    /// Warnings about the runtime's input, for the log.
     pub call_warnings: Vec<String>,
 }
 
@@ -173,15 +173,15 @@ impl Config {
         problems.or_first(config)
     }
 
-    /// Reads a configuration, and goes on after what is wrong. None if there is a problem.
+    /// Reads a configuration, and continues after a problem. `None` if there is a problem.
     pub fn check(json: &[u8], problems: &mut Problems<InvalidConfig>) -> Option<Self> {
-        let draft = Self::draft(&problems.keep(parse_object(json))?);
+        let draft = Self::draft(&problems.record(parse_object(json))?);
         let is_good = draft.problems.is_empty();
         problems.extend(draft.problems);
         is_good.then_some(draft.config)
     }
 
-    /// The configuration that Braid gets as the plugin at `index` of a network. None if there is a problem.
+    /// The configuration that Braid gets as the plugin at `index` of a network. `None` if there is a problem.
     pub fn in_network(network: &NetworkConfig, index: usize, problems: &mut Problems<InvalidConfig>) -> Option<Self> {
         let none = RawObject::new();
         let json = network.plugins[index].request(&Insert {
@@ -193,7 +193,7 @@ impl Config {
             valid_attachments: None,
         });
         let mut config = Self::check(&json, problems)?;
-        // Behind another plugin there is a result to add to.
+        // If Braid is chained after another plugin, it has a result to add to.
         config.prev_result = (index > 0).then(AddResult::default);
         Some(config)
     }
@@ -215,7 +215,7 @@ impl Config {
         draft
     }
 
-    /// Reads no more of a configuration than it takes to undo what journals record: for DEL, or for GC.
+    /// Reads only the part of a configuration that is needed to undo what journals record: for DEL, or for GC.
     ///
     /// # Errors
     /// When even that is wrong.
@@ -230,14 +230,14 @@ impl Config {
         essential.problems.or_first(draft.config)
     }
 
-    /// Reads the keys of a configuration that `is_read`.
+    /// Reads the keys of a configuration for which `is_read` is true.
     fn read(object: &RawObject, is_read: impl Fn(&Key) -> bool) -> Draft {
         let mut draft = Draft { config: Self::unread(), problems: Problems::new() };
         let keys = Keys::new(object, "");
         for key in KEYS.iter().filter(|key| is_read(key)) {
             let outcome = (key.read)(&keys, &mut draft);
-            draft.problems.keep(outcome);
-            // Delegates and results are read by the name and the version.
+            draft.problems.record(outcome);
+            // Reading delegates and results requires the name and the version.
             if key.name == "cniVersion" && !draft.problems.is_empty() {
                 break;
             }
@@ -281,7 +281,7 @@ impl Config {
         }
     }
 
-    /// The directories to look plugins up in, as in `CNI_PATH`.
+    /// The directories with plugins, as in `CNI_PATH`.
     pub fn plugin_path(&self, cni_path: &str) -> String {
         match (&self.bin_dir, cni_path) {
             (Some(bin_dir), "") => bin_dir.clone(),

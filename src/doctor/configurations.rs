@@ -1,4 +1,4 @@
-//! Checks of the runtime's configurations: which one it takes, and how many defaults there are.
+//! Checks of the runtime's configurations: which one the runtime uses, and how many default networks and routes there are.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// Configurations that come before Braid's, or have its name. A runtime that takes the first file by name takes these.
+/// Configurations that come before Braid's, or have the same name. A runtime that uses the first file by name uses these.
 fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
     let Some(at) = configurations.iter().position(Configuration::is_braids) else { return Vec::new() };
     let braids = &configurations[at];
@@ -67,7 +67,7 @@ fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
     findings
 }
 
-/// Braid and Multus side by side, each in front of the node's network.
+/// Braid and Multus at the same time, each configured as the node's network.
 fn two_meta_plugins(configurations: &[Configuration]) -> Option<Finding> {
     let multus = configurations.iter().find(|configuration| {
         let mut plugins = configuration.network.plugins.iter();
@@ -83,7 +83,7 @@ fn two_meta_plugins(configurations: &[Configuration]) -> Option<Finding> {
     Some(Finding::by_hand(Kind::TwoDefaults, multus.file.display().to_string(), meaning, remedy))
 }
 
-/// Attachments that every container gets and of which several set a default route of one family, and none has `default-route`.
+/// Attachments that every container gets, several of which set a default route of one family without `default-route`.
 fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Finding> {
     let request = Request::of_no_container(Args::default());
     let candidates: Vec<Candidate> = source::survey(config, &request, None).candidates.into_iter().flatten().collect();
@@ -108,7 +108,7 @@ fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Fin
         .collect()
 }
 
-/// The families of which a network sets a default route.
+/// The families of the default routes that a network sets.
 fn default_families(network: &NetworkConfig) -> Vec<&'static str> {
     let mut families = Vec::new();
     for plugin in &network.plugins {
@@ -124,14 +124,14 @@ fn default_families(network: &NetworkConfig) -> Vec<&'static str> {
                 families.push(family);
             }
         };
-        // An address of the family stands among the ranges where it is the gateway's too.
+        // A family's addresses are in the ranges that contain its gateway.
         has("4", "0.0.0.0/0", ".");
         has("6", "::/0", "::");
     }
     families
 }
 
-/// Two default routes of one family and one metric that lead elsewhere, in words.
+/// Two default routes of the same family and metric to different destinations, as text.
 fn rivals(routes: &[DefaultRoute]) -> Option<(&'static str, String)> {
     for (family, name) in [(Family::V4, "4"), (Family::V6, "6")] {
         let own: Vec<_> = routes.iter().filter(|route| route.family == family && route.from.is_none()).collect();

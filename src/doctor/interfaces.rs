@@ -1,13 +1,13 @@
-//! Checks of the interfaces on the host that CNI plugins make.
+//! Checks of the interfaces that CNI plugins make on the host.
 
 use std::collections::HashSet;
 
 use super::{Finding, Kind, Mending, Node};
 use crate::netns::Device;
 
-/// How plugins name the host's ends of the veths that they make: what comes first, and how many hexadecimal digits follow.
+/// The names that plugins give to the host's ends of veths: the prefix, and the number of hexadecimal digits.
 const VETHS: [(&str, usize); 5] = [("veth", 8), ("cali", 11), ("eni", 11), ("azv", 7), ("vpc", 11)];
-/// How the plugin `bandwidth` names its ifb devices.
+/// The prefix of the names of ifb devices that the plugin `bandwidth` makes.
 const IFBS: [(&str, usize); 1] = [("bwp", 12)];
 
 /// All findings of this family.
@@ -52,7 +52,7 @@ fn of_veth(node: &Node, device: &Device) -> Option<Finding> {
         if is_used(device) || is_used(peer) {
             return None;
         }
-        // A pair of which both ends have such names is one finding.
+        // If both ends of a pair have such names, this is one finding.
         if is_named(peer, &VETHS) && peer.link.index < device.link.index {
             return None;
         }
@@ -60,7 +60,7 @@ fn of_veth(node: &Node, device: &Device) -> Option<Finding> {
         return Some(Finding::safe(Kind::InterfaceOrphaned, name, meaning, "remove it"));
     };
     let is_known = node.living.namespaces.iter().any(|namespace| namespace.number == Some(number));
-    // A namespace that is out of sight may be a container's.
+    // A namespace that is not visible here may be a container's.
     if is_known || !node.living.sees_all || !node.living.is_known() {
         return None;
     }

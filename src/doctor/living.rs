@@ -1,6 +1,7 @@
-//! What lives on the node: every network namespace that a process, a mount or an open file holds.
+//! The network namespaces of the node that a process, a mount or an open file keeps.
 //!
-//! What is not known counts as alive. A namespace is identified by its cookie, or by device and inode where that is not known.
+//! If something is not known, it counts as running. A namespace is identified by its cookie, or by device and inode if the cookie
+//! is not known.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::netns::{Identity, Netns, NetnsError, Sameness, sees_all_processes};
 
-/// IDs of containers that are shorter can stand in the name of a cgroup by chance.
+/// A shorter ID of a container can be in the name of a cgroup by chance.
 const SHORTEST_ID: usize = 12;
 
 /// A network namespace that is held.
@@ -26,20 +27,20 @@ pub struct Namespace {
     pub addresses: Vec<IpAddr>,
     /// The hardware addresses of its links.
     pub macs: Vec<String>,
-    /// The number that the host's namespace gives it.
+    /// The number that the host's namespace uses for it.
     pub number: Option<i32>,
-    /// Whether a process is in it that is seen from here.
+    /// Whether a process that is visible here is in it.
     pub is_inhabited: bool,
     /// Whether the rest is known.
     pub access: Access,
 }
 
-/// Whether a namespace could be looked into.
+/// Whether the namespace could be entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// It could.
     Entered,
-    /// No path leads there any more, as where something is mounted over it. No process is in it that is seen from here.
+    /// No path leads there any more, for example because something is mounted over it. No visible process is in it.
     Hidden,
     /// It must not be entered.
     Refused,
@@ -52,9 +53,9 @@ pub enum Place {
     Namespace(Identity),
     /// Nothing, where its directory is there.
     Nothing,
-    /// Something that is no namespace: what is left of a mount.
+    /// Something that is not a namespace, left after an unmount.
     SomethingElse,
-    /// Nothing that is known of: the directory is not there, or must not be looked into.
+    /// Nothing is known: the directory does not exist, or may not be read.
     OutOfSight,
 }
 
@@ -77,14 +78,14 @@ pub struct Living {
     pub namespaces: Vec<Namespace>,
     /// The words in the names of the cgroups that have processes.
     pub cgroups: HashSet<String>,
-    /// Whether all processes are seen, and with them all namespaces that one holds.
+    /// Whether all processes are visible, and with them all namespaces that a process keeps.
     pub sees_all: bool,
-    /// Whether something of a process must not be looked at.
+    /// Whether something about a process may not be read.
     pub is_barred: bool,
 }
 
 impl Living {
-    /// Looks at the node. `host` is the host's own namespace.
+    /// Reads the state of the node. `host` is the host's own namespace.
     pub fn look(host: &mut Netns) -> Self {
         let mut living = Self { sees_all: sees_all_processes(), ..Self::default() };
         let processes = Processes::look();
@@ -93,23 +94,23 @@ impl Living {
             let is_inhabited = processes.inhabited.contains(inode);
             living.namespaces.push(Namespace { is_inhabited, ..enter(host, *inode, paths) });
         }
-        // Without the right to look at others' files and namespaces, not all of them are seen.
+        // Without the right to read others' files and namespaces, not all of them are visible.
         living.is_barred = processes.is_barred;
         living.sees_all &= !processes.is_barred;
         living
     }
 
-    /// Whether a namespace lives that is, or may be, the one of this identity.
+    /// Whether a namespace exists that has, or may have, this identity.
     pub fn has(&self, identity: &Identity) -> bool {
         self.namespaces.iter().any(|namespace| identity.compare(&namespace.identity) != Sameness::Different)
     }
 
-    /// Whether an address is on an interface of a living namespace.
+    /// Whether an interface of an existing namespace has this address.
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.namespaces.iter().any(|namespace| namespace.addresses.contains(&address))
     }
 
-    /// Whether a link of a living namespace has a hardware address.
+    /// Whether a link of an existing namespace has this hardware address.
     pub fn has_mac(&self, mac: &str) -> bool {
         let is_it = |known: &String| known.eq_ignore_ascii_case(mac);
         self.namespaces.iter().any(|namespace| namespace.macs.iter().any(is_it))
@@ -125,7 +126,7 @@ impl Living {
         self.namespaces.iter().all(|namespace| namespace.access == Access::Entered)
     }
 
-    /// Whether a namespace must not be entered, so that its contents are not known.
+    /// Whether a namespace may not be entered, so that its contents are not known.
     pub fn has_refused(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.access == Access::Refused)
     }
@@ -145,7 +146,7 @@ fn enter(host: &mut Netns, inode: u64, paths: &BTreeSet<PathBuf>) -> Namespace {
     Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, is_inhabited: false, access }
 }
 
-/// Looks into the namespace at a path. None if it is another one by now.
+/// Enters the namespace at a path and reads it. `None` if it is another namespace by now.
 fn look_into(host: &mut Netns, inode: u64, path: &Path) -> Result<Option<Namespace>, NetnsError> {
     let mut netns = Netns::open(path)?;
     let identity = netns.identity().map_err(|source| NetnsError::Open { path: path.into(), source })?;
@@ -168,17 +169,17 @@ struct Processes {
     /// The namespaces by inode, with paths that lead there.
     namespaces: BTreeMap<u64, BTreeSet<PathBuf>>,
     cgroups: HashSet<String>,
-    /// The inodes of those that a process is in.
+    /// The inodes of the namespaces that have a process.
     inhabited: HashSet<u64>,
-    /// Whether something of a process could not be looked at, other than because it has exited.
+    /// Whether something about a process could not be read, for another reason than its exit.
     is_barred: bool,
-    /// The mount namespaces that have been looked at.
+    /// The mount namespaces that have been read.
     mounts: HashSet<OsString>,
-    /// The device that files of namespaces are on.
+    /// The device of the files of namespaces.
     device: Option<(u32, u32)>,
 }
 
-/// How many paths to a namespace are kept: another one is needed where a process ends meanwhile.
+/// How many paths to a namespace are kept. Another one is needed if a process exits meanwhile.
 const PATHS: usize = 4;
 
 impl Processes {
@@ -243,14 +244,14 @@ impl Processes {
         }
     }
 
-    /// An open file. The name of one that was opened where a namespace is mounted does not show that it is one.
+    /// An open file. If a namespace is mounted on the file, its name does not show that it is a namespace.
     fn descriptor(&mut self, path: &Path) {
         let Ok(target) = fs::read_link(path) else { return self.link(path) };
         let target = target.as_os_str().as_bytes();
         if let Some(inode) = inode_of(target) {
             return self.found(inode, path.to_owned());
         }
-        // This needs no answer of a file system, which may hang.
+        // This needs no answer from a file system, which may hang.
         if target.starts_with(b"/")
             && let Ok(file) = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)
             && self.device == Some((file.stx_dev_major, file.stx_dev_minor))
@@ -286,7 +287,7 @@ fn inode_of(target: &[u8]) -> Option<u64> {
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// The network namespaces that are mounted, by inode, with where.
+/// The mounted network namespaces, by inode, with their paths.
 fn mounted(mountinfo: &[u8]) -> Vec<(u64, PathBuf)> {
     let lines = mountinfo.split(|byte| *byte == b'\n');
     let found = lines.filter_map(|line| {
@@ -297,7 +298,7 @@ fn mounted(mountinfo: &[u8]) -> Vec<(u64, PathBuf)> {
     found.collect()
 }
 
-/// A field of mountinfo without its octal escapes.
+/// A field of mountinfo, with its octal escapes decoded.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -314,12 +315,12 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 fn words_of_cgroups(text: &str) -> HashSet<String> {
     let is_in_a_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !is_in_a_word(c)).filter(|word| word.len() >= SHORTEST_ID);
-    // IDs may hold what separates words elsewhere.
+    // An ID may contain characters that separate words elsewhere.
     let components = text.lines().flat_map(|line| line.split('/')).filter(|part| part.len() >= SHORTEST_ID);
     words.chain(components).map(str::to_owned).collect()
 }
 
-/// When a file was changed, and how long that is ago.
+/// When a file was changed, and how long ago.
 pub(super) fn age_of(path: &Path, now: std::time::SystemTime) -> Option<std::time::Duration> {
     let changed = path.symlink_metadata().ok()?;
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(changed.mtime()).ok()?);

@@ -1,4 +1,4 @@
-//! Checks of what plugins need: themselves, programs, and kinds of links.
+//! Checks that everything that plugins need exists: plugins, programs, and kinds of links.
 
 use super::setup::{Lack, Lacks};
 use super::{Finding, Kind, Node};
@@ -28,7 +28,7 @@ fn each(lacks: &Lacks, finding: impl Fn(&Lack, &str) -> Finding) -> Vec<Finding>
     lacks.iter().map(|(lack, users)| finding(lack, &enumerated(users))).collect()
 }
 
-/// The first of those who need something, and how many more there are.
+/// The first of the users, and how many more there are.
 fn enumerated(users: &[String]) -> String {
     match users {
         [one] => one.clone(),

@@ -1,7 +1,8 @@
-//! Rules of iptables that CNI plugins mark with a network and a container: `bridge` and `ptp` with `ipMasq`, and `portmap`.
+//! Rules of iptables that CNI plugins mark with a network and a container: those of `bridge` and `ptp` with `ipMasq`, and of
+//! `portmap`.
 //!
-//! `bridge` finds its rules by the addresses in the container's namespace. A DEL that comes after the namespace is gone leaves
-//! them.
+//! `bridge` finds its rules by the addresses in the container's namespace. If DEL is called after the namespace is gone, the rules
+//! are left.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use super::addresses::Accounted;
 use super::setup::program;
 use super::{Finding, Kind, Node};
 
-/// The programs that list and change rules, one pair a family.
+/// The programs that list and change rules, one pair for each family.
 const PROGRAMS: [(&str, &str); 2] = [("iptables-save", "iptables"), ("ip6tables-save", "ip6tables")];
 
 /// A rule that leads to a chain which a plugin has made for one container.
@@ -21,7 +22,7 @@ pub struct SeenRule {
     pub program: &'static str,
     /// The table.
     pub table: String,
-    /// The chain that the rule is in, and the rule, as the program takes it.
+    /// The chain that contains the rule, and the rule in the program's format.
     pub rule: Vec<String>,
     /// The chain that it leads to.
     pub target: String,
@@ -40,7 +41,7 @@ impl SeenRule {
     }
 }
 
-/// Lists the rules of all families whose program is there.
+/// Lists the rules of all families whose program exists.
 pub(super) fn rules() -> Vec<SeenRule> {
     let listed = PROGRAMS.iter().flat_map(|(save, change)| {
         let output = program(save).and_then(|path| Command::new(path).stdin(Stdio::null()).output().ok());
@@ -69,7 +70,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Removes the rules that a finding is about, and the chain that they lead to.
+/// Removes the rules of a finding, and the chain that they lead to.
 pub(super) fn remove(subject: &str, node: &Node) -> Result<String, String> {
     let rules: Vec<&SeenRule> = node.rules.iter().filter(|rule| rule.subject() == subject).collect();
     let Some(first) = rules.first() else { return Err("it is not there any more".into()) };
@@ -133,13 +134,13 @@ fn marked(program: &'static str, table: &str, words: &[String], addresses: &[IpA
     })
 }
 
-/// Whether a chain is one container's: the plugins name it by a hash of network and container.
+/// Whether a chain belongs to one container: plugins name such chains after a hash of network and container.
 fn is_own_chain(name: &str) -> bool {
     let hash = name.strip_prefix("CNI-DN-").or_else(|| name.strip_prefix("CNI-"));
     hash.is_some_and(|hash| hash.len() >= 20 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// The container's addresses in a rule: a source of one address, or where it leads.
+/// The container's addresses in a rule: a source with one address, or a destination.
 fn addresses(words: &[String]) -> Vec<IpAddr> {
     let pairs = words.windows(2);
     let found = pairs.filter_map(|pair| match pair[0].as_str() {

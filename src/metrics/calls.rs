@@ -1,4 +1,4 @@
-//! Operations and plugins, counted and timed.
+//! Counters and durations of operations and plugins.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -8,14 +8,14 @@ use prometheus_client::registry::Registry;
 
 use crate::telemetry::Report;
 
-/// From a millisecond, which is the fastest plugin, to what a runtime waits for, in seconds.
+/// Buckets in seconds, from a millisecond, for the fastest plugin, to the time limit of a runtime.
 const BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
-/// The largest error code that has a series of its own. A plugin may answer with any number.
+/// The largest error code with a series of its own. A plugin may return any number.
 const LARGEST_CODE: u32 = 999;
 const NANOS: f64 = 1e9;
 
-/// What the calls of a node did since the process that counts them began.
+/// What the calls of a node have done since this process began to count.
 #[derive(Debug)]
 pub struct Calls {
     registry: Registry,

@@ -1,13 +1,13 @@
-//! What can be counted of a node, for Prometheus.
+//! Metrics of a node, for Prometheus.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `node` | what the state directory says: attachments, debts, journals set aside |
+//! | `node` | metrics of the state directory: attachments, debts, journals set aside |
 //! | `pool` | the address pools of `host-local` |
 //! | `calls` | operations and plugins, from the [reports](crate::telemetry) of calls |
-//! | `text` | all of it as text |
+//! | `text` | all metrics as text |
 //!
-//! No label has a value for each pod or container, so the number of series does not grow with them.
+//! No label has values for single pods or containers, so the number of series does not grow with them.
 
 mod calls;
 mod node;

@@ -13,18 +13,18 @@ use crate::transaction::{Parked, Sharing, Store, StoreError, look_at_debt};
 pub struct Node {
     /// How many attachments each network has.
     pub attachments: BTreeMap<String, u64>,
-    /// How many containers have something owed: in a journal of theirs, or as a debt that was parked.
+    /// The number of containers with something owed: in one of their journals, or as a parked debt.
     pub debts: u64,
     /// How long the oldest of these has been owed.
     pub oldest_debt: Duration,
-    /// How many journals were set aside as unusable.
+    /// The number of journals that were set aside as unusable.
     pub set_aside: u64,
     /// The pools of `host-local`, by the name of the network.
     pub pools: BTreeMap<String, Pool>,
 }
 
 impl Node {
-    /// Looks at a node. Locks of other calls are not waited for. `conf_dir` is where network configurations are.
+    /// Reads the metrics of a node. Does not wait for locks of other calls. `conf_dir` is the directory of network configurations.
     ///
     /// # Errors
     /// When the state directory is there and cannot be read.
@@ -34,7 +34,7 @@ impl Node {
         pools.of_directory(conf_dir);
         if let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline)? {
             for id in store.container_ids()? {
-                // A container that goes meanwhile is no error, and what is wrong with one hides none of the others.
+                // A container that is removed meanwhile is not an error, and a problem with one container does not hide the others.
                 if let Err(error) = node.container(&store, &id, &mut pools) {
                     tracing::warn!(container = id, "its journals were not counted: {error}");
                 }

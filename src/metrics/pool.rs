@@ -1,7 +1,7 @@
-//! The address pools of `host-local`: what its configuration offers, and what its directory says is taken.
+//! The address pools of `host-local`: the ranges in its configuration, and the addresses in use in its directory.
 //!
-//! Each list of `ranges` gives every container one address, so a network has run out once one of its lists has: counted is the
-//! list with the fewest free addresses.
+//! Every container gets one address from each list of `ranges`, so a network has no more addresses as soon as one list has none.
+//! The metrics are those of the list with the fewest free addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::cni::config::NetworkConfig;
 use crate::runtime::host_local::{DEFAULT_DATA_DIR, addresses};
 use crate::runtime::load;
 
-/// How many addresses of a pool are taken and how many are not.
+/// How many addresses of a pool are in use and how many are free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pool {
     /// Taken.
@@ -28,7 +28,7 @@ pub struct Pool {
 #[derive(Debug, Default)]
 pub(super) struct Pools(BTreeMap<(String, PathBuf), Vec<Vec<Range>>>);
 
-/// Addresses from the first to the last, as numbers, but for the gateway's.
+/// Addresses from the first to the last, as numbers, without the gateway's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     is_ipv4: bool,
@@ -47,7 +47,7 @@ struct HostLocal {
     data_dir: Option<PathBuf>,
     #[serde(default)]
     ranges: Vec<Vec<RangeKeys>>,
-    /// The form of before there were several ranges.
+    /// The form from before there were several ranges.
     #[serde(flatten)]
     only: RangeKeys,
 }
@@ -62,7 +62,7 @@ struct RangeKeys {
 }
 
 impl Pools {
-    /// Knows the pools of the configurations in a directory. What cannot be read has none.
+    /// Finds the pools of the configurations in a directory. Configurations that cannot be read are skipped.
     pub(super) fn of_directory(&mut self, conf_dir: &Path) {
         for path in load::files(conf_dir).unwrap_or_default() {
             if let Ok(bytes) = load::read(&path)
@@ -84,7 +84,8 @@ impl Pools {
         }
     }
 
-    /// Knows the pools anywhere in a configuration: its plugins', and its delegates'. `name` is that of the network around it.
+    /// Finds the pools anywhere in a configuration: of its plugins, and of its delegates. `name` is the name of the enclosing
+    /// network.
     fn within(&mut self, value: &Value, name: &str) {
         match value {
             Value::Array(list) => list.iter().for_each(|one| self.within(one, name)),
@@ -113,7 +114,7 @@ impl Pools {
         self.0.insert((network.to_owned(), directory), sets);
     }
 
-    /// Counts what is taken. Networks of one name count together.
+    /// Counts the addresses in use. Networks of the same name are counted together.
     pub(super) fn counted(self) -> BTreeMap<String, Pool> {
         let mut pools: BTreeMap<String, Pool> = BTreeMap::new();
         for ((network, directory), sets) in self.0 {
@@ -127,7 +128,7 @@ impl Pools {
 }
 
 impl Range {
-    /// The range, with what the plugin takes where a key is missing; none if the plugin would not accept it.
+    /// The range, with the plugin's defaults for missing keys. `None` if the plugin would reject it.
     fn of(keys: &RangeKeys) -> Option<Self> {
         let subnet = keys.subnet?;
         let is_ipv4 = subnet.addr().is_ipv4();
@@ -137,7 +138,7 @@ impl Range {
             Some(first) => first,
             None => network.checked_add(1)?,
         };
-        // The last address of an IPv4 subnet is for broadcasts.
+        // The last address of an IPv4 subnet is the broadcast address.
         let last = within(keys.range_end).unwrap_or(if is_ipv4 { end.checked_sub(1)? } else { end });
         let gateway = keys.gateway.map_or(network.saturating_add(1), number);
         (first <= last).then_some(Self { is_ipv4, first, last, gateway })
@@ -149,7 +150,7 @@ impl Range {
 
     fn size(&self) -> u128 {
         let has_gateway = (self.first..=self.last).contains(&self.gateway);
-        // A whole ::/0 is one more than there are numbers.
+        // A whole ::/0 has one address more than the largest number.
         (self.last - self.first).saturating_add(1) - u128::from(has_gateway)
     }
 }

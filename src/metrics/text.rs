@@ -1,4 +1,5 @@
-//! Metrics as text: as `OpenMetrics`, or in the older format of Prometheus, which tools such as the node exporter and `promtool` read.
+//! Metrics as text: as `OpenMetrics`, or in the older format of Prometheus, which tools such as the node exporter and `promtool`
+//! read.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::AtomicU64;
@@ -22,7 +23,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a reader accepts, by what it sends as `Accept`.
+    /// The format that a reader accepts, according to its `Accept` header.
     pub fn accepted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Plain }
     }
@@ -41,7 +42,7 @@ impl Format {
 pub struct Gauges<'a> {
     /// On the node.
     pub node: &'a Node,
-    /// How many pods run without a network that they ask for, where somebody knows.
+    /// The number of pods that lack a network that they ask for, if it is known.
     pub unfulfilled_pods: Option<u64>,
 }
 
@@ -56,7 +57,7 @@ struct Addresses {
     state: &'static str,
 }
 
-/// Writes metrics: what there is, and what calls did, where these are counted.
+/// Writes all metrics: those of the node, and those of calls if they are counted.
 ///
 /// # Errors
 /// Never: it is written to memory.
@@ -70,7 +71,7 @@ pub fn write(gauges: &Gauges<'_>, calls: Option<&Calls>, format: Format) -> Resu
     Ok(if format == Format::Plain { plain(&text) } else { text })
 }
 
-/// `OpenMetrics` as the older format. There a counter's family is called like its series, with `_total`.
+/// Converts `OpenMetrics` to the older format. There, the name of a counter includes `_total`.
 fn plain(text: &str) -> String {
     let comments = |line: &str| {
         let mut words = line.splitn(4, ' ');

@@ -1,4 +1,4 @@
-//! Changing the default route of a namespace: decided first, then made as a whole or not at all.
+//! Changing the default route of a namespace: the change is planned first, and then made completely or not at all.
 
 use std::net::IpAddr;
 
@@ -6,35 +6,34 @@ use serde::{Deserialize, Serialize};
 
 use super::{DefaultRoute, Family, Netns, NetnsError, default_route::never_a_gateway};
 
-/// Which interface should be the way out of a namespace.
+/// Which interface a namespace's default route should use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultRouteRequest {
     /// The name of the interface in the namespace.
     pub interface: String,
-    /// Its gateways, at most one for each family; families without one are left as they are.
+    /// Its gateways, at most one for each family. Families without a gateway are not changed.
     ///
-    /// None at all means to keep the default routes that already go out of the interface, in the families in which
-    /// there are any.
+    /// An empty list keeps the interface's existing default routes, in the families that it has any of.
     pub gateways: Vec<IpAddr>,
 }
 
-/// What it takes to fulfil a [`DefaultRouteRequest`], complete enough to do it and to undo it.
+/// The changes that fulfil a [`DefaultRouteRequest`], with everything that is needed to make and to undo them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefaultRouteChange {
     /// The interface that is to be the way out.
     pub interface: String,
-    /// The families whose default routes are decided on; those of others are not touched.
+    /// The families whose default routes are changed.
     pub families: Vec<Family>,
     /// The routes to remove, in the order in which the kernel tried them.
     pub removed: Vec<DefaultRoute>,
-    /// The wanted routes that were there already.
+    /// The wanted routes that exist already.
     pub kept: Vec<DefaultRoute>,
     /// The wanted routes to add.
     pub added: Vec<DefaultRoute>,
 }
 
 impl DefaultRouteChange {
-    /// The default routes that there are once the change is made.
+    /// The default routes after the change.
     pub fn wanted(&self) -> impl Iterator<Item = &DefaultRoute> {
         self.kept.iter().chain(&self.added)
     }
@@ -45,18 +44,18 @@ impl DefaultRouteChange {
     }
 }
 
-/// Decides what to change so that the request is fulfilled: in each of its families all default routes of the main
-/// table but the wanted are to go, and the wanted one is added unless it is there. Only reads.
+/// Plans the changes that fulfil the request: in each of its families, all default routes of the main table except the wanted ones
+/// are removed, and the wanted route is added if it does not exist. This function only reads.
 ///
-/// A multipath route goes elsewhere unless all its hops go out of the interface. Where a gateway is named, a route via
-/// that gateway out of that interface is kept as it is, whatever its metric.
+/// A multipath route is removed unless all its hops use the interface. If a gateway is given, a route via that gateway on that
+/// interface is kept, whatever its metric.
 ///
 /// # Errors
 ///
-/// [`NoSuchInterface`](NetnsError::NoSuchInterface); [`InterfaceDown`](NetnsError::InterfaceDown) if it would need a new
-/// route; [`TwoGateways`](NetnsError::TwoGateways) and [`InvalidGateway`](NetnsError::InvalidGateway) for what can never
-/// work; [`NoDefaultRoute`](NetnsError::NoDefaultRoute) if the routes of an interface that has none are to be kept.
-/// Whether a gateway is reachable is for the kernel to say when the change is made.
+/// [`NoSuchInterface`](NetnsError::NoSuchInterface); [`InterfaceDown`](NetnsError::InterfaceDown) if a new route is needed;
+/// [`TwoGateways`](NetnsError::TwoGateways) and [`InvalidGateway`](NetnsError::InvalidGateway) for requests that can never work;
+/// [`NoDefaultRoute`](NetnsError::NoDefaultRoute) if the interface has no routes that could be kept. Whether a gateway can be
+/// reached is checked by the kernel when the change is made.
 pub fn plan_default_route(netns: &mut Netns, want: &DefaultRouteRequest) -> Result<DefaultRouteChange, NetnsError> {
     check_gateways(want)?;
     let link = netns.link(&want.interface)?;
@@ -81,7 +80,8 @@ pub fn plan_default_route(netns: &mut Netns, want: &DefaultRouteRequest) -> Resu
                 change.added.push(DefaultRoute::via(&want.interface, gateway));
             }
             None => {
-                // The kernel joins IPv6 routes of one metric into one of several hops. Ours are to stay.
+                // The kernel joins IPv6 routes of the same metric into one multipath route. The route added here must stay
+                // separate.
                 let shares: Vec<_> = removed.iter().filter_map(|route| route.share_of(&want.interface)).collect();
                 if kept.is_empty() && shares.is_empty() {
                     continue;
@@ -106,15 +106,14 @@ pub fn plan_default_route(netns: &mut Netns, want: &DefaultRouteRequest) -> Resu
     Ok(change)
 }
 
-/// Makes the change and verifies it by reading the default routes anew.
+/// Makes the change, and verifies it by reading the default routes again.
 ///
-/// Routes that are gone or there already are no error, so a change can be applied again after a crash.
+/// A route that is already removed or already added is not an error, so a change can be applied again after a crash.
 ///
 /// # Errors
 ///
-/// Whatever keeps a step from being made, most of all [`GatewayUnreachable`](NetnsError::GatewayUnreachable). The steps
-/// that were made are undone before it is returned; if that fails too, the error is
-/// [`NotPutBack`](NetnsError::NotPutBack).
+/// Any failure of a step, most often [`GatewayUnreachable`](NetnsError::GatewayUnreachable). The completed steps are undone before
+/// it is returned; if that fails too, the error is [`NotPutBack`](NetnsError::NotPutBack).
 pub fn apply(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), NetnsError> {
     let mut done = Done::default();
     let Err(cause) = forward(netns, change, &mut done) else {
@@ -127,14 +126,14 @@ pub fn apply(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), Netns
     Err(NetnsError::NotPutBack { netns: netns.name.clone(), cause: Box::new(cause), failures })
 }
 
-/// Undoes the change: removes what it added and puts back what it removed.
+/// Undoes the change: removes the routes that it added and restores those that it removed.
 ///
-/// Fine at any time after the change was planned, and more than once: what is undone already, and routes whose
-/// interface is gone, are left alone. A namespace that is gone is found out by [`Netns::open`].
+/// May be called at any time after the change was planned, and more than once: steps that are undone already, and routes of
+/// interfaces that no longer exist, are skipped. If the namespace is gone, [`Netns::open`] reports it.
 ///
 /// # Errors
 ///
-/// [`NotRestored`](NetnsError::NotRestored) lists the steps that failed; the others are still made.
+/// [`NotRestored`](NetnsError::NotRestored) lists the steps that failed. The other steps are done nevertheless.
 pub fn restore(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), NetnsError> {
     let failures = backward(netns, &change.removed, &change.added);
     if failures.is_empty() {
@@ -151,7 +150,7 @@ struct Done {
 }
 
 fn forward(netns: &mut Netns, change: &DefaultRouteChange, done: &mut Done) -> Result<(), NetnsError> {
-    // Removal comes first: an IPv6 route added next to one of the same metric would be joined with it.
+    // Routes are removed first: an IPv6 route that is added beside one of the same metric would be joined with it.
     for route in &change.removed {
         if netns.remove(route)? {
             done.removed.push(route.clone());
@@ -192,7 +191,7 @@ fn verify(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), NetnsErr
     Err(NetnsError::NotAsWanted { netns: netns.name.clone(), missing, unexpected })
 }
 
-/// What can be said of the gateways without looking into the namespace.
+/// Checks of the gateways that need no look into the namespace.
 fn check_gateways(want: &DefaultRouteRequest) -> Result<(), NetnsError> {
     for (position, &gateway) in want.gateways.iter().enumerate() {
         if let Some(why) = never_a_gateway(gateway) {
@@ -207,7 +206,7 @@ fn check_gateways(want: &DefaultRouteRequest) -> Result<(), NetnsError> {
     Ok(())
 }
 
-/// The kernel's own refusal of this mistake does not name it.
+/// The kernel refuses this mistake too, but its error does not name it.
 fn refuse_own_addresses(netns: &mut Netns, change: &DefaultRouteChange) -> Result<(), NetnsError> {
     let addresses = netns.addresses()?;
     let own = |gateway: &IpAddr| addresses.iter().any(|address| address.net.addr() == *gateway);

@@ -1,4 +1,4 @@
-//! Default routes as values: everything that is needed to put one back exactly.
+//! Default routes as values: everything that is needed to restore one exactly.
 
 use std::{
     fmt,
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cni::Family;
 
-/// The metric the kernel gives an IPv6 route that is added without one.
+/// The metric that the kernel gives to an IPv6 route that is added without one.
 pub(super) const IPV6_DEFAULT_METRIC: u32 = 1024;
 
-/// `RTPROT_BOOT`: what `ip route add` and other CNI software leave in the `protocol` of a route.
+/// `RTPROT_BOOT`: the `protocol` of routes that `ip route add` and other CNI software add.
 const PROTOCOL_BOOT: u8 = 3;
 
 /// `RT_SCOPE_LINK`: the destination is on the link itself, not behind a gateway.
@@ -21,93 +21,92 @@ const SCOPE_LINK: u8 = 253;
 
 /// A unicast default route of the main table.
 ///
-/// Interfaces are kept by name, so that a journalled route can be put back after its interface was created again.
-/// `Display` is close to how `ip route` shows it.
+/// Interfaces are stored by name, so that a route from a journal can be restored after its interface was made again. `Display` is
+/// similar to the output of `ip route`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefaultRoute {
     /// The family of its destination.
     pub family: Family,
-    /// The name of the interface it goes out of. None only if there are `next_hops`.
+    /// The name of its outgoing interface. `None` only if there are `next_hops`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// The router it goes to. An IPv4 route may have an IPv6 one. None for a route straight to the link, or if there
-    /// are `next_hops`.
+    /// The router. An IPv4 route may have an IPv6 router. `None` for a route that needs no router, or if there are `next_hops`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
-    /// Its priority; the lowest wins. None means 0 for IPv4 and 1024 for IPv6.
+    /// Its priority; the lowest is tried first. `None` means 0 for IPv4 and 1024 for IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<u32>,
-    /// The source address that is preferred on it.
+    /// The preferred source address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
-    /// The sources it is for. Only IPv6 has such routes; None means all.
+    /// The sources for which it is used. Only IPv6 has such routes; `None` means all sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<IpNet>,
     /// The path's maximum transmission unit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// The maximum segment size in bytes that TCP announces on it.
+    /// The maximum segment size in bytes that TCP announces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advmss: Option<u32>,
-    /// The type of service it is for; 0 means any.
+    /// The type of service for which it is used; 0 means any.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tos: u8,
-    /// How far away its destination is, as in `rtm_scope` of rtnetlink(7).
+    /// The scope of its destination, as in `rtm_scope` of rtnetlink(7).
     pub scope: u8,
-    /// Who set it, as in `rtm_protocol` of rtnetlink(7).
+    /// Its origin, as in `rtm_protocol` of rtnetlink(7).
     pub protocol: u8,
-    /// Whether the gateway is taken to be on the link even where no address's subnet covers it.
+    /// Whether the gateway counts as directly reachable, even if it is in no address's subnet.
     #[serde(default, skip_serializing_if = "is_false")]
     pub onlink: bool,
-    /// For how many more seconds it is valid. Such routes come from IPv6 router advertisements; None means for ever.
+    /// For how many more seconds it is valid. IPv6 router advertisements set this. `None` means for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u32>,
-    /// The next-hop object that says where it goes (`ip nexthop`). The interface, gateway and next hops are then only
-    /// what that object said.
+    /// The next-hop object that the route uses (`ip nexthop`). Interface, gateway and next hops are then only a copy of that
+    /// object's content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nexthop_id: Option<u32>,
-    /// The ways it is spread over, in the kernel's order, for a multipath route.
+    /// The next hops of a multipath route, in the kernel's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next_hops: Vec<NextHop>,
-    /// The route's other attributes as the kernel gave them, kept without being decoded.
+    /// The route's other attributes, unchanged and not decoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other: Vec<RawAttribute>,
 }
 
-/// One of the ways that a multipath route is spread over.
+/// A next hop of a multipath route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
-    /// The name of the interface it goes out of.
+    /// The name of its outgoing interface.
     pub interface: String,
-    /// The router it goes to; None for the link itself.
+    /// The router. `None` if it needs no router.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
-    /// Its share of the traffic relative to the others', from 1 to 256.
+    /// Its share of the traffic relative to the other next hops, from 1 to 256.
     pub weight: u16,
-    /// Whether the gateway is taken to be on the link even where no address's subnet covers it.
+    /// Whether the gateway counts as directly reachable, even if it is in no address's subnet.
     #[serde(default, skip_serializing_if = "is_false")]
     pub onlink: bool,
-    /// Its other attributes as the kernel gave them, kept without being decoded.
+    /// Its other attributes, unchanged and not decoded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other: Vec<RawAttribute>,
 }
 
-/// A netlink attribute that is carried along as it is.
+/// A netlink attribute that is kept unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawAttribute {
     /// Its number, `RTA_…` of rtnetlink(7).
     pub kind: u16,
-    /// Its value in the byte order the kernel gave it in.
+    /// Its value, in the kernel's byte order.
     pub value: Vec<u8>,
 }
 
 impl DefaultRoute {
-    /// The plain default route of the gateway's family out of `interface`, as `ip route add default via` sets it.
+    /// The default route via `gateway` and `interface`, as `ip route add default via` adds it.
     pub fn via(interface: impl Into<String>, gateway: IpAddr) -> Self {
         Self { gateway: Some(gateway), scope: 0, ..Self::out_of(interface, Family::of(gateway)) }
     }
 
-    /// The plain default route straight to the link of `interface`, as `ip route add default dev` sets it.
+    /// The default route through `interface` without a gateway, as `ip route add default dev` adds it.
     pub fn out_of(interface: impl Into<String>, family: Family) -> Self {
         Self {
             family,
@@ -135,7 +134,7 @@ impl DefaultRoute {
         }
     }
 
-    /// Whether all traffic that takes it goes out of `interface`.
+    /// Whether all traffic on this route leaves through `interface`.
     pub fn goes_out_of(&self, interface: &str) -> bool {
         if self.next_hops.is_empty() {
             self.interface.as_deref() == Some(interface)
@@ -144,7 +143,7 @@ impl DefaultRoute {
         }
     }
 
-    /// Whether some of the traffic that takes it goes out of `interface`, to `gateway` if there is one.
+    /// Whether some of the traffic on this route leaves through `interface`, to `gateway` if one is given.
     pub fn leads_through(&self, interface: &str, gateway: Option<IpAddr>) -> bool {
         let is_that = |hop: Option<&str>, via: Option<IpAddr>| {
             hop == Some(interface) && gateway.is_none_or(|gateway| via == Some(gateway))
@@ -153,7 +152,7 @@ impl DefaultRoute {
             || self.next_hops.iter().any(|hop| is_that(Some(&hop.interface), hop.gateway))
     }
 
-    /// The part of a multipath route that goes out of `interface`, as a route of its own.
+    /// The part of a multipath route that uses `interface`, as a route of its own.
     pub(super) fn share_of(&self, interface: &str) -> Option<Self> {
         let own: Vec<NextHop> = self.next_hops.iter().filter(|hop| hop.interface == interface).cloned().collect();
         let mut share = Self { nexthop_id: None, ..self.clone() };
@@ -170,12 +169,12 @@ impl DefaultRoute {
         Some(share)
     }
 
-    /// Whether both are one route: equal but for the time that is left to them, and for a metric that is written out.
+    /// Whether both are the same route: the remaining time may differ, and so may an implicit and an explicit default metric.
     pub fn is_same(&self, other: &Self) -> bool {
         self.normalized() == other.normalized()
     }
 
-    /// Whether it takes traffic of any source and type of service.
+    /// Whether it is used for any source and any type of service.
     pub(super) fn is_unconditional(&self) -> bool {
         self.tos == 0 && self.from.is_none()
     }
@@ -234,7 +233,7 @@ impl fmt::Display for DefaultRoute {
     }
 }
 
-/// `via 10.0.0.1`, or `via inet6 fe80::1` where the gateway's family is not the route's.
+/// `via 10.0.0.1`, or `via inet6 fe80::1` if the gateway's family is not the route's.
 fn write_gateway(formatter: &mut fmt::Formatter<'_>, family: Family, gateway: IpAddr) -> fmt::Result {
     match (family, gateway) {
         (Family::V4, IpAddr::V6(gateway)) => write!(formatter, " via inet6 {gateway}"),
@@ -242,7 +241,7 @@ fn write_gateway(formatter: &mut fmt::Formatter<'_>, family: Family, gateway: Ip
     }
 }
 
-/// What is wrong with an address that cannot be a gateway.
+/// Why an address cannot be a gateway.
 pub(super) fn never_a_gateway(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address is no gateway")

@@ -1,4 +1,4 @@
-//! What kind of link each is, where its other end is, and which kinds the kernel can make.
+//! The kind of each link, where its peer is, and which kinds the kernel can make.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::{fs::File, io, thread};
@@ -14,35 +14,35 @@ use super::links::{LINK_HEADER_LEN, link};
 use super::socket::{Request, RouteSocket};
 use super::{Link, Netns, NetnsError};
 
-/// The attribute of `linux/if_link.h` with the number that this namespace gives to the one in which the other end is.
+/// The attribute of `linux/if_link.h` for the number that this namespace uses for the peer's namespace.
 const IFLA_LINK_NETNSID: u16 = 37;
 /// Bytes of the header of a message about a namespace's number.
 const NSID_HEADER_LEN: usize = 4;
 
-/// A link, and how it hangs together with others.
+/// A link, and its relations to other links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// The link.
     pub link: Link,
-    /// Its kind, such as `veth`; empty for hardware.
+    /// Its kind, such as `veth`. Empty for hardware.
     pub kind: String,
-    /// The number of its other end, or of the link that it stands on.
+    /// The number of its peer, or of the link that it is based on.
     pub other_end: Option<u32>,
-    /// The number that this namespace gives to the one where the other end is. None if that is this one.
+    /// The number that this namespace uses for the namespace of that link. `None` if it is in this namespace.
     pub other_netns: Option<i32>,
-    /// The number of the bridge, bond or VRF that it is a port of.
+    /// The number of the bridge, bond or VRF of which it is a port.
     pub master: Option<u32>,
 }
 
 impl Netns {
-    /// All links of the namespace, with what they are.
+    /// All links of the namespace.
     pub fn devices(&mut self) -> Result<Vec<Device>, NetnsError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         self.socket.dump(&Request::GetLink(request), device).map_err(self.failed("list the links"))
     }
 
-    /// The number that this namespace gives another, if it gives it one: it does once a link leads there.
+    /// The number that this namespace uses for another one. The kernel assigns it once a link leads there.
     pub fn number_of(&mut self, other: &Self) -> Result<Option<i32>, NetnsError> {
         let mut request = NsidMessage::default();
         request.attributes.push(NsidAttribute::Fd(other.file.as_fd().as_raw_fd().cast_unsigned()));
@@ -51,7 +51,7 @@ impl Netns {
         Ok(number.flatten().filter(|number| *number >= 0))
     }
 
-    /// A fresh network namespace, which goes with the handle. Nothing of it is seen outside.
+    /// A new network namespace, which exists as long as the handle. Nothing of it is visible outside.
     pub fn fresh() -> Result<Self, NetnsError> {
         let enter_new = || {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -66,8 +66,8 @@ impl Netns {
         Ok(Self { name: "a new network namespace".into(), file, socket })
     }
 
-    /// Whether the kernel knows a kind of link. To find out, it is asked to make one here, with nothing said of how: some
-    /// kinds then come to be, and others are refused for want of a parent or a key.
+    /// Whether the kernel supports a kind of link. This asks the kernel to make one here, without any options. Some kinds are then
+    /// made, and others are refused because a parent or a key is missing.
     pub fn knows_kind(&mut self, kind: &str) -> Result<bool, NetnsError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName("probe".into()));
@@ -138,7 +138,7 @@ mod tests {
         };
         let before = netns.links().unwrap();
         assert!(!netns.knows_kind("no-such-kind").unwrap());
-        // Every kernel that runs containers has them.
+        // Every kernel that runs containers supports them.
         assert!(netns.knows_kind("veth").unwrap());
         assert_eq!(netns.links().unwrap(), before);
     }

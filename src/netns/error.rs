@@ -1,4 +1,4 @@
-//! What can go wrong in a namespace. Messages are written to follow "failed to".
+//! Errors of operations in a namespace. Messages are written to follow "failed to".
 
 use std::{error::Error, fmt::Write as _, io, net::IpAddr, path::PathBuf};
 
@@ -9,18 +9,18 @@ use super::{DefaultRoute, Family};
 
 /// A failure to open a network namespace, or to read or change what is in it.
 ///
-/// `netns` is always the path the namespace was opened by (or words for the process's own).
+/// `netns` is always the path with which the namespace was opened, or a description of the process's own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetnsError {
-    /// There is nothing at the path: the namespace was deleted, or its process has exited. On DEL that means that
-    /// there is nothing left to undo in it.
+    /// There is nothing at the path: the namespace was deleted, or its process has exited. For DEL, this means that nothing in it
+    /// is left to undo.
     #[error("open network namespace {}: it does not exist any more", path.display())]
     Gone {
         /// The path of the namespace.
         path: PathBuf,
     },
-    /// The path exists and is something else, such as the empty file an unmounted namespace leaves behind.
+    /// The path exists, but is something else, such as the empty file that remains after a namespace was unmounted.
     #[error("open network namespace {}: it exists, but is not a network namespace", path.display())]
     NotANamespace {
         /// The path that was expected to be a namespace.
@@ -34,7 +34,7 @@ pub enum NetnsError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Any other failure on the way to an open socket in the namespace.
+    /// Any other failure while opening a socket in the namespace.
     #[error("open network namespace {}", path.display())]
     Open {
         /// The path of the namespace.
@@ -42,12 +42,12 @@ pub enum NetnsError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// A netlink request failed for a reason that has no variant of its own.
+    /// A netlink request failed for any other reason.
     #[error("{action} in {netns}")]
     Netlink {
         /// The namespace.
         netns: String,
-        /// What was attempted, naming the route where there is one.
+        /// The attempted action, with the route if there is one.
         action: String,
         /// What the kernel said.
         source: NetlinkError,
@@ -62,7 +62,7 @@ pub enum NetnsError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The interface a default route is asked for is not in the namespace.
+    /// The interface for which a default route is requested is not in the namespace.
     #[error("find interface {interface} in {netns}: the links there are {}", list(present))]
     NoSuchInterface {
         /// The namespace.
@@ -72,7 +72,7 @@ pub enum NetnsError {
         /// The names of the links that are there.
         present: Vec<String>,
     },
-    /// A route cannot go out of an interface that is down.
+    /// A route cannot use an interface that is down.
     #[error("set a default route out of {interface} in {netns}: the interface is down; set it up first")]
     InterfaceDown {
         /// The namespace.
@@ -80,7 +80,7 @@ pub enum NetnsError {
         /// The interface that was named.
         interface: String,
     },
-    /// The kernel knows no way to the gateway through the interface.
+    /// The kernel cannot reach the gateway through the interface.
     #[error(
         "set the default route via {gateway} in {netns}: the gateway is not reachable through {interface} (its \
          addresses: {}); give {interface} an address in the gateway's subnet, or name a gateway in a subnet of its own",
@@ -91,7 +91,7 @@ pub enum NetnsError {
         netns: String,
         /// The gateway that was named.
         gateway: IpAddr,
-        /// The interface it should be reached through.
+        /// The interface through which it should be reached.
         interface: String,
         /// The addresses of that interface in the gateway's family, with their prefix lengths.
         addresses: Vec<String>,
@@ -120,7 +120,7 @@ pub enum NetnsError {
         /// The gateway named next.
         second: IpAddr,
     },
-    /// The interface should keep its default routes, and has none.
+    /// The interface's default routes are to be kept, but it has none.
     #[error(
         "keep the default routes out of {interface} in {netns}: there are none; name its gateway, or let its plugin \
          set the route"
@@ -131,7 +131,7 @@ pub enum NetnsError {
         /// The interface that was named.
         interface: String,
     },
-    /// Another route of the same family and metric holds the place of the one to add.
+    /// Another route of the same family and metric prevents adding this one.
     #[error("add route \"{route}\" in {netns}: another route with that destination and metric is there")]
     InTheWay {
         /// The namespace.
@@ -139,7 +139,7 @@ pub enum NetnsError {
         /// The route that was to be added.
         route: Box<DefaultRoute>,
     },
-    /// All changes were accepted, and still the default routes are not the wanted ones.
+    /// All changes were accepted, but the default routes are still not the wanted ones.
     #[error(
         "verify the default routes in {netns}: missing are {}, unexpected are {}; something else changes them at the \
          same time",
@@ -151,10 +151,10 @@ pub enum NetnsError {
         netns: String,
         /// The wanted routes that are not there.
         missing: Vec<DefaultRoute>,
-        /// The routes that are there and not wanted.
+        /// The existing routes that are not wanted.
         unexpected: Vec<DefaultRoute>,
     },
-    /// A change failed, and undoing the part of it that was made failed too. The source is why the change failed.
+    /// A change failed, and its completed part could not be undone either. The source is the reason for the first failure.
     #[error("change the default routes in {netns}, and to put back the ones that were there: {}", chains(failures))]
     NotPutBack {
         /// The namespace.
@@ -162,10 +162,10 @@ pub enum NetnsError {
         /// Why the change failed.
         #[source]
         cause: Box<NetnsError>,
-        /// What could not be undone after that, and why.
+        /// The steps that could not be undone, with the reasons.
         failures: Vec<NetnsError>,
     },
-    /// Some steps of restoring the default routes failed; all the others were made.
+    /// Some steps of restoring the default routes failed. All others were done.
     #[error("restore the default routes in {netns}: {}", chains(failures))]
     NotRestored {
         /// The namespace.
@@ -175,7 +175,7 @@ pub enum NetnsError {
     },
 }
 
-/// What went wrong between this process and the kernel's route-netlink.
+/// Errors in the communication with the kernel's route-netlink.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetlinkError {
@@ -187,13 +187,13 @@ pub enum NetlinkError {
     Refused {
         /// Its error number.
         errno: Errno,
-        /// Its own words, where it gave any (extended acknowledgement).
+        /// Its explanation, if it gave one (extended acknowledgement).
         explanation: Option<String>,
     },
-    /// The kernel's answer is not what netlink messages look like.
+    /// The kernel's answer is not a valid netlink message.
     #[error("the kernel's answer was not understood")]
     Decode(#[from] DecodeError),
-    /// The list changed each time while it was being read.
+    /// The list changed each time while it was read.
     #[error("the list changed {attempts} times while it was being read")]
     Unstable {
         /// How many times it was read.
@@ -205,7 +205,7 @@ pub enum NetlinkError {
 }
 
 impl NetlinkError {
-    /// The kernel's error number, where it was the kernel that refused.
+    /// The kernel's error number, if the kernel refused the request.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
@@ -222,7 +222,7 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Every error with all its sources, one after the other.
+/// Every error with all its sources, one after another.
 fn chains(errors: &[NetnsError]) -> String {
     let mut text = String::new();
     for (position, error) in errors.iter().enumerate() {

@@ -25,26 +25,26 @@ sockopt_impl!(
 
 /// What identifies a network namespace.
 ///
-/// A path does not: `/proc/PID/ns/net` leads to another namespace once the process is another. Nor do device and inode, except
-/// among namespaces that exist at the same time: the kernel gives the number of a deleted namespace to the next one. The
-/// cookie it gives once a boot.
+/// A path is not enough: `/proc/PID/ns/net` leads to another namespace when the process ID is reused. Device and inode distinguish
+/// only namespaces that exist at the same time: the kernel reuses the number of a deleted namespace. The cookie is unique until the
+/// machine is restarted.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
     inode: u64,
-    /// Unknown before Linux 5.14, and to a process that may not enter the namespace.
+    /// Unknown before Linux 5.14, and if this process may not enter the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cookie: Option<u64>,
 }
 
-/// Whether two identities, taken at different times of one boot, are of the same namespace.
+/// Whether two identities, taken at different times of the same boot, are of the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sameness {
     /// They are.
     Same,
     /// They are not.
     Different,
-    /// Device and inode are the same, which proves nothing, and a cookie is missing.
+    /// Device and inode are the same, which is not enough, and a cookie is missing.
     Unknown,
 }
 
@@ -56,12 +56,12 @@ impl Identity {
     pub fn of(path: &Path) -> io::Result<Self> {
         match Netns::open(path) {
             Ok(netns) => netns.identity(),
-            // It is no namespace, or none that this process may enter.
+            // It is not a namespace, or this process may not enter it.
             Err(_) => Self::of_file(path),
         }
     }
 
-    /// The same without the cookie, which costs less. It only distinguishes namespaces that exist at the same time.
+    /// The same without the cookie, which is cheaper. It only distinguishes namespaces that exist at the same time.
     ///
     /// # Errors
     /// When the path leads nowhere.
@@ -69,18 +69,18 @@ impl Identity {
         path.metadata().map(|metadata| Self::new(&metadata, None))
     }
 
-    /// The identity of the namespace whose file has this metadata and whose cookie is `cookie`.
+    /// The identity of a namespace, given the metadata of its file and its `cookie`.
     pub(super) fn new(metadata: &Metadata, cookie: Option<u64>) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino(), cookie }
     }
 
-    /// What is known of another namespace that exists, by its inode alone.
+    /// The identity of an existing namespace of which only the inode is known.
     #[must_use]
     pub fn of_inode(&self, inode: u64) -> Self {
         Self { device: self.device, inode, cookie: None }
     }
 
-    /// Its inode, as links in `/proc/PID/ns` name it.
+    /// Its inode, as in the links of `/proc/PID/ns`.
     pub fn inode(&self) -> u64 {
         self.inode
     }
@@ -95,15 +95,15 @@ impl Identity {
         }
     }
 
-    /// Whether device and inode are the same: of two namespaces that both exist now, that they are one.
+    /// Whether device and inode are the same. Two namespaces that both exist now are then the same.
     pub fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
-/// Whether a namespace exists and no process is in it: a runtime may keep the namespace of a container until DEL has succeeded.
-/// False where that cannot be known, as in a PID namespace, which hides the processes outside.
-pub fn is_deserted(path: &Path) -> bool {
+/// Whether a namespace exists and has no process in it: a runtime may keep a container's namespace until DEL has succeeded. False
+/// if this is not known, as in a PID namespace, which hides the processes outside.
+pub fn has_no_process(path: &Path) -> bool {
     let (true, Ok(netns), Ok(processes)) = (sees_all_processes(), Identity::of_file(path), fs::read_dir("/proc"))
     else {
         return false;
@@ -120,7 +120,7 @@ pub fn is_deserted(path: &Path) -> bool {
     })
 }
 
-/// Whether this process sees all others: a PID namespace hides the processes outside.
+/// Whether this process sees all other processes. A PID namespace hides those outside.
 pub fn sees_all_processes() -> bool {
     // PROC_PID_INIT_INO of linux/proc_ns.h.
     const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(identity(1, Some(7)).compare(&identity(1, Some(7))), Sameness::Same);
     }
 
-    /// The cookie came with Linux 5.14, and this crate is developed on later ones.
+    /// The cookie exists since Linux 5.14, and the tests run on later kernels.
     #[test]
     fn this_kernel_knows_cookies() {
         let own = Netns::current().unwrap().identity().unwrap();

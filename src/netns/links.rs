@@ -13,7 +13,7 @@ use nix::libc;
 
 use super::{Netns, NetnsError, socket::Request};
 
-/// Bytes of `struct ifinfomsg`, which a link's attributes follow.
+/// Bytes of `struct ifinfomsg`, which the attributes follow.
 pub(super) const LINK_HEADER_LEN: usize = 16;
 
 /// A network interface.
@@ -23,12 +23,12 @@ pub struct Link {
     pub index: u32,
     /// Its name in this namespace.
     pub name: String,
-    /// Its hardware address in lower case, octets separated by colons; a loopback's is all zeros. None where links of
-    /// its kind have none.
+    /// Its hardware address in lower case, octets separated by colons. All zeros for a loopback. `None` if links of its kind have
+    /// no address.
     pub mac: Option<String>,
     /// Its maximum transmission unit in bytes.
     pub mtu: u32,
-    /// Whether it was set up, not whether there is a carrier.
+    /// Whether it is set up. It may still have no carrier.
     pub up: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct Link {
 pub struct Address {
     /// The index of its link.
     pub link: u32,
-    /// The host's address with the prefix length of its subnet.
+    /// The address with the prefix length of its subnet.
     pub net: IpNet,
 }
 
@@ -45,12 +45,12 @@ impl Netns {
     /// All links of the namespace.
     pub fn links(&mut self) -> Result<Vec<Link>, NetnsError> {
         let mut request = LinkMessage::default();
-        // Traffic counters are the larger part of a link's description.
+        // Leave out the traffic counters, which are the larger part of a link's description.
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         self.socket.dump(&Request::GetLink(request), link).map_err(self.failed("list the links"))
     }
 
-    /// Whether a link has that name, or that other name of a link's.
+    /// Whether a link has this name, or has it as an alternative name.
     pub fn has_link(&mut self, name: &str) -> Result<bool, NetnsError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -73,7 +73,7 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// [`NoSuchInterface`](NetnsError::NoSuchInterface) names the links that are there instead.
+    /// [`NoSuchInterface`](NetnsError::NoSuchInterface) lists the existing links.
     pub fn link(&mut self, name: &str) -> Result<Link, NetnsError> {
         let mut links = self.links()?;
         match links.iter().position(|link| link.name == name) {
@@ -82,7 +82,7 @@ impl Netns {
         }
     }
 
-    /// The error for a name that none of `links` has.
+    /// The error for a name that none of the `links` has.
     pub(super) fn no_such_interface(&self, name: &str, links: Vec<Link>) -> NetnsError {
         NetnsError::NoSuchInterface {
             netns: self.name.clone(),
@@ -92,7 +92,7 @@ impl Netns {
     }
 }
 
-/// Reads what is of interest from an `RTM_NEWLINK` payload.
+/// Reads the needed parts of an `RTM_NEWLINK` payload.
 pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let mut link =
@@ -109,7 +109,7 @@ pub(super) fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     Ok(Some(link))
 }
 
-/// `02:42:ac:11:00:02`, for hardware addresses of any length but zero.
+/// `02:42:ac:11:00:02`, for hardware addresses of any length except zero.
 fn mac(octets: &[u8]) -> Option<String> {
     let octets: Vec<String> = octets.iter().map(|octet| format!("{octet:02x}")).collect();
     (!octets.is_empty()).then(|| octets.join(":"))
@@ -122,7 +122,7 @@ fn address(payload: &[u8]) -> Result<Option<Address>, DecodeError> {
     let mut address: Option<IpAddr> = None;
     for attribute in message.attributes {
         match attribute {
-            // Where both are given, this is the host's own and the other one its peer's.
+            // If both attributes exist, this is the host's own address and the other is its peer's.
             AddressAttribute::Local(ip) => local = Some(ip),
             AddressAttribute::Address(ip) => address = Some(ip),
             _ => {}

@@ -1,8 +1,8 @@
-//! What Braid itself does inside a network namespace: it reads links and addresses and it sets default routes.
+//! What Braid itself does inside a network namespace: it reads links and addresses, and sets default routes.
 //!
-//! Everything else in a namespace is the plugins' work. The default route is the exception, because no single plugin
-//! can know that another attachment was asked to be the pod's way out (`default-route` of the NPWG multi-network
-//! specification 1.3). It is done in two steps, so that what will change can be written down before it does:
+//! Plugins do everything else. Default routes are an exception, because no single plugin can know that another attachment should
+//! provide the pod's default route (`default-route` of the NPWG multi-network specification 1.3). This takes two steps, so that the
+//! change can be recorded before it is made:
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! The namespace is spoken to through one route-netlink socket that was created inside it. The calling thread is in it only
-//! while it creates the socket.
+//! All requests use one route-netlink socket that was created inside the namespace. The calling thread does not enter the
+//! namespace.
 
 mod change;
 mod default_route;
@@ -44,7 +44,7 @@ pub use change::{DefaultRouteChange, DefaultRouteRequest, apply, plan_default_ro
 pub use default_route::{DefaultRoute, NextHop, RawAttribute};
 pub use devices::Device;
 pub use error::{NetlinkError, NetnsError};
-pub use identity::{Identity, Sameness, is_deserted, sees_all_processes};
+pub use identity::{Identity, Sameness, has_no_process, sees_all_processes};
 pub use links::{Address, Link};
 pub use namespace::{Netns, OwnNetns};
 pub use sysctl::{Sysctls, read_sysctls, write_sysctls};

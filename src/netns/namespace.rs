@@ -21,10 +21,9 @@ use crate::runtime::own_network_namespace;
 /// The namespace of the calling thread.
 const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
 
-/// An open handle on a network namespace: one route-netlink socket that was created inside it.
+/// An open network namespace: a route-netlink socket that was created inside it.
 ///
-/// The socket keeps the namespace alive, so nothing that is done through a handle can hit another namespace that took
-/// over its path.
+/// The socket keeps the namespace alive, so no request can affect another namespace that now has the same path.
 #[derive(Debug)]
 pub struct Netns {
     /// How errors name the namespace.
@@ -37,16 +36,16 @@ pub struct Netns {
 impl Netns {
     /// Opens the namespace at `path` (`CNI_NETNS`), such as `/var/run/netns/NAME` or `/proc/PID/ns/net`.
     ///
-    /// A short-lived thread enters the namespace to create the socket: a thread that could not come back would do
-    /// in the container what it did next.
+    /// A short-lived thread enters the namespace to create the socket. If the calling thread entered and could not return, its
+    /// later work would happen in the container.
     ///
     /// # Errors
     ///
     /// [`Gone`](NetnsError::Gone) if there is nothing at the path or its process has exited,
-    /// [`NotANamespace`](NetnsError::NotANamespace) if it is something else,
-    /// [`Forbidden`](NetnsError::Forbidden) without the right to enter it.
+    /// [`NotANamespace`](NetnsError::NotANamespace) if it is something else, [`Forbidden`](NetnsError::Forbidden) without the right
+    /// to enter it.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
-        // Non-blocking, lest a path that turns out to be a named pipe keeps us waiting for its writer.
+        // Does not block, in case the path is a named pipe without a writer.
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -60,7 +59,7 @@ impl Netns {
         Ok(Self { name: path.display().to_string(), file, socket })
     }
 
-    /// Opens the namespace the calling thread itself is in.
+    /// Opens the namespace of the calling thread.
     pub fn current() -> Result<Self, NetnsError> {
         let failed = |source| NetnsError::Open { path: OF_THIS_THREAD.into(), source };
         let file = File::open(OF_THIS_THREAD).map_err(failed)?;
@@ -76,14 +75,14 @@ impl Netns {
         self.file.metadata().map(|metadata| Identity::new(&metadata, self.socket.netns_cookie()))
     }
 
-    /// Says what was attempted here when a request failed.
+    /// Makes the error for a failed request, with the attempted action.
     pub(super) fn failed(&self, action: impl Into<String>) -> impl FnOnce(NetlinkError) -> NetnsError {
         let (netns, action) = (self.name.clone(), action.into());
         move |source| NetnsError::Netlink { netns, action, source }
     }
 }
 
-/// The network namespace that the calling thread is in.
+/// The network namespace of the calling thread.
 #[derive(Debug)]
 pub struct OwnNetns(File);
 
@@ -93,7 +92,7 @@ impl OwnNetns {
     /// # Errors
     /// Without `/proc`, and with no descriptor left.
     pub fn of_this_thread() -> io::Result<Self> {
-        // By way of /proc it takes three times as long.
+        // The way through /proc takes three times as long.
         own_network_namespace().map(File::from).or_else(|_| File::open(OF_THIS_THREAD)).map(Self)
     }
 
@@ -104,7 +103,7 @@ impl OwnNetns {
     }
 }
 
-/// Has a thread, which need not come back, enter the namespace and create the socket.
+/// Starts a thread that enters the namespace, creates the socket and ends.
 fn socket_by_thread(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsError> {
     thread::scope(|scope| {
         thread::Builder::new()
@@ -116,7 +115,7 @@ fn socket_by_thread(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsE
     })
 }
 
-/// Does something in the namespace at `path`, on a short-lived thread that need not come back.
+/// Runs a function in the namespace at `path`, in a short-lived thread.
 pub(super) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let namespace = OpenOptions::new()
         .read(true)
@@ -149,7 +148,7 @@ fn socket_inside(namespace: &File, path: &Path) -> Result<RouteSocket, NetnsErro
     RouteSocket::open().map_err(|source| NetnsError::Open { path: path.into(), source })
 }
 
-/// Distinguishes why a namespace cannot be opened.
+/// Finds out why a namespace cannot be opened.
 fn opening(path: &Path, source: io::Error) -> NetnsError {
     let path = path.into();
     match source.raw_os_error().map(Errno::from_raw) {

@@ -1,4 +1,4 @@
-//! Default routes between the kernel and [`DefaultRoute`].
+//! Reading, adding and removing [`DefaultRoute`]s.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -18,13 +18,13 @@ use nix::{errno::Errno, libc};
 
 use super::{DefaultRoute, Family, Link, NetlinkError, Netns, NetnsError, NextHop, RawAttribute, socket::Request};
 
-/// Bytes of `struct rtmsg`, which a route's attributes follow.
+/// Bytes of `struct rtmsg`, which the attributes follow.
 const ROUTE_HEADER_LEN: usize = 12;
 
-/// Times in routes are in units of this many parts of a second (`USER_HZ`).
+/// Route expiry times are in this fraction of a second (`USER_HZ`).
 const CLOCK_TICKS: i32 = 100;
 
-/// How a route is put among those that are there.
+/// How a route is added beside existing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Placement {
     /// It has to be the only one of its metric.
@@ -34,8 +34,8 @@ enum Placement {
 }
 
 impl Netns {
-    /// The default routes of one family: unicast routes of the main table to the whole address space, in the order in
-    /// which the kernel tries them.
+    /// The default routes of one family: unicast routes of the main table for all destinations, in the order in which the kernel
+    /// tries them.
     pub fn default_routes(&mut self, family: Family) -> Result<Vec<DefaultRoute>, NetnsError> {
         let mut request = RouteMessage::default();
         request.header.address_family = address_family(family);
@@ -50,7 +50,7 @@ impl Netns {
         if payloads.is_empty() {
             return Ok(Vec::new());
         }
-        // After the routes: a link that is missing now took its routes along.
+        // Read after the routes: if a link is missing now, its routes are gone too.
         let names = self.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         payloads
             .iter()
@@ -59,25 +59,25 @@ impl Netns {
             .map_err(|error| self.failed(format!("read a {family} default route"))(error.into()))
     }
 
-    /// Removes exactly this route; if it is already gone, or its interface is, that is success.
+    /// Removes exactly this route. Succeeds if the route or its interface does not exist.
     pub fn remove_default_route(&mut self, route: &DefaultRoute) -> Result<(), NetnsError> {
         self.remove(route).map(drop)
     }
 
-    /// Adds the route; if exactly this one is there already, that is success.
+    /// Adds the route. Succeeds if exactly this route exists.
     ///
     /// # Errors
     ///
     /// [`NoSuchInterface`](NetnsError::NoSuchInterface), [`InterfaceDown`](NetnsError::InterfaceDown),
-    /// [`GatewayUnreachable`](NetnsError::GatewayUnreachable), and [`InTheWay`](NetnsError::InTheWay) if there is a
-    /// different route of the same metric: it is never joined into a multipath route.
+    /// [`GatewayUnreachable`](NetnsError::GatewayUnreachable), and [`InTheWay`](NetnsError::InTheWay) if a different route of the
+    /// same metric exists: the two are never joined into a multipath route.
     pub fn add_default_route(&mut self, route: &DefaultRoute) -> Result<(), NetnsError> {
         self.add(route).map(drop)
     }
 
-    /// Removes the route and says whether it was there.
+    /// Removes the route, and returns whether it existed.
     pub(super) fn remove(&mut self, route: &DefaultRoute) -> Result<bool, NetnsError> {
-        // The kernel takes a request without a metric or source for any, and would remove the next best match.
+        // For a request without a metric or source, the kernel accepts any, and would remove the next best match.
         if !self.has_default_route(route)? {
             return Ok(false);
         }
@@ -91,17 +91,17 @@ impl Netns {
         }
     }
 
-    /// Adds the route and says whether it was missing.
+    /// Adds the route, and returns whether it was missing.
     pub(super) fn add(&mut self, route: &DefaultRoute) -> Result<bool, NetnsError> {
         self.place(route, Placement::Alone)
     }
 
-    /// Adds a route that was there before, possibly among others of its metric, and says whether it was missing.
+    /// Adds a route that existed before, possibly beside others of its metric, and returns whether it was missing.
     pub(super) fn put_back(&mut self, route: &DefaultRoute) -> Result<bool, NetnsError> {
         match route.family {
             Family::V4 => self.place(route, Placement::Last),
-            // Appending joins IPv6 routes into a multipath route, so only where there is no other way: next to a route
-            // that was learnt from an advertisement, which the kernel joins with none.
+            // Appending joins IPv6 routes into a multipath route, so it is used only if nothing else works: beside a route from a
+            // router advertisement, which the kernel never joins.
             Family::V6 => match self.place(route, Placement::Alone) {
                 Err(NetnsError::InTheWay { .. }) => self.place(route, Placement::Last),
                 result => result,
@@ -117,7 +117,7 @@ impl Netns {
         };
         let flags = match placement {
             Placement::Alone => NLM_F_CREATE | NLM_F_EXCL,
-            // Without this check an IPv6 route that is there would be added once more.
+            // Without this check, an existing IPv6 route would be added a second time.
             Placement::Last if self.has_default_route(route)? => return Ok(false),
             Placement::Last => NLM_F_CREATE | NLM_F_APPEND,
         };
@@ -142,7 +142,7 @@ impl Netns {
     fn not_added(&mut self, route: &DefaultRoute, links: &[Link], source: NetlinkError) -> NetnsError {
         let link = links.iter().find(|link| Some(&link.name) == route.interface.as_ref());
         match (source.errno(), link, route.gateway) {
-            // Nothing is reachable through a link that is down, and IPv4 says no more than that.
+            // Nothing can be reached through a link that is down, and the kernel's error for IPv4 does not say so.
             (Some(Errno::ENETDOWN | Errno::ENETUNREACH | Errno::EHOSTUNREACH), Some(link), _) if !link.up => {
                 NetnsError::InterfaceDown { netns: self.name.clone(), interface: link.name.clone() }
             }
@@ -159,7 +159,7 @@ impl Netns {
         }
     }
 
-    /// For an error's text: the addresses of a link, or none if they cannot be read.
+    /// The addresses of a link, for an error message. Empty if they cannot be read.
     fn addresses_of(&mut self, link: &Link, family: Family) -> Vec<String> {
         let addresses = self.addresses().unwrap_or_default();
         let of_link = addresses.into_iter().filter(|address| address.link == link.index);
@@ -181,7 +181,7 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// A kernel without IPv6 answers with IPv4 routes, so the family is looked at too.
+/// A kernel without IPv6 answers with IPv4 routes, so the family is checked too.
 fn is_default_route(header: &RouteHeader, family: Family) -> bool {
     header.address_family == address_family(family)
         && header.destination_prefix_length == 0
@@ -190,7 +190,7 @@ fn is_default_route(header: &RouteHeader, family: Family) -> bool {
         && !header.flags.contains(RouteFlags::Cloned)
 }
 
-/// Reads an `RTM_NEWROUTE` payload; none if it goes out of a link that is not among `names`.
+/// Reads an `RTM_NEWROUTE` payload. `None` if its outgoing link is not among `names`.
 fn decode(family: Family, payload: &[u8], names: &BTreeMap<u32, String>) -> Result<Option<DefaultRoute>, DecodeError> {
     let header = RouteHeader::parse(payload)?;
     let mut route = DefaultRoute {
@@ -239,7 +239,7 @@ fn decode(family: Family, payload: &[u8], names: &BTreeMap<u32, String>) -> Resu
                 }
             }
             RouteAttribute::CacheInfo(info) => route.expires = seconds_left(info.expires),
-            // The kernel reports these for every route of a kind, and they cannot be set: the table it is in, medium preference.
+            // Attributes that the kernel reports for every route and that cannot be set: its table, and the medium preference.
             RouteAttribute::Table(_) => {}
             RouteAttribute::Preference(preference) if u8::from(preference) == 0 => {}
             _ => route.other.push(raw(&attribute)),
@@ -248,7 +248,7 @@ fn decode(family: Family, payload: &[u8], names: &BTreeMap<u32, String>) -> Resu
     Ok(Some(route))
 }
 
-/// Reads one way of a multipath route; none if it goes out of a link that is not among `names`.
+/// Reads a next hop of a multipath route. `None` if its outgoing link is not among `names`.
 fn decode_hop(hop: RouteNextHop, names: &BTreeMap<u32, String>) -> Option<NextHop> {
     let mut decoded = NextHop {
         interface: names.get(&hop.interface_index)?.clone(),
@@ -291,14 +291,13 @@ fn via_ip(via: &RouteVia) -> Option<IpAddr> {
     }
 }
 
-/// Signed clock ticks to seconds: 0 means that it does not expire, less that it just did.
+/// Converts signed clock ticks to seconds. 0 means that it does not expire, a negative value that it has just expired.
 fn seconds_left(ticks: u32) -> Option<u32> {
     let ticks = ticks.cast_signed();
     (ticks != 0).then(|| (ticks / CLOCK_TICKS).max(1).cast_unsigned())
 }
 
-/// Writes the route as the payload of a request, which says all that the route has: the kernel removes the first one
-/// that fits.
+/// Writes the route as the payload of a request with all its attributes, because the kernel removes the first route that matches.
 fn encode(route: &DefaultRoute, links: &[Link]) -> Result<RouteMessage, MissingLink> {
     let index = |name: &str| {
         links.iter().find(|link| link.name == name).map(|link| link.index).ok_or_else(|| MissingLink(name.into()))
@@ -329,13 +328,13 @@ fn encode(route: &DefaultRoute, links: &[Link]) -> Result<RouteMessage, MissingL
     }
     let metrics: Vec<RouteMetric> =
         route.mtu.map(RouteMetric::Mtu).into_iter().chain(route.advmss.map(RouteMetric::Advmss)).collect();
-    // With more metrics than these two, all of them are among the others.
+    // If a route has other metrics, these two are also among them.
     if !metrics.is_empty() && !route.other.iter().any(|other| other.kind == libc::RTA_METRICS) {
         attributes.push(RouteAttribute::Metrics(metrics));
     }
     attributes.extend(route.other.iter().map(unread));
     if let Some(id) = route.nexthop_id {
-        // The kernel takes either the object or its description.
+        // The kernel accepts either the object or its content.
         attributes.push(RouteAttribute::NhId(id));
         return Ok(message);
     }

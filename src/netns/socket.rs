@@ -1,7 +1,7 @@
-//! A synchronous route-netlink socket: send one request, read its whole answer.
+//! A synchronous route-netlink socket: it sends one request, and reads its whole answer.
 //!
-//! Answers are handed on undecoded. A dump is full of what Braid does not need (links of every driver, routes of every
-//! table), and one attribute that a library does not know should not keep it from reading a default route.
+//! Payloads are not decoded here. A list has much that Braid does not need (links of every driver, routes of every table), and an
+//! attribute that a library does not know must not prevent reading a default route.
 
 use std::io;
 
@@ -19,16 +19,16 @@ use nix::libc;
 
 use super::NetlinkError;
 
-/// How often a list is read again because it changed under the reader.
+/// How often a list is read again because it changed during reading.
 const DUMP_ATTEMPTS: usize = 16;
 
-/// `NLMSGERR_ATTR_MSG` of linux/netlink.h: the kernel's words on why it refused.
+/// `NLMSGERR_ATTR_MSG` of linux/netlink.h: the kernel's explanation of an error.
 const EXPLANATION: u16 = 1;
 
 /// Bytes of a netlink message header, which an error message repeats.
 const HEADER_LEN: usize = 16;
 
-/// What is asked of the kernel: of all that route netlink knows, what Braid needs.
+/// The requests that Braid needs.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     /// Links.
@@ -45,7 +45,7 @@ pub(super) enum Request {
     NewLink(LinkMessage),
     /// Remove a link.
     DelLink(LinkMessage),
-    /// The number that a namespace gives another.
+    /// The number that a namespace uses for another one.
     GetNsid(NsidMessage),
     /// A queueing discipline.
     GetQdisc(TcMessage),
@@ -100,7 +100,7 @@ impl NetlinkSerializable for Request {
     }
 }
 
-/// A socket that belongs to the namespace it was opened in for as long as it lives, wherever its users are.
+/// A socket. It always belongs to the namespace in which it was opened, whatever thread uses it.
 #[derive(Debug)]
 pub(super) struct RouteSocket {
     socket: Socket,
@@ -113,19 +113,19 @@ impl RouteSocket {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // Kernels without these (before 4.12) refuse just the same, only with fewer words.
+        // Kernels without these options (before 4.12) refuse requests too, but explain less.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// The cookie of the namespace that it belongs to.
+    /// The cookie of its namespace.
     pub(super) fn netns_cookie(&self) -> Option<u64> {
         super::identity::cookie(&self.socket)
     }
 
-    /// Reads a whole list, again from its start if it changed meanwhile. `decode` picks what is of interest from each
-    /// message's payload; it sees a payload again when the list is read again.
+    /// Reads a whole list, and starts again if it changed meanwhile. `decode` reads the needed parts of each payload. It gets a
+    /// payload again if the list is read again.
     pub(super) fn dump<T>(
         &mut self,
         request: &Request,
@@ -156,7 +156,7 @@ impl RouteSocket {
         }
     }
 
-    /// Asks for one thing and returns it as `decode` reads it. None if the kernel has nothing to say.
+    /// Requests one thing and returns what `decode` makes of it. `None` if the answer is empty.
     pub(super) fn get<T>(
         &mut self,
         request: Request,
@@ -178,7 +178,7 @@ impl RouteSocket {
         }
     }
 
-    /// Asks for a change and waits until the kernel has made or refused it.
+    /// Requests a change and waits until the kernel has made or refused it.
     pub(super) fn change(&mut self, request: Request, flags: u16) -> Result<(), NetlinkError> {
         let sequence = self.send(request, flags | NLM_F_ACK)?;
         loop {
@@ -192,9 +192,9 @@ impl RouteSocket {
         }
     }
 
-    /// The items of one dump, or none if the list changed while it was read.
+    /// The items of one list. `None` if the list changed while it was read.
     ///
-    /// The dump is read to its end in any case: the kernel runs one per socket.
+    /// The list is always read to its end, because the kernel works on only one for a socket.
     fn receive_dump<T>(
         &mut self,
         sequence: u32,
@@ -230,7 +230,7 @@ impl RouteSocket {
         }
     }
 
-    /// Sends one request; its answer carries the returned sequence number.
+    /// Sends one request. Its answer has the returned sequence number.
     fn send(&mut self, request: Request, flags: u16) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -244,10 +244,10 @@ impl RouteSocket {
         Ok(self.sequence)
     }
 
-    /// One datagram of the kernel's, of whatever length.
+    /// Reads one datagram of the kernel, of any length.
     fn receive(&self) -> io::Result<Vec<u8>> {
         loop {
-            // Asks for the length first, so no answer is ever cut short.
+            // Finds out the length first, so that no answer is cut off.
             let (datagram, sender) = uninterrupted(|| self.socket.recv_from_full())?;
             if sender.port_number() == 0 {
                 return Ok(datagram);
@@ -256,7 +256,7 @@ impl RouteSocket {
     }
 }
 
-/// Repeats a system call for as long as a signal interrupts it.
+/// Repeats a system call as long as a signal interrupts it.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -282,7 +282,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>
     })
 }
 
-/// What the kernel says at the end of a request: both kinds of message start with zero or a negated error number.
+/// The result at the end of an answer: both kinds of message start with zero or a negated error number.
 fn verdict(message: &NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError> {
     let payload = message.payload();
     match payload.get(..4).map(parse_i32).transpose()? {
@@ -294,7 +294,7 @@ fn verdict(message: &NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError> {
     }
 }
 
-/// The kernel's words on why it refused, if it had any.
+/// The kernel's explanation of an error, if there is one.
 fn explanation(message: &NetlinkBuffer<&[u8]>) -> Option<String> {
     if message.flags() & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -322,7 +322,7 @@ fn aligned(length: u32) -> usize {
 mod tests {
     use super::*;
 
-    /// A netlink message as the kernel lays it out.
+    /// A netlink message in the kernel's layout.
     fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(HEADER_LEN + payload.len()).unwrap();
         let mut bytes = length.to_ne_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! Kernel parameters of a network namespace, `/proc/sys/net`: the reference plugin `tuning` sets them and does not put them back.
+//! Kernel parameters of a network namespace, `/proc/sys/net`. The reference plugin `tuning` sets them and does not restore them.
 
 use std::fs;
 use std::io;
@@ -9,10 +9,10 @@ use indexmap::IndexMap;
 use super::NetnsError;
 use super::namespace::inside;
 
-/// Parameters by the name under which `tuning` knows them, such as `net.core.somaxconn` or `net/ipv4/conf/IFNAME/arp_notify`.
+/// Parameters with the names that `tuning` uses, such as `net.core.somaxconn` or `net/ipv4/conf/IFNAME/arp_notify`.
 pub type Sysctls = IndexMap<String, String>;
 
-/// The values that parameters have now. Those that there are not are left out.
+/// The current values of parameters. Parameters that do not exist are left out.
 ///
 /// # Errors
 /// When the namespace cannot be entered or a parameter cannot be read, or is none of the network's.
@@ -56,7 +56,7 @@ pub fn write_sysctls(netns: &Path, ifname: &str, values: &Sysctls) -> Result<(),
     })?
 }
 
-/// The file of a parameter, as `tuning` finds it. It lies below `/proc/sys/net`, whatever the name is.
+/// The file of a parameter, found as `tuning` does. Whatever the name, it is below `/proc/sys/net`.
 fn file(name: &str, ifname: &str) -> Result<PathBuf, NetnsError> {
     let path = PathBuf::from(name.replace('.', "/").replacen("IFNAME", ifname, 1));
     let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
@@ -76,7 +76,7 @@ mod tests {
         let path = |name| file(name, "eth0").map(|path| path.display().to_string());
         assert_eq!(path("net.core.somaxconn").unwrap(), "/proc/sys/net/core/somaxconn");
         assert_eq!(path("net/ipv4/conf/IFNAME/arp_notify").unwrap(), "/proc/sys/net/ipv4/conf/eth0/arp_notify");
-        // A dot is a slash to the plugin, so that no name leads up.
+        // The plugin replaces dots with slashes, so no name leads to a parent directory.
         assert_eq!(path("net/../kernel/panic").unwrap(), "/proc/sys/net/kernel/panic");
         for name in ["kernel.panic", "/net/x", "", "netx", "../net"] {
             assert!(path(name).is_err(), "{name}");

@@ -1,6 +1,6 @@
-//! The kernel's side, in network namespaces that live in parked threads and end with them.
+//! Tests with the kernel, in network namespaces that belong to waiting threads and end with them.
 //!
-//! They need `CAP_SYS_ADMIN` and `ip`, and say so where they have to skip.
+//! They need `CAP_SYS_ADMIN` and `ip`. A test that has to be skipped says so.
 
 use std::{
     net::IpAddr,
@@ -18,7 +18,7 @@ use nix::{
 use super::*;
 use crate::cni::capability::RateLimit;
 
-/// A network namespace that is there for as long as this value.
+/// A network namespace that exists as long as this value.
 struct Namespace {
     path: PathBuf,
     park: Option<mpsc::Sender<()>>,
@@ -26,7 +26,7 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// An empty namespace but for its loopback, or none where this is not permitted.
+    /// A namespace with only a loopback. `None` if this process may not make one.
     fn empty() -> Option<Self> {
         let (park, parked) = mpsc::channel::<()>();
         let (sender, receiver) = mpsc::channel();
@@ -71,25 +71,25 @@ impl Namespace {
             .expect("nsenter (util-linux) and ip (iproute2) are needed for these tests")
     }
 
-    /// Runs `ip` inside and says whether the kernel knew how to.
+    /// Runs `ip` inside and returns whether the kernel supports the command.
     fn can(&self, arguments: &str) -> bool {
         self.run_ip(arguments).status.success()
     }
 
-    /// Runs `ip` inside and returns what it printed.
+    /// Runs `ip` inside and returns its output.
     fn ip(&self, arguments: &str) -> String {
         let output = self.run_ip(arguments);
         assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// All routes of both families' main tables as `ip` shows them, without the links' own noise.
+    /// All routes of the main tables of both families in the format of `ip`, without those of the links themselves.
     fn routes(&self) -> Vec<String> {
         let text = self.ip("-4 -details route show") + &self.ip("-6 -details route show");
         text.lines().filter(|line| !line.contains("fe80::/64")).map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// The default routes as `ip` shows them, continued lines joined.
+    /// The default routes in the format of `ip`, with continued lines joined.
     fn defaults(&self) -> Vec<String> {
         let text = self.ip("-oneline -4 route show default") + &self.ip("-oneline -6 route show default");
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
@@ -125,7 +125,7 @@ fn journalled(change: &DefaultRouteChange) -> DefaultRouteChange {
     serde_json::from_str(&serde_json::to_string(change).unwrap()).unwrap()
 }
 
-/// Plans, applies and restores, and checks that all routes are then what they were.
+/// Plans, applies and restores, and checks that the routes are then the same as before.
 fn there_and_back(namespace: &Namespace, request: &DefaultRouteRequest, expected: &[&str]) {
     let before = namespace.routes();
     let mut netns = namespace.open();
@@ -252,7 +252,7 @@ fn entering_a_namespace_without_the_right_is_forbidden() {
         assert!(matches!(error, NetnsError::Forbidden { .. }), "{error}");
         return;
     }
-    // Once more, as root that has lost the right.
+    // The same again, as root without this right.
     let output = Command::new("setpriv")
         .args(["--bounding-set=-sys_admin", "--inh-caps=-all", "--ambient-caps=-all"])
         .arg(crate::request::own_executable().unwrap())
@@ -647,7 +647,7 @@ fn adding_a_route_twice_and_removing_it_twice_is_success() {
     }
 }
 
-/// Runs `tc` inside and returns what it printed.
+/// Runs `tc` inside and returns its output.
 fn tc(namespace: &Namespace, arguments: &str) -> String {
     let output = Command::new("nsenter")
         .arg(format!("--net={}", namespace.path.display()))
@@ -665,7 +665,7 @@ fn a_token_bucket_is_read_changed_and_removed() {
     let mut netns = namespace.open();
     let eth0 = netns.link("eth0").unwrap();
     assert_eq!(netns.root_qdisc(&eth0).unwrap(), None, "the kernel's own");
-    // 1,000,000 bytes/s and 100,000 bytes at once, 25 ms.
+    // 1,000,000 bytes/s, with a burst of 100,000 bytes and 25 ms.
     tc(&namespace, "qdisc add dev eth0 root handle 1: tbf rate 8mbit burst 100000 limit 125000");
     let before = netns.root_qdisc(&eth0).unwrap().unwrap();
     assert!(before.is_plugin_bucket());

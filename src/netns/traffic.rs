@@ -1,12 +1,12 @@
-//! Traffic control: the token buckets by which the reference plugin `bandwidth` limits a container's traffic, read and
-//! changed in place.
+//! Traffic control: reads the token buckets with which the reference plugin `bandwidth` limits a container's traffic, and changes
+//! them in place.
 //!
-//! That plugin cannot change a limit: its DEL leaves the queueing disciplines ("qdiscs") to go with the interface, and its
-//! ADD refuses an interface that has some. So Braid changes the numbers of what is there, with the plugin's own formulas, and
-//! no packet is lost. What is made anew, the plugin makes.
+//! That plugin cannot change a limit: its DEL leaves the queueing disciplines ("qdiscs") until the interface is removed, and its
+//! ADD refuses an interface that has some. So Braid changes the numbers of an existing qdisc, with the plugin's own formulas, and
+//! no packet is lost. New qdiscs are made by the plugin.
 //!
-//! The plugin limits what enters the container by a `tbf` qdisc 1: at the root of the host's end of the veth, and what leaves it
-//! by another one on an `ifb` device, to which a filter of the ingress qdisc `ffff:` redirects.
+//! To limit traffic into the container, the plugin adds a `tbf` qdisc 1: at the root of the host's end of the veth. To limit
+//! traffic out of it, the plugin adds one to an `ifb` device, to which a filter of the ingress qdisc `ffff:` redirects.
 
 use netlink_packet_core::{DecodeError, DefaultNla, NLM_F_ECHO, NlasIterator, Parseable, parse_string, parse_u32};
 use netlink_packet_route::{
@@ -24,9 +24,9 @@ use crate::cni::capability::RateLimit;
 
 /// The plugin's qdisc at the root.
 const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
-/// The ingress qdisc, the kernel's only name for it.
+/// The handle of the ingress qdisc, which is always the same.
 const INGRESS_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
-/// Microseconds that the plugin lets a packet wait in a bucket.
+/// How many microseconds the plugin lets a packet wait in a bucket.
 const LATENCY: f64 = 25_000.0;
 const MICROS_PER_SECOND: f64 = 1_000_000.0;
 /// `TCA_TBF_PARMS` and `TCA_TBF_RATE64` of `linux/pkt_sched.h`.
@@ -35,19 +35,19 @@ const TBF_RATE64: u16 = 4;
 /// Bytes of the header of a traffic control message, `struct tcmsg`.
 const TC_HEADER_LEN: usize = 20;
 
-/// A limit as the kernel's token bucket filter holds it.
+/// A limit in the form of the kernel's token bucket filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenBucket {
     /// Bytes per second.
     pub rate: u64,
     /// Bytes that may wait.
     pub limit: u32,
-    /// The burst, as the time that it takes at `rate`, in the scheduler's ticks.
+    /// The burst, as the time that it takes at `rate`, in ticks of the packet scheduler.
     pub buffer: u32,
 }
 
 impl TokenBucket {
-    /// The bucket that the plugin makes for a limit, with `ticks` of the scheduler to the microsecond.
+    /// The bucket that the plugin makes for a limit. `ticks` is the number of ticks of the packet scheduler in a microsecond.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -63,11 +63,11 @@ impl TokenBucket {
     }
 }
 
-/// How many ticks of the packet scheduler a microsecond has, from the text of `/proc/net/psched`.
+/// The number of ticks of the packet scheduler in a microsecond, read from the text of `/proc/net/psched`.
 pub fn scheduler_ticks(psched: &str) -> Option<f64> {
     let words: Vec<u32> = psched.split_whitespace().map_while(|word| u32::from_str_radix(word, 16).ok()).collect();
     let [per_micro, per_tick, resolution, ..] = words.as_slice() else { return None };
-    // A clock with a resolution of nanoseconds counts them as ticks.
+    // A clock with a resolution of nanoseconds counts nanoseconds as ticks.
     let per_micro = if *resolution == 1_000_000_000 { per_tick } else { per_micro };
     Some(f64::from(*per_micro) / f64::from(*per_tick) * (f64::from(*resolution) / MICROS_PER_SECOND))
 }
@@ -83,12 +83,12 @@ pub struct Qdisc {
 }
 
 impl Qdisc {
-    /// Whether it is a token bucket as the plugin makes it: at the root, with the handle `1:`.
+    /// Whether it is a token bucket of the plugin: at the root, with the handle `1:`.
     pub fn is_plugin_bucket(&self) -> bool {
         self.kind == "tbf" && self.handle == ROOT_HANDLE
     }
 
-    /// Whether somebody made it: the kernel's own have no number.
+    /// Whether a program made it: the kernel's own qdiscs have no handle.
     pub fn is_configured(&self) -> bool {
         self.handle != TcHandle::UNSPEC
     }
@@ -99,12 +99,12 @@ impl Qdisc {
 pub struct Filter {
     /// Its kind, such as `u32`.
     pub kind: String,
-    /// The link that it redirects to, if that is what it does.
+    /// The link to which it redirects, if it does.
     pub redirects_to: Option<u32>,
 }
 
 impl Netns {
-    /// The number of the other end of a veth, in whatever namespace that is. None if the link is no veth.
+    /// The number of the peer of a veth, in whatever namespace that is. `None` if the link is not a veth.
     pub fn veth_peer(&mut self, name: &str) -> Result<Option<u32>, NetnsError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -114,14 +114,14 @@ impl Netns {
             .map_err(self.failed(format!("look for the link {name}")))
     }
 
-    /// The link of that number, if there is one.
+    /// The link of this number, if it exists.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, NetnsError> {
         let mut request = LinkMessage::default();
         request.header.index = index;
         self.find_link(request, format!("look for the link {index}"))
     }
 
-    /// The link of that name, if there is one. Unlike [`link`](Self::link) it takes as long on a host with many links.
+    /// The link of this name, if it exists. Unlike with [`link`](Self::link), the time does not depend on the number of links.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>, NetnsError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -136,21 +136,21 @@ impl Netns {
         }
     }
 
-    /// The qdisc at the root of a link. None if it is the kernel's own.
+    /// The qdisc at the root of a link. `None` if it is the kernel's own.
     pub fn root_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, NetnsError> {
         self.qdisc(link, TcHandle::ROOT)
     }
 
-    /// The ingress qdisc of a link, if there is one.
+    /// The ingress qdisc of a link, if it has one.
     pub fn ingress_qdisc(&mut self, link: &Link) -> Result<Option<Qdisc>, NetnsError> {
         self.qdisc(link, TcHandle::INGRESS)
     }
 
     fn qdisc(&mut self, link: &Link, parent: TcHandle) -> Result<Option<Qdisc>, NetnsError> {
         let request = Request::GetQdisc(message(link, TcHandle::UNSPEC, parent));
-        // Before Linux 6.10 the answer is a notification, which only a request with the echo flag gets.
+        // Before Linux 6.10 the answer is a notification, which is sent only for a request with the echo flag.
         match self.socket.get(request, NLM_F_ECHO, qdisc) {
-            // Nothing is there, or what the kernel does not show.
+            // There is no qdisc, or one that the kernel does not show.
             Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EINVAL)) => Ok(None),
             Ok(found) => Ok(found.flatten().filter(Qdisc::is_configured)),
             Err(error) => Err(self.failed(format!("read the qdisc of {}", link.name))(error)),
@@ -165,7 +165,7 @@ impl Netns {
             .map_err(self.failed(format!("list the filters of {}", link.name)))
     }
 
-    /// Gives the token bucket at the root of a link other numbers. What waits in it stays.
+    /// Changes the numbers of the token bucket at the root of a link. Packets that wait in it stay.
     pub fn change_token_bucket(&mut self, link: &Link, bucket: TokenBucket) -> Result<(), NetnsError> {
         let mut request = message(link, ROOT_HANDLE, TcHandle::ROOT);
         request.attributes.push(TcAttribute::Kind("tbf".into()));
@@ -175,7 +175,7 @@ impl Netns {
             .map_err(self.failed(format!("change the token bucket of {}", link.name)))
     }
 
-    /// Removes the plugin's qdisc from the root of a link; the kernel puts its own there.
+    /// Removes the plugin's qdisc from the root of a link. The kernel then adds its own.
     pub fn remove_root_qdisc(&mut self, link: &Link) -> Result<(), NetnsError> {
         self.remove_qdisc(link, ROOT_HANDLE, TcHandle::ROOT)
     }
@@ -192,7 +192,7 @@ impl Netns {
         }
     }
 
-    /// Removes a link; one that is gone is no error.
+    /// Removes a link. Succeeds if it does not exist.
     pub fn remove_link(&mut self, link: &Link) -> Result<(), NetnsError> {
         let mut request = LinkMessage::default();
         request.header.index = link.index;
@@ -210,7 +210,7 @@ fn message(link: &Link, handle: TcHandle, parent: TcHandle) -> TcMessage {
     message
 }
 
-/// `struct tc_tbf_qopt`, and the rate on its own where 32 bits do not hold it.
+/// `struct tc_tbf_qopt`, and the rate separately if it needs more than 32 bits.
 fn options(bucket: TokenBucket) -> Vec<TcOption> {
     let mut parameters = [0; 36];
     let rate = u32::try_from(bucket.rate).unwrap_or(u32::MAX);
@@ -242,7 +242,7 @@ fn qdisc(payload: &[u8]) -> Result<Option<Qdisc>, DecodeError> {
     Ok(Some(qdisc))
 }
 
-/// Reads the options of a token bucket; those of other kinds may look like one.
+/// Reads the options of a token bucket. Options of other kinds may look similar.
 fn token_bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
     let mut bucket = None;
     let mut wide = None;
@@ -263,7 +263,7 @@ fn token_bucket(options: &[u8]) -> Result<Option<TokenBucket>, DecodeError> {
     Ok(bucket.map(|bucket| TokenBucket { rate: wide.unwrap_or(bucket.rate), ..bucket }))
 }
 
-/// Reads an `RTM_NEWTFILTER` payload. The tables of a `u32` classifier are listed like filters, and are none.
+/// Reads an `RTM_NEWTFILTER` payload. The list also has the hash tables of `u32` classifiers, which are not filters.
 fn filter(payload: &[u8]) -> Option<Filter> {
     let Ok(message) = TcMessage::parse(payload) else {
         return Some(Filter { kind: "one of an unknown form".into(), redirects_to: None });
@@ -290,7 +290,7 @@ fn filter(payload: &[u8]) -> Option<Filter> {
             _ => {}
         }
     }
-    // The first message of each filter's kind and priority holds neither.
+    // The first message for each filter kind and priority has neither.
     (!(kind == "u32" && is_table)).then_some(Filter { kind, redirects_to })
 }
 
@@ -304,7 +304,7 @@ fn target(action: &TcAction) -> Option<u32> {
     })
 }
 
-/// Reads the other end's number from the description of a veth.
+/// Reads the peer's number from the description of a veth.
 fn veth_peer(payload: &[u8]) -> Result<Option<u32>, DecodeError> {
     LinkHeader::parse(payload)?;
     let (mut peer, mut is_veth) = (None, false);

@@ -5,7 +5,7 @@ use crate::cni::config::{RawObject, overlay_objects, raw};
 use crate::config::{Config, Selection};
 use crate::request::Request;
 
-/// The capability arguments of an attachment. What the runtime gave is for the interface it asked for (NPWG specification,
+/// The capability arguments of an attachment. Those of the runtime are for the interface that it asked for (NPWG specification,
 /// §7.5).
 pub(super) fn capability_args(config: &Config, selection: &Selection, is_primary: bool) -> RawObject {
     let mut args = if is_primary { config.runtime_config.clone() } else { RawObject::new() };
@@ -14,7 +14,7 @@ pub(super) fn capability_args(config: &Config, selection: &Selection, is_primary
     args
 }
 
-/// What is laid over the `args` of each plugin of an attachment.
+/// Merged into the `args` of each plugin of an attachment.
 pub(super) fn plugin_args(config: &Config, selection: &Selection, is_primary: bool) -> RawObject {
     let mut args = config.args.clone();
     if !is_primary {
@@ -28,11 +28,11 @@ pub(super) fn plugin_args(config: &Config, selection: &Selection, is_primary: bo
     overlay_objects(args, &cni)
 }
 
-/// What `CNI_ARGS` say of the one interface that the runtime asked for, by convention.
+/// The keys of `CNI_ARGS` that by convention concern the one interface that the runtime asked for.
 const OF_ONE_INTERFACE: [&str; 3] = ["IP", "GATEWAY", "MAC"];
 
-/// `CNI_ARGS` for an attachment: as they came, with the selection's address and hardware address added. The addresses
-/// that the runtime asks for are the primary attachment's alone: no other could have them too.
+/// `CNI_ARGS` for an attachment: those of the call, with the selection's address and hardware address added. Only the primary
+/// attachment gets the addresses that the runtime asks for, because no two attachments can have the same address.
 pub(super) fn cni_args(request: &Request, selection: &Selection, is_primary: bool) -> String {
     let is_for_another = |key: &str| !is_primary && OF_ONE_INTERFACE.contains(&key);
     let is_plain = selection.ips.is_empty() && selection.mac.is_none();
@@ -54,8 +54,7 @@ pub(super) fn cni_args(request: &Request, selection: &Selection, is_primary: boo
     args.to_string()
 }
 
-/// Takes out of `args.cni` what the runtime asks for the one interface that it asked for (CONVENTIONS, "`args` in network
-/// config").
+/// Removes from `args.cni` what the runtime asks for on its own interface (CONVENTIONS, "`args` in network config").
 fn forget_addresses(args: &mut RawObject) {
     let Some(mut cni) = args.get("cni").and_then(|cni| serde_json::from_str::<RawObject>(cni.get()).ok()) else {
         return;

@@ -1,4 +1,4 @@
-//! A plan and its attachments, as the journal keeps them.
+//! A plan and its attachments, as they are stored in the journal.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use crate::config::Author;
 use crate::runtime;
 use crate::source::device::{AllocatedDevice, HeldDevice};
 
-/// A file in which a device is described to the attachment's plugins and to readers of the pod's status.
+/// A file that describes a device, for the attachment's plugins and for the pod's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
     /// The file.
     pub file: PathBuf,
-    /// The device plugin's file, which it is a copy of if that is there.
+    /// The device plugin's file. If it exists, this one is a copy of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PathBuf>,
 }
@@ -25,13 +25,13 @@ pub struct DeviceInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Position {
-    /// First: its first attachment is the primary one.
+    /// Braid is first: the first attachment is the primary one.
     Primary,
-    /// After another plugin, whose result it adds to.
+    /// Braid is chained after another plugin, and adds to its result.
     Chained,
 }
 
-/// One attachment of a plan: complete enough to undo it with nothing else.
+/// One attachment of a plan, with everything that is needed to undo it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
@@ -39,7 +39,7 @@ pub struct Attachment {
     pub ifname: String,
     /// The network.
     pub network: NetworkConfig,
-    /// The network as the status of a pod names it: `namespace/name`, or its plain name.
+    /// The network as named in the status of a pod: `namespace/name`, or its plain name.
     pub reference: String,
     /// Who asked for it.
     #[serde(default, skip_serializing_if = "Author::is_operator")]
@@ -64,20 +64,21 @@ pub struct Attachment {
     /// The default routes it asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<Vec<IpAddr>>,
-    /// All that the pod asked of it, in the words of a selection: what a later change of the pod's annotation is held against,
-    /// whatever values an operator has given it since. None where the operator asked for it, and in older journals.
+    /// Everything that the pod asked for, in the form of a selection. A later change of the pod's annotation is compared with this,
+    /// whatever values an operator has given the attachment since. `None` if the operator asked for the attachment, and in older
+    /// journals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<RawObject>,
-    /// The description of its device; there while the attachment is.
+    /// The description of its device. It exists as long as the attachment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_info: Option<DeviceInfo>,
-    /// Its device as the pod's resource claim names it, if it is from one.
+    /// The name of its device in the pod's resource claim, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated: Option<AllocatedDevice>,
 }
 
 impl Attachment {
-    /// What its plugins get, for a container whose namespace is at `netns` now.
+    /// The parameters of its plugins, for a container whose namespace is now at `netns`.
     pub fn parameters(&self, container_id: &str, netns: &str) -> runtime::Attachment {
         runtime::Attachment {
             container_id: container_id.to_owned(),
@@ -89,7 +90,7 @@ impl Attachment {
         }
     }
 
-    /// What plugins know its device by, if it has one.
+    /// The name of its device for plugins, if it has one.
     pub fn device_id(&self) -> Option<String> {
         serde_json::from_str(self.capability_args.get("deviceID")?.get()).ok()
     }
@@ -99,8 +100,8 @@ impl Attachment {
         Some(HeldDevice { id: self.device_id()?, allocated: self.allocated.clone() })
     }
 
-    /// All that was asked of it, in the words of a selection. An older journal does not say it: then it is what the plugins
-    /// were given, without devices and claims.
+    /// Everything that was asked for, in the form of a selection. An older journal does not contain it. Then it is the plugins'
+    /// capability arguments, without devices and claims.
     pub fn asked(&self) -> RawObject {
         if let Some(asked) = &self.asked {
             return asked.clone();
@@ -135,15 +136,15 @@ pub struct Plan {
     pub netns: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
-    /// `CNI_ARGS` of the call, for readers of the journal.
+    /// `CNI_ARGS` of the call. It is only for readers of the journal.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub args: String,
     /// Where plugins are looked up.
     pub path: String,
     /// Where Braid stands in its list.
     pub position: Position,
-    /// Whether another plugin has attached the container without Braid, and Braid has added to that later: DEL then has more to
-    /// undo than is in the journal.
+    /// Whether another plugin has attached the container without Braid, and Braid has added attachments later. DEL then has to undo
+    /// more than the journal contains.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_repair: bool,
     /// The attachments in order.

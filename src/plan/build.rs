@@ -24,15 +24,15 @@ pub struct Planned {
 /// What a plan is made of.
 #[derive(Debug, Default)]
 pub struct Asked<'a> {
-    /// The attachments that are asked for, primary first. `None` stands for one that was not found.
+    /// The requested attachments, primary first. `None` for one that was not found.
     pub candidates: Vec<Option<Candidate>>,
     /// Why others do not apply.
     pub dropped: &'a [String],
-    /// The names of interfaces that other networks have given the container.
+    /// The interface names that other networks have given to the container.
     pub taken: &'a [String],
 }
 
-/// Makes the plan for a call, and goes on after what is wrong.
+/// Makes the plan for a call. Continues after a problem, to find all of them.
 pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mut Problems<PlanError>) -> Planned {
     let Asked { candidates, dropped, taken } = asked;
     let position = if config.prev_result.is_some() { Position::Chained } else { Position::Primary };
@@ -41,7 +41,7 @@ pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mu
     if candidates.is_empty() && position == Position::Primary {
         problems.push(PlanError::NoPrimary { reasons: dropped.to_vec() });
     }
-    let is_too_much = problems.keep(refuse_too_much(config, &candidates)).is_none();
+    let is_too_much = problems.record(refuse_too_much(config, &candidates)).is_none();
     let candidates = if is_too_much { Vec::new() } else { candidates };
     let mut names = Names::new(taken, &candidates);
     for (index, candidate) in candidates.into_iter().enumerate() {
@@ -50,8 +50,8 @@ pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mu
         if is_primary && candidate.optional {
             problems.push(PlanError::OptionalPrimary { origin: candidate.origin.clone() });
         }
-        problems.keep(refuse_self_delegation(config, &candidate));
-        problems.keep(refuse_forbidden(config, request, &candidate));
+        problems.record(refuse_self_delegation(config, &candidate));
+        problems.record(refuse_forbidden(config, request, &candidate));
         check_capabilities(&candidate, &mut warnings, problems);
         let ifname = match position {
             _ if is_primary => request.ifname.clone(),
@@ -61,7 +61,7 @@ pub fn build(config: &Config, request: &Request, asked: Asked<'_>, problems: &mu
         attachments.push(attachment(config, request, candidate, ifname, is_primary));
     }
     refuse_duplicates(&foreign_names(request, position, taken), &attachments, problems);
-    problems.keep(refuse_two_default_routes(&attachments));
+    problems.record(refuse_two_default_routes(&attachments));
     let plan = Plan {
         network: config.name.clone(),
         version: config.version,

@@ -9,10 +9,10 @@ use crate::config::{Author, Config, Problems};
 use crate::request::Request;
 use crate::source::Candidate;
 
-/// The most that the configurations of one container's attachments may take together, in bytes.
+/// The size limit for all configurations of a container's attachments together, in bytes.
 pub(super) const MAX_SIZE: usize = 64 << 20;
 
-/// What a plan may hold: it is kept in memory, in the journal and in the configuration of each plugin.
+/// Checks the size of a plan: it is kept in memory, in the journal and in the configuration of each plugin.
 pub(super) fn refuse_too_much(config: &Config, candidates: &[Option<Candidate>]) -> Result<(), PlanError> {
     if candidates.len() > MAX_ATTACHMENTS {
         return Err(PlanError::TooMuch { found: format!("{} attachments are asked for", candidates.len()) });
@@ -58,8 +58,8 @@ pub(super) fn refuse_forbidden(config: &Config, request: &Request, candidate: &C
     }
 }
 
-/// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1).
-/// Addresses and hardware addresses also go out in `CNI_ARGS`, so that those two get a warning.
+/// A selection may ask only for capabilities that a plugin of the network declares (NPWG specification, §4.1.2.1). Addresses and
+/// hardware addresses are also passed in `CNI_ARGS`, so for these two it is only a warning.
 pub(super) fn check_capabilities(
     candidate: &Candidate,
     warnings: &mut Vec<String>,
@@ -76,14 +76,14 @@ pub(super) fn check_capabilities(
         };
         match capability.as_str() {
             "ips" | "mac" => warnings.push(format!("{error}; it is passed in CNI_ARGS only")),
-            // A delegate that cannot use a device is not harmed by it.
+            // A delegate that cannot use a device works without it.
             "deviceID" => {}
             _ => problems.push(error),
         }
     }
 }
 
-/// The interfaces that the container has, and who has made each.
+/// The interface names of the container, each with its owner.
 pub(super) fn foreign_names<'a>(
     request: &'a Request,
     position: Position,
@@ -113,14 +113,14 @@ pub(super) fn refuse_duplicates(
     }
 }
 
-/// Of each family, one attachment of a container may ask for the default route.
+/// For each family, only one attachment of a container may ask for the default route.
 ///
 /// # Errors
 /// When two do.
 pub fn refuse_two_default_routes(attachments: &[Attachment]) -> Result<(), PlanError> {
     let asking = || attachments.iter().filter_map(|a| a.default_route.as_ref().map(|gateways| (a, gateways)));
     for (family, v4) in [("IPv4", true), ("IPv6", false)] {
-        // Which families an empty list stands for is known only once its plugins have run: it may be either.
+        // An empty list may stand for either family, which is known only after its plugins have run.
         let mut wanted =
             asking().filter(|(_, gateways)| gateways.is_empty() || gateways.iter().any(|g| g.is_ipv4() == v4));
         if let (Some((first, _)), Some((second, _))) = (wanted.next(), wanted.next()) {

@@ -5,11 +5,10 @@ use crate::cni::config::{NetworkConfig, PluginConfig, raw};
 use crate::config::{Config, Selection};
 use crate::request::Request;
 
-/// The capability by which a plugin gets the path of a [`DeviceInfo`].
+/// The capability with which a plugin gets the path of a [`DeviceInfo`].
 pub(super) const DEVICE_INFO: &str = "CNIDeviceInfoFile";
 
-/// Plugins for devices look for them in these keys of their own configuration; the first plugin of a network is the one
-/// that takes the device.
+/// Plugins for devices read the device from these keys of their own configuration. The first plugin of a network uses the device.
 pub(super) fn hand_over_device(network: &mut NetworkConfig, device: &str) {
     if let Some(first) = network.plugins.first_mut() {
         let mut keys = first.keys().clone();
@@ -19,8 +18,8 @@ pub(super) fn hand_over_device(network: &mut NetworkConfig, device: &str) {
     }
 }
 
-/// Where the device of an attachment is described (NPWG device information specification, §3), if it has one or its
-/// plugins want to describe it.
+/// The file that describes the device of an attachment (NPWG device information specification, §3). `None` if it has no device and
+/// none of its plugins writes a description.
 pub(super) fn device_info(
     config: &Config,
     request: &Request,

@@ -1,16 +1,15 @@
-//! What a pod asks for now, held against what its container has: which attachments go, which get other values, which are made
-//! anew, and which are made.
+//! Compares what a pod asks for now with what its container has: which attachments are detached, updated, replaced, and added.
 //!
-//! A selection that names an interface is that interface's. One that does not is the attachment of its network that asked for
-//! the same, else the next one of its network, in the order of both: so where one of several alike is taken out of the
-//! annotation, one is detached and the others keep their names.
+//! A selection that names an interface belongs to the attachment on that interface. Any other selection belongs to an attachment of
+//! its network: to one that asked for the same, or else to the next one in order. So if one of several equal selections is removed
+//! from the annotation, one attachment is detached and the others keep their names.
 //!
 //! | what is different | what is done |
 //! |---|---|
-//! | `bandwidth`, `portMappings` | an update, where the plugins of the attachment can be given them |
-//! | anything else that a selection says | detached and attached anew |
-//! | another network on the same interface name | detached and attached anew |
-//! | what a definition says, alone | nothing: a container has the network that it was attached to |
+//! | `bandwidth`, `portMappings` | an update, if the plugins of the attachment support it |
+//! | anything else in a selection | detached and attached again |
+//! | another network on the same interface name | detached and attached again |
+//! | only the definition | nothing: a container keeps the network that it was attached to |
 
 use serde_json::value::RawValue;
 
@@ -21,7 +20,7 @@ use crate::config::Selection;
 
 /// What can be given other values in place.
 const VALUES: [&str; 2] = ["bandwidth", "portMappings"];
-/// What an older journal does not say about an attachment.
+/// Facts about an attachment that an older journal does not contain.
 const UNKNOWN: [&str; 4] = ["cni-args", "deviceID", "resourceClaim", "ipam-claim-reference"];
 
 /// A selection of a pod.
@@ -29,11 +28,11 @@ const UNKNOWN: [&str; 4] = ["cni-args", "deviceID", "resourceClaim", "ipam-claim
 pub struct Asked<'a> {
     /// It.
     pub selection: &'a Selection,
-    /// The names by which attachments of it know their network.
+    /// The references with which a selection can name its network.
     pub references: Vec<String>,
 }
 
-/// An attachment that a selection of the pod has led to.
+/// An attachment and the selection of the pod to which it belongs.
 #[derive(Debug, Clone, Copy)]
 pub struct Has<'a> {
     /// Its place in the container's journal.
@@ -42,18 +41,18 @@ pub struct Has<'a> {
     pub attachment: &'a Attachment,
 }
 
-/// What to do. Selections are given by their places in the annotation, attachments by those in the journal.
+/// The changes to make. Selections are given by their index in the annotation, attachments by their index in the journal.
 #[derive(Debug, Default)]
 pub struct Difference {
-    /// Attachments that the pod asks for no more.
+    /// Attachments that the pod no longer asks for.
     pub detach: Vec<usize>,
     /// Attachments that get other values.
     pub update: Vec<Changed>,
-    /// Attachments that are detached, and the selections that are attached in their places.
+    /// Attachments to be detached, with the selections that replace them.
     pub replace: Vec<Pair>,
     /// Selections without an attachment.
     pub attach: Vec<usize>,
-    /// Selections whose attachments are as they ask.
+    /// Selections whose attachments need no change.
     pub kept: Vec<Pair>,
 }
 
@@ -71,11 +70,11 @@ pub struct Pair {
 pub struct Changed {
     /// Which.
     pub pair: Pair,
-    /// What that takes, or why the values cannot be.
+    /// The planned update, or why the attachment cannot get the values.
     pub planned: Result<PlannedUpdate, UpdateError>,
 }
 
-/// How far an attachment is from what a selection asks for.
+/// How much an attachment differs from a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Distance {
     Same,
@@ -154,7 +153,7 @@ fn distance(asked: &Asked<'_>, attachment: &Attachment) -> Distance {
         .unwrap_or(Distance::Same)
 }
 
-/// Whether the plugins of the attachment cannot be given such values at all, and those that the definition names now may.
+/// Whether the attachment's plugins cannot get such values at all, but those that the definition has now may.
 fn needs_another_chain(error: &UpdateError) -> bool {
     match error {
         UpdateError::NoStep { .. }
@@ -187,7 +186,7 @@ mod tests {
     use super::*;
     use crate::config::Problems;
 
-    /// An attachment on an interface, of a network whose chain can be given limits and mappings.
+    /// An attachment on an interface, of a network whose plugins accept limits and mappings.
     fn attachment(ifname: &str, reference: &str, asked: &Value) -> Attachment {
         serde_json::from_value(
             json!({"ifname": ifname, "reference": reference, "origin": "o", "author": "pod", "asked": asked,
@@ -206,7 +205,7 @@ mod tests {
         parsed.selections
     }
 
-    /// The difference in words: `-ifname`, `~ifname` for an update, `!ifname` for a replacement, `+selection`, `=ifname`.
+    /// The difference as text: `-ifname`, `~ifname` for an update, `!ifname` for a replacement, `+selection`, `=ifname`.
     fn between(annotation: &Value, has: &[Attachment]) -> String {
         let selections = selections(annotation);
         let references = |one: &Selection| {
@@ -320,7 +319,7 @@ mod tests {
         assert_eq!(between(&mapping, &[bare]), "!net1");
     }
 
-    /// What an operator has given an attachment since is not the pod's, and an older journal does not say everything.
+    /// Values that an operator has given an attachment since are not the pod's, and an older journal does not contain everything.
     #[test]
     fn what_the_pod_asked_for_counts() {
         let mut limited = attachment("net1", "web/a", &json!({}));
@@ -334,7 +333,7 @@ mod tests {
         assert_eq!(between(&same, &[older]), "=net1");
     }
 
-    /// The limits of a definition are the operator's: a pod cannot lift them.
+    /// The limits of a definition belong to the operator: a pod cannot remove them.
     #[test]
     fn limits_in_a_definition_stay() {
         let mut limited =

@@ -7,13 +7,13 @@ use crate::source::appended;
 /// A plan that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// More is asked for than any container needs.
+    /// More attachments are requested than a container may have.
     #[error("{found}, and a container gets at most {MAX_ATTACHMENTS} attachments with {} MiB of configuration", MAX_SIZE >> 20)]
     TooMuch {
         /// How much.
         found: String,
     },
-    /// Nothing is left to be the primary attachment.
+    /// No attachment is left to be the primary one.
     #[error(
         "none of the delegates applies to this container, and one has to be the primary{}",
         appended("; ", reasons)
@@ -50,7 +50,7 @@ pub enum PlanError {
         /// The type.
         plugin_type: String,
     },
-    /// More than one attachment wants a default route of a family.
+    /// More than one attachment asks for a default route of the same family.
     #[error("{first} and {second} both ask for the {family} default route, and only one can have it")]
     DefaultRoutes {
         /// The family.
@@ -60,7 +60,7 @@ pub enum PlanError {
         /// The other.
         second: String,
     },
-    /// A capability is asked for that no plugin of the network has.
+    /// A selection asks for a capability that no plugin of the network declares.
     #[error("{origin}: {capability:?} is asked for, but no plugin of network {network:?} declares that capability")]
     Capability {
         /// Which.

@@ -1,4 +1,4 @@
-//! What will be attached, in which order and under which names: decided without touching anything.
+//! Decides what to attach, in which order and under which names. Has no side effects.
 
 mod arguments;
 mod attachment;

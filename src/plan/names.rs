@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use crate::config::Selection;
 use crate::source::Candidate;
 
-/// The names of interfaces after the primary.
+/// Assigns the names of interfaces after the primary.
 pub(super) struct Names<'a> {
-    /// Those that other networks have given the container.
+    /// The names that other networks have given to the container.
     taken: &'a [String],
-    /// Those that are asked for, or given already.
+    /// The names that are requested, or assigned already.
     used: BTreeSet<String>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> Names<'a> {
         Self { taken, used: asked.collect() }
     }
 
-    /// The name that is asked for; else the one of its place, or the next free one where another network has that.
+    /// The requested name. Without one, the name of its position, or the next free name if another network has that.
     pub(super) fn extra(&mut self, selection: &Selection, index: usize) -> String {
         if let Some(name) = &selection.interface {
             return name.clone();
@@ -28,7 +28,7 @@ impl<'a> Names<'a> {
         let own = name(index);
         let is_moved = self.taken.contains(&own) || (!self.taken.is_empty() && self.used.contains(&own));
         let is_free = |name: &String| !self.taken.contains(name) && !self.used.contains(name);
-        // Of one more number than there are names, one is free.
+        // There are more numbers than names in use, so one is free.
         let last = index + 1 + self.taken.len() + self.used.len();
         let name = if is_moved { (index + 1..=last).map(name).find(is_free).unwrap_or(own) } else { own };
         self.used.insert(name.clone());

@@ -1,9 +1,10 @@
 //! Looking ahead: while one plugin of a call runs, the next ones are started and wait for their input.
 //!
-//! A plugin does nothing before it has its input, and everything else of its call is known beforehand: the executable, the
-//! operation, and the `CNI_*` variables. So its start-up can overlap with the run of the plugin before it. [`Ahead`] is given the
-//! calls to come, in order ([`Ahead::expect`]), and runs each call as any [`Exec`] does. A call takes a waiting process only if
-//! all but its input is the same. So a wrong expectation costs a process that is killed, and never a wrong call.
+//! A plugin does nothing before it has its input, and everything else about its call is known in advance: the executable, the
+//! operation, and the `CNI_*` variables. So its start-up can overlap with the run of the plugin before it. The caller announces the
+//! calls to come, in order ([`Ahead::expect`]), and [`Ahead`] runs each call as any [`Exec`] does. A call uses a waiting process
+//! only if everything but the input is the same. So a wrong expectation costs a process, which is killed, and never causes a wrong
+//! call.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,10 +20,10 @@ use super::together::processors;
 use crate::cni::Verb;
 use crate::cni::config::PluginConfig;
 
-/// Plugins that act before they have their input, so that none of them may wait: `azure-vnet` and its IPAM plugin take the lock
-/// of a node-wide store first, and keep it until they exit.
+/// Plugins that act before they have read their input, so they are never started ahead: `azure-vnet` and its IPAM plugin first take
+/// the lock of a store that the whole node shares, and keep it until they exit.
 pub const ACT_BEFORE_INPUT: [&str; 2] = ["azure-vnet", "azure-vnet-ipam"];
-/// What part of the descriptors that this process may open those that wait can have, each a few.
+/// The plugins that wait may use one part in this many of the descriptors that this process may open. Each uses a few.
 const DESCRIPTORS_FOR_EACH: u64 = 16;
 
 /// How far a call looks ahead.
@@ -30,7 +31,7 @@ const DESCRIPTORS_FOR_EACH: u64 = 16;
 pub struct LookAhead<'a> {
     /// How many of the next plugins may wait for their input while one runs. With 0 each is started when its turn comes.
     pub plugins: usize,
-    /// Plugin types that are started when their turn comes, beside [`ACT_BEFORE_INPUT`].
+    /// Plugin types that are never started ahead, in addition to [`ACT_BEFORE_INPUT`].
     pub except: &'a [String],
 }
 
@@ -40,7 +41,7 @@ impl LookAhead<'_> {
     }
 }
 
-/// The next plugins of a call, started and waiting. Those that are left when it is dropped are killed.
+/// The next plugins of a call, started and waiting. Dropping it kills those that still wait.
 pub struct Ahead<'a> {
     exec: &'a dyn Exec,
     look: LookAhead<'a>,
@@ -58,13 +59,13 @@ struct Queue<'a> {
     /// In the order in which they are expected.
     coming: Vec<Coming<'a>>,
     expected: usize,
-    /// How many may wait altogether.
+    /// The limit on all waiting plugins together.
     most: usize,
 }
 
 /// A call that is expected.
 struct Coming<'a> {
-    /// Its place among all that were expected.
+    /// Its place among all calls that were expected.
     place: usize,
     of: Of,
     executable: PathBuf,
@@ -74,14 +75,14 @@ struct Coming<'a> {
 }
 
 enum Process<'a> {
-    /// It may be started.
+    /// It may be started ahead.
     NotYet,
-    /// It is to be started when its turn comes.
+    /// It is started only when its turn comes.
     InTurn,
     Waiting(Box<dyn Waiting + 'a>),
 }
 
-/// Which step an expected call is of.
+/// Which step an expected call belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Of {
     /// The network, as the caller counts them.
@@ -99,8 +100,8 @@ impl<'a> Ahead<'a> {
         Self { exec, look, queue: Mutex::new(Queue { most, ..Queue::default() }) }
     }
 
-    /// Expects calls after those that are expected already: `verb` of the plugins at `steps` of a chain, in this order.
-    /// `network` is for [`Self::give_up`].
+    /// Adds expected calls after the existing ones: `verb` of the plugins at `steps` of a chain, in this order. [`Self::give_up`]
+    /// takes `network`.
     pub fn expect(
         &self,
         network: usize,
@@ -116,7 +117,7 @@ impl<'a> Ahead<'a> {
         let mut queue = self.lock();
         for step in steps {
             let Some(plugin_type) = chain.network.plugins.get(step).map(PluginConfig::plugin_type) else { continue };
-            // One that is missing is an error when its turn comes.
+            // A missing plugin is reported when its turn comes.
             let Ok(executable) = chain.finder.find(plugin_type) else { continue };
             let environment = environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
             let process = if self.look.leaves_out(plugin_type) { Process::InTurn } else { Process::NotYet };
@@ -126,13 +127,13 @@ impl<'a> Ahead<'a> {
         }
     }
 
-    /// Expects no call of `network` any more: none that waits is needed. Returns the steps whose plugin has succeeded without
-    /// its input: it had not waited for that, and what it did is to be undone.
+    /// Expects no more calls of `network`, and kills its waiting plugins. Returns the steps whose plugin has exited with success
+    /// without its input. Such a plugin did not wait, and what it did must be undone.
     pub fn give_up(&self, network: usize) -> Vec<Of> {
         self.end(|coming| coming.of.network == network)
     }
 
-    /// Does so for all of them.
+    /// Does the same for all networks.
     pub fn give_up_all(&self) -> Vec<Of> {
         self.end(|_| true)
     }
@@ -146,7 +147,7 @@ impl<'a> Ahead<'a> {
         };
         let has_acted =
             |coming: &Coming<'_>| matches!(&coming.process, Process::Waiting(plugin) if plugin.has_succeeded());
-        // Dropping `ended` kills what waits.
+        // Dropping `ended` kills the waiting plugins.
         ended.iter().filter(|coming| has_acted(coming)).map(|coming| coming.of).collect()
     }
 
@@ -154,7 +155,7 @@ impl<'a> Ahead<'a> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the next plugins after the one at `place`, until as many wait as may.
+    /// Starts plugins that come after the one at `place`, until the limit is reached.
     fn start_next(&self, place: usize) {
         let mut queue = self.lock();
         let mut room = queue.most.saturating_sub(queue.coming.iter().filter(|coming| coming.is_waiting()).count());
@@ -164,14 +165,14 @@ impl<'a> Ahead<'a> {
                 break;
             }
             if let Process::NotYet = coming.process {
-                // The error of one that cannot be started is reported when its turn comes.
+                // If a plugin cannot be started now, its turn will report the error.
                 coming.process = coming.start(self.exec).map_or(Process::InTurn, Process::Waiting);
                 room -= usize::from(coming.is_waiting());
             }
         }
     }
 
-    /// Kills all that wait, and starts no others. Says whether there were any.
+    /// Kills all waiting plugins and starts no others. Returns whether there were any.
     fn make_room(&self) -> bool {
         let mut queue = self.lock();
         queue.most = 0;
@@ -193,7 +194,7 @@ impl Exec for Ahead<'_> {
             return plugin.run_meanwhile(call, &mut meanwhile);
         }
         match self.exec.run_meanwhile(call, &mut meanwhile) {
-            // Those that wait may have what this one lacks.
+            // The waiting plugins may use up the resources that this one lacks.
             Err(PluginError::Start { source, .. }) if lacks_room(&source) && self.make_room() => {
                 self.exec.run_meanwhile(call, &mut meanwhile)
             }
@@ -211,7 +212,7 @@ impl Coming<'_> {
         matches!(self.process, Process::Waiting(_))
     }
 
-    /// Whether it is this call, as far as it is known before the input is.
+    /// Whether it is the same call, apart from the input, which is not known yet.
     fn is(&self, call: &Call<'_>) -> bool {
         let own = self.environment.iter().map(|(name, value)| (*name, value.as_str()));
         self.verb == call.verb && self.executable == call.executable && own.eq(call.environment.iter().copied())
@@ -233,13 +234,13 @@ impl<'a> Coming<'a> {
     }
 }
 
-/// How many plugins may wait, so that their pipes leave enough descriptors for the rest.
+/// How many plugins may wait, so that enough descriptors are left for everything else.
 fn room() -> usize {
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(most / DESCRIPTORS_FOR_EACH).unwrap_or(usize::MAX)
 }
 
-/// Whether something could not be started for lack of what processes share.
+/// Whether the error means that a resource shared by processes has run out.
 fn lacks_room(error: &io::Error) -> bool {
     let lacking = [Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN, Errno::ENOMEM];
     error.raw_os_error().is_some_and(|errno| lacking.contains(&Errno::from_raw(errno)))

@@ -1,7 +1,7 @@
 //! The cache of results that libcni keeps for CHECK and DEL: `<cacheDir>/results/<network>-<container>-<interface>`.
 //!
-//! Braid's plugin side does not write it, its journal holds more. It is here for a runtime built on this library, and so
-//! that attachments made by another runtime's libcni can be read and undone.
+//! Braid as a plugin does not write it, as its journal holds more. It exists for runtimes that are built on this library, and so
+//! that Braid can read and undo attachments that another runtime's libcni made.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
@@ -55,8 +55,7 @@ impl Cached {
         STANDARD.decode(&self.config).ok()
     }
 
-    /// The configuration that was run. What libcni has kept of a list is the file alone, without the plugins of the
-    /// directory beside it.
+    /// The configuration that was run. For a list, libcni keeps only the file, without the plugins of the directory beside it.
     ///
     /// # Errors
     /// When it is no complete network configuration.
@@ -116,7 +115,7 @@ impl Cache {
             capability_args: Some(attachment.capability_args.clone()).filter(|args| !args.is_empty()),
             result: Some(result.to_owned()),
         };
-        // The rights that libcni gives them.
+        // libcni uses the same permissions.
         DirBuilder::new().recursive(true).mode(0o700).create(&self.results)?;
         let file = self.file(network, &attachment.container_id, &attachment.ifname);
         let mut temporary = file.clone().into_os_string();
@@ -135,7 +134,7 @@ impl Cache {
         written
     }
 
-    /// Reads the cached attachment, if there is one. A file of libcni before 0.8.0 holds the result and nothing else.
+    /// Reads the cached attachment, if there is one. A file from libcni before 0.8.0 holds only the result.
     ///
     /// # Errors
     /// When the file cannot be read or is of neither format.
@@ -177,7 +176,7 @@ impl Cache {
         Ok(found)
     }
 
-    /// Every cached attachment of a container. The files of others are not read.
+    /// Every cached attachment of a container. Files of other containers are not read.
     ///
     /// # Errors
     /// As [`Self::all`].
@@ -191,12 +190,12 @@ impl Cache {
     /// Every cached attachment, by file name.
     ///
     /// # Errors
-    /// When the directory cannot be read. Files of another format are passed over, as libcni does.
+    /// When the directory cannot be read. Files of another format are skipped, as in libcni.
     pub fn all(&self) -> io::Result<Vec<Cached>> {
         self.each().map(Iterator::collect)
     }
 
-    /// Every cached attachment, by file name, each read when it is taken.
+    /// Every cached attachment, by file name. Each file is read when the iterator reaches it.
     ///
     /// # Errors
     /// As [`Self::all`].
@@ -215,7 +214,7 @@ impl Cache {
         Ok(files)
     }
 
-    /// Forgets an attachment; one that is not there is forgotten already.
+    /// Removes an attachment. Succeeds if it is not there.
     ///
     /// # Errors
     /// When the file cannot be removed.
@@ -227,7 +226,7 @@ impl Cache {
     }
 }
 
-/// The files that can be read and are whole.
+/// The files that can be read completely.
 fn read_whole(files: Vec<PathBuf>) -> impl Iterator<Item = Cached> {
     let read = |file: PathBuf| fs::read(file).and_then(|bytes| parse(&bytes)).ok();
     let is_whole = |cached: &Cached| !cached.if_name.is_empty() && !cached.network_name.is_empty();

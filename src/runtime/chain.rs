@@ -20,15 +20,15 @@ use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
 pub struct Attachment {
     /// The container's ID.
     pub container_id: String,
-    /// The path of its network namespace. Empty where it is gone.
+    /// The path of its network namespace. Empty if the namespace is gone.
     pub netns: String,
     /// The interface's name inside it.
     pub ifname: String,
     /// `CNI_ARGS`.
     pub args: String,
-    /// The capability arguments; each plugin gets those it declares.
+    /// The capability arguments. Each plugin gets those that it declares.
     pub capability_args: RawObject,
-    /// Laid over every plugin's `args`, two levels deep.
+    /// Merged into every plugin's `args`, two levels deep.
     pub plugin_args: RawObject,
 }
 
@@ -51,9 +51,9 @@ impl Attachment {
 /// What a plugin answered to ADD.
 #[derive(Debug, Clone)]
 pub struct StepResult {
-    /// The answer, in the shape of the network's version: word for word if it came in that.
+    /// The answer in the format of the network's version. Unchanged if the plugin answered in that format.
     pub raw: Box<RawValue>,
-    /// The answer as read.
+    /// The parsed answer.
     pub parsed: AddResult,
 }
 
@@ -76,12 +76,12 @@ pub struct StepError {
 pub struct Limits {
     /// One plugin.
     pub plugin: Option<Duration>,
-    /// All of them, as a point in time.
+    /// All of them together, as a point in time.
     pub deadline: Option<Instant>,
 }
 
 impl Limits {
-    /// By when something must be finished that begins now and takes the time of one plugin.
+    /// The time at which something must be finished if it begins now and may take as long as one plugin.
     pub(crate) fn deadline(self) -> Option<Instant> {
         let plugin = self.plugin.map(super::deadline::after);
         match (plugin, self.deadline) {
@@ -102,7 +102,7 @@ pub struct Chain<'a> {
     pub exec: &'a dyn Exec,
     /// Their time.
     pub limits: Limits,
-    /// What has to be on disk before one of them gets its input.
+    /// The files that must be on disk before a plugin gets its input.
     pub after: Option<&'a Durable>,
 }
 
@@ -116,7 +116,7 @@ impl Chain<'_> {
     /// Runs ADD of the plugin at `step`.
     ///
     /// # Errors
-    /// When the plugin fails, or what it answers is not a result.
+    /// When the plugin fails, or its answer is not a result.
     pub fn add_step(
         &self,
         step: usize,
@@ -127,7 +127,7 @@ impl Chain<'_> {
         self.read_result(&stdout).map_err(|source| self.error(step, Verb::Add, source))
     }
 
-    /// Runs DEL of the plugin at `step`. `prev_result` goes to it from 0.4.0 on.
+    /// Runs DEL of the plugin at `step`. The plugin gets `prev_result` if the network's version is 0.4.0 or later.
     ///
     /// # Errors
     /// When the plugin fails.
@@ -142,7 +142,7 @@ impl Chain<'_> {
     }
 
     /// Runs ADD of every plugin in order, each with the result of the one before (SPEC §3, "Adding an attachment").
-    /// What was done before a failure is left for the caller to undo with [`Self::del`].
+    /// After a failure, the caller undoes what was done, with [`Self::del`].
     ///
     /// # Errors
     /// The first failure.
@@ -155,21 +155,21 @@ impl Chain<'_> {
         last.ok_or_else(|| self.error(0, Verb::Add, PluginError::Output("the network has no plugins".into())))
     }
 
-    /// Runs DEL of every plugin in reverse (SPEC §3, "Deleting an attachment"). Unlike libcni it goes on after a
-    /// failure, so that one plugin's trouble does not leak what the others hold. No failure at all is an empty list.
+    /// Runs DEL of every plugin in reverse (SPEC §3, "Deleting an attachment"). Unlike libcni it continues after a failure, so that
+    /// the other plugins still release what they hold. Returns the failures; an empty list means success.
     pub fn del(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
         self.undo(self.network.plugins.len(), attachment, prev_result)
     }
 
-    /// Does the same for the first `steps` plugins alone.
+    /// Runs DEL of the first `steps` plugins only.
     pub fn undo(&self, steps: usize, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
         undo_in_reverse(0..steps, self.limits, |step, limits| {
             Chain { limits, ..*self }.del_step(step, attachment, prev_result)
         })
     }
 
-    /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects what they find. There is nothing
-    /// to find with `disableCheck`, or below 0.4.0.
+    /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects the failures. Runs nothing if the configuration
+    /// has `disableCheck`, or below 0.4.0.
     pub fn check(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
         if !self.is_called(Verb::Check) {
             return Vec::new();
@@ -179,7 +179,7 @@ impl Chain<'_> {
             .collect()
     }
 
-    /// Runs STATUS of every plugin, where the network's version has it.
+    /// Runs STATUS of every plugin, if the network's version has STATUS.
     ///
     /// # Errors
     /// The first plugin that is not ready.
@@ -196,8 +196,8 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// Runs GC of every plugin (SPEC §3, "Garbage-collecting a network"), where the network's version has it and it
-    /// is not disabled, and collects the failures.
+    /// Runs GC of every plugin (SPEC §3, "Garbage-collecting a network"), if the network's version has GC and GC is not disabled,
+    /// and collects the failures.
     pub fn gc(&self, valid: &[ValidAttachment]) -> Vec<StepError> {
         if !self.is_called(Verb::Gc) {
             return Vec::new();
@@ -208,7 +208,7 @@ impl Chain<'_> {
             .collect()
     }
 
-    /// Whether the network's plugins are called for an operation: its version has it, and it is not disabled.
+    /// Whether the network's plugins are called for an operation: the network's version has the operation, and it is not disabled.
     pub fn is_called(&self, verb: Verb) -> bool {
         let network = self.network;
         match verb {
@@ -219,11 +219,11 @@ impl Chain<'_> {
         }
     }
 
-    /// Asks the plugin at `step` which versions it speaks (SPEC §2, VERSION). Those not known here are left out. A
-    /// plugin of before 0.2.0 knows no VERSION, and its error is returned.
+    /// Asks the plugin at `step` which versions it supports (SPEC §2, VERSION). Versions that Braid does not know are left out. A
+    /// plugin from before 0.2.0 does not know VERSION, and its error is returned.
     ///
     /// # Errors
-    /// When the plugin fails, or answers something else.
+    /// When the plugin fails, or its answer is not a list of versions.
     pub fn versions(&self, step: usize) -> Result<Vec<Version>, StepError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -250,7 +250,7 @@ impl Chain<'_> {
         run().map_err(|source| self.error(step, Verb::Version, source))
     }
 
-    /// The `CNI_*` variables of a call but `CNI_COMMAND`.
+    /// The `CNI_*` variables of a call, without `CNI_COMMAND`.
     pub(super) fn environment<'b>(&'b self, attachment: Option<&'b Attachment>) -> Vec<(&'static str, &'b str)> {
         let mut environment = vec![("CNI_PATH", self.finder.path())];
         if let Some(attachment) = attachment {
@@ -275,7 +275,7 @@ impl Chain<'_> {
             }
             Some(_) => parsed.to_raw(spoken),
             None => {
-                // Whoever reads it next is to know what it is in (SPEC §5, "Success").
+                // The result names its version, so that the next reader knows its format (SPEC §5, "Success").
                 let mut object = parse_object(stdout).map_err(|error| PluginError::unusable(&error))?;
                 object.shift_insert(0, "cniVersion".into(), raw(&spoken));
                 raw(&object)

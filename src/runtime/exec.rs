@@ -13,7 +13,7 @@ use crate::cni::error::code;
 use crate::cni::text::shortened;
 use crate::cni::{CniError, Verb};
 
-/// The most of an error's words that a plugin's answer is quoted with, in bytes.
+/// How many bytes of an error are quoted from a plugin's answer.
 const MAX_QUOTE: usize = 2048;
 
 /// One call of one plugin.
@@ -25,23 +25,23 @@ pub struct Call<'a> {
     pub verb: Verb,
     /// Its place in its network's chain, counted from 0.
     pub step: usize,
-    /// The other `CNI_*` variables; those not here are removed from the environment.
+    /// The other `CNI_*` variables. All others are removed from the environment.
     pub environment: &'a [(&'static str, &'a str)],
     /// The request configuration.
     pub stdin: &'a [u8],
     /// When it must have finished.
     pub deadline: Option<Instant>,
-    /// What has to be on disk before the plugin gets its input.
+    /// The files that must be on disk before the plugin gets its input.
     pub after: Option<&'a Durable>,
 }
 
-/// What a plugin that exited with 0 printed.
+/// The standard output of a plugin that exited with 0.
 pub type Stdout = Vec<u8>;
 
 /// Why a plugin's call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    /// No directory holds an executable of that name.
+    /// No directory contains an executable of this name.
     #[error("no executable called {plugin_type:?} is in {}", if searched.is_empty() { "CNI_PATH, which is empty" } else { searched })]
     NotFound {
         /// The type.
@@ -57,19 +57,19 @@ pub enum PluginError {
         /// Why.
         source: io::Error,
     },
-    /// Communication with it failed.
-    #[error("talking to the plugin failed: {0}")]
+    /// Communication with the plugin failed.
+    #[error("communication with the plugin failed: {0}")]
     Io(#[source] io::Error),
-    /// It got no input, because what had to be on disk first is not.
-    #[error("it was given no input, as a file could not be synced: {0}")]
+    /// The plugin got no input, because the files that had to be on disk first are not.
+    #[error("it got no input, because a file could not be synced: {0}")]
     NotDurable(#[source] io::Error),
-    /// It was not started, or got no input, because no time was left.
-    #[error("it was not run, as the time for the whole call was over")]
+    /// The plugin was not started, or got no input, because no time was left.
+    #[error("it was not run, because the time for the whole call was over")]
     OutOfTime,
-    /// It reported a CNI error. `Display` shows its message, and not its details.
+    /// The plugin reported a CNI error. `Display` shows its message without its details.
     #[error("{}", if .0.msg.is_empty() { "it reported an error without a message" } else { &.0.msg })]
     Reported(CniError),
-    /// It exited, or was killed, without a CNI error.
+    /// The plugin exited, or was killed, without a CNI error.
     #[error("{}{}", describe_status(*status), tail(stderr))]
     Exited {
         /// Its exit status or signal.
@@ -77,7 +77,7 @@ pub enum PluginError {
         /// The end of its standard error.
         stderr: String,
     },
-    /// It was killed, with its process group, as its time was over.
+    /// The plugin was killed, with its process group, because its time was over.
     #[error("it had not exited after {:.1} s and {killed}{}", after.as_secs_f64(), tail(stderr))]
     TimedOut {
         /// How long it had.
@@ -87,19 +87,19 @@ pub enum PluginError {
         /// The end of its standard error.
         stderr: String,
     },
-    /// It printed too much.
+    /// The plugin printed too much.
     #[error("it printed more than {} MiB on standard output and {killed}", MAX_STDOUT >> 20)]
     TooMuchOutput {
         /// Whether it could be killed.
         killed: Killed,
     },
-    /// It succeeded, but what it printed is not what the operation asks for.
+    /// The plugin exited with 0, but its output is not what the operation requires.
     #[error("it succeeded, but {0}")]
     Output(String),
 }
 
 impl From<&PluginError> for CniError {
-    /// The CNI error of a plugin's failure: its own, if it gave one.
+    /// The plugin's own CNI error if it reported one; otherwise one that describes the failure.
     fn from(error: &PluginError) -> Self {
         let own = match error {
             PluginError::Reported(own) => return own.clone(),
@@ -114,7 +114,8 @@ impl From<&PluginError> for CniError {
 }
 
 impl PluginError {
-    /// Whether the plugin's process was still there when it was given up, as it could not be killed or hangs in the kernel: it may
+    /// Whether the plugin's process was still there when Braid stopped waiting, because it could not be killed or hangs in the
+    /// kernel. It may still act, even after its DEL.
     /// act even after its DEL.
     pub fn lingers(&self) -> bool {
         match self {
@@ -130,12 +131,12 @@ impl PluginError {
         }
     }
 
-    /// Whether there was no time left for the plugin, or it used all that it had.
+    /// Whether the plugin had no time left, or used all of it.
     pub fn is_out_of_time(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::OutOfTime)
     }
 
-    /// An answer that cannot be used, and why.
+    /// The error for an answer that cannot be used, with the reason.
     pub(super) fn unusable(reason: &dyn fmt::Display) -> Self {
         Self::Output(shortened(format!("its answer cannot be used: {reason}"), MAX_QUOTE))
     }
@@ -161,21 +162,22 @@ fn tail(stderr: &str) -> String {
     }
 }
 
-/// A plugin that was started ahead of its turn, and waits for its input. One that is dropped is killed.
+/// A plugin that was started ahead of its turn and waits for its input. Dropping it kills the plugin.
 pub trait Waiting: Send {
-    /// Runs it to its end as [`Exec::run_meanwhile`] does, now that its turn has come. All of `call` but what it is about counts.
+    /// Runs the plugin to its end, as [`Exec::run_meanwhile`] does. Only the input, the deadline and `after` of `call` are new; the
+    /// rest must be what the plugin was started with.
     ///
     /// # Errors
     /// As [`Exec::run`].
     fn run_meanwhile(self: Box<Self>, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError>;
 
-    /// Whether it has exited with success already, without its input.
+    /// Whether the plugin has already exited with 0, without its input.
     fn has_succeeded(&self) -> bool;
 }
 
 /// Runs plugins.
 pub trait Exec: Sync {
-    /// Runs one plugin to its end and returns what it printed.
+    /// Runs one plugin to its end and returns its standard output.
     ///
     /// # Errors
     /// When it could not be run, exited with anything but 0, or ran out of time.
@@ -190,15 +192,15 @@ pub trait Exec: Sync {
         self.run(call)
     }
 
-    /// Starts a plugin before its turn, so that it waits for its input; none if it cannot, and then it is started when its
-    /// turn comes. Of the call, neither `stdin` nor `deadline` nor `after` matters yet.
+    /// Starts a plugin before its turn, so that it waits for its input. Returns nothing if that fails; the plugin is then started
+    /// when its turn comes. `stdin`, `deadline` and `after` of the call are not used yet.
     fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {
         let _ = call;
         None
     }
 
-    /// Starts to do `work`, in this order, and may return before that is finished. The [`Call`]s of `verb` that must not begin
-    /// before get what is returned.
+    /// Starts `work`, which is done in this order, and may return before it is finished. Pass the returned value to each [`Call`]
+    /// of `verb` that must wait for it.
     ///
     /// # Errors
     /// When it has failed already.
@@ -208,8 +210,8 @@ pub trait Exec: Sync {
         Ok(Durable::reached())
     }
 
-    /// Nothing is likely to be run any more. What is kept ready for that may go, and is not waited for.
-    fn let_go(&self) {}
+    /// Says that probably no more plugins will run. The launcher may dismiss idle helpers, and does not wait for them.
+    fn dismiss_idle(&self) {}
 }
 
 impl<E: Exec + ?Sized> Exec for &E {
@@ -229,7 +231,7 @@ impl<E: Exec + ?Sized> Exec for &E {
         (**self).sync(verb, work)
     }
 
-    fn let_go(&self) {
-        (**self).let_go();
+    fn dismiss_idle(&self) {
+        (**self).dismiss_idle();
     }
 }

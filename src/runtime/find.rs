@@ -15,38 +15,38 @@ pub struct Finder {
     path: String,
     directories: Vec<PathBuf>,
     fallback: Option<(String, PathBuf)>,
-    /// What has been found, where that is kept.
+    /// The executables found so far, if they are remembered.
     found: Option<Arc<Mutex<BTreeMap<String, PathBuf>>>>,
 }
 
 impl Finder {
-    /// A finder for directories separated by `:`, as in `CNI_PATH`. Empty and relative ones are passed over: what is
-    /// run must not depend on the working directory.
+    /// A finder for directories separated by `:`, as in `CNI_PATH`. Empty and relative directories are skipped, because what is run
+    /// must not depend on the working directory.
     pub fn new(path: &str) -> Self {
         let directories = path.split(':').map(PathBuf::from).filter(|dir| dir.is_absolute()).collect();
         Self { path: path.to_owned(), directories, fallback: None, found: None }
     }
 
-    /// Looks for each plugin once, and remembers where it was. This is for a single call.
+    /// Searches for each plugin once and remembers the result. Use this for a single call.
     #[must_use]
     pub fn remembering(mut self) -> Self {
         self.found = Some(Arc::default());
         self
     }
 
-    /// Uses `executable` for `plugin_type` where no directory has it.
+    /// Uses `executable` for `plugin_type` if no directory contains it.
     #[must_use]
     pub fn with_fallback(mut self, plugin_type: &str, executable: PathBuf) -> Self {
         self.fallback = Some((plugin_type.into(), executable));
         self
     }
 
-    /// The directories as they go into a plugin's `CNI_PATH`.
+    /// The directories in the form of `CNI_PATH`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The executable of a plugin: the first regular file of that name that may be executed.
+    /// The path of a plugin's executable: the first regular file of that name that may be executed.
     ///
     /// # Errors
     /// [`PluginError::NotFound`] when there is none.

@@ -1,22 +1,22 @@
-//! What the IPAM plugin host-local keeps: in `<dataDir>/<network>/` a file for each address that it has given away, named like the
-//! address, with the container's ID in its first line.
+//! The files of the IPAM plugin host-local. `<dataDir>/<network>/` has one file for each address that it has given out. The file is
+//! named after the address, and its first line is the container's ID.
 
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// Where it keeps its addresses if a configuration does not say.
+/// The default `dataDir`.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// The addresses that are given away in the directory of a network. Other files there are the plugin's lock and what it gave last.
-/// A directory that is not there, or cannot be read, has none.
+/// The addresses that are given out in the directory of a network. Other files there are the plugin's lock and the last address
+/// that it gave out. A directory that does not exist or cannot be read has none.
 pub fn addresses(pool: &Path) -> Vec<IpAddr> {
     let entries = fs::read_dir(pool).into_iter().flatten().flatten();
     entries.filter_map(|entry| address_of(&entry.path())).collect()
 }
 
-/// The address that a file stands for, if it is one's.
+/// The address that a file stands for; nothing if it is another kind of file.
 pub fn address_of(file: &Path) -> Option<IpAddr> {
     file.file_name()?.to_str()?.parse().ok()
 }
@@ -26,7 +26,7 @@ pub fn file_of(pool: &Path, address: IpAddr) -> PathBuf {
     pool.join(address.to_string())
 }
 
-/// The container that an address was given to; empty where host-local was killed before it had written that.
+/// The container that has an address. Empty if host-local was killed before it wrote the ID.
 ///
 /// # Errors
 /// When the file is not there, is no file, or cannot be read.

@@ -16,7 +16,7 @@ use crate::cni::config::{ConfigError, Defaults, NetworkConfig, PluginConfig, Raw
 /// The largest configuration read, in bytes.
 pub const MAX_CONFIG: u64 = 16 << 20;
 
-/// A network configuration and where it stands.
+/// A network configuration and its source.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration, with the plugins of its directory appended.
@@ -27,7 +27,7 @@ pub struct Loaded {
     pub object: RawObject,
 }
 
-/// A file that was passed over, or could not be used.
+/// A file that was skipped, or could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It could not be read.
@@ -190,13 +190,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     bytes.ok_or_else(|| LoadError::NotAFile { path: path.to_owned() })
 }
 
-/// Reads a regular file of at most `max` bytes. Nothing if it is something else or larger: a named pipe is not waited for.
+/// Reads a regular file of at most `max` bytes. Returns nothing if it is another kind of file, or larger. Does not block on a named
+/// pipe.
 ///
 /// # Errors
 /// When it cannot be opened or read.
 pub fn read_regular_file(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let is_fit = |metadata: &Metadata| metadata.is_file() && metadata.len() <= max;
-    // To open a device can do something, and a socket cannot be opened.
+    // Opening a device can have effects, and a socket cannot be opened.
     if !is_fit(&path.metadata()?) {
         return Ok(None);
     }

@@ -9,7 +9,7 @@ use crate::cni::{ValidAttachment, Version};
 /// Why an operation on a network failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// ADD failed. What was done has been undone, apart from what `cleanup` lists; a DEL is owed only for that.
+    /// ADD failed. Everything was undone, except what `cleanup` lists; a DEL is needed only for that.
     #[error("network {network:?}: {cause}")]
     Add {
         /// The network.
@@ -19,7 +19,7 @@ pub enum NetworkError {
         /// What could not be undone.
         cleanup: Vec<StepError>,
     },
-    /// ADD for an attachment that exists: failing and undoing it would take down what is there.
+    /// ADD for an attachment that exists. Doing it again could fail, and undoing it would remove the existing attachment.
     #[error("network {network:?}: container {container_id:?} is attached on {ifname:?} already")]
     AlreadyAttached {
         /// The network.
@@ -29,7 +29,7 @@ pub enum NetworkError {
         /// The interface.
         ifname: String,
     },
-    /// Plugins failed. The others were still called.
+    /// Plugins failed. The other plugins were called nevertheless.
     #[error("network {network:?}: {}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Plugins {
         /// The network.
@@ -73,11 +73,11 @@ pub enum NetworkError {
         /// What could not be undone.
         cleanup: Vec<StepError>,
     },
-    /// A name breaks the rules, and would reach a path.
+    /// A name breaks the rules of the protocol. It would become part of a path.
     #[error(transparent)]
     Name(#[from] InvalidName),
     /// A plugin does not speak the network's version.
-    #[error("network {network:?}: plugin {plugin_type:?} does not speak CNI {version}")]
+    #[error("network {network:?}: plugin {plugin_type:?} does not support CNI {version}")]
     Version {
         /// The network.
         network: String,
@@ -87,7 +87,7 @@ pub enum NetworkError {
         version: Version,
     },
     /// GC could not clean up everything.
-    #[error("network {network:?}: {}", gc_line(stale, failures))]
+    #[error("network {network:?}: {}", gc_failures(stale, failures))]
     Gc {
         /// The network.
         network: String,
@@ -98,7 +98,7 @@ pub enum NetworkError {
     },
 }
 
-fn gc_line(stale: &[(ValidAttachment, NetworkError)], failures: &[StepError]) -> String {
+fn gc_failures(stale: &[(ValidAttachment, NetworkError)], failures: &[StepError]) -> String {
     let stale = stale.iter().map(|(one, error)| {
         let ValidAttachment { container_id, ifname } = one;
         format!("stale attachment {ifname:?} of container {container_id:?}: {error}")

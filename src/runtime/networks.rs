@@ -17,8 +17,7 @@ use crate::cni::result::version_of;
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, NetworkConfig, ValidAttachment};
 
-/// Runs network configurations on behalf of a container runtime, and keeps the results that CHECK and DEL need where
-/// libcni keeps them.
+/// Runs network configurations on behalf of a container runtime. The results that CHECK and DEL need are kept in libcni's cache.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -92,7 +91,7 @@ impl Networks {
         &self.cache
     }
 
-    /// The executable of each plugin of a network.
+    /// The path of the executable of each plugin of a network.
     ///
     /// # Errors
     /// The first that is missing.
@@ -100,8 +99,8 @@ impl Networks {
         network.plugins.iter().map(|plugin| self.finder.find(plugin.plugin_type())).collect()
     }
 
-    /// Checks that every plugin of a network is there and speaks its version (SPEC §1, "Version considerations"), which
-    /// takes a VERSION call of each.
+    /// Checks that every plugin of a network exists and supports the network's version (SPEC §1, "Version considerations"). Each
+    /// plugin gets a VERSION call.
     ///
     /// # Errors
     /// The first plugin that does not.
@@ -124,8 +123,8 @@ impl Networks {
         Chain { network, finder: &self.finder, exec: &*self.exec, limits: self.limits, after: None }
     }
 
-    /// Attaches a container to a network. If a plugin fails, the plugins that ran, the failing one included, are called
-    /// with DEL in reverse. (libcni leaves that to its caller.)
+    /// Attaches a container to a network. If a plugin fails, DEL is run in reverse for the plugins that ran, including the failing
+    /// one. (libcni leaves that to its caller.)
     ///
     /// # Errors
     /// When a plugin fails, or its result cannot be kept.
@@ -166,8 +165,8 @@ impl Networks {
         })
     }
 
-    /// Detaches a container from a network, every plugin whatever the others do. The cached result is forgotten once all
-    /// have succeeded. One that cannot be read is no obstacle: the plugins are called without it.
+    /// Detaches a container from a network. Every plugin is called, even if others fail. The cached result is removed once all have
+    /// succeeded. If it cannot be read, the plugins are called without it.
     ///
     /// # Errors
     /// Every plugin that failed.
@@ -186,11 +185,10 @@ impl Networks {
             .map_err(|source| NetworkError::Cache { network: network.name.clone(), source })
     }
 
-    /// Asks every plugin whether an attachment is as it should be. Succeeds without asking where the configuration says
-    /// `disableCheck`.
+    /// Runs CHECK of every plugin. Succeeds without calling them if the configuration has `disableCheck`.
     ///
     /// # Errors
-    /// Every plugin that says no, or that there is nothing to check.
+    /// The failure of every plugin, or that there is no result of an ADD to check.
     pub fn check(&self, network: &NetworkConfig, attachment: &Attachment) -> Result<(), NetworkError> {
         check_names(network, attachment)?;
         if !network.version.has_check() {
@@ -207,15 +205,15 @@ impl Networks {
         Self::all(network, self.chain(network).check(attachment, Some(&prev_result)))
     }
 
-    /// Asks the plugins whether they could attach a container.
+    /// Runs STATUS of the plugins: whether they could attach a container.
     ///
     /// # Errors
-    /// The first that could not.
+    /// The first plugin that could not.
     pub fn status(&self, network: &NetworkConfig) -> Result<(), NetworkError> {
         Self::all(network, self.chain(network).status().err().into_iter().collect())
     }
 
-    /// Detaches what the cache knows and `valid` does not list, then passes GC on to the plugins.
+    /// Detaches the attachments that are in the cache but not in `valid`, then runs GC of the plugins.
     ///
     /// # Errors
     /// Everything that failed; the rest was done.
@@ -266,7 +264,7 @@ impl Networks {
     }
 }
 
-/// The names become part of the cache's paths, and nothing but what the protocol allows may get there.
+/// The names become part of the cache's paths, so they may contain only what the protocol allows.
 fn check_names(network: &NetworkConfig, attachment: &Attachment) -> Result<(), InvalidName> {
     validate::network_name(&network.name)?;
     attachment.validate()
@@ -440,7 +438,7 @@ mod tests {
         assert!(script.take().is_empty());
         networks.validate(&network("1.1.0")).unwrap();
         let error = networks.validate(&network("1.0.0")).unwrap_err();
-        assert_eq!(error.to_string(), "network \"n\": plugin \"true\" does not speak CNI 1.0.0");
+        assert_eq!(error.to_string(), "network \"n\": plugin \"true\" does not support CNI 1.0.0");
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::chain::Limits;
 
-/// The least time that a step gets, however late it is: a DEL that is killed as soon as it is started does nothing.
+/// The least time that a step gets, even after the deadline: a DEL that is killed as soon as it is started does nothing.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Undoes steps from the last to the first, all of them even when some fail, and returns the failures in that order.
+/// Undoes steps from the last to the first. Continues after a failure, and returns the failures in that order.
 ///
-/// Each gets at most half of the time that is left when others come after it, so that one that hangs does not take it all, and
-/// every retry gets further; and at least a second, where `limits.plugin` is not less.
+/// While other steps remain, a step gets at most half of the time that is left. So a step that hangs does not use up all of the
+/// time, and every retry gets further. A step gets at least one second, unless `limits.plugin` is shorter.
 pub fn undo_in_reverse<S, E>(
     steps: impl IntoIterator<Item = S, IntoIter: DoubleEndedIterator + ExactSizeIterator>,
     limits: Limits,
@@ -22,7 +22,7 @@ pub fn undo_in_reverse<S, E>(
     steps.rev().filter_map(|step| undo(step, shares.next()).err()).collect()
 }
 
-/// The time of steps that are undone, of which some may be undone at once.
+/// The time of steps that are undone, some of them possibly at the same time.
 #[derive(Debug)]
 pub struct Shares {
     limits: Limits,
@@ -31,19 +31,19 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The time of so many steps together.
+    /// Shares the time among this many steps.
     pub fn new(limits: Limits, steps: usize) -> Self {
         Self { limits, left: AtomicUsize::new(steps) }
     }
 
-    /// That of the next one to begin, as [`undo_in_reverse`] has it.
+    /// The time of the next step to begin, by the rule of [`undo_in_reverse`].
     pub fn next(&self) -> Limits {
         let left = self.left.fetch_sub(1, Ordering::Relaxed);
         share(self.limits, left.saturating_sub(1))
     }
 }
 
-/// The time of one step when `others` come after it.
+/// The time of one step that has this many `others` after it.
 fn share(limits: Limits, others: usize) -> Limits {
     let Some(deadline) = limits.deadline else { return limits };
     let left = deadline.saturating_duration_since(Instant::now());

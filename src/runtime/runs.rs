@@ -1,7 +1,7 @@
 //! How long the plugins of a call took, for metrics and traces.
 //!
-//! A call that comes with a sampled [trace context](https://www.w3.org/TR/trace-context/) is a span of that trace, and so is each
-//! plugin that it runs: the plugin's `TRACEPARENT` names its own span, so that spans of the plugin become children of that one.
+//! A call that comes with a sampled [trace context](https://www.w3.org/TR/trace-context/) is a span of that trace. Each plugin that
+//! it runs has a span too, named in the plugin's `TRACEPARENT`, so that spans of the plugin become children of it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cni::{CniError, Verb};
 
-/// The variable that a trace context comes and goes in.
+/// The variable that holds a trace context, both for Braid and for the plugins.
 pub(super) const TRACEPARENT: &str = "TRACEPARENT";
 
 /// The runs of plugins of one call, and the trace that they belong to.
@@ -29,7 +29,7 @@ pub struct Run {
     pub verb: Verb,
     /// Its place in its network's chain, counted from 0.
     pub step: usize,
-    /// The interface that it was about; empty where the operation has none.
+    /// Its interface. Empty if the operation has none.
     pub ifname: String,
     /// When it got its input.
     pub began: SystemTime,
@@ -37,7 +37,7 @@ pub struct Run {
     pub took: Duration,
     /// Its error, if it failed.
     pub error: Option<CniError>,
-    /// Its span, where the call is traced.
+    /// Its span, if the call is traced.
     pub span: Option<SpanId>,
 }
 
@@ -59,11 +59,11 @@ pub struct Trace {
 }
 
 impl Runs {
-    /// None yet. `traceparent` is the trace context that the call came with; one that is not valid, or not sampled, is ignored.
-    /// If the call is not traced, runs are written down only if somebody `wants` them.
-    pub fn new(traceparent: Option<&str>, wants: bool) -> Self {
+    /// Starts empty. `traceparent` is the trace context of the call; it is ignored if it is not valid or not sampled. If the call
+    /// is not traced, runs are recorded only if `is_wanted`.
+    pub fn new(traceparent: Option<&str>, is_wanted: bool) -> Self {
         let trace = traceparent.and_then(Trace::parse);
-        Self { is_wanted: wants || trace.is_some(), trace, list: Mutex::default() }
+        Self { is_wanted: is_wanted || trace.is_some(), trace, list: Mutex::default() }
     }
 
     /// Whether runs are written down.
@@ -76,12 +76,12 @@ impl Runs {
         self.trace.as_ref()
     }
 
-    /// A span for a plugin that is about to be started, where the call is traced.
+    /// A span for a plugin that is about to be started, if the call is traced.
     pub(super) fn new_span(&self) -> Option<SpanId> {
         self.trace.as_ref().map(|_| SpanId::random())
     }
 
-    /// What a plugin with this span gets for `TRACEPARENT`.
+    /// The `TRACEPARENT` of a plugin with this span.
     pub(super) fn traceparent(&self, span: Option<SpanId>) -> Option<String> {
         Some(self.trace.as_ref()?.traceparent(span?))
     }
@@ -95,12 +95,12 @@ impl Runs {
         self.lock().len()
     }
 
-    /// The runs after the first so many, in the order of their ends.
+    /// The runs after the first `count`, in the order in which they ended.
     pub fn after(&self, count: usize) -> Vec<Run> {
         self.lock().iter().skip(count).cloned().collect()
     }
 
-    /// The runs so far, in the order of their ends. They are forgotten.
+    /// Removes and returns all runs, in the order in which they ended.
     pub fn take(&self) -> Vec<Run> {
         std::mem::take(&mut *self.lock())
     }
@@ -119,7 +119,7 @@ impl Trace {
         let is_id = |text: &str, digits| is_hex(text, digits) && text.bytes().any(|byte| byte != b'0');
         let mut parts = traceparent.trim().split('-');
         let (version, id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        // A version of the future may have more parts.
+        // A future version may have more parts.
         let has_more = parts.next().is_some();
         if !is_hex(version, 2) || version == "ff" || version == "00" && has_more {
             return None;
@@ -154,7 +154,7 @@ impl Trace {
 
 impl SpanId {
     fn random() -> Self {
-        // Its keys are random.
+        // Each `RandomState` has random keys.
         Self(RandomState::new().build_hasher().finish().max(1))
     }
 }

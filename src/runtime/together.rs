@@ -1,4 +1,4 @@
-//! Doing several things at once, and reporting them in order.
+//! Runs several pieces of work at once, and delivers their results in order.
 
 use std::num::NonZero;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +15,7 @@ pub(super) fn processors() -> usize {
     *PROCESSORS.get_or_init(|| available_parallelism().map_or(1, NonZero::get))
 }
 
-/// Which of several things may be done at once.
+/// Which pieces of work may run at once.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     at_once: usize,
@@ -26,13 +26,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Any `at_once` of `count`.
+    /// Up to `at_once` of `count`, in any combination.
     pub fn at_most(at_once: usize, count: usize) -> Self {
         let at_once = at_once.clamp(1, count.max(1));
         Self { at_once, busy: (at_once, Duration::ZERO), after: vec![Vec::new(); count] }
     }
 
-    /// Any `at_once` of `count`, each after the earlier ones that it must not meet.
+    /// Up to `at_once` of `count`. Each begins after the earlier ones for which `must_not_meet` is true have ended.
     pub fn new(count: usize, at_once: usize, must_not_meet: impl Fn(usize, usize) -> bool) -> Self {
         let of = |later: usize| (0..later).filter(|earlier| must_not_meet(*earlier, later)).collect();
         let after: Vec<Vec<usize>> = (0..count).map(of).collect();
@@ -52,18 +52,18 @@ impl Schedule {
         self.at_once
     }
 
-    /// How many there are.
+    /// The number of all pieces.
     fn count(&self) -> usize {
         self.after.len()
     }
 }
 
-/// Calls `work` with the index of each of the schedule, on as many threads as may be at work at once, each as early as the
-/// schedule allows and otherwise in this order. What they return is handed to `deliver` in this order too, each as soon as all
-/// before it is there. Where one is done at a time, everything happens on this thread.
+/// Calls `work` with the index of each piece, on as many threads as pieces may run at once. Each begins as early as the schedule
+/// allows, and in order of the indexes otherwise. `deliver` gets the results in order, each as soon as all earlier ones are
+/// delivered. If only one runs at once, everything happens on the calling thread.
 ///
-/// The kernel kills a plugin when the thread that has started it ends. So no thread ends before the last `work` does: a plugin
-/// that one has started ahead may be another's to run.
+/// The kernel kills a plugin when the thread that started it ends. So no thread ends before the last `work` does, because one
+/// thread may run a plugin that another has started ahead.
 ///
 /// # Panics
 /// If `work` or `deliver` panics.
@@ -79,7 +79,7 @@ pub fn together<T: Send>(schedule: &Schedule, work: impl Fn(usize) -> T + Sync, 
     std::thread::scope(|scope| {
         for _ in 0..schedule.at_once {
             scope.spawn(|| {
-                let _until_all_have_ended = UntilAllHaveEnded(&turns);
+                let _wait_for_others = WaitForOthers(&turns);
                 while let Some(turn) = turns.next() {
                     let done = work(turn.index);
                     outbox.lock().expect("no holder panics").put(turn.index, done);
@@ -109,14 +109,14 @@ struct Turns<'a> {
     changed: Condvar,
 }
 
-/// The turn of one. It ends when this is dropped, with a panic too.
+/// The turn of one piece. It ends when this is dropped, also by a panic.
 struct Turn<'a> {
     turns: &'a Turns<'a>,
     index: usize,
 }
 
 impl Turns<'_> {
-    /// The next that may begin, which is waited for; none when all have begun.
+    /// Waits for the next piece that may begin, and returns its turn. Nothing when all have begun.
     fn next(&self) -> Option<Turn<'_>> {
         let mut state = self.lock();
         loop {
@@ -162,10 +162,10 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A thread that works. When it has no more to do, or panics, it waits for the others.
-struct UntilAllHaveEnded<'a>(&'a Turns<'a>);
+/// A worker thread. When it has no more work, or panics, it waits for the others.
+struct WaitForOthers<'a>(&'a Turns<'a>);
 
-impl Drop for UntilAllHaveEnded<'_> {
+impl Drop for WaitForOthers<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         while state.iter().any(|one| one.has_begun()) {
@@ -174,7 +174,7 @@ impl Drop for UntilAllHaveEnded<'_> {
     }
 }
 
-/// What is done, and is delivered once all before it is.
+/// Results that wait until all earlier ones are delivered.
 struct Outbox<T, D> {
     ready: Vec<Option<T>>,
     delivered: usize,
@@ -204,7 +204,7 @@ mod tests {
         together(
             &Schedule::at_most(4, 4),
             |index| {
-                // Each waits until those after it are done.
+                // Each waits until the later ones are done.
                 while *turn.lock().unwrap() != index {
                     std::thread::yield_now();
                 }
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn each_waits_for_those_that_it_must_not_meet_and_for_no_others() {
-        // 1 must not meet 0, so that 2 begins beside 0.
+        // 1 must not meet 0, so 2 runs beside 0.
         let schedule = Schedule::new(3, 2, |earlier, later| (earlier, later) == (0, 1));
         let (both, ended) = (Barrier::new(2), Mutex::new(Vec::new()));
         let mut delivered = Vec::new();

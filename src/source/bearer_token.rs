@@ -1,4 +1,4 @@
-//! Tokens of a service account, as far as they can be checked without the API server.
+//! Tokens of a service account: the checks that need no API server.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,17 +6,17 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-/// A bearer token that can be sent, and has not expired as far as it says.
+/// A bearer token with valid characters that, according to its own content, has not expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(String);
 
-/// Why a text is no token to write into a kubeconfig. The text itself is in no message.
+/// Why a text cannot be used as a token. No message contains the text itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// There is nothing.
     #[error("the token is empty")]
     Empty,
-    /// It cannot be sent, or is only a part of one.
+    /// It has invalid characters, or is only a part of a token.
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
     /// It is too old.
@@ -40,7 +40,7 @@ impl Token {
             return Err(TokenError::Malformed("it holds characters that no bearer token has"));
         }
         let token = Self(text.iter().copied().map(char::from).collect());
-        // How a JSON object begins in base64: this is a JWT (RFC 7519), or a part of one.
+        // The beginning of a JSON object in base64: this is a JWT (RFC 7519), or a part of one.
         if token.0.starts_with("eyJ") && (token.0.split('.').count() != 3 || token.claims().is_none()) {
             return Err(TokenError::Malformed("it is only a part of a JSON web token"));
         }
@@ -55,7 +55,7 @@ impl Token {
         &self.0
     }
 
-    /// Whose token this is, as it says itself: namespace and name of a service account.
+    /// The owner of the token, as the token names it: namespace and name of a service account.
     pub fn service_account(&self) -> Option<(String, String)> {
         let claims = self.claims()?;
         let (namespace, name) = claims["sub"].as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;

@@ -1,4 +1,4 @@
-//! Networks that are looked up by name, or by path where the operator wrote one.
+//! Looks up networks by name, or by path if the operator wrote one.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What can keep a network from being found, and a cluster from being asked.
+//! Why a network cannot be found, or a cluster cannot be asked.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,10 +31,10 @@ pub enum SourceError {
         origin: String,
         /// Which.
         key: DefinitionKey,
-        /// Why there is none on disk either, if it was looked for there.
+        /// Why it was not found on disk either, if it was looked up there.
         on_disk: Option<String>,
     },
-    /// It is not known whether there is such a NetworkAttachmentDefinition.
+    /// It is not known whether this NetworkAttachmentDefinition exists.
     #[error("{origin}: {reason}")]
     Withheld {
         /// Where it was asked for.
@@ -54,7 +54,7 @@ pub enum SourceError {
         /// The namespaces whose networks every pod may use.
         global: Vec<String>,
     },
-    /// The pod may not use what is on disk, and a definition without a configuration leads there.
+    /// The pod may not use networks on disk, and a definition without a configuration refers to one.
     #[error("{origin}: namespaceIsolation is on, and network-attachment-definition {key} has no \"config\": it stands for network {:?} on the node's disk, which is in no namespace; give it a \"config\", or have a \"policy\" allow that network by its name", key.name)]
     IsolatedOnDisk {
         /// Where it was asked for.
@@ -86,7 +86,7 @@ pub enum SourceError {
     },
 }
 
-/// Each of `items` with `lead` before it, to be put behind a message.
+/// Each of `items` after `lead`, to be appended to a message.
 pub(crate) fn appended(lead: &str, items: &[String]) -> String {
     items.iter().flat_map(|item| [lead, item]).collect()
 }
@@ -113,7 +113,7 @@ impl From<&SourceError> for CniError {
     }
 }
 
-/// Talking to the API server or the kubelet failed.
+/// Communication with the API server or the kubelet failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The pod is gone, or another pod has its name now.
@@ -134,7 +134,7 @@ pub enum ClusterError {
         /// What it holds, shortened.
         value: String,
     },
-    /// What is needed to talk to the API server cannot be read or used.
+    /// The credentials or settings for the API server cannot be read or used.
     #[error("the Kubernetes credentials of {origin} cannot be used: {reason}")]
     Credentials {
         /// Where they come from.
@@ -152,7 +152,7 @@ pub enum ClusterError {
         /// What TLS says.
         reason: String,
     },
-    /// The API server answered, and the answer is no, or none that can be used.
+    /// The API server refused the request, or its answer cannot be used.
     #[error("the Kubernetes API server refused to {action}: {status} {reason}")]
     Refused {
         /// What it was asked to do.
@@ -162,7 +162,7 @@ pub enum ClusterError {
         /// What it says.
         reason: String,
     },
-    /// The API server did not answer, or only that it cannot, as often as it was asked.
+    /// The API server did not answer in any attempt, or only with errors that are worth a retry.
     #[error("the Kubernetes API server could not {action}: {reason} (tried {} in {:.1} s)", times(*attempts), after.as_secs_f64())]
     Unavailable {
         /// What it was asked to do.
@@ -174,7 +174,7 @@ pub enum ClusterError {
         /// How long that took.
         after: Duration,
     },
-    /// The kubelet did not say which devices the pod has.
+    /// The kubelet did not report the pod's devices.
     #[error("the kubelet could not be asked for the pod's devices ({}): {reason}", socket.display())]
     Kubelet {
         /// Its socket.
@@ -185,11 +185,11 @@ pub enum ClusterError {
     /// The configuration does not ask for Kubernetes.
     #[error("there is no \"kubeconfig\" in the configuration, and this is not in a cluster")]
     NotConfigured,
-    /// This executable cannot talk to Kubernetes.
+    /// This executable is built without Kubernetes.
     #[error("the configuration names a kubeconfig, and this braid is built without Kubernetes")]
     NotBuiltIn,
     /// This process lacks what it takes.
-    #[error("cannot start talking to Kubernetes: {0}")]
+    #[error("cannot prepare connections to Kubernetes: {0}")]
     Start(std::io::Error),
 }
 

@@ -1,4 +1,4 @@
-//! Where it is: the network of each attachment that is asked for, from a definition or from disk, and its device.
+//! Finds the network of each requested attachment, in a definition or on disk, and its device.
 
 use super::candidate::Candidate;
 use super::conf_dir;
@@ -15,22 +15,21 @@ use crate::runtime::load::LoadError;
 /// The attachments of a call, with their networks.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// The attachments, primary first. `None` stands for an optional one that was not found, and keeps its place: the others have
-    /// their names by theirs.
+    /// The attachments, primary first. `None` for an optional one that was not found: the names of the others depend on their
+    /// position.
     pub candidates: Vec<Option<Candidate>>,
-    /// What does not apply to this call, and why.
+    /// What does not apply to this call, with the reasons.
     pub dropped: Vec<String>,
     /// What is odd and not wrong.
     pub warnings: Vec<String>,
 }
 
-/// The attachments of a call, and all that is wrong with them.
+/// The attachments of a call, with all problems.
 #[derive(Debug, Default)]
 pub struct Surveyed {
-    /// The attachments, primary first. `None` stands for one that was not found, and keeps its place: the others have their names
-    /// by theirs.
+    /// The attachments, primary first. `None` for one that was not found: the names of the others depend on their position.
     pub candidates: Vec<Option<Candidate>>,
-    /// What does not apply to this call, and why.
+    /// What does not apply to this call, with the reasons.
     pub dropped: Vec<String>,
     /// What is odd and not wrong.
     pub warnings: Vec<String>,
@@ -39,7 +38,7 @@ pub struct Surveyed {
 }
 
 impl Surveyed {
-    /// The attachments, if nothing is wrong with them.
+    /// The attachments, if there is no problem.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -49,7 +48,7 @@ impl Surveyed {
     }
 }
 
-/// Collects the attachments for a call that no Kubernetes API server has a say in: from the configuration and from disk.
+/// Collects the attachments of a call that uses no Kubernetes API server, from the configuration and from disk.
 ///
 /// # Errors
 /// When a network that is asked for cannot be found or read.
@@ -57,13 +56,13 @@ pub fn gather(config: &Config, request: &Request) -> Result<Gathered, SourceErro
     look_up(Wanted::list(config, request, None).or_first()?, config, None).or_first()
 }
 
-/// Collects the attachments, and goes on after what is wrong. `view` is there if an API server has been asked.
+/// Collects the attachments, and continues after a problem. `view` is given if an API server was asked.
 pub fn survey(config: &Config, request: &Request, view: Option<&PodView>) -> Surveyed {
     look_up(Wanted::list(config, request, view.map(|view| &view.pod)), config, view)
 }
 
-/// Looks every network up, and goes on after what is wrong: a network that cannot be found, read or used by this pod, or a
-/// device that is not there. With an optional one that is no more than a warning, unless it would be the primary.
+/// Looks up every network, and continues after a problem: a network that cannot be found, read or used by this pod, or a missing
+/// device. For an optional attachment, this is only a warning, unless it would be the primary one.
 pub fn look_up(wanted: Wanted, config: &Config, view: Option<&PodView>) -> Surveyed {
     let Wanted { wants, dropped, mut warnings, problems: mut errors } = wanted;
     let mut lookup = Lookup { config, definitions: view.map(|view| &view.definitions), warnings: &mut warnings };
@@ -76,16 +75,16 @@ pub fn look_up(wanted: Wanted, config: &Config, view: Option<&PodView>) -> Surve
                 lookup.warnings.push(format!("{error}; it is optional, so the container goes without it"));
                 None
             }
-            found => errors.keep(found).flatten(),
+            found => errors.record(found).flatten(),
         });
     }
     Surveyed { candidates, dropped, warnings, errors }
 }
 
-/// The networks that some container could get, each once.
+/// The networks that a container could get, each once.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// Those that were found, and whether a container goes without it if it has to.
+    /// Those that were found, each with whether it is optional.
     pub networks: Vec<(NetworkConfig, bool)>,
     /// What cannot be found.
     pub errors: Vec<SourceError>,
@@ -93,15 +92,14 @@ pub struct Known {
     pub forgiven: Vec<SourceError>,
 }
 
-/// Every network that some container could get, as far as the configuration and the disk show: all delegates,
-/// whatever their `when` says.
+/// Every network that a container could get, according to the configuration and the disk: all delegates, whatever their `when`.
 pub fn every_network(config: &Config) -> Known {
     every_network_with(config, None)
 }
 
-/// The same as [`every_network`] where there is an API server: `definitions` are those of
-/// [`operators_definitions`](super::operators_definitions). Where it is not known whether one of them is there, the network
-/// on disk that has its name is taken, or none.
+/// The same as [`every_network`] with an API server: `definitions` are those of
+/// [`operators_definitions`](super::operators_definitions). If it is not known whether a definition exists, the network on disk of
+/// that name is used, if there is one.
 pub fn every_network_with(config: &Config, definitions: Option<&Definitions>) -> Known {
     let mut known = Known::default();
     let mut lookup = Lookup { config, definitions, warnings: &mut Vec::new() };
@@ -138,7 +136,7 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// What is asked for, with its network and its device.
+    /// A request, with its network and its device.
     fn candidate(&mut self, want: Want, view: Option<&PodView>) -> Result<Candidate, SourceError> {
         let Want { target, mut selection, optional, author, origin, reason } = want;
         let asked = (author == Author::Pod).then(|| selection.asked());
@@ -162,7 +160,7 @@ impl Lookup<'_> {
                     network
                 } else {
                     if author == Author::Pod {
-                        // What is on disk is in no namespace. One that the pod wrote is not what the policy goes by.
+                        // Networks on disk are in no namespace. The policy must not use a namespace that the pod wrote.
                         selection.namespace = None;
                     }
                     self.by_name(definition, on_disk.as_deref(), &origin)?
@@ -181,13 +179,13 @@ impl Lookup<'_> {
                 let source = DeviceError::NoPod { wanted: wanted.clone() };
                 return Err(SourceError::Device { origin, source });
             }
-            // It takes none, or which it takes is not known.
+            // It needs no device, or the device is not known.
             _ => {}
         }
         Ok(Candidate { network, selection, asked, on_disk_name, optional, author, origin, reason, resource, allocated })
     }
 
-    /// Why it is not known whether a definition is there.
+    /// Why it is not known whether a definition exists.
     fn withheld(&self, key: &DefinitionKey) -> Option<&str> {
         self.definitions?.withheld(key)
     }
@@ -197,8 +195,8 @@ impl Lookup<'_> {
         Some((key.clone(), self.definitions?.get(key)?.clone()))
     }
 
-    /// Under `namespaceIsolation` a pod does not get what is on disk by its name, and so not through a definition that says
-    /// nothing else either: its author would have every network on the node. A policy checks that name itself.
+    /// With `namespaceIsolation`, a pod cannot name networks on disk. It cannot use a definition without a configuration either,
+    /// because then the definition's author could use every network on the node. A policy checks that name itself.
     fn refuse_isolated_on_disk(&self, author: Author, key: &DefinitionKey, origin: &str) -> Result<(), SourceError> {
         let is_judged = self.config.policy.is_some();
         if author == Author::Operator || !self.config.multus.namespace_isolation || is_judged {
@@ -207,7 +205,7 @@ impl Lookup<'_> {
         Err(SourceError::IsolatedOnDisk { origin: origin.into(), key: key.clone() })
     }
 
-    /// The network that a definition stands for: its configuration, or the one on disk that has its name.
+    /// The network of a definition: its configuration, or the network on disk that has its name.
     fn of_definition(
         &mut self,
         key: &DefinitionKey,
@@ -224,7 +222,7 @@ impl Lookup<'_> {
         )
     }
 
-    /// A network whose definition is not there: what is on disk, if that may be.
+    /// The network for a definition that does not exist: the one on disk, if that is allowed.
     fn by_name(
         &mut self,
         definition: Option<DefinitionKey>,

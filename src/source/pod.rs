@@ -1,4 +1,4 @@
-//! What a Kubernetes API server and the kubelet say about a pod's networks, as data. Nothing here asks them.
+//! What a Kubernetes API server and the kubelet report about a pod's networks, as data. Nothing here makes a request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,9 @@ use crate::config::{KeyError, Problems, Selection};
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 /// The annotation in which a pod asks for another primary network.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
-/// The annotation of a NetworkAttachmentDefinition that names the device resource its attachments take.
+/// The annotation of a NetworkAttachmentDefinition that names the device resource for its attachments.
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
-/// The annotation of a NetworkAttachmentDefinition that names the request of the pod's resource claims whose device its
-/// attachments take.
+/// The annotation of a NetworkAttachmentDefinition that names the request of the pod's resource claims for its attachments.
 pub const RESOURCE_CLAIM: &str = "k8s.v1.cni.cncf.io/resourceClaim";
 
 /// A pod, and the networks it asks for.
@@ -27,14 +26,14 @@ pub struct Pod {
     pub uid: String,
     /// The networks it asks for.
     pub networks: Vec<Selection>,
-    /// What it wants in place of the primary network.
+    /// The network that it asks for instead of the primary one.
     pub default_network: Option<Selection>,
-    /// What is odd and not wrong with its annotations.
+    /// Warnings about its annotations.
     pub warnings: Vec<String>,
 }
 
 impl Pod {
-    /// Reads a pod's annotations, which `annotation` looks up, and goes on after what is wrong.
+    /// Reads a pod's annotations, which `annotation` looks up. Continues after a problem.
     pub fn read<'a>(
         namespace: &str,
         name: &str,
@@ -67,24 +66,24 @@ impl Pod {
     }
 }
 
-/// A pod that lives, as the API server knows it now.
+/// A running pod, as the API server knows it now.
 #[derive(Debug, Default)]
 pub struct PodNow {
-    /// What the annotation of its networks says, word for word; empty without one.
+    /// The unchanged text of its networks annotation. Empty if it has none.
     pub networks: String,
-    /// It, with the networks that it asks for now.
+    /// The pod, with the networks that it asks for now.
     pub pod: Pod,
     /// What is wrong with its annotations.
     pub problems: Problems<AnnotationError>,
     /// Whether it is being deleted.
     pub is_deleting: bool,
-    /// Its `network-status`, empty if it has none.
+    /// Its `network-status`. Empty if it has none.
     pub status: String,
 }
 
 impl Pod {
-    /// The names by which attachments of a selection of its know their network: that of the definition, and that of the
-    /// network on disk which stands in for one.
+    /// The references with which attachments of a selection know their network: that of the definition, and that of the network on
+    /// disk which can replace it.
     pub fn references(&self, selection: &Selection) -> Vec<String> {
         let namespace = selection.namespace.as_deref().unwrap_or(&self.namespace);
         let mut references = vec![format!("{namespace}/{}", selection.name)];
@@ -123,15 +122,15 @@ impl fmt::Display for DefinitionKey {
 /// A NetworkAttachmentDefinition (NPWG specification, §3).
 #[derive(Debug, Clone, Default)]
 pub struct Definition {
-    /// Its configuration; without one it stands for the configuration on disk that has its name.
+    /// Its configuration. Without one, the definition refers to the configuration on disk that has its name.
     pub config: Option<String>,
-    /// The device resource that each of its attachments takes one of.
+    /// The device resource of which each of its attachments needs one.
     pub resource: Option<String>,
-    /// The request of the pod's claims whose device its attachments take, as written in its annotation.
+    /// The request of the pod's claims whose device its attachments use, as written in its annotation.
     pub claim: Option<String>,
 }
 
-/// Definitions: those that are there, and those of which it is not known whether they are.
+/// Definitions that exist, and those of which this is not known.
 #[derive(Debug, Clone, Default)]
 pub struct Definitions {
     known: BTreeMap<DefinitionKey, Definition>,
@@ -150,12 +149,12 @@ impl Definitions {
         self.withheld.extend(others.withheld);
     }
 
-    /// Notes that it is not known whether a definition is there, and why.
+    /// Records that it is not known whether a definition exists, and why.
     pub fn withhold(&mut self, key: DefinitionKey, reason: String) {
         self.withheld.insert(key, reason);
     }
 
-    /// Why it is not known whether a definition is there.
+    /// Why it is not known whether a definition exists.
     pub fn withheld(&self, key: &DefinitionKey) -> Option<&str> {
         self.withheld.get(key).map(String::as_str)
     }
@@ -175,14 +174,14 @@ impl FromIterator<(DefinitionKey, Definition)> for Definitions {
     }
 }
 
-/// A pod with the definitions and the devices that its attachments need.
+/// A pod, with the definitions and devices for its attachments.
 #[derive(Debug, Clone, Default)]
 pub struct PodView {
     /// The pod.
     pub pod: Pod,
-    /// The definitions that its networks may be.
+    /// The definitions that its networks may use.
     pub definitions: Definitions,
-    /// The device of each attachment that takes one, as far as they are known.
+    /// The device of each attachment that needs one, as far as it is known.
     pub devices: Assignments,
 }
 

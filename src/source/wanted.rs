@@ -1,6 +1,6 @@
-//! What is asked for: every attachment of a call, before its network is looked up.
+//! Lists the requested attachments of a call, before their networks are looked up.
 //!
-//! Whoever talks to a Kubernetes API server fetches the definitions that the list names before [`super::lookup`] goes on.
+//! If an API server is used, the definitions in this list are fetched before [`super::lookup`] continues.
 
 use std::path::Path;
 
@@ -17,15 +17,15 @@ use crate::runtime::load::{self, LoadError};
 
 /// The key that names the auxiliary chain.
 const AUXILIARY: &str = "auxiliaryCNIChainName";
-/// Why what a pod's annotation asks for applies.
+/// Why the selections in a pod's annotation apply.
 const BY_POD: &str = "the pod asks for it";
 
-/// Everything that is asked for, its networks not looked up yet.
+/// All requests, before their networks are looked up.
 #[derive(Debug, Default)]
 pub struct Wanted {
     /// The attachments, primary first. `None` stands for one that was not found.
     pub(super) wants: Vec<Option<Want>>,
-    /// What does not apply to this call, and why.
+    /// What does not apply to this call, with the reasons.
     pub(super) dropped: Vec<String>,
     /// What is odd and not wrong.
     pub(super) warnings: Vec<String>,
@@ -40,7 +40,7 @@ pub(super) struct Want {
     pub(super) selection: Selection,
     pub(super) optional: bool,
     pub(super) author: Author,
-    /// Where it is asked for, such as `delegates[1]`.
+    /// The place of the request, such as `delegates[1]`.
     pub(super) origin: String,
     /// Why it applies.
     pub(super) reason: String,
@@ -51,12 +51,12 @@ pub(super) struct Want {
 pub(super) enum Target {
     /// It was given in place.
     Network(NetworkConfig),
-    /// By name: a NetworkAttachmentDefinition, then what is on disk. None is not looked at.
+    /// By name: a NetworkAttachmentDefinition, then a network on disk. A `None` is not looked up.
     Named { definition: Option<DefinitionKey>, on_disk: Option<String> },
 }
 
 impl Want {
-    /// The device that it takes, if it takes one. What it says itself goes before what its definition says.
+    /// The device that it needs, if any. The selection takes precedence over the definition.
     fn demand(&self, definition: Option<(&DefinitionKey, &Definition)>) -> Result<Option<Demand>, DeviceError> {
         let of_definition = || {
             let (key, definition) = definition?;
@@ -77,7 +77,7 @@ impl Want {
 }
 
 impl Target {
-    /// The definition that the network may be in.
+    /// The definition that may contain the network.
     fn definition(&self) -> Option<&DefinitionKey> {
         match self {
             Self::Named { definition, .. } => definition.as_ref(),
@@ -87,7 +87,7 @@ impl Target {
 }
 
 impl Wanted {
-    /// Lists what is asked for, and goes on after what is wrong. `pod` is there if an API server is asked.
+    /// Lists the requests, and continues after a problem. `pod` is given if an API server is used.
     pub fn list(config: &Config, request: &Request, pod: Option<&Pod>) -> Self {
         let mut wanted = Self::default();
         for network in operators_networks(config) {
@@ -109,7 +109,7 @@ impl Wanted {
         wanted
     }
 
-    /// Lists one selection of a pod's annotation, by its place in it.
+    /// Lists one selection of a pod's annotation, by its index.
     pub fn of_pod(config: &Config, pod: &Pod, index: usize) -> Self {
         let mut wanted = Self::default();
         let namespace = Some(pod.namespace.as_str());
@@ -120,7 +120,7 @@ impl Wanted {
         wanted
     }
 
-    /// What is asked for, if nothing is wrong with it.
+    /// The list, if there is no problem.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -129,7 +129,7 @@ impl Wanted {
         problems.or_first(self)
     }
 
-    /// The NetworkAttachmentDefinitions that are named, each once.
+    /// The NetworkAttachmentDefinitions in the list, each once.
     pub fn definitions(&self) -> Vec<DefinitionKey> {
         let mut keys = Vec::new();
         for want in self.wants.iter().flatten() {
@@ -147,7 +147,7 @@ impl Wanted {
         self.wants.iter().flatten().map(|want| want.origin.as_str())
     }
 
-    /// The attachments that take a device, and what is wrong with those that do not say well which.
+    /// The attachments that need a device, and the problems with those that do not name it correctly.
     pub fn demands(&self, definitions: &Definitions) -> (Vec<Demand>, Assignments) {
         let mut demands = Vec::new();
         let mut wrong = Assignments::new();
@@ -162,7 +162,7 @@ impl Wanted {
     }
 
     fn want(&mut self, want: Result<Want, SourceError>) {
-        let want = self.problems.keep(want);
+        let want = self.problems.record(want);
         self.wants.push(want);
     }
 
@@ -184,7 +184,7 @@ impl Wanted {
         }
     }
 
-    /// The pod may replace the primary network, and is held to the same rules as with any other it asks for.
+    /// The pod may replace the primary network, by the same rules as for its other networks.
     fn default_network(&mut self, config: &Config, pod: &Pod) {
         let Some(selection) = &pod.default_network else { return };
         let origin = pod::DEFAULT_NETWORK;
@@ -204,7 +204,7 @@ impl Wanted {
     }
 }
 
-/// A network that the operator's configuration names, for some container or other.
+/// A network that the operator's configuration names for some containers.
 pub(super) struct OperatorsNetwork<'a> {
     /// Where it is named.
     pub(super) origin: String,
@@ -244,8 +244,7 @@ pub(super) fn operators_networks(config: &Config) -> Vec<OperatorsNetwork<'_>> {
     std::iter::once(cluster_network).chain(default_networks).collect()
 }
 
-/// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file. It comes after all that
-/// is asked for.
+/// The chain in `<directory of clusterNetwork>/<auxiliaryCNIChainName>/*.conf`, if there is any file. It is attached last.
 pub(super) fn auxiliary_chain(config: &Config) -> Option<OperatorsNetwork<'static>> {
     let (Some(name), Some(cluster_network)) = (&config.multus.auxiliary_chain, &config.multus.cluster_network) else {
         return None;
@@ -271,7 +270,7 @@ pub(super) fn auxiliary_chain(config: &Config) -> Option<OperatorsNetwork<'stati
     Some(OperatorsNetwork { origin: AUXILIARY.into(), entry })
 }
 
-/// The NetworkAttachmentDefinitions that the operator's own networks may be.
+/// The NetworkAttachmentDefinitions that the operator's own networks may use.
 pub fn operators_definitions(config: &Config) -> Vec<DefinitionKey> {
     let definition = |network: OperatorsNetwork<'_>| match network.target(config, true) {
         Ok(Target::Named { definition, .. }) => definition,
@@ -344,7 +343,7 @@ impl OperatorsNetwork<'_> {
     }
 }
 
-/// A network that the operator names: a definition in the operator's namespace, or something on disk.
+/// A network that the operator names: a definition in the operator's namespace, or a network on disk.
 fn operators_target(config: &Config, has_api: bool, selection: &Selection) -> Target {
     let Selection { name, namespace, .. } = selection;
     if name.starts_with('/') || !has_api {
@@ -378,7 +377,7 @@ impl Place<'_> {
         })
     }
 
-    /// Where a network that a pod names is found. `namespaceIsolation` is checked here, before anything is looked up.
+    /// Where to look up a network that a pod names. `namespaceIsolation` is checked here, before the lookup.
     fn target(&self, config: &Config, selection: &Selection, origin: &str) -> Result<Target, SourceError> {
         let multus = &config.multus;
         let namespace = selection.namespace.as_deref().or(self.default_namespace).unwrap_or_default();
@@ -396,7 +395,7 @@ impl Place<'_> {
         if !self.has_api {
             return Ok(Target::Named { definition: None, on_disk: Some(name) });
         }
-        // What is on disk is in no namespace, so a pod that is kept to some namespaces does not get it by its name.
+        // Networks on disk are in no namespace, so a pod that is restricted to some namespaces cannot use them by name.
         let on_disk = (selection.namespace.is_none() && !multus.namespace_isolation).then(|| name.clone());
         Ok(Target::Named { definition: Some(DefinitionKey { namespace: namespace.into(), name }), on_disk })
     }

@@ -1,8 +1,7 @@
-//! The limits of a `bandwidth` step, changed in place.
+//! Changes the limits of a `bandwidth` step in place.
 //!
-//! Braid changes or removes an existing limit over netlink. For a limit that is not there yet, it calls the plugin with the
-//! missing direction alone. So the qdiscs are those that a fresh ADD with the new limits would make, and CHECK and DEL find
-//! what they expect.
+//! Braid changes or removes an existing limit over netlink. To add a limit, it calls the plugin with only that direction. So the
+//! qdiscs are the same as after a fresh ADD with the new limits, and CHECK and DEL find what they expect.
 
 use std::path::Path;
 
@@ -27,13 +26,13 @@ pub enum BandwidthError {
     /// The plugin did.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// The interface is none that the plugin could limit.
-    #[error("the interface {ifname:?} is no veth whose other end is on the host, so bandwidth cannot limit it")]
+    /// The plugin could not limit this interface.
+    #[error("the interface {ifname:?} is not a veth with its other end on the host, so bandwidth cannot limit it")]
     NoVeth {
         /// The interface.
         ifname: String,
     },
-    /// Something is there that no step of this attachment made.
+    /// There is a qdisc or filter that no step of this attachment made.
     #[error(
         "{link} has {what} that no step of this attachment made; it stays. A bandwidth plugin that stands beside braid in the \
          runtime's list is the runtime's: move it into the delegate's chain"
@@ -44,7 +43,7 @@ pub enum BandwidthError {
         /// What it has.
         what: String,
     },
-    /// The packet scheduler does not say what its clock is.
+    /// The packet scheduler does not report the frequency of its clock.
     #[error("/proc/net/psched does not have the clock of the packet scheduler")]
     NoClock,
     /// The result of the step cannot be read.
@@ -52,7 +51,7 @@ pub enum BandwidthError {
     Result(String),
 }
 
-/// A `bandwidth` step whose limits are to be others.
+/// A `bandwidth` step that gets new limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reshape<'a> {
     /// The attachment that the step belongs to.
@@ -73,7 +72,7 @@ pub(super) struct Reshape<'a> {
     pub(super) result: &'a RawValue,
 }
 
-/// Gives a step these limits, whatever part of an earlier change is there, and returns its result.
+/// Gives a step new limits, even if an earlier change has left only a part in place. Returns the step's result.
 ///
 /// # Errors
 /// When something is there that is not the step's, or the kernel or the plugin refuses. What was changed before that stays.
@@ -91,7 +90,7 @@ impl Reshape<'_> {
             .map_err(|error| BandwidthError::Result(error.to_string()))
     }
 
-    /// The name of the step's `ifb` device: the beginning of a hash, as the plugin computes it.
+    /// The name of the step's `ifb` device: the beginning of a hash, computed as the plugin does.
     fn ifb_name(&self) -> String {
         const LENGTH: usize = 15;
         let hash = Sha512::digest(format!("{}{}", self.attachment.network.name, self.container_id));
@@ -110,7 +109,7 @@ impl Reshape<'_> {
     }
 }
 
-/// The interface of a `bandwidth` step, to be given other limits.
+/// The interface of a `bandwidth` step that gets new limits.
 pub(super) struct Shaper<'a> {
     host: Netns,
     /// The host's end of the veth.
@@ -120,7 +119,7 @@ pub(super) struct Shaper<'a> {
     wanted: Reshape<'a>,
 }
 
-/// What is there for what leaves the container.
+/// The existing limit on traffic that leaves the container.
 struct Egress {
     ifb: Option<Link>,
     has_ingress: bool,
@@ -147,7 +146,7 @@ impl<'a> Shaper<'a> {
         Ok(Self { host, veth, ticks, tools, wanted })
     }
 
-    /// Finds what is on the interface and is not the step's, before anything is changed.
+    /// Checks, before anything is changed, that nothing on the interface was made by others.
     ///
     /// # Errors
     /// When there is something.
@@ -156,7 +155,7 @@ impl<'a> Shaper<'a> {
         self.own_egress().map(drop)
     }
 
-    /// Gives the step its limits, as [`reshape`] does.
+    /// Gives the step its new limits, as [`reshape`] describes.
     ///
     /// # Errors
     /// As there.
@@ -165,7 +164,7 @@ impl<'a> Shaper<'a> {
         self.egress()
     }
 
-    /// The token bucket at the root of the host's end, if there is one.
+    /// The token bucket at the root of the host's interface, if there is one.
     fn own_root(&mut self) -> Result<Option<Qdisc>, BandwidthError> {
         let root = self.host.root_qdisc(&self.veth)?;
         let is_ours = self.wanted.may_have(|limits| limits.ingress);
@@ -175,7 +174,7 @@ impl<'a> Shaper<'a> {
         }
     }
 
-    /// Into the container: the token bucket at the root of the host's end.
+    /// Traffic into the container: the token bucket at the root of the host's interface.
     fn ingress(&mut self) -> Result<(), BandwidthError> {
         match (self.own_root()?, self.wanted.to.ingress) {
             (Some(qdisc), Some(limit)) => self.change_bucket(&self.veth.clone(), &qdisc, limit),
@@ -212,7 +211,8 @@ impl<'a> Shaper<'a> {
         Ok(Egress { ifb, has_ingress: ingress.is_some(), is_redirected })
     }
 
-    /// Out of the container: the token bucket of the `ifb` device that the host's end redirects to. Returns the step's result.
+    /// Traffic out of the container: the token bucket of the `ifb` device that the host's interface redirects to. Returns the
+    /// step's result.
     fn egress(&mut self) -> Result<Box<RawValue>, BandwidthError> {
         let Egress { ifb, has_ingress, is_redirected } = self.own_egress()?;
         if let (Some(ifb), Some(limit), true) = (&ifb, self.wanted.to.egress, is_redirected)
@@ -224,7 +224,7 @@ impl<'a> Shaper<'a> {
             self.change_bucket(ifb, &root, limit)?;
             return self.result(Some(ifb));
         }
-        // Nothing, or a part of what was being made.
+        // Nothing, or a part of an earlier attempt.
         if has_ingress {
             self.host.remove_ingress_qdisc(&self.veth)?;
         }
@@ -246,7 +246,7 @@ impl<'a> Shaper<'a> {
         Ok(chain.add_step(step, &attachment.parameters(container_id, netns), prev_result)?.raw)
     }
 
-    /// The result of the step: the one before it, and the `ifb` device if there is one. Word for word if that is what it has.
+    /// The result of the step: that of the previous step, and the `ifb` device if there is one. Unchanged if it already says that.
     fn result(&self, ifb: Option<&Link>) -> Result<Box<RawValue>, BandwidthError> {
         let own = self.wanted.attachment_result()?;
         let mut result = match self.wanted.prev_result {

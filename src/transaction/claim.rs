@@ -1,4 +1,4 @@
-//! What results say of the container's network namespace, held against what is there.
+//! Compares what results say about the container's network namespace with the namespace.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,11 +11,11 @@ use crate::cni::AddResult;
 use crate::cni::result::Route;
 use crate::netns::{Address, DefaultRoute, Family, Link, Netns, NetnsError};
 
-/// Something that the result of an attachment says is in the container's network namespace.
+/// Something that, according to the result of an attachment, is in the container's network namespace.
 ///
-/// Not all of it need be true. A device that a user-space driver has taken was never a network interface, and a default
-/// route may have been taken by the attachment before. So what is not there when ADD ends is written to the journal, and
-/// CHECK does not look for it.
+/// Some of it may never have been there. A device that a user-space driver has taken was never a network interface, and an earlier
+/// attachment may have taken a default route. So what is missing when ADD ends is written to the journal, and CHECK does not look
+/// for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Claim {
@@ -28,7 +28,7 @@ pub enum Claim {
         /// The address, with the prefix length of its subnet.
         address: IpNet,
     },
-    /// A default route leads through an interface.
+    /// There is a default route through an interface.
     DefaultRoute {
         /// The interface's name.
         interface: String,
@@ -41,7 +41,7 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// All that the result of an attachment on `ifname` says of the container whose namespace was at `netns` then.
+    /// Everything that the result of an attachment on `ifname` says about the container, whose namespace was at `netns` then.
     pub fn of(ifname: &str, netns: &str, result: &AddResult) -> Vec<Self> {
         let inside = result.in_container(netns, ifname);
         let mut claims = vec![Self::Interface(ifname.to_owned())];
@@ -86,7 +86,7 @@ impl Claim {
         }
     }
 
-    /// Whether it is about the same thing as another: the same address with any prefix, a default route of the same family
+    /// Whether it concerns the same thing as another claim: the same address with any prefix, or a default route of the same family
     /// through the same interface.
     pub fn is_about_same(&self, other: &Self) -> bool {
         self.interface() == other.interface()
@@ -99,7 +99,7 @@ impl Claim {
     }
 }
 
-/// As much of a namespace as claims are about.
+/// The part of a namespace that claims are about.
 #[derive(Debug)]
 pub struct Seen {
     links: Vec<Link>,
@@ -150,8 +150,8 @@ impl Seen {
     }
 }
 
-/// What the results of the attachments on these interfaces say and the namespace does not have. None if this process cannot
-/// see the namespace.
+/// What the results of the attachments on these interfaces list and the namespace does not have. `None` if this process cannot see
+/// the namespace.
 pub fn absent<'a>(netns: &str, attached: impl IntoIterator<Item = (&'a str, &'a AddResult)>) -> Option<Vec<Claim>> {
     let claims = attached.into_iter().flat_map(|(ifname, result)| Claim::of(ifname, netns, result));
     let mut claims: Vec<Claim> = claims.collect();

@@ -1,4 +1,4 @@
-//! Debts: what DEL has given up on is tried again, or forgotten by an operator.
+//! Debts: retrying what DEL has given up on, or dropping it on an operator's request.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub enum Parked {
 }
 
 impl<'a> Debt<'a> {
-    /// Opens a debt and locks its container. None if there is no such debt.
+    /// Opens a debt and locks its container. `None` if there is no such debt.
     ///
     /// # Errors
     /// When it cannot be read, or the lock cannot be taken before `deadline`.
@@ -47,7 +47,7 @@ impl<'a> Debt<'a> {
         }
     }
 
-    /// What it says; nothing if it cannot be used.
+    /// The state of its journal. Nothing if the journal cannot be used.
     pub fn state(&self) -> Option<&State> {
         match &self.content {
             Parked::Journal(journal) => Some(&journal.state),
@@ -55,10 +55,10 @@ impl<'a> Debt<'a> {
         }
     }
 
-    /// Undoes what is owed. What succeeds is not tried again, and once nothing is left, the debt is gone.
+    /// Undoes what is owed. A step that succeeds is not tried again. When no step is owed any more, the debt is removed.
     ///
-    /// A container of the same ID may be attached again. What it has on an interface of the debt's name would be undone with
-    /// the debt, which is then left as it is.
+    /// A container of the same ID may have been attached again. If it has an attachment on the debt's interface, undoing the debt
+    /// would undo that attachment too. The debt is then left unchanged.
     pub fn retry(&mut self, tools: Tools<'_>) -> Vec<CleanupFailure> {
         let journal = match &mut self.content {
             Parked::Unusable(reason) => {
@@ -80,7 +80,7 @@ impl<'a> Debt<'a> {
         self.remove().err().map(|error| CleanupFailure::of_journal(error.into())).into_iter().collect()
     }
 
-    /// Forgets it: what is owed will never be undone by Braid.
+    /// Drops the debt: Braid will never undo what is owed.
     ///
     /// # Errors
     /// When its file cannot be removed.
@@ -101,7 +101,7 @@ impl Drop for Debt<'_> {
     }
 }
 
-/// Looks at a debt without its container's lock. None if there is no such debt.
+/// Reads a debt without locking its container. `None` if there is no such debt.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -128,7 +128,7 @@ fn look_at(file: &JournalFile, id: &DebtId) -> Result<Option<Parked>, StoreError
     })
 }
 
-/// The interface of something owed that its container is attached on again.
+/// The interface of an owed attachment on which the container is attached again.
 fn attached_again(container: &Container, debt: &State) -> Result<Option<String>, StoreError> {
     let owed = debt.owed();
     for ifname in container.entries()?.ifnames {

@@ -1,5 +1,5 @@
-//! The file in which the device of an attachment is described (NPWG device information specification, §3): put there
-//! before the attachment's first plugin runs, removed once the attachment is undone. The plan in the journal says where it is.
+//! The file that describes the device of an attachment (NPWG device information specification, §3). It is written before the
+//! attachment's first plugin runs, and removed once the attachment is undone. The plan in the journal contains its path.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::runtime::load;
 /// The largest description accepted, in bytes.
 const MAX: u64 = 1 << 20;
 
-/// Copies what the device plugin says about the device, if it says anything.
+/// Copies the description that the device plugin has written, if there is one.
 pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
     let content = match info.source.as_deref().map(read_file) {
         None => None,
@@ -26,7 +26,7 @@ pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
     }
     let Some(content) = content else { return Ok(()) };
     let temporary = temporary(&info.file);
-    // What a killed process of this number has left.
+    // Left by a killed process that had the same process ID.
     drop(fs::remove_file(&temporary));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&temporary)?;
     let written = file.write_all(&content).and_then(|()| fs::rename(&temporary, &info.file));
@@ -36,16 +36,16 @@ pub(super) fn put(info: &DeviceInfo) -> io::Result<()> {
     written
 }
 
-/// Removes the description; one that is not there has been removed already.
+/// Removes the description. Succeeds if it does not exist.
 pub(super) fn remove(info: &DeviceInfo) -> io::Result<()> {
     match fs::remove_file(&info.file) {
-        // Where something else stands in the place of its directory, it cannot be there.
+        // If the directory's place is taken by another kind of file, the description cannot exist.
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Err(error),
         _ => Ok(()),
     }
 }
 
-/// The description, if there is one. One that cannot be used is reported in the log.
+/// The description, if there is one. A description that cannot be used is reported in the log.
 pub fn read_device_info(info: &DeviceInfo) -> Option<Box<RawValue>> {
     let bytes = match read_file(&info.file) {
         Ok(bytes) => bytes,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::journal::{Event, Step};
-use super::routes::set_default_route_or_forgo;
+use super::routes::set_default_route_or_undo;
 use super::run::micros;
 use super::undo::undo_attachment;
 use super::{CleanupFailure, Failure, Transaction, device_info};
@@ -16,7 +16,7 @@ use crate::runtime::{Ahead, Chain, Of, PluginError, Schedule, StepError, togethe
 /// The result of one attachment. An optional attachment that failed has none.
 type Outcome = Result<Option<AddResult>, Failure>;
 
-/// Makes the attachments of the plan, and returns the result of each. An optional one that failed has none.
+/// Makes the attachments of the plan, and returns the result of each. An optional attachment that failed has none.
 ///
 /// The primary interface comes first; of the rest those run at once that may by the tools' `concurrency`.
 ///
@@ -32,7 +32,7 @@ pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
     expect(tx, &ahead, &parts, schedule.at_once() > 1);
     let outcome = attach_each(tx, &ahead, &parts, &schedule);
     if outcome.is_err() {
-        // None of those that wait outlives the failure.
+        // Kill the plugins that were started ahead.
         note_acted(tx, &ahead.give_up_all());
     }
     outcome
@@ -51,7 +51,7 @@ fn attach_each(
     together(
         schedule,
         |index| {
-            // Those that are never begun come after one that failed.
+            // After a failure, the attachments that have not begun are left out.
             let outcome =
                 (!failed.load(Ordering::Relaxed)).then(|| attach_part(tx, ahead, &parts[index], concurrency))?;
             failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
@@ -82,7 +82,7 @@ pub(super) fn attach_in_turn(tx: &Transaction<'_>, mut attachments: Range<usize>
         // An optional one that failed has no result.
         let whole = Part::whole(tx.plan, index);
         if attach_part(tx, &ahead, &whole, Concurrency::Alone)?.is_some() {
-            set_default_route_or_forgo(tx, index)?;
+            set_default_route_or_undo(tx, index)?;
         }
         Ok(())
     });
@@ -115,13 +115,13 @@ fn expect_steps(tx: &Transaction<'_>, ahead: &Ahead<'_>, index: usize, steps: Ra
     ahead.expect(index, &tx.tools.chain(attachment), Verb::Add, steps, Some(&parameters));
 }
 
-/// How many plugins an attachment's chain has.
+/// The number of plugins of an attachment's chain.
 fn length(tx: &Transaction<'_>, index: usize) -> usize {
     tx.plan.attachments[index].network.plugins.len()
 }
 
-/// Takes note of plugins that have succeeded without their input, before it was known that they are not needed: they were run,
-/// and are to be undone.
+/// Records plugins that were started ahead and have succeeded without their input, although they are no longer needed. They have
+/// run, so they must be undone.
 fn note_acted(tx: &Transaction<'_>, acted: &[Of]) {
     for Of { network, step } in acted {
         tx.note(Event::Start(Step(*network, *step)));
@@ -152,7 +152,7 @@ fn attach_part(tx: &Transaction<'_>, ahead: &Ahead<'_>, part: &Part, concurrency
             Ok(Some(result))
         }
         Err(failure @ (Failure::Attach { .. } | Failure::DeviceInfo { .. })) if attachment.optional => {
-            forgo(tx, index, &failure, || {
+            undo_optional(tx, index, &failure, || {
                 note_acted(tx, &ahead.give_up(index));
                 None
             });
@@ -162,8 +162,8 @@ fn attach_part(tx: &Transaction<'_>, ahead: &Ahead<'_>, part: &Part, concurrency
     }
 }
 
-/// Undoes an optional attachment that failed. `first` is what comes before its steps.
-pub(super) fn forgo(
+/// Undoes an optional attachment that failed. `first` runs before its steps are undone, and may return a failure of its own.
+pub(super) fn undo_optional(
     tx: &Transaction<'_>,
     index: usize,
     failure: &Failure,
@@ -216,7 +216,7 @@ fn run_part(
                     result: result.raw.clone(),
                 };
                 match concurrency {
-                    // The next step's start, or the end of it all, comes at once.
+                    // Either the next step's start or the end of the chain follows immediately.
                     Concurrency::Alone => tx.record_with_next(done)?,
                     Concurrency::WithOthers => tx.record(done)?,
                 }
@@ -226,7 +226,7 @@ fn run_part(
             Err(source) => {
                 let error = CniError::from(&source.source);
                 let failed = Event::Failed { step: Step(index, step), error, lingers: source.source.lingers() };
-                // What failed is the plugin; that the journal cannot say so changes nothing.
+                // The error to report is the plugin's, even if it cannot be written to the journal.
                 drop(tx.record(failed));
                 return Err(Failure::Attach { label: attachment.label(), source });
             }

@@ -8,6 +8,7 @@ mod bandwidth;
 mod change;
 mod claim;
 mod debt;
+mod detaching;
 mod device_info;
 mod forward;
 pub mod journal;

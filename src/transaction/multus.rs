@@ -1,8 +1,8 @@
-//! What Multus left behind: attachments of containers that were started before Braid took its place on the node.
+//! What Multus left behind: attachments of containers that were started before Braid replaced it on the node.
 //!
-//! Multus keeps a file `<cniDir>/<containerID>` with the configurations that it ran, in order, and libcni keeps what they
-//! answered under `<cniDir>/results`. That is enough to undo them as a journal does: each plugin with the configuration,
-//! arguments and result of its ADD, in reverse, all of them even when some fail.
+//! Multus keeps a file `<cniDir>/<containerID>` with the configurations that it ran, in order, and libcni keeps the results under
+//! `<cniDir>/results`. That is enough to undo the attachments: each plugin in reverse, with the configuration, arguments and result
+//! of its ADD, continuing after a failure.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::runtime::cache::{Cache, Cached};
 use crate::runtime::load::{self, LoadError};
 use crate::runtime::{Attachment, Chain, StepError, undo_in_reverse};
 
-/// Where Multus's device files are; nothing else that a cache names is removed.
+/// The directory of Multus's device files. No other file that a cache names is removed.
 const DEVICE_INFO: &str = "/var/run/k8s.cni.cncf.io/devinfo/cni/";
 
 /// An attachment that Multus made.
@@ -38,9 +38,9 @@ pub struct Left {
 pub struct MultusState {
     file: PathBuf,
     cache: Cache,
-    /// Its attachments in the order they were made.
+    /// Its attachments, in the order in which they were made.
     pub attachments: Vec<Left>,
-    /// What cannot be read, of the file or of one of its configurations.
+    /// The parts that cannot be read, of the file or of one of its configurations.
     pub unreadable: Vec<String>,
 }
 
@@ -51,9 +51,9 @@ pub struct Asking<'a> {
     pub container_id: &'a str,
     /// The interface of its first attachment.
     pub ifname: &'a str,
-    /// The path of its namespace, empty if that is gone.
+    /// The path of its namespace. Empty if the namespace is gone.
     pub netns: &'a str,
-    /// `CNI_ARGS`, for attachments whose own are not known.
+    /// `CNI_ARGS` for attachments whose own arguments are not known.
     pub args: &'a str,
 }
 
@@ -66,7 +66,7 @@ struct Delegate {
 }
 
 impl MultusState {
-    /// Reads what Multus left of a container below its directory; none if it left nothing.
+    /// Reads what Multus left of a container in its directory. `None` if there is nothing.
     ///
     /// # Errors
     /// When the file or the cache is there and cannot be read. What makes no sense in them is in `unreadable`.
@@ -93,7 +93,7 @@ impl MultusState {
             }
             Err(error) => state.unreadable.push(format!("it is not a list of delegates: {error}")),
         }
-        // What the file lacks, libcni's cache may have: it holds everything that DEL takes.
+        // libcni's cache may have what the file lacks: it contains everything that DEL needs.
         cached.sort_by(|a, b| a.if_name.cmp(&b.if_name));
         for one in cached {
             let network = one.config_bytes().ok_or_else(|| "its configuration is not base64".to_owned());
@@ -107,7 +107,7 @@ impl MultusState {
         Ok(Some(state))
     }
 
-    /// The containers that Multus left something of, in no order.
+    /// The containers of which Multus left something, in no particular order.
     ///
     /// # Errors
     /// When the directory is there and cannot be read.
@@ -121,7 +121,7 @@ impl MultusState {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Beside its state, what was set aside of it may lie here.
+            // The directory may also have files that were set aside.
             if entry.file_type()?.is_file() && validate::container_id(&name).is_ok() && !name.contains('.') {
                 ids.push(name);
             }
@@ -134,7 +134,7 @@ impl MultusState {
         &self.file
     }
 
-    /// Runs DEL of every plugin, in reverse. What failed is returned, with the name of its attachment.
+    /// Runs DEL of every plugin, in reverse. Returns the failures, each with the name of its attachment.
     pub fn undo(&self, tools: Tools<'_>) -> Vec<(String, StepError)> {
         let steps: Vec<(&Left, usize)> = self
             .attachments
@@ -154,7 +154,7 @@ impl MultusState {
         })
     }
 
-    /// Forgets the container, now that nothing is left of it.
+    /// Removes the files of the container, after everything is undone.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -171,7 +171,7 @@ impl MultusState {
         if self.unreadable.is_empty() { remove_file(&self.file) } else { Ok(()) }
     }
 
-    /// Moves a file that cannot be used out of the way. Returns where it is now.
+    /// Renames a file that cannot be used. Returns its new path.
     ///
     /// # Errors
     /// When it cannot be moved.
@@ -241,7 +241,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    /// Takes note of every call and lets it succeed.
+    /// Records every call and lets it succeed.
     #[derive(Default)]
     struct Witness(Mutex<Vec<(String, String)>>);
 

@@ -1,7 +1,8 @@
-//! Resource claims whose status still names a container that is not attached any more.
+//! Resource claims whose status still names a container that is no longer attached.
 //!
-//! DEL asks no API server, so it leaves a note of the pod's claims in `<stateDir>/claims/<UID>.json`, and the agent of the node takes
-//! back what was written about them. Where no agent has ever run, nobody would read the notes, and there are none.
+//! DEL calls no API server, so it leaves a note of the pod's claims in `<stateDir>/claims/<UID>.json`, and the node's agent removes
+//! what the claims' status says of the pod. If no agent has ever run on the node, nobody would read the notes, and none are
+//! written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -20,10 +21,10 @@ use crate::telemetry::socket_path;
 const CLAIMS: &str = "claims";
 const EXTENSION: &str = ".json";
 
-/// Claims of a pod that has been detached from their devices.
+/// Claims of a pod that no longer uses their devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleasedClaims {
-    /// The pod's namespace, which is that of the claims.
+    /// The namespace of the pod and of the claims.
     pub namespace: String,
     /// The pod's UID.
     pub uid: String,
@@ -32,7 +33,7 @@ pub struct ReleasedClaims {
 }
 
 impl ReleasedClaims {
-    /// The claims whose devices a container's attachments have; none where there are none, or no pod is known.
+    /// The claims whose devices a container's attachments use. `None` if there are none, or if no pod is known.
     fn of(state: &State) -> Option<Self> {
         let of_attachment = |(_, attachment): (usize, &crate::plan::Attachment)| {
             attachment.allocated.as_ref().map(|device| device.claim.clone())
@@ -44,7 +45,7 @@ impl ReleasedClaims {
         (!released.claims.is_empty() && !released.namespace.is_empty() && is_uid(&released.uid)).then_some(released)
     }
 
-    /// Every note in a state directory. One that cannot be read is passed over.
+    /// Every note in a state directory. Notes that cannot be read are skipped.
     ///
     /// # Errors
     /// When the directory is there and cannot be read.
@@ -65,7 +66,7 @@ impl ReleasedClaims {
         serde_json::from_slice::<Self>(&bytes).ok().filter(|released| released.uid == uid)
     }
 
-    /// Removes the note: what was written about the claims is taken back.
+    /// Removes the note, after the claims' status has been updated.
     ///
     /// # Errors
     /// When it is there and cannot be removed.
@@ -85,7 +86,7 @@ impl ReleasedClaims {
         if !directory.symlink_metadata()?.is_dir() {
             return Err(io::Error::new(
                 io::ErrorKind::NotADirectory,
-                format!("{} is no directory", directory.display()),
+                format!("{} is not a directory", directory.display()),
             ));
         }
         if let Some(before) = Self::read(state_dir, &self.uid) {
@@ -107,12 +108,13 @@ fn file(state_dir: &Path, uid: &str) -> PathBuf {
     state_dir.join(CLAIMS).join(format!("{uid}{EXTENSION}"))
 }
 
-/// Whether a text can be a UID: it names a file, and a runtime has handed it over.
+/// Whether a text can be a UID. It comes from a runtime and becomes the name of a file.
 fn is_uid(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Removes the journal of a container of which everything is undone. What the API server is to hear of it is noted first.
+/// Removes the journal of a container that is completely undone. Before that, leaves a note of the claims whose status in the API
+/// server has to be updated.
 ///
 /// # Errors
 /// When the journal cannot be removed.
@@ -121,7 +123,7 @@ pub fn remove_undone(store: &Store, container: &Container, state: &State) -> Res
     container.remove_journal(&state.header.plan.ifname)
 }
 
-/// Takes note of the claims of a container of which everything is undone. A note that cannot be written is only logged.
+/// Writes a note of the claims of a container that is completely undone. A failure is only logged.
 pub(super) fn note_released(store: &Store, state: &State) {
     let state_dir = store.path();
     let Some(released) = ReleasedClaims::of(state) else { return };
@@ -163,7 +165,7 @@ mod tests {
     fn a_link_in_the_place_of_the_directory_is_not_followed_and_a_uid_is_no_path() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::os::unix::fs::symlink(other.path(), dir.path().join(CLAIMS)).unwrap();
-        assert!(released("1", &["nics"]).write(dir.path()).unwrap_err().to_string().contains("no directory"));
+        assert!(released("1", &["nics"]).write(dir.path()).unwrap_err().to_string().contains("not a directory"));
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
         for text in ["", "..", "a/b", ".a", "a b"] {
             assert!(!is_uid(text), "{text}");

@@ -1,4 +1,4 @@
-//! Steps get their old values back.
+//! Gives steps their old values back.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use crate::cni::error::code;
 use crate::netns;
 use crate::plan::Attachment;
 use crate::plan::update::{Kind, Limits};
+use crate::runtime::undo_in_reverse;
 use crate::transaction::bandwidth::{BandwidthError, Reshape, reshape};
 use crate::transaction::journal::{Event, Journal, Redone, Step};
 use crate::transaction::run::micros;
@@ -25,26 +26,23 @@ pub(super) struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    /// Gives them back. Returns what could not be undone or done again, which is owed.
+    /// Restores the old values. Returns what could not be undone or redone, which is owed.
     pub(super) fn restore(&mut self) -> Vec<CleanupFailure> {
         let index = self.redone.attachment;
         let new = self.journal.state.header.plan.attachments[index].clone();
         let mut begun = self.redone.begun.clone();
         begun.sort_unstable();
-        let mut left = Vec::new();
-        for step in begun.iter().rev().copied() {
-            let undone = self.undo(&new, step);
+        let mut left = undo_in_reverse(begun.iter().copied(), self.tools.limits, |step, limits| {
+            self.undo(&new, step, Tools { limits, ..self.tools }).map_err(|source| (step, source))?;
             let lingers = self.journal.state.lingering.contains(&Step(index, step));
-            if let Some(source) = undone.err().or_else(|| lingers.then(|| UndoError::lingers(&new, step))) {
-                left.push((step, source));
-            }
-        }
+            if lingers { Err((step, UndoError::lingers(&new, step))) } else { Ok(()) }
+        });
         for step in begun.into_iter().filter(|step| *step < self.redone.old.network.plugins.len()) {
             if let Err(source) = self.redo(&new, step) {
                 left.push((step, source));
             }
         }
-        // After the old values are in force again, too: what could not be undone before that is still there.
+        // Recorded as owed even if the old values are in force again: what could not be undone is still there.
         left.into_iter().map(|(step, source)| self.note_owed(step, source)).collect()
     }
 
@@ -58,8 +56,8 @@ impl Restoring<'_> {
         CleanupFailure { label: self.redone.old.label(), source }
     }
 
-    /// Undoes a step with its new values and with its old ones, as it is not known which of them are in force.
-    fn undo(&self, new: &Attachment, step: usize) -> Result<(), UndoError> {
+    /// Undoes a step with both its new and its old values, because it is not known which are in force.
+    fn undo(&self, new: &Attachment, step: usize, tools: Tools<'_>) -> Result<(), UndoError> {
         let container_id = self.journal.state.header.plan.container_id.clone();
         let is_added = step >= self.redone.old.network.plugins.len();
         if Kind::of(&new.network.plugins[step]) == Some(Kind::Bandwidth) && !is_added {
@@ -68,17 +66,17 @@ impl Restoring<'_> {
         let known = &self.journal.state.steps[self.redone.attachment];
         let result = known.iter().rev().find_map(|step| step.result.as_deref());
         let parameters = new.parameters(&container_id, self.netns);
-        match self.tools.chain(new).del_step(step, &parameters, result) {
-            // A plugin that refuses its new values whatever it is asked has done nothing with them.
+        match tools.chain(new).del_step(step, &parameters, result) {
+            // If ADD with the new values failed with the same error, the plugin refuses them and has done nothing with them.
             Err(error) if known[step].failed.as_ref() == Some(&CniError::from(&error.source)) => {}
             outcome => outcome?,
         }
         if is_added {
-            // The plugin leaves what is at the interface to go with it, and the interface stays.
-            return self.reshape(new, step, Limits::default()).map(drop);
+            // The plugin relies on the interface being removed, but here the interface stays.
+            return self.reshape(tools, new, step, Limits::default()).map(drop);
         }
         let parameters = self.redone.old.parameters(&container_id, self.netns);
-        Ok(self.tools.chain(&self.redone.old).del_step(step, &parameters, self.redone.old_result.as_deref())?)
+        Ok(tools.chain(&self.redone.old).del_step(step, &parameters, self.redone.old_result.as_deref())?)
     }
 
     /// Does a step with its old values.
@@ -87,7 +85,7 @@ impl Restoring<'_> {
         let plan = &self.journal.state.header.plan;
         let began = Instant::now();
         let result = if Kind::of(&old.network.plugins[step]) == Some(Kind::Bandwidth) {
-            self.reshape(new, step, Limits::of(&old.network.plugins[step], &old.capability_args))?
+            self.reshape(self.tools, new, step, Limits::of(&old.network.plugins[step], &old.capability_args))?
         } else {
             let parameters = old.parameters(&plan.container_id, self.netns);
             let prev = step.checked_sub(1).and_then(|step| self.journal.state.steps[index][step].result.as_deref());
@@ -102,8 +100,8 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Gives a `bandwidth` step limits, whichever it has.
-    fn reshape(&self, new: &Attachment, step: usize, to: Limits) -> Result<Box<RawValue>, UndoError> {
+    /// Gives a `bandwidth` step limits, whatever limits it has now.
+    fn reshape(&self, tools: Tools<'_>, new: &Attachment, step: usize, to: Limits) -> Result<Box<RawValue>, UndoError> {
         let (state, index) = (&self.journal.state, self.redone.attachment);
         let old = &self.redone.old;
         let of = |attachment: &Attachment| {
@@ -121,7 +119,7 @@ impl Restoring<'_> {
             prev_result: prev,
             result: own,
         };
-        reshape(self.tools, wanted).map_err(|error| match error {
+        reshape(tools, wanted).map_err(|error| match error {
             BandwidthError::Step(error) => UndoError::Step(error),
             other => UndoError::Bandwidth(other),
         })

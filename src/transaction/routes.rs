@@ -1,8 +1,8 @@
-//! `default-route`: which attachment is the container's way out.
+//! `default-route`: which attachment the container's default route uses.
 
 use std::path::Path;
 
-use super::forward::forgo;
+use super::forward::undo_optional;
 use super::journal::{Event, Journal};
 use super::{CleanupFailure, Failure, Transaction};
 use crate::cni::AddResult;
@@ -10,10 +10,10 @@ use crate::cni::result::Route;
 use crate::merge::{DefaultRoutes, follow_default_route};
 use crate::netns::{self, DefaultRouteChange, DefaultRouteRequest, Family, Netns, NetnsError};
 
-/// Sets the default routes that the plan asks for, and makes the results say so. `incoming` is the result of the plugin
+/// Sets the default routes that the plan asks for, and updates the results accordingly. `incoming` is the result of the plugin
 /// before Braid.
 ///
-/// What will change is in the journal before it does.
+/// The journal records the change before it is made.
 ///
 /// # Errors
 /// When the routes cannot be read, set, or are not there afterwards.
@@ -26,9 +26,9 @@ pub fn set_default_routes(
         if results[index].is_none() {
             continue;
         }
-        let change = match set_default_route_or_forgo(tx, index)? {
+        let change = match set_default_route_or_undo(tx, index)? {
             Routes::AsTheyAre => continue,
-            Routes::Forgone => {
+            Routes::AttachmentUndone => {
                 results[index] = None;
                 continue;
             }
@@ -57,32 +57,33 @@ impl From<&DefaultRouteChange> for DefaultRoutes {
     }
 }
 
-/// What became of the default routes that an attachment may ask for.
+/// The outcome for the default routes of an attachment.
 pub(super) enum Routes {
     /// It asks for none.
     AsTheyAre,
     /// It has them.
     Changed(DefaultRouteChange),
-    /// It cannot have them, is optional, and was undone.
-    Forgone,
+    /// They could not be set; the attachment is optional, and was undone.
+    AttachmentUndone,
 }
 
-/// Sets the default routes that one attachment asks for, if it does. An optional one that cannot have them is undone.
-pub(super) fn set_default_route_or_forgo(tx: &Transaction<'_>, index: usize) -> Result<Routes, Failure> {
+/// Sets the default routes of one attachment, if it asks for any. If they cannot be set and the attachment is optional, it is
+/// undone.
+pub(super) fn set_default_route_or_undo(tx: &Transaction<'_>, index: usize) -> Result<Routes, Failure> {
     let attachment = &tx.plan.attachments[index];
     match set_default_route(tx, index) {
         Ok(change) => Ok(change.map_or(Routes::AsTheyAre, Routes::Changed)),
         Err(failure @ Failure::Routes { .. }) if attachment.optional => {
-            forgo(tx, index, &failure, || {
+            undo_optional(tx, index, &failure, || {
                 tx.with_journal(|journal| give_back_default_route(journal, &tx.plan.netns, &attachment.ifname))
             });
-            Ok(Routes::Forgone)
+            Ok(Routes::AttachmentUndone)
         }
         Err(failure) => Err(failure),
     }
 }
 
-/// Sets the default routes that one attachment asks for, if it does.
+/// Sets the default routes of one attachment, if it asks for any.
 fn set_default_route(tx: &Transaction<'_>, index: usize) -> Result<Option<DefaultRouteChange>, Failure> {
     let attachment = &tx.plan.attachments[index];
     let Some(gateways) = attachment.default_route.clone() else { return Ok(None) };
@@ -95,7 +96,7 @@ fn set_default_route(tx: &Transaction<'_>, index: usize) -> Result<Option<Defaul
     Ok(Some(change))
 }
 
-/// Gives the default routes that an attachment had taken back to whom they were taken from, unless another has taken them
+/// Gives the default routes that an attachment had taken back to their previous owner, unless another attachment has taken them
 /// since.
 pub(super) fn give_back_default_route(journal: &mut Journal, netns: &str, interface: &str) -> Option<CleanupFailure> {
     let at = journal.state.routes.iter().position(|change| change.interface == interface)?;

@@ -32,13 +32,13 @@ pub struct Tools<'a> {
     pub exec: &'a dyn Exec,
     /// Their time.
     pub limits: Limits,
-    /// How long undoing may take once an ADD has failed.
+    /// The time for undoing, after an ADD has failed.
     pub rollback: Duration,
-    /// How far they are started ahead of their turns.
+    /// How many plugins are started ahead of their turns.
     pub look_ahead: LookAhead<'a>,
     /// Which attachments they may work on at once. The primary interface is made first, and removed last.
     pub concurrency: Concurrency,
-    /// What has to be on disk before one of them gets its input.
+    /// The files that must be on disk before a plugin gets its input.
     pub after: Option<&'a Durable>,
 }
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Tools<'_> {
 }
 
 impl<'a> Tools<'a> {
-    /// The same with the time for undoing an ADD that has failed: its own may be used up.
+    /// The same tools with the time for a rollback, because the time of the call may be used up.
     pub(super) fn for_rollback(self) -> Self {
         let limits = Limits {
             deadline: Instant::now().checked_add(self.rollback),
@@ -58,7 +58,7 @@ impl<'a> Tools<'a> {
         Self { limits, ..self }
     }
 
-    /// What starts plugins ahead of their turns, for up to `at_once` attachments at the same time.
+    /// Starts plugins ahead of their turns, for up to `at_once` attachments at the same time.
     pub fn ahead(&self, at_once: usize) -> Ahead<'a> {
         Ahead::new(self.exec, self.look_ahead, at_once)
     }
@@ -112,7 +112,7 @@ pub enum Failure {
         /// Why.
         source: NetnsError,
     },
-    /// The description of an attachment's device could not be put where its plugins look for it.
+    /// The description of an attachment's device could not be written where its plugins look for it.
     #[error("{label}: cannot write {}: {source}", path.display())]
     DeviceInfo {
         /// Which attachment.
@@ -151,7 +151,7 @@ pub enum Failure {
         /// Why.
         source: BandwidthError,
     },
-    /// Kernel parameters that a `tuning` step leaves could not be read or written.
+    /// Kernel parameters of a `tuning` step could not be read or written.
     #[error("{label}: cannot {source}")]
     Sysctl {
         /// Which attachment.
@@ -159,7 +159,7 @@ pub enum Failure {
         /// Why.
         source: NetnsError,
     },
-    /// A step has changed what a later one was given, and that cannot be redone.
+    /// A step's new result changes the input of a later step that cannot be redone.
     #[error(transparent)]
     Update(UpdateError),
     /// A result cannot be read.
@@ -177,7 +177,7 @@ pub struct RolledBack {
     pub cleanup: Vec<CleanupFailure>,
 }
 
-/// An ADD under way. Its plan is written, and is durable before any plugin gets its input.
+/// An ADD or a change that is under way. Its plan is written, and is synced before any plugin gets its input.
 #[derive(Debug)]
 pub struct Transaction<'a> {
     /// The plan.
@@ -190,7 +190,7 @@ pub struct Transaction<'a> {
     scope: Scope,
 }
 
-/// What a transaction makes, and so what a failure undoes.
+/// What a transaction makes, which is what a failure undoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     /// Everything that the journal records.
@@ -226,7 +226,8 @@ impl<'a> Transaction<'a> {
         Ok(Self { plan, tools, container, durable, journal: Mutex::new(journal), scope: Scope::Whole })
     }
 
-    /// Begins a change of a container that lives: writes to its journal what is to be done. `plan` is the journal's with that.
+    /// Begins a change of a running container: writes to its journal what is to be done. `plan` is the journal's plan including the
+    /// change.
     ///
     /// # Errors
     /// When that fails; nothing has then been done.
@@ -245,7 +246,7 @@ impl<'a> Transaction<'a> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the journal is on disk, before something is done that is no call of a plugin, for a plugin's time at most.
+    /// Waits until the journal is on disk, for at most the time of a plugin. This is needed before Braid itself changes something.
     pub(super) fn wait_until_durable(&self) -> Result<(), Failure> {
         self.durable.wait(self.tools.limits.deadline()).map_err(|source| self.journal_failure(source))
     }
@@ -255,7 +256,7 @@ impl<'a> Transaction<'a> {
         look(&self.lock().state)
     }
 
-    /// Works on the journal, with everybody else kept off.
+    /// Locks the journal and works on it.
     pub(super) fn with_journal<T>(&self, work: impl FnOnce(&mut Journal) -> T) -> T {
         work(&mut self.lock())
     }
@@ -265,7 +266,8 @@ impl<'a> Transaction<'a> {
         drop(self.container.remove_journal(&self.plan.ifname));
     }
 
-    /// Runs `work`. If it fails or panics, every step that was attempted is undone, in reverse, however many of them fail to be.
+    /// Runs `work`. If it fails or panics, every step that was attempted is undone, in reverse, even if some of them cannot be
+    /// undone.
     ///
     /// # Errors
     /// The failure, and what could not be undone.
@@ -297,18 +299,18 @@ impl<'a> Transaction<'a> {
         journal.append(event).map_err(|source| self.journal_failure(source))
     }
 
-    /// Writes an event to the journal, which may fail: what happened has happened.
+    /// Writes an event to the journal. A failure is ignored, because the event has happened.
     pub(super) fn note(&self, event: Event) {
         self.lock().note(event);
     }
 
-    /// Writes an event to the journal together with the next, which is about to come: one write is cheaper than two.
+    /// Queues an event, to be written together with the next one, which follows soon: one write is cheaper than two.
     pub(super) fn record_with_next(&self, event: Event) -> Result<(), Failure> {
         let mut journal = self.journal.lock().expect("no holder panics");
         journal.queue(event).map_err(|source| self.journal_failure(source))
     }
 
-    /// Writes to the journal what waits for a next event, before something that takes its time.
+    /// Writes queued events to the journal, before something that takes time.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -324,8 +326,8 @@ impl<'a> Transaction<'a> {
         Failure::Journal { path: self.container.journal_path(&self.plan.ifname), source }
     }
 
-    /// Closes the journal: the attachments are made, and `answer` is what the runtime gets. `absent` is what their results
-    /// say and the namespace does not have, if that is known.
+    /// Closes the journal after the attachments are made. `answer` is what the runtime gets. `absent` is what the results list and
+    /// the namespace does not have, if that is known.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -343,7 +345,7 @@ pub struct Beginning {
     pub verb: Verb,
 }
 
-/// Writes to a journal what a change is to do, and has that synced.
+/// Writes to a journal what a change will do, and starts to sync it.
 pub(super) fn begin_change(
     container: &Container,
     journal: &mut Journal,
@@ -371,7 +373,7 @@ mod tests {
     use crate::runtime::exec::Stdout;
     use crate::runtime::{Call, PluginError};
 
-    /// Plugins that do nothing, and whose calls are written down.
+    /// Plugins that do nothing, and record their calls.
     #[derive(Default)]
     struct Calls(Mutex<Vec<Verb>>);
 

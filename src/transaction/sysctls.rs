@@ -1,4 +1,4 @@
-//! Kernel parameters that a `tuning` step sets, and whose values from before Braid remembers.
+//! Kernel parameters that a `tuning` step sets, and their earlier values, which Braid records.
 
 use crate::cni::RawObject;
 use crate::cni::config::{PluginConfig, find_folded};
@@ -10,7 +10,7 @@ pub(super) fn sysctls(plugin: &PluginConfig) -> RawObject {
     object.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
-/// The names that are in the first and not in the second.
+/// The names that are in the first list and not in the second.
 pub(super) fn only_in(a: &RawObject, b: &RawObject) -> Vec<String> {
     a.keys().filter(|name| !b.contains_key(*name)).cloned().collect()
 }

@@ -24,7 +24,7 @@ pub enum UndoError {
     /// A plugin's DEL failed.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// A plugin's DEL succeeded, and the process that its ADD left behind may act even after that.
+    /// A plugin's DEL succeeded, but the process of its ADD still exists and may do more.
     #[error("plugin {plugin:?} (step {step}): its DEL has succeeded, but its ADD could not be stopped and may do more")]
     Lingers {
         /// Its type.
@@ -47,7 +47,7 @@ pub enum UndoError {
     #[error(transparent)]
     Journal(#[from] StoreError),
     /// What is to be undone is not on disk.
-    #[error("nothing was put back, as the journal could not be synced: {0}")]
+    #[error("nothing was put back, because the journal could not be synced: {0}")]
     NotDurable(#[source] io::Error),
     /// The limits of a `bandwidth` step could not be put back.
     #[error(transparent)]
@@ -58,7 +58,7 @@ pub enum UndoError {
         /// Why not.
         reason: String,
     },
-    /// A debt is about an interface that its container has again.
+    /// The debt is about an interface on which the container is attached again.
     #[error("the container is attached on {ifname:?} again, which would be undone too")]
     AttachedAgain {
         /// The interface.
@@ -67,7 +67,7 @@ pub enum UndoError {
 }
 
 impl UndoError {
-    /// The process of a step's ADD, given by its index, is still there.
+    /// The process of a step's ADD, given by its index, still exists.
     pub(super) fn lingers(attachment: &Attachment, step: usize) -> Self {
         Self::Lingers { plugin: attachment.network.plugins[step].plugin_type().to_owned(), step: step + 1 }
     }
@@ -90,9 +90,9 @@ impl CleanupFailure {
     }
 }
 
-/// Undoes all that a journal says may have been done: DEL of every step, in reverse, with what ADD was given and what
-/// it answered. It goes on after a failure; what failed stays in the journal. `netns` is where the namespace is now,
-/// empty if it is gone.
+/// Undoes everything that may have been done according to a journal: DEL of every step, in reverse, with the input and the result
+/// of its ADD. Continues after a failure; steps that failed stay in the journal. `netns` is the current path of the namespace,
+/// empty if the namespace is gone.
 pub fn undo(journal: &mut Journal, tools: Tools<'_>, netns: &str) -> Vec<CleanupFailure> {
     let work = Work::of(&journal.state, |_| true);
     let mut failures = work.undo(tools, netns, &mut |event| journal.note(event));
@@ -103,8 +103,8 @@ pub fn undo(journal: &mut Journal, tools: Tools<'_>, netns: &str) -> Vec<Cleanup
     failures
 }
 
-/// Undoes one attachment, as [`undo`] does all. The journal is locked only to be read and written, so that other attachments
-/// go on meanwhile.
+/// Undoes one attachment, in the same way as [`undo`]. The journal is locked only while it is read or written, so that other
+/// attachments can run meanwhile.
 pub(super) fn undo_attachment(
     journal: &Mutex<Journal>,
     tools: Tools<'_>,
@@ -116,13 +116,13 @@ pub(super) fn undo_attachment(
     work.undo(tools, netns, &mut |event| lock().note(event))
 }
 
-/// Undoes one attachment of a journal that nobody else has.
+/// Undoes one attachment of a journal that no other thread uses.
 pub(super) fn undo_one(journal: &mut Journal, tools: Tools<'_>, netns: &str, attachment: usize) -> Vec<CleanupFailure> {
     let work = Work::of(&journal.state, |index| index == attachment);
     work.undo(tools, netns, &mut |event| journal.note(event))
 }
 
-/// What is to be undone, taken from a journal.
+/// The steps to be undone, taken from a journal.
 struct Work {
     plan: Plan,
     /// The attachments that it is about.
@@ -136,7 +136,7 @@ struct StepToUndo {
     lingers: bool,
     known: StepState,
     prev_result: Option<Box<RawValue>>,
-    /// The attachment and its result before a change that did not end: which values are in force is not known.
+    /// The attachment and its result before a change that did not finish. It is not known which values are in force.
     before: Option<(Attachment, Option<Box<RawValue>>)>,
 }
 
@@ -213,7 +213,7 @@ impl Work {
     fn classify(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
         let undone = Some(Event::Undone(one.step));
         let error = match outcome {
-            Ok(()) if one.lingers => return self.keep_owing(one),
+            Ok(()) if one.lingers => return self.keep_owed(one),
             Ok(()) => return (undone, None),
             Err(error) => error,
         };
@@ -237,9 +237,9 @@ impl Work {
         (Some(Event::Owed { step: one.step, error: own }), Some(CleanupFailure { label, source: error.into() }))
     }
 
-    /// Has a step whose ADD is not over owed: by the next DEL its process may be gone, and until then the holder keeps the
-    /// container locked, which it cannot once the journal is removed.
-    fn keep_owing(&self, one: &StepToUndo) -> (Option<Event>, Option<CleanupFailure>) {
+    /// Keeps a step owed whose ADD still runs. Its process may be gone by the next DEL. Until then the holder keeps the container
+    /// locked, which works only while the journal exists.
+    fn keep_owed(&self, one: &StepToUndo) -> (Option<Event>, Option<CleanupFailure>) {
         let Step(index, plugin) = one.step;
         let attachment = &self.plan.attachments[index];
         let source = UndoError::lingers(attachment, plugin);
@@ -261,9 +261,9 @@ impl Work {
         let parameters = attachment.parameters(&self.plan.container_id, netns);
         let del = || tools.chain(attachment).del_step(one.step.1, &parameters, one.prev_result.as_deref());
         match del() {
-            // What a plugin leaves that is killed in its ADD can make its DEL fail half-way: the reference bridge's does
-            // on packet filter chains that are not there yet. It has removed the interface by then, and succeeds now. One that
-            // hangs would do so again.
+            // A plugin that was killed during ADD can leave something on which its DEL fails half-way: the reference bridge's DEL
+            // fails on packet filter chains that do not exist yet. By then it has removed the interface, so a second DEL succeeds.
+            // A DEL that timed out is not repeated, because it would time out again.
             Err(error) if one.known.interrupted && !error.source.is_out_of_time() => del(),
             outcome => outcome,
         }?;
@@ -274,7 +274,7 @@ impl Work {
         Ok(())
     }
 
-    /// Removes the descriptions of the devices of all attachments but those that something is `left` of.
+    /// Removes the device descriptions of all attachments, except those in `left`, of which something is left.
     fn remove_device_info(&self, left: &BTreeSet<usize>) -> Vec<CleanupFailure> {
         let mut failures = Vec::new();
         for index in self.attachments.iter().filter(|index| !left.contains(index)) {
@@ -304,7 +304,7 @@ fn is_refusal(error: &PluginError) -> bool {
     }
 }
 
-/// Where Braid is chained after another plugin, the default routes it removed are that plugin's, whose interface stays.
+/// If Braid is chained after another plugin, the default routes that it removed belong to that plugin, whose interface stays.
 fn put_routes_back(journal: &mut Journal, netns: &str) -> Option<CleanupFailure> {
     let state = &journal.state;
     if state.header.plan.position != Position::Chained || state.routes.is_empty() || netns.is_empty() {

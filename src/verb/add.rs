@@ -57,7 +57,7 @@ pub(super) fn add(context: &Context, request: &Request, config: &Config) -> Resu
     Ok(())
 }
 
-/// Decides what to attach under which names. The container is locked, so that the names are still free when they are used.
+/// Decides what to attach and under which interface names. The container is locked, so the names are still free when they are used.
 fn make_plan(
     context: &Context,
     request: &Request,
@@ -79,7 +79,8 @@ fn make_plan(
     Ok(planned.plan)
 }
 
-/// Says what has been attached to whom it may concern, once the runtime has its answer. No pod depends on it.
+/// Writes the status of the pod's claims and an event about its attachments, after the runtime has its answer. A failure does not
+/// affect the pod.
 fn report(config: &Config, session: &Session, pod: &Pod, plan: &Plan, results: &[Option<AddResult>]) {
     let attachments = || plan.attachments.iter().zip(results);
     if config.kubernetes.claim_status {
@@ -92,11 +93,11 @@ fn report(config: &Config, session: &Session, pod: &Pod, plan: &Plan, results: &
         let notice = |(one, result): (&Attachment, &Option<AddResult>)| {
             Some(Notice::attached(&one.reference, &one.ifname, result.as_ref()?))
         };
-        session.announce(pod, &attachments().filter_map(notice).collect::<Vec<_>>());
+        session.post_events(pod, &attachments().filter_map(notice).collect::<Vec<_>>());
     }
 }
 
-/// Waits for the file that is there when the primary network is ready.
+/// Waits for the file that exists when the primary network is ready.
 fn wait_until_ready(context: &Context, config: &Config) -> Result<(), Error> {
     let Some(file) = &config.readiness_file else { return Ok(()) };
     let until = context.deadline.min(deadline::from(context.began, READINESS));
@@ -119,7 +120,7 @@ struct Add<'a> {
 }
 
 impl Add<'_> {
-    /// The part under the container's lock. Returns the result of each attachment.
+    /// The part of ADD that needs the container's lock. Returns the result of each attachment.
     fn add_locked(&self, store: &Store, container: &Container) -> Result<Vec<Option<AddResult>>, Error> {
         let Self { context, plan, .. } = *self;
         let locks = vec![store.lock_handle(), container.lock_handle()];
@@ -135,7 +136,7 @@ impl Add<'_> {
             transaction.abandon();
             return Err(error);
         }
-        // An open handle would keep a namespace that is deleted meanwhile.
+        // Close the namespace: an open descriptor would keep it alive if it is deleted meanwhile.
         drop(netns);
         transaction
             .run(|tx| {
@@ -143,7 +144,7 @@ impl Add<'_> {
                 let mut results = attach(tx)?;
                 set_default_routes(tx, &mut results, incoming.as_mut())?;
                 self.write_status(tx, incoming.as_ref(), &results)?;
-                launcher.let_go();
+                launcher.dismiss_idle();
                 let answer = self.answer(incoming, &results).to_raw(plan.version);
                 let attached = plan.attachments.iter().zip(&results);
                 let attached = attached.filter_map(|(one, result)| Some((one.ifname.as_str(), result.as_ref()?)));
@@ -155,7 +156,7 @@ impl Add<'_> {
             .map_err(Error::from)
     }
 
-    /// Writes the pod's network status, if there is an API server.
+    /// Writes the pod's network status, if Kubernetes is configured.
     fn write_status(
         &self,
         tx: &Transaction<'_>,
@@ -176,10 +177,10 @@ impl Add<'_> {
         session.write_status(pod, &status).map_err(|error| Failure::Status((&error).into()))
     }
 
-    /// What the runtime gets: everything, or the primary's part.
+    /// The answer for the runtime: the merged result, or the primary attachment's part of it.
     fn answer(&self, incoming: Option<AddResult>, results: &[Option<AddResult>]) -> AddResult {
         let own = results.iter().flatten();
-        // Under Kubernetes, runtimes take every address of the answer for one of the pod's own.
+        // In Kubernetes, runtimes take every address of the answer for an address of the pod.
         let in_cluster = kubernetes::is_configured(self.config, self.request);
         let default = if in_cluster { ResultMode::Primary } else { ResultMode::Merged };
         match (self.config.result.unwrap_or(default), incoming) {
@@ -193,7 +194,7 @@ impl Add<'_> {
     }
 }
 
-/// What an earlier ADD of this interface has left: an attachment is refused a second time, and one that did not end is
+/// Handles the journal of an earlier ADD of this interface: a complete ADD is refused a second time, and one that did not finish is
 /// undone.
 fn settle_earlier(
     context: &Context,
@@ -227,7 +228,7 @@ fn settle_earlier(
     tracing::warn!(
         container = plan.container_id,
         interface = plan.ifname,
-        "an earlier ADD of this attachment did not end; it is undone first"
+        "an earlier ADD of this attachment did not finish; it is undone first"
     );
     let finder = context.finder_for(&journal.state.header.plan.path);
     let netns = journal.state.netns_if_same();

@@ -1,4 +1,4 @@
-//! CHECK: is everything still as ADD left it?
+//! CHECK: is everything as ADD left it?
 
 use std::path::Path;
 
@@ -18,10 +18,9 @@ use crate::runtime::{Ahead, Chain, together};
 use crate::transaction::journal::State;
 use crate::transaction::{Claim, Container, Journal, Means, Opened, Seen, Sharing, Store, Tools, settle};
 
-/// Looks at every attachment: its interfaces, addresses and default routes, and what its plugins say. Reports all that
-/// is wrong at once.
+/// Checks every attachment: its interfaces, addresses and default routes, and its plugins' own CHECK. Reports all problems at once.
 ///
-/// What counts is how ADD left the container, and what the plugins after Braid have changed since.
+/// The expected state is what ADD left, with what plugins after Braid have changed since.
 pub(super) fn check(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_check() {
         return Err(Error::NoSuchVerb { verb: Verb::Check, version: config.version });
@@ -46,12 +45,12 @@ pub(super) fn check(context: &Context, request: &Request, config: &Config) -> Re
     if findings.is_empty() { Ok(()) } else { Err(Error::Check(findings)) }
 }
 
-/// A change that was cut short is neither what was nor what was wanted: it is settled before anything is held against it.
+/// A change that did not finish is settled first: the container is then in neither the old nor the new state.
 fn settle_change(container: &Container, journal: &mut Journal, tools: Tools<'_>) -> Result<(), Error> {
     let means = Means { container, tools, author: "CHECK" };
     let failures = if journal.state.netns_if_same().is_empty() { Vec::new() } else { settle(means, journal) };
     let findings = failures.into_iter().map(|failure| Finding {
-        what: What::Changed(format!("a change that did not end cannot be settled: {}", failure.source)),
+        what: What::Changed(format!("an unfinished change cannot be settled: {}", failure.source)),
         label: failure.label,
     });
     let findings: Vec<Finding> = findings.collect();
@@ -78,10 +77,10 @@ struct Check<'a> {
     tools: Tools<'a>,
 }
 
-/// An attachment that was made, and how it should be.
+/// An existing attachment, and the state that it should be in.
 struct Attached<'a> {
     attachment: &'a Attachment,
-    /// The result of its plugins, with all that has been changed since.
+    /// The result of its plugins, with everything that has been changed since.
     prev_result: Box<RawValue>,
     /// What has to be in the namespace.
     claims: Vec<Claim>,
@@ -91,7 +90,7 @@ impl Check<'_> {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         if self.state.complete.is_none() {
-            let what = What::Changed("ADD did not end well".into());
+            let what = What::Changed("ADD did not finish".into());
             findings.push(Finding { label: "journal".into(), what });
         }
         for (index, attachment) in self.state.attachments() {
@@ -102,10 +101,10 @@ impl Check<'_> {
         }
         let attached = self.attached();
         findings.extend(self.look(&attached));
-        // A plugin that hangs takes time from those after it, so the ones that may fail CHECK come first.
+        // A plugin that hangs takes time from later ones, so the plugins that can make CHECK fail come first.
         let (by_pod, by_operator): (Vec<_>, Vec<_>) =
             attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
-        // The primary attachment has its turn alone.
+        // The primary attachment is checked alone.
         let is_primary = |attached: &&Attached<'_>| {
             let plan = &self.state.header.plan;
             plan.position == Position::Primary && attached.attachment.ifname == plan.ifname
@@ -137,7 +136,7 @@ impl Check<'_> {
         }
     }
 
-    /// The attachments that there are, each as it should be.
+    /// The existing attachments, each in the state that it should be in.
     fn attached(&self) -> Vec<Attached<'_>> {
         let later = self.later_changes();
         let attached = self.state.attachments().filter(|(index, _)| self.state.is_attached(*index));
@@ -153,7 +152,7 @@ impl Check<'_> {
                 if let Some(later) = &later {
                     later.apply(&attachment.ifname, &mut result);
                 }
-                // Word for word, unless something has been changed since.
+                // Unchanged text, unless something has been changed since.
                 let prev_result = if result == answered { raw.to_owned() } else { result.to_raw(version) };
                 let claims = self.expected_claims(index, &result);
                 Some(Attached { attachment, prev_result, claims })
@@ -161,7 +160,7 @@ impl Check<'_> {
             .collect()
     }
 
-    /// What the plugins after Braid have changed: the runtime's result of the whole list against Braid's answer.
+    /// The changes by plugins after Braid: the differences between the runtime's result of the whole list and Braid's answer.
     fn later_changes(&self) -> Option<LaterChanges> {
         let plan = &self.state.header.plan;
         let answer = self.state.complete.as_ref()?;
@@ -169,7 +168,7 @@ impl Check<'_> {
         Some(LaterChanges::between(&answered, self.config.prev_result.as_ref()?, plan))
     }
 
-    /// What of a result has to be in the namespace: all that was there when ADD finished.
+    /// The claims of a result that must be true: those that were true when ADD finished.
     fn expected_claims(&self, index: usize, result: &AddResult) -> Vec<Claim> {
         let plan = &self.state.header.plan;
         let mut claims = Claim::of(&plan.attachments[index].ifname, &plan.netns, result);
@@ -180,8 +179,8 @@ impl Check<'_> {
         claims
     }
 
-    /// Whether a claim must be true although it is not known what was there when ADD finished: the result names the interface
-    /// outright, and no other attachment can have taken the default route.
+    /// Whether a claim must be true even if it is not known what existed when ADD finished: the result names the interface
+    /// directly, and no other attachment can have taken the default route.
     fn is_certain(&self, claim: &Claim, index: usize, result: &AddResult) -> bool {
         let plan = &self.state.header.plan;
         if let Claim::DefaultRoute { .. } = claim {
@@ -220,12 +219,12 @@ impl Check<'_> {
         failures.into_iter().map(finding).collect()
     }
 
-    /// Whether the plugins of an attachment are asked at all.
+    /// Whether CHECK of an attachment's plugins is run.
     fn asks_plugins_of(&self, attachment: &Attachment) -> bool {
         attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off
     }
 
-    /// What the findings of an attachment's plugins mean for CHECK: for an attachment that a pod asked for, `podChecks` decides.
+    /// What the failures of an attachment's plugins mean for CHECK. For an attachment that a pod asked for, `podChecks` decides.
     fn apply_pod_checks(&self, attachment: &Attachment, found: Vec<Finding>) -> Vec<Finding> {
         if attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Warn {
             return found;
@@ -242,7 +241,7 @@ impl Check<'_> {
     }
 }
 
-/// Which claims are not true any more. What an interface had is gone with it and not listed.
+/// The claims that are no longer true. If an interface is missing, its addresses and routes are not listed.
 fn missing(seen: &Result<Seen, NetnsError>, claims: &[Claim]) -> Vec<String> {
     let seen = match seen {
         Ok(seen) => seen,

@@ -1,4 +1,4 @@
-//! What every operation needs: time, plugins, and something to run them.
+//! What every operation needs: its time limits, the plugins, and a launcher.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Context {
         }
     }
 
-    /// The means of a change of a container that lives.
+    /// What a change of a running container needs.
     pub(super) fn of_container(container_id: &str, timeouts: Timeouts, look_ahead: LookAhead<'_>) -> Self {
         let began = Instant::now();
         let deadline = deadline::from(began, timeouts.total);
@@ -66,12 +66,12 @@ impl Context {
         }
     }
 
-    /// Looks plugins up where an earlier call did, in place of where this one would.
+    /// Looks plugins up in the path of an earlier call, instead of this call's.
     pub(super) fn finder_for(&self, path: &str) -> Finder {
         if path.is_empty() { self.finder.clone() } else { Finder::new(path).remembering() }
     }
 
-    /// A launcher whose plugins are dead before `locks` are free.
+    /// A launcher that keeps `locks` until its plugins are dead.
     pub(super) fn launcher(&self, locks: Vec<Arc<File>>) -> Launcher {
         Launcher::new().with_variable(GUARD, &self.guard).holding(locks).recording(self.runs.clone())
     }

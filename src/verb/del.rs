@@ -11,7 +11,7 @@ use super::preflight::{is_namespace_of_another, names_held_by_others};
 use super::takeover;
 use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
-use crate::netns::is_deserted;
+use crate::netns::has_no_process;
 use crate::plan::concurrency::Needs;
 use crate::plan::{self, Asked, Attachment, Plan, Position};
 use crate::request::Request;
@@ -21,10 +21,10 @@ use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};
 
-/// Detaches the container from all that ADD attached it to.
+/// Detaches the container from everything that ADD attached it to.
 ///
-/// What ADD wrote down is enough for that, so a configuration that has become unusable since is no obstacle: `config` then
-/// holds no more than where the journal is, and `unusable` says why.
+/// The journal that ADD wrote is enough for that, so DEL also works with a configuration that has become invalid. `config` then
+/// only says where the journal is, and `unusable` is the reason.
 pub(super) fn del(
     context: &Context,
     request: &Request,
@@ -40,7 +40,7 @@ pub(super) fn del(
         Some(store) => Some(store),
         None => if_writable(Store::open(&config.state_dir, Sharing::Shared, context.deadline))?,
     };
-    // Locked even if there is nothing to read: an ADD that comes meanwhile has to wait.
+    // Locked even if there is nothing to read, because a concurrent ADD has to wait.
     let container = match &store {
         Some(store) => match store.existing_container(&request.container_id, context.deadline)? {
             Some(container) => Some(container),
@@ -57,7 +57,7 @@ pub(super) fn del(
     outcome
 }
 
-/// Without a journal there is nothing to lose by not being able to make a place for one.
+/// Without a journal, DEL needs no place for one, so failing to make it does no harm.
 fn if_writable<T>(made: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match made {
         Ok(made) => Ok(Some(made)),
@@ -72,7 +72,7 @@ struct Del<'a> {
     request: &'a Request,
     config: &'a Config,
     unusable: Option<InvalidConfig>,
-    /// Whether there was a state directory before.
+    /// Whether the state directory existed before.
     has_state: bool,
 }
 
@@ -94,8 +94,8 @@ impl Del<'_> {
         }
     }
 
-    /// The request as a call that has no journal may act on it. Its container may be long gone, and the path lead to the namespace
-    /// of another by now.
+    /// The request for a DEL without a journal. The container may be long gone, and the path may lead to another container's
+    /// namespace by now. In that case DEL acts without the namespace.
     fn request_without_foreign_namespace(&self, store: &Store) -> Request {
         let mut request = self.request.clone();
         if is_namespace_of_another(store, &request.container_id, &request.netns) {
@@ -109,7 +109,7 @@ impl Del<'_> {
         request
     }
 
-    /// Undoes what the journal records, with the configuration and results in it.
+    /// Undoes what the journal records, with the configuration and the results in it.
     fn replay(
         self,
         store: &Store,
@@ -125,11 +125,11 @@ impl Del<'_> {
         if failures.is_empty() {
             let is_repair = journal.state.header.plan.is_repair;
             if !is_repair {
-                launcher.let_go();
+                launcher.dismiss_idle();
             }
             remove_undone(store, container, &journal.state)?;
             if is_repair {
-                // The primary attachment is another plugin's, as if there had been no journal.
+                // The primary attachment belongs to another plugin, so it is deleted as if there were no journal.
                 let request = Request { netns, ..request.clone() };
                 let held = names_held_by_others(container, &request.ifname)?;
                 return Del { request: &request, ..self }.best_effort(launcher, &held);
@@ -158,15 +158,15 @@ impl Del<'_> {
         }
     }
 
-    /// Whether what has failed to be undone for this long is to keep the container no longer: the configuration says so, and its
-    /// namespace is gone. `netns` is the namespace's path, empty where it is another's by now.
+    /// Whether to give up on what has not been undone for this long: the configuration allows that, and the container's namespace
+    /// is gone. `netns` is the namespace's path, empty if it leads to another namespace by now.
     fn gives_up(&self, failing_for: Duration, state: &State, netns: &str) -> bool {
         self.config.debts.give_up_after.is_some_and(|after| failing_for >= after)
-            && (netns.is_empty() || state.is_container_gone() || is_deserted(Path::new(netns)))
+            && (netns.is_empty() || state.is_container_gone() || has_no_process(Path::new(netns)))
     }
 
-    /// There is no journal: as far as Braid knows it has attached nothing. Multus may have, before Braid took its place.
-    /// If not, plugins still get DEL, by the configuration, in case Braid's state directory was lost.
+    /// Without a journal, Braid knows of no attachment. Multus may have attached the container before Braid replaced it. Otherwise
+    /// the plugins of the configuration get DEL, in case Braid's state directory was lost.
     fn best_effort(self, launcher: &Launcher, held: &[String]) -> Result<(), Error> {
         let Self { context, request, config, .. } = &self;
         if takeover::del(context, request, config, launcher)? {
@@ -178,7 +178,7 @@ impl Del<'_> {
             return Ok(());
         }
         if has_state {
-            // The state directory is there and knows of no attachment, so there is nothing that could leak.
+            // The state directory exists and knows of no attachment, so nothing can leak.
             for (label, error) in &failures {
                 tracing::warn!(container, "nothing is attached, and yet {label}: {error}");
             }
@@ -187,14 +187,15 @@ impl Del<'_> {
         Err(Error::BestEffort(failures))
     }
 
-    /// Calls DEL of every plugin of the configuration, but for the interfaces that are `held`, and returns those that failed.
+    /// Runs DEL of every plugin of the configuration, except for interfaces that are `held` by other networks. Returns the
+    /// failures.
     fn by_configuration(self, launcher: &Launcher, held: &[String]) -> Vec<(String, StepError)> {
         let Self { context, request, config, .. } = self;
         let plan = match self.unusable.map_or_else(|| plan_by_configuration(request, config), |error| Err(error.into()))
         {
             Ok(plan) => plan,
             Err(error) => {
-                // Nothing can be done, now or later: an error would only keep the container from being removed.
+                // Nothing can be done, now or later. An error would only prevent the removal of the container.
                 tracing::warn!(container = request.container_id, network = config.name, "nothing to delete: {error}");
                 return Vec::new();
             }
@@ -247,8 +248,8 @@ fn del_by_configuration(request: &Request, attachment: &Attachment, tools: Tools
     failed.into_iter().map(|error| (attachment.label(), error)).collect()
 }
 
-/// What the runtime's libcni knows of an attachment that it made by itself, before Braid took the network over: without
-/// the result of ADD, some plugins leave what they did.
+/// An attachment in libcni's cache that the runtime made itself, before Braid managed the network. Without the result of ADD, some
+/// plugins leave resources behind.
 struct Known {
     cache: Cache,
     cached: Cached,
@@ -260,14 +261,14 @@ impl Known {
         let cache = Cache::new(Path::new(cache::DEFAULT_DIR));
         let cached = cache.load(&attachment.network.name, container_id, &attachment.ifname).ok()??;
         let network = cached.network().ok()?;
-        // Braid's own attachment may have the same name, and is the runtime's.
+        // The cached attachment may be the one of Braid itself, if its network has the same name.
         let types =
             |network: &NetworkConfig| network.plugins.iter().map(|plugin| plugin.plugin_type().to_owned()).collect();
         let (then, now): (Vec<_>, Vec<_>) = (types(&network), types(&attachment.network));
         (then == now).then_some(Self { cache, cached, network })
     }
 
-    /// The parameters that ADD had, with the namespace as it is now.
+    /// The parameters of ADD, with the current namespace.
     fn parameters(&self, now: chain::Attachment) -> chain::Attachment {
         chain::Attachment { netns: now.netns, ..self.cached.attachment() }
     }
@@ -290,7 +291,7 @@ fn plan_by_configuration(request: &Request, config: &Config) -> Result<Plan, Err
     let candidates =
         gathered.candidates.into_iter().map(|one| one.map(|candidate| Candidate { optional: false, ..candidate }));
     let mut problems = Problems::new();
-    // Interfaces that other networks hold are left out by their names, so the names are those of a container of its own.
+    // Interfaces that other networks hold are left out by their names. So names are given as if the container had no other network.
     let asked = Asked { candidates: candidates.collect(), dropped: &gathered.dropped, taken: &[] };
     let planned = plan::build(config, request, asked, &mut problems);
     Ok(problems.or_first(planned)?.plan)

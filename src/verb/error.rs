@@ -1,4 +1,4 @@
-//! Everything that can keep an operation from being carried out.
+//! The errors of all operations.
 
 use std::fmt::Write as _;
 use std::io;
@@ -30,7 +30,7 @@ pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] InvalidConfig),
-    /// A network that is asked for cannot be found or used.
+    /// A requested network cannot be found or used.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// What is asked for cannot be.
@@ -47,7 +47,7 @@ pub enum Error {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// A plugin's executable is missing, before anything ran.
+    /// A plugin's executable is missing. Nothing has run.
     #[error("{label}: {source}")]
     Plugin {
         /// Which attachment.
@@ -68,7 +68,7 @@ pub enum Error {
     /// The container's network namespace cannot be used.
     #[error("CNI_NETNS: {0}")]
     Namespace(NetnsError),
-    /// The path is none that can be the container's.
+    /// The path cannot be a container's namespace.
     #[error("CNI_NETNS: {path:?} {why}")]
     Unfit {
         /// The path, shortened.
@@ -76,7 +76,7 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
-    /// The container has an interface of a name that an attachment is to get.
+    /// The container already has an interface with a name that the plan gives to an attachment.
     #[error(
         "{label}: the container has an interface of that name already; a selection with an \"interface\" gives it another"
     )]
@@ -85,9 +85,7 @@ pub enum Error {
         label: String,
     },
     /// ADD for an attachment that exists.
-    #[error(
-        "container {container_id:?} is attached on {ifname:?} already (network {network:?}); DEL has to come first"
-    )]
+    #[error("container {container_id:?} is attached on {ifname:?} already (network {network:?}); call DEL first")]
     AlreadyAttached {
         /// The container.
         container_id: String,
@@ -96,8 +94,8 @@ pub enum Error {
         /// The network it is attached to.
         network: String,
     },
-    /// An earlier, unfinished ADD could not be undone, so the new one was not begun.
-    #[error("an earlier ADD of this container that did not end cannot be undone")]
+    /// An earlier, unfinished ADD could not be undone, so the new ADD was not begun.
+    #[error("an earlier, unfinished ADD of this container cannot be undone")]
     Unfinished(Vec<CleanupFailure>),
     /// ADD failed and was rolled back.
     #[error(transparent)]
@@ -105,10 +103,10 @@ pub enum Error {
     /// DEL could not undo everything.
     #[error("{} could not be undone and will be tried again on the next DEL", count(.0.len()))]
     Incomplete(Vec<CleanupFailure>),
-    /// DEL had no journal, and plugins failed when their networks were deleted by the configuration alone.
+    /// DEL had no journal, and plugins failed when the attachments were deleted by the configuration.
     #[error("there is no journal of this attachment, and deleting it by the configuration failed")]
     BestEffort(Vec<(String, StepError)>),
-    /// Plugins failed when what Multus had attached was undone.
+    /// Plugins failed when the attachments that Multus had made were undone.
     #[error("this container was attached by multus, and undoing that failed; it will be tried again on the next DEL")]
     Takeover(Vec<(String, StepError)>),
     /// What Multus left cannot be read or removed.
@@ -119,17 +117,17 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The journal cannot be used, so that what it recorded is not known.
+    /// The journal cannot be used, so what it recorded is not known.
     #[error("the journal of this attachment cannot be used ({reason}); it is now {}, and what it records has to be cleaned up by hand", set_aside.display())]
     Corrupt {
         /// What is wrong with it.
         reason: String,
         /// Where it is now.
         set_aside: PathBuf,
-        /// What failed when the configuration was used in its place.
+        /// The failures of DEL by the configuration.
         failures: Vec<(String, StepError)>,
     },
-    /// CHECK for something that is not attached.
+    /// CHECK for an interface that is not attached.
     #[error("container {container_id:?} has no attachment on {ifname:?} in {}", state_dir.display())]
     NotAttached {
         /// The container.
@@ -140,7 +138,7 @@ pub enum Error {
         state_dir: PathBuf,
     },
     /// CHECK found something.
-    #[error("{}", findings_line(.0))]
+    #[error("{}", findings_text(.0))]
     Check(Vec<Finding>),
     /// The operation does not exist in the configuration's version.
     #[error("{verb} does not exist in CNI {version}")]
@@ -174,7 +172,7 @@ pub struct Finding {
 /// What CHECK found.
 #[derive(Debug, thiserror::Error)]
 pub enum What {
-    /// Something in the namespace is not as it was left.
+    /// Something in the namespace has changed since ADD.
     #[error("{0}")]
     Changed(String),
     /// A plugin says so.
@@ -202,7 +200,7 @@ fn count(number: usize) -> String {
     if number == 1 { "one step".into() } else { format!("{number} steps") }
 }
 
-fn findings_line(findings: &[Finding]) -> String {
+fn findings_text(findings: &[Finding]) -> String {
     findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -213,7 +211,7 @@ impl From<RolledBack> for Error {
 }
 
 impl Error {
-    /// What the runtime gets for it, on this operation.
+    /// The CNI error for the runtime, for this operation.
     pub fn answer(&self, verb: Option<Verb>) -> CniError {
         let mut error = CniError::from(self);
         if verb == Some(Verb::Del) {
@@ -224,17 +222,17 @@ impl Error {
     }
 }
 
-/// Phrases that make containerd treat a failed DEL as a success, and what replaces them. The second one counts
-/// there for a container without a namespace only.
+/// Phrases for which containerd treats a failed DEL as a success, and their replacements. The second phrase counts there only for a
+/// container without a namespace.
 const SUCCESS_PHRASES: [(&str, &str); 2] =
     [("not found", "missing"), ("no such file or directory", "no such file or folder")];
 
-/// An error of DEL that containerd takes for one: otherwise what is still to be undone would be forgotten.
+/// Replaces these phrases in an error of DEL. Otherwise containerd would forget what is still to be undone.
 fn retryable(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let mut retryable = String::with_capacity(text.len());
     let mut at = 0;
-    // Once over the text: a plugin may say it as often as it likes.
+    // A single pass over the text, because a plugin may repeat the phrase any number of times.
     while let Some((found, (phrase, plain))) = next_of(&SUCCESS_PHRASES, &lower[at..]) {
         retryable.push_str(&text[at..at + found]);
         retryable.push_str(plain);
@@ -243,7 +241,7 @@ fn retryable(text: &str) -> String {
     retryable + &text[at..]
 }
 
-/// Where the first of some phrases begins in a text, and which it is.
+/// The position of the first of these phrases in a text, and which one it is.
 fn next_of<'a>(phrases: &[(&'a str, &'a str)], text: &str) -> Option<(usize, (&'a str, &'a str))> {
     let begins = |at: usize| phrases.iter().find(|(phrase, _)| text.as_bytes()[at..].starts_with(phrase.as_bytes()));
     let candidates = text.bytes().enumerate().filter(|(_, byte)| *byte == b'n');
@@ -265,7 +263,7 @@ fn details_of(error: &Error) -> String {
             lines(failures.iter().map(|(label, error)| format!("{label}: {}", in_full(error))))
         }
         Error::Gc(failures) => lines(failures.iter().map(ToString::to_string)),
-        // The message has what plugins said in theirs, and the code is that of a finding that is alone.
+        // The message contains the messages of plugins. The code is the finding's own if there is only one.
         Error::Check(findings) => lines(findings.iter().filter_map(|finding| match &finding.what {
             What::Plugin(StepError { source: PluginError::Reported(own), plugin_type, .. }) => {
                 let said = match (own.details.as_str(), findings.len()) {
@@ -282,7 +280,7 @@ fn details_of(error: &Error) -> String {
     }
 }
 
-/// What a plugin has said beside its message, and what could not be undone.
+/// The details of the plugins' errors, and what could not be undone.
 pub(super) fn details_of_rolled_back(rolled_back: &RolledBack) -> String {
     let plugin = match &rolled_back.cause {
         Failure::Attach { source, .. } => CniError::from(&source.source).details,
@@ -293,7 +291,7 @@ pub(super) fn details_of_rolled_back(rolled_back: &RolledBack) -> String {
     join(plugin, &rolled_back.cleanup)
 }
 
-/// What an error's message leaves to its sources, such as what the kernel has said.
+/// The messages of an error's sources, such as the kernel's.
 fn sources(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -313,7 +311,7 @@ pub(super) fn join(first: String, failures: &[CleanupFailure]) -> String {
     details
 }
 
-/// A plugin's failure with the details and the code that it gave.
+/// A plugin's failure with the details and the code that the plugin gave.
 fn in_full(error: &StepError) -> String {
     match &error.source {
         PluginError::Reported(own) if own.details.is_empty() => format!("{error} (code {})", own.code),
@@ -326,7 +324,7 @@ fn lines(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join("; ")
 }
 
-/// The code of a failure that was rolled back.
+/// The code of a failed operation that was rolled back.
 pub(super) fn code_of_failure(failure: &Failure) -> u32 {
     match failure {
         Failure::Attach { source, .. } => CniError::from(&source.source).code,
@@ -423,7 +421,7 @@ mod tests {
         assert!(details.starts_with("the kernel refused: EINVAL"), "{details}");
     }
 
-    /// It used to take time by the square of the length.
+    /// The time once grew with the square of the length.
     #[test]
     fn a_long_text_is_gone_through_once() {
         assert_eq!(retryable(&"not found".repeat(400_000)).len(), 7 * 400_000);

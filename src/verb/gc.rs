@@ -1,4 +1,4 @@
-//! GC: clean up what belongs to attachments that the runtime no longer knows.
+//! GC: clean up attachments that the runtime no longer knows.
 
 use std::collections::HashSet;
 
@@ -17,11 +17,11 @@ use crate::transaction::journal::State;
 use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Container, Debt, Journal, Opened, Sharing, Store, remove_undone, undo};
 
-/// How many interfaces to protect on a container that something other than Braid has attached.
+/// How many interface names to protect on a container that something other than Braid has attached.
 const PROTECTED_INTERFACES: usize = 32;
 
-/// Undoes every attachment of this network that is not in the runtime's list, then passes GC on to every network
-/// known, each with what is still attached to it. Goes on after failures and reports them all.
+/// Undoes every attachment of this network that is not in the runtime's list, then runs GC of every known network with the
+/// attachments that still exist. Continues after failures and reports all of them.
 ///
 /// If the configuration is no longer valid, GC works from the journals alone and reports the configuration's error at the end.
 pub(super) fn gc(context: &Context, config: &Config, unusable: Option<InvalidConfig>) -> Result<(), Error> {
@@ -53,15 +53,14 @@ pub(super) fn gc(context: &Context, config: &Config, unusable: Option<InvalidCon
 /// One GC under way.
 struct Sweep<'a> {
     config: &'a Config,
-    /// What the runtime still has; none if it did not say, in which case nothing is stale.
+    /// The attachments in the runtime's list. `None` if the runtime gave no list; then no attachment is stale.
     valid: Option<HashSet<(&'a str, &'a str)>>,
-    /// What is attached: the network's name and the attachment.
+    /// The existing attachments, each with the network's name.
     live: Vec<(String, ValidAttachment)>,
-    /// What the runtime has and a journal records, so that it is known what Braid made for it.
+    /// The attachments that are in the runtime's list and in a journal, so that it is known what Braid made for them.
     recorded: HashSet<(String, String)>,
     networks: Vec<NetworkConfig>,
-    /// Whether a journal could not be read. What it records may be attached, so no plugin may clean up by what the
-    /// other journals say.
+    /// Whether a journal could not be read. What it records may exist, so no plugin may clean up based on the other journals.
     has_unreadable_journal: bool,
     failures: Vec<CniError>,
 }
@@ -75,7 +74,7 @@ impl<'a> Sweep<'a> {
         let networks: Vec<NetworkConfig> = known.networks.into_iter().map(|(network, _)| network).collect();
         let errors: Vec<SourceError> = known.errors.into_iter().chain(known.forgiven).collect();
         for error in errors {
-            // It may be one that the API server has: where it was used, a journal records it.
+            // It may be a network that only the API server knows. If it was used, a journal records it.
             tracing::warn!(network = config.name, "no GC for a network that cannot be found here: {error}");
         }
         let (live, recorded, failures) = (Vec::new(), HashSet::new(), Vec::new());
@@ -121,7 +120,7 @@ impl<'a> Sweep<'a> {
             }
             Err(error) => return self.cannot_read(code::IO, &error),
         };
-        self.know_networks(&journal.state);
+        self.add_networks(&journal.state);
         if !self.is_stale(container.id(), ifname, &journal.state) {
             return self.record(&journal.state);
         }
@@ -137,12 +136,12 @@ impl<'a> Sweep<'a> {
                 self.fail(code::IO, &error);
             }
         } else {
-            // What is still owed needs what the plugins hold for it.
+            // Attachments that are owed still need what the plugins hold for them.
             self.record(&journal.state);
         }
     }
 
-    /// Tries again what DEL has given up on. What fails again is no failure of GC's: it was reported when it was parked.
+    /// Tries the debts again. A debt that fails again is not a failure of GC, because it was reported when it was parked.
     fn debts(&mut self, context: &Context, store: &Store, launcher: &Launcher) {
         let debts = match store.debts() {
             Ok(debts) => debts,
@@ -160,7 +159,7 @@ impl<'a> Sweep<'a> {
             let Some(state) = debt.state().filter(|state| state.header.plan.network == self.config.name) else {
                 continue;
             };
-            self.know_networks(state);
+            self.add_networks(state);
             let finder = context.finder_for(&state.header.plan.path);
             let failures = debt.retry(context.tools(&finder, launcher));
             if failures.is_empty() {
@@ -182,8 +181,8 @@ impl<'a> Sweep<'a> {
             && self.valid.as_ref().is_some_and(|valid| !valid.contains(&(container_id, ifname)))
     }
 
-    /// Takes note of the networks of a journal, so that they get GC even where no configuration names them any more.
-    fn know_networks(&mut self, state: &State) {
+    /// Adds the networks of a journal, so that they get GC even if no configuration names them any more.
+    fn add_networks(&mut self, state: &State) {
         let plan = &state.header.plan;
         for network in plan.attachments.iter().map(|attachment| &attachment.network) {
             let is_known = self.networks.iter().any(|known| known.name == network.name);
@@ -193,14 +192,14 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Does for what Multus left as for journals.
+    /// Does the same as for journals with what Multus left.
     fn left_by_multus(&mut self, context: &Context, launcher: &Launcher) {
         let ids = match MultusState::container_ids(&self.config.multus_dir) {
             Ok(ids) => ids,
             Err(error) => return self.fail(code::IO, &format!("{}: {error}", self.config.multus_dir.display())),
         };
         for id in ids {
-            // A namespace whose container the runtime has forgotten is gone, or not known to be the one it was.
+            // If the runtime has forgotten the container, its namespace is gone, or may be another one by now.
             let asking = Asking { container_id: &id, ifname: "eth0", netns: "", args: "" };
             let state = match takeover::read(self.config, asking) {
                 Ok(Some(state)) => state,
@@ -227,14 +226,14 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Takes note of what is attached, so that no plugin's GC cleans it up.
+    /// Records what exists, so that no plugin's GC cleans it up.
     fn record(&mut self, state: &State) {
         let plan = &state.header.plan;
         self.recorded.insert((plan.container_id.clone(), plan.ifname.clone()));
         self.record_debt(state);
     }
 
-    /// Does so for a debt: it says nothing of what the runtime has.
+    /// Does the same for a debt, which does not count as recorded for the runtime's list.
     fn record_debt(&mut self, state: &State) {
         let plan = &state.header.plan;
         for (_, attachment) in state.attachments() {
@@ -243,13 +242,13 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// What a network's plugins must leave alone.
+    /// The attachments that a network's plugins must not clean up.
     fn valid_on(&self, network: &str) -> Vec<ValidAttachment> {
         let mut valid: Vec<ValidAttachment> =
             self.live.iter().filter(|(name, _)| name == network).map(|(_, one)| one.clone()).collect();
         let mut listed: HashSet<ValidAttachment> = valid.iter().cloned().collect();
-        // What the runtime has and no journal records was attached by other means, by another meta-plugin before Braid
-        // for example. It may be on any network, and under any of the numbered names.
+        // Attachments in the runtime's list without a journal were made by other means, for example by another meta-plugin before
+        // Braid. They may be on any network, under any of the numbered names.
         for (container_id, ifname) in self.valid.iter().flatten() {
             if self.recorded.contains(&((*container_id).to_owned(), (*ifname).to_owned())) {
                 continue;
@@ -266,7 +265,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn networks(&mut self, context: &Context, launcher: &Launcher) {
-        // Without the runtime's list, plugins would take everything for stale.
+        // Without the runtime's list, plugins would clean up everything.
         if self.valid.is_none() {
             return;
         }

@@ -1,4 +1,4 @@
-//! What the plugins after Braid have changed of what it answered.
+//! Changes that plugins after Braid have made to its answer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -11,16 +11,15 @@ use crate::plan::Plan;
 
 /// An interface: its name, whether it is in the container, and its hardware address.
 type InterfaceKey = (String, bool, String);
-/// An address: the interface in the container, empty where it is on none, and itself.
+/// An address: the interface in the container, empty if it has none, and the address itself.
 type IpKey = (String, IpNet);
 /// A route: its destination, next hop and table.
 type RouteKey = (IpNet, Option<IpAddr>, Option<u32>);
 
-/// The difference between what Braid answered to ADD and what the runtime has got in the end.
+/// The differences between Braid's answer to ADD and the runtime's final result.
 ///
-/// A runtime gives the result of its whole list to CHECK (SPEC §3, "Checking an attachment"). Where that differs from
-/// Braid's answer, a plugin after it in the list has made it so on purpose: `tuning` gives an interface another hardware
-/// address, another plugin removes a default route.
+/// A runtime passes the result of its whole list to CHECK (SPEC §3, "Checking an attachment"). If that differs from Braid's answer,
+/// a plugin after Braid has changed it on purpose: `tuning` sets another hardware address, another plugin removes a default route.
 #[derive(Debug)]
 pub(super) struct LaterChanges {
     container: Container,
@@ -28,12 +27,12 @@ pub(super) struct LaterChanges {
     removed_ips: HashSet<IpKey>,
     added_ips: Vec<(String, Ip)>,
     removed_routes: HashSet<RouteKey>,
-    /// Each with the interface that it goes out of.
+    /// Each with its outgoing interface.
     added_routes: Vec<(String, Route)>,
 }
 
 impl LaterChanges {
-    /// What differs in `now` from what was `answered` to an ADD with this plan.
+    /// The differences in `now` from what was `answered` to an ADD with this plan.
     pub(super) fn between(answered: &AddResult, now: &AddResult, plan: &Plan) -> Self {
         let container = Container { netns: plan.netns.clone(), ifname: plan.ifname.clone() };
         let (removed_ips, added_ips) = container.changed_ips(answered, now);
@@ -42,7 +41,7 @@ impl LaterChanges {
         Self { container, interfaces, removed_ips, added_ips, removed_routes, added_routes }
     }
 
-    /// Makes the result of the attachment on `ifname` agree with the changes.
+    /// Applies the changes to the result of the attachment on `ifname`.
     pub(super) fn apply(&self, ifname: &str, result: &mut AddResult) {
         for interface in &mut result.interfaces {
             let Some(now) = self.interfaces.get(&self.container.interface_key(interface)) else { continue };
@@ -73,18 +72,19 @@ impl LaterChanges {
     }
 }
 
-/// Distinguishes what results say of the container from what they say of the host.
+/// Whether a part of a result is about the container or about the host.
 #[derive(Debug)]
 struct Container {
     /// The path of its namespace.
     netns: String,
-    /// The interface that the runtime asked for. What is on no interface in particular is on this one.
+    /// The interface that the runtime asked for. Addresses without an interface count as its own.
     ifname: String,
 }
 
 impl Container {
-    /// Interfaces with another hardware address or MTU. Those of one name on one side are paired in their order: bridges of
-    /// one name can be in a result several times. What `now` leaves empty was lost on the way and not changed.
+    /// Interfaces with another hardware address or MTU. Interfaces of the same name on the same side are paired in order, because a
+    /// result can contain bridges of one name several times. A value that is empty in `now` does not count as a change: an older
+    /// format may have lost it.
     fn changed_interfaces(&self, answered: &AddResult, now: &AddResult) -> HashMap<InterfaceKey, Interface> {
         let side = |interface: &Interface| interface.is_in_container(&self.netns);
         let mut by_name: HashMap<(&str, bool), VecDeque<&Interface>> = HashMap::new();
@@ -118,7 +118,7 @@ impl Container {
         (before.difference(&after).cloned().collect(), added.collect())
     }
 
-    /// Routes are the same with the same destination, next hop and table; a plugin of an older version loses the table.
+    /// Routes are the same if destination, next hop and table are the same. A plugin of an older version loses the table.
     fn changed_routes(&self, answered: &AddResult, now: &AddResult) -> (HashSet<RouteKey>, Vec<(String, Route)>) {
         let keys = |result: &AddResult| -> HashSet<RouteKey> { result.routes.iter().map(route_key).collect() };
         let (before, after) = (keys(answered), keys(now));
@@ -131,7 +131,7 @@ impl Container {
         (before.iter().copied().filter(is_gone).collect(), added.collect())
     }
 
-    /// The interface that a route goes out of: the one whose subnet has the next hop.
+    /// The outgoing interface of a route: the one whose subnet contains the next hop.
     fn interface_of_route(&self, result: &AddResult, route: &Route) -> String {
         let has_gateway = |ip: &&Ip| route.gw.is_some_and(|gateway| ip.address.contains(&gateway));
         let ip = result.ips.iter().find(has_gateway);
@@ -142,7 +142,7 @@ impl Container {
         self.listed_interface(result, ip).unwrap_or(&self.ifname).to_owned()
     }
 
-    /// The interface in the container that an address points at.
+    /// The interface in the container that an address refers to.
     fn listed_interface<'a>(&self, result: &'a AddResult, ip: &Ip) -> Option<&'a str> {
         let interface = result.interfaces.get(ip.interface?)?;
         interface.is_in_container(&self.netns).then_some(&*interface.name)
@@ -158,7 +158,7 @@ impl Container {
 }
 
 fn route_key(route: &Route) -> RouteKey {
-    // The main table, which a route is in that names none.
+    // The main routing table, which a route without a table uses.
     let table = route.table.filter(|table| *table != 0 && *table != 254);
     (route.dst, route.gw, table)
 }

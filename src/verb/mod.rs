@@ -1,4 +1,4 @@
-//! The operations of the protocol (SPEC §2, "CNI operations"), each a short function that reads like DESIGN's page.
+//! The operations of the protocol (SPEC §2, "CNI operations"): one short function for each, which shows its steps in order.
 
 mod add;
 mod check;
@@ -32,8 +32,8 @@ pub fn run(request: &Request) -> Result<(), Error> {
         return version::version(request);
     }
     match request.refuse_recursion() {
-        // Nothing can be attached by such a call, so there is nothing to delete either. An error would keep the outer call
-        // from ever being undone.
+        // Such a call cannot attach anything, so there is nothing to delete either. An error would prevent the outer call from
+        // being undone.
         Err(error) if request.verb == Verb::Del => {
             tracing::warn!(container = request.container_id, "nothing to delete: {error}");
             return Ok(());
@@ -56,12 +56,12 @@ pub fn run(request: &Request) -> Result<(), Error> {
     outcome
 }
 
-/// Braid's configuration. For DEL and GC, it may be one that cannot be used: then it has only what they need, and the reason is
-/// returned with it.
+/// Braid's configuration. For DEL and GC, an invalid one is accepted: it then has only what they need, and the reason is returned
+/// with it.
 fn configuration(request: &Request) -> Result<(Config, Option<InvalidConfig>), Error> {
     match (Config::parse(&request.stdin), request.verb) {
         (Ok(config), _) => Ok((config, None)),
-        // What there is to undo stands in the journals.
+        // The journals contain what has to be undone.
         (Err(error), verb @ (Verb::Del | Verb::Gc)) => Ok((Config::essentials(&request.stdin, verb)?, Some(error))),
         (Err(error), _) => Err(error.into()),
     }
@@ -74,13 +74,13 @@ fn start_log(context: &Context, request: &Request, config: &Config) {
     for warning in &config.call_warnings {
         tracing::warn!("{warning}");
     }
-    // They are the same in every call, so `validate` and `plan` warn of them instead.
+    // The warnings are the same in every call, so `validate` and `plan` show them instead.
     for warning in &config.operator_warnings {
         tracing::debug!("{warning}");
     }
 }
 
-/// Logs the outcome of a call, and reports it to the agent of the node or, if there is none, its spans to the log.
+/// Logs the outcome of a call, and reports it to the node's agent. If there is no agent, the call's spans go to the log.
 fn report(context: &Context, request: &Request, config: &Config, error: Option<CniError>) {
     let took = context.began.elapsed();
     crate::log::call_finished(error.as_ref(), took);
@@ -100,7 +100,7 @@ fn report(context: &Context, request: &Request, config: &Config, error: Option<C
     }
 }
 
-/// The spans of the plugins of a traced call, in the log: nobody else exports them.
+/// Logs the spans of a traced call's plugins, because no agent exports them.
 fn log_spans(runs: &Runs) {
     let Some(trace) = runs.trace() else { return };
     for Run { plugin_type, verb, ifname, took, error, span, .. } in runs.take() {

@@ -1,4 +1,4 @@
-//! What can be found wrong before the first plugin runs, and needs a look at the disk.
+//! Checks before the first plugin runs that need to look at the file system or the namespace.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -15,9 +15,9 @@ use crate::transaction::{Container, Store, StoreError};
 /// The executable of this process.
 const OWN: &str = "/proc/self/exe";
 
-/// The path leads to the same place at DEL, and not to the namespace that this process runs in, unless the runtime says that it
-/// may: the container would be given interfaces and routes of the host. Plugins of a later make refuse that too, some of
-/// them when they have done it.
+/// Refuses a path that is relative, because it may lead elsewhere at DEL, and, unless the runtime allows it, the namespace in which
+/// this process runs: otherwise the host would get the container's interfaces and routes. Recent plugins refuse this too, some of
+/// them only after they have acted.
 pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<(), Error> {
     let unfit = |why| Err(Error::Unfit { path: request.netns.chars().take(64).collect(), why });
     if !request.netns.starts_with('/') {
@@ -30,8 +30,7 @@ pub(super) fn refuse_unfit_namespace(request: &Request) -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens the container's namespace. None where this process may not: plugins may have rights that it has not, and then say
-/// what is wrong.
+/// Opens the container's namespace. `None` if this process may not: plugins may have more rights, and otherwise report the problem.
 pub(super) fn open_namespace(plan: &Plan) -> Result<Option<Netns>, Error> {
     match Netns::open(Path::new(&plan.netns)) {
         Ok(netns) => Ok(Some(netns)),
@@ -43,8 +42,8 @@ pub(super) fn open_namespace(plan: &Plan) -> Result<Option<Netns>, Error> {
     }
 }
 
-/// The namespace has no interface of a name that the plan gives to an attachment. A plugin would fail on one, and undoing
-/// that failure would take down an interface that is not ours (SPEC §2, ADD).
+/// Refuses a plan that gives an attachment a name that an interface of the namespace already has. A plugin would fail, and undoing
+/// that failure would remove an interface that is not Braid's (SPEC §2, ADD).
 pub(super) fn refuse_taken_names(plan: &Plan, netns: Option<&mut Netns>) -> Result<(), Error> {
     let Some(netns) = netns else { return Ok(()) };
     for attachment in &plan.attachments {
@@ -65,12 +64,12 @@ fn warn_unseen(plan: &Plan, error: &NetnsError) {
     tracing::warn!(container = plan.container_id, "cannot look into the namespace: {error}{reason}");
 }
 
-/// The interfaces that other networks have given the container, by their journals.
+/// The interfaces that other networks have given to the container, according to their journals.
 pub(super) fn names_held_by_others(container: &Container, own: &str) -> Result<Vec<String>, StoreError> {
     held_by_others(container, own, |attachment| Some(attachment.ifname.clone()))
 }
 
-/// What `part` says of each attachment that other networks have given the container, by their journals.
+/// Collects `part` of each attachment that other networks have made for the container, according to their journals.
 pub(super) fn held_by_others<T>(
     container: &Container,
     own: &str,
@@ -79,15 +78,15 @@ pub(super) fn held_by_others<T>(
     let mut held = Vec::new();
     for ifname in container.entries()?.ifnames.iter().filter(|ifname| *ifname != own) {
         if let Some(Ok(state)) = State::peek(container, ifname)? {
-            let there = state.attachments().filter(|(index, _)| !state.is_forgone(*index));
+            let there = state.attachments().filter(|(index, _)| !state.is_failed_optional(*index));
             held.extend(there.filter_map(|(_, attachment)| part(attachment)));
         }
     }
     Ok(held)
 }
 
-/// Whether the journal of another container says that the namespace at `netns` is its own. One without interfaces has nothing that
-/// could be taken from it, and is not looked for.
+/// Whether another container's journal says that the namespace at `netns` is its own. Containers without interfaces are not
+/// considered, because nothing could be taken from them.
 pub(super) fn is_namespace_of_another(store: &Store, own: &str, netns: &str) -> bool {
     let Ok(mut namespace) = Netns::open(Path::new(netns)) else { return false };
     let Ok(identity) = namespace.identity() else { return false };
@@ -102,7 +101,7 @@ pub(super) fn is_namespace_of_another(store: &Store, own: &str, netns: &str) -> 
         })
 }
 
-/// A container goes without an optional attachment whose plugins are not there.
+/// An optional attachment whose plugins are missing is left out.
 pub(super) fn forgo_without_plugins(plan: &mut Plan, finder: &Finder) {
     plan.attachments.retain(|attachment| {
         let mut plugins = attachment.network.plugins.iter().filter(|_| attachment.optional);
@@ -114,7 +113,7 @@ pub(super) fn forgo_without_plugins(plan: &mut Plan, finder: &Finder) {
     });
 }
 
-/// Every plugin of the plan has an executable, and none of them is Braid under another name.
+/// Checks that every plugin of the plan has an executable, and that none of them is Braid under another name.
 pub(super) fn preflight(plan: &Plan, finder: &Finder) -> Result<(), Error> {
     let own = identity(Path::new(OWN));
     let mut seen = BTreeSet::new();
@@ -140,7 +139,7 @@ pub(crate) fn is_own_executable(path: &Path) -> bool {
     identity(path).is_some_and(|found| identity(Path::new(OWN)) == Some(found))
 }
 
-/// What identifies a file, whatever its name.
+/// The identity of a file, whatever its name.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -15,8 +15,8 @@ use crate::runtime::Chain;
 use crate::source::{self, kubernetes};
 use crate::transaction::store::debts;
 
-/// Looks at everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server
-/// if there is to be one, and every network that a container could get.
+/// Checks everything that an ADD would need: the state directory, the readiness file, the Kubernetes API server if it is
+/// configured, and every network that a container could get.
 pub(super) fn status(context: &Context, request: &Request, config: &Config) -> Result<(), Error> {
     if !config.version.has_status_and_gc() {
         return Err(Error::NoSuchVerb { verb: Verb::Status, version: config.version });
@@ -58,7 +58,7 @@ pub(super) fn status(context: &Context, request: &Request, config: &Config) -> R
     if missing.is_empty() { Ok(()) } else { Err(Error::NotReady(missing)) }
 }
 
-/// Says in the log what is owed and waits for somebody to look at it. That keeps no pod from being attached.
+/// Logs the debts, which wait for an operator. They do not prevent pods from being attached.
 fn warn_of_debts(state_dir: &Path) {
     let debts = match debts(state_dir) {
         Ok(debts) => debts,
@@ -69,13 +69,13 @@ fn warn_of_debts(state_dir: &Path) {
     }
 }
 
-/// Why nothing can be written to the state directory, or to where it would be made.
+/// Why files cannot be written to the state directory, or to the directory where it would be made.
 fn unwritable(state_dir: &Path) -> Option<String> {
     let existing = state_dir.ancestors().find(|path| path.exists())?;
     if !existing.is_dir() {
         return Some(format!("the state directory {} is not a directory", existing.display()));
     }
-    // A file without a name: nothing of it can be left, and it needs all that a journal does, space included.
+    // An unnamed file: it leaves nothing behind, and needs everything that a journal needs, including space.
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     match open(existing, flags, Mode::S_IRUSR) {
         // Not every file system can do that.

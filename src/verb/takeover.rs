@@ -1,4 +1,4 @@
-//! Attachments that Multus made before Braid took its place on the node: DEL and GC undo them from what it left.
+//! Attachments that Multus made before Braid replaced it on the node. DEL and GC undo them using what Multus left.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::runtime::Launcher;
 use crate::runtime::cache::{self, Cache, Cached};
 use crate::transaction::multus::{Asking, MultusState};
 
-/// Undoes what Multus did for the container of this call, which is locked. False if it did nothing.
+/// Undoes what Multus did for the container of this call, which is locked. Returns false if it did nothing.
 pub(super) fn del(context: &Context, request: &Request, config: &Config, launcher: &Launcher) -> Result<bool, Error> {
     let asking = Asking {
         container_id: &request.container_id,
@@ -29,8 +29,8 @@ pub(super) fn del(context: &Context, request: &Request, config: &Config, launche
 /// The types of Multus's plugin.
 const MULTUS: [&str; 2] = ["multus", "multus-shim"];
 
-/// Removes the result of Multus's own network that the runtime's libcni keeps. The runtime calls DEL of the network
-/// `now`, and would keep what it knows of the other one for ever.
+/// Removes the cached result of Multus's own network. The runtime calls DEL of Braid's network, and would keep the other network's
+/// result for ever.
 pub(super) fn forget_result(now: &str, container_id: &str) {
     let cache = Cache::new(Path::new(cache::DEFAULT_DIR));
     let is_multus = |cached: &Cached| {
@@ -52,7 +52,7 @@ pub(super) fn read(config: &Config, asking: Asking<'_>) -> Result<Option<MultusS
     MultusState::read(&config.multus_dir, asking).map_err(|source| Error::MultusState { path: path(), source })
 }
 
-/// Undoes what Multus did and, once all of it is undone, removes what it left.
+/// Undoes what Multus did. Once everything is undone, removes the files that it left.
 pub(super) fn undo(
     context: &Context,
     state: &MultusState,

@@ -447,10 +447,10 @@ fn values_that_contradict_themselves_are_refused() {
     case.add().succeeds();
     let before = qdiscs(&case);
     let refused = |words: &[&str], code: u64, says: &str| drop(update(&case, words).fails(code).says(says));
-    refused(&["eth0", "--plugin", "tuning", "--set", "mtu=1300", "--unset", "mtu"], 7, "say one of them");
+    refused(&["eth0", "--plugin", "tuning", "--set", "mtu=1300", "--unset", "mtu"], 7, "give only one of them");
     refused(&["eth0", "--plugin", "tuning#2", "--set", "mtu=1300"], 7, "no tuning#2, only 1");
     refused(&["eth0", "--plugin", "bandwidth", "--set", "shapedSubnets=[]"], 7, "only its limits");
-    refused(&["eth0", "--port-mappings", "8080:80,8080:81"], 7, "8080/tcp is there twice");
+    refused(&["eth0", "--port-mappings", "8080:80,8080:81"], 7, "8080/tcp is given twice");
     refused(&["eth0", "--bandwidth", "ingress=400G,ingressBurst=80k"], 7, "ingressBurst=400000");
     refused(&["eth0", "--plugin", "tuning"], 7, "--set KEY=JSON");
     assert_eq!(qdiscs(&case), before);

@@ -1,4 +1,4 @@
-//! Calls of the installed Braid, as a runtime makes them.
+//! Calls of the installed Braid, made as a runtime makes them.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -12,10 +12,11 @@ use crate::cni::{RawObject, Version};
 use crate::plan::Plan;
 use crate::runtime::cache::{self, Cache};
 
-/// Keys about the log of the node. In the DaemonSet's container its file is not there, and a call would warn of that.
+/// Keys about the node's log. They are left out, because the log file does not exist in the DaemonSet's container and each call
+/// would warn about it.
 const LOG_KEYS: [&str; 3] = ["logFile", "logOptions", "logToStderr"];
 
-/// Calls the installed Braid. An error is the message of its answer.
+/// Calls the installed Braid. If the call fails, the error is the message in its answer.
 fn call(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> Result<(), String> {
     let output = run(places, variables, config)
         .map_err(|error| format!("{} cannot be run: {error}", places.executable().display()))?;
@@ -36,7 +37,7 @@ fn run(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> io::Result
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(config) {
-            // It has exited without reading all of it, and its answer says why.
+            // Braid has exited without reading all of its input, and its answer says why.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
             _ => {}
         }
@@ -44,7 +45,7 @@ fn run(places: &Places, variables: &[(&str, &str)], config: &[u8]) -> io::Result
     child.wait_with_output()
 }
 
-/// Asks the installed Braid whether it could serve a pod with this configuration list.
+/// Runs STATUS of the installed Braid with this configuration list: whether it could attach a pod.
 pub(super) fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
     let list: RawObject = serde_json::from_slice(conflist).map_err(|error| error.to_string())?;
     let plugins = get::<Vec<RawObject>>(&list, "plugins", "a list").map_err(|error| error.to_string())?;
@@ -56,7 +57,7 @@ pub(super) fn status(places: &Places, conflist: &[u8]) -> Result<(), String> {
     call(places, &[("CNI_COMMAND", "STATUS")], &config).map_err(|reason| format!("this node is not ready: {reason}"))
 }
 
-/// Calls DEL for a container, from its journal.
+/// Runs DEL for a container, from its journal.
 pub(super) fn del(places: &Places, plan: &Plan) -> Result<(), String> {
     let config =
         json!({"cniVersion": plan.version, "name": plan.network, "type": "braid", "stateDir": places.state_dir});
@@ -67,7 +68,7 @@ pub(super) fn del(places: &Places, plan: &Plan) -> Result<(), String> {
         ("CNI_NETNS", &plan.netns),
     ];
     call(places, &variables, config.to_string().as_bytes())?;
-    // The runtime's libcni keeps it for a DEL of this network, which never comes now.
+    // The runtime's libcni keeps it for a DEL of this network, which will not come.
     drop(Cache::new(Path::new(cache::DEFAULT_DIR)).remove(&plan.network, &plan.container_id, &plan.ifname));
     Ok(())
 }

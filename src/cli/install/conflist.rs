@@ -1,4 +1,4 @@
-//! Braid's own configuration, in front of the primary network's.
+//! Braid's own configuration, which goes before the primary network's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::cni::config::{get, parse_object, raw};
 use crate::cni::{NetworkConfig, PluginConfig, RawObject};
 use crate::config::Config;
 
-/// Other users have no business with it: it may hold a password of a plugin's.
+/// Only root may read the file: it may contain a password for a plugin.
 pub(super) const MODE: u32 = 0o600;
 
-/// Keys that `--with` may not hold, and where their values come from.
+/// Keys that `--with` must not contain, with the reasons.
 const RESERVED: [(&str, &str); 9] = [
     ("cniVersion", "it is the primary network's"),
     ("name", "it is always \"braid\""),
@@ -64,7 +64,7 @@ impl ExtraKeys {
         Ok(extra)
     }
 
-    /// The configuration in front of a primary network, with the capabilities that the runtime is to serve for it.
+    /// The configuration that runs before a primary network's, with the capabilities that the runtime should serve for it.
     fn in_front_of(&self, primary: &NetworkConfig, state_dir: &Path, kubeconfig: Option<&Path>) -> Built {
         let declared = primary.plugins.iter().flat_map(PluginConfig::capabilities);
         let mut capabilities: IndexMap<&String, bool> = declared.map(|name| (name, true)).collect();
@@ -79,7 +79,7 @@ impl ExtraKeys {
             plugin.insert("kubeconfig".into(), raw(kubeconfig));
         }
         plugin.extend(self.keys.clone());
-        // As raw text all the way, so that the primary's plugins get what their author wrote.
+        // Kept as raw text, so that the primary's plugins get exactly what their author wrote.
         plugin.insert("delegates".into(), raw(&[primary]));
         let mut list = RawObject::new();
         list.insert("cniVersion".into(), raw(&primary.version));
@@ -87,7 +87,7 @@ impl ExtraKeys {
         Built { list, plugin }
     }
 
-    /// The configuration in front of a primary network, which Braid can use.
+    /// The configuration that runs before a primary network's, after checking that Braid can use it.
     fn checked(&self, primary: &NetworkConfig, places: &Places, kubeconfig: Option<&Path>) -> Result<Vec<u8>, String> {
         let built = self.in_front_of(primary, &places.state_dir, kubeconfig);
         built.check().map_err(|error| format!("network {:?} cannot be a delegate: {error}", primary.name))?;
@@ -95,14 +95,14 @@ impl ExtraKeys {
     }
 }
 
-/// A configuration list, and its one plugin.
+/// A configuration list, and its only plugin.
 struct Built {
     list: RawObject,
     plugin: RawObject,
 }
 
 impl Built {
-    /// What Braid will read from it, when the runtime has put the list's keys into the plugin's.
+    /// The configuration that Braid will read, after the runtime has added the list's keys to the plugin's.
     fn check(&self) -> Result<Config, String> {
         let request = self.list.iter().chain(&self.plugin).map(|(key, value)| (key.clone(), value.clone())).collect();
         Config::from_object(&request).map_err(|error| error.to_string())
@@ -116,7 +116,7 @@ impl Built {
     }
 }
 
-/// Keeps Braid's configuration in its place.
+/// Keeps Braid's configuration in place.
 #[derive(Debug)]
 pub(super) struct Conflist {
     path: PathBuf,
@@ -129,13 +129,13 @@ impl Conflist {
         Self { path, written: None }
     }
 
-    /// The name of the primary network that the file which is there is in front of.
+    /// The name of the primary network in the existing file.
     pub(super) fn primary(&self) -> Option<String> {
         let list: Value = serde_json::from_slice(&files::read(&self.path, Links::Refused).ok()?).ok()?;
         Some(list["plugins"][0]["delegates"][0]["name"].as_str()?.to_owned())
     }
 
-    /// The primary network's configuration as the file that is there has it.
+    /// The primary network's configuration in the existing file.
     pub(super) fn copy_of_primary(&self) -> Option<NetworkConfig> {
         let list = parse_object(&files::read(&self.path, Links::Refused).ok()?).ok()?;
         let plugins = get::<Vec<RawObject>>(&list, "plugins", "a list").ok()??;
@@ -143,7 +143,7 @@ impl Conflist {
         delegates.first()?.get().parse().ok()
     }
 
-    /// What [`Self::keep`] would do, and what it would write.
+    /// What [`Self::maintain`] would do, and what it would write.
     ///
     /// # Errors
     /// When Braid could not use it, or it could not be written.
@@ -163,11 +163,11 @@ impl Conflist {
         Ok((Change::of(&self.path, is_there, &what), wanted))
     }
 
-    /// Puts the configuration in front of a primary network. Returns it, and whether it had to be written.
+    /// Writes the configuration for a primary network. Returns it, and whether the file had to be written.
     ///
     /// # Errors
     /// When Braid could not use it, or it cannot be written. What was written before then stays.
-    pub(super) fn keep(
+    pub(super) fn maintain(
         &mut self,
         extra: &ExtraKeys,
         primary: &NetworkConfig,
@@ -178,7 +178,7 @@ impl Conflist {
         let path = self.path.display();
         let is_as_wanted = files::is_as(&self.path, &wanted, MODE);
         if !is_as_wanted {
-            self.say_what_happened(&wanted);
+            self.report_foreign_change(&wanted);
             files::write(&self.path, &wanted, MODE).map_err(|error| format!("{path}: {error}"))?;
             say(&format!("wrote {path}, in front of network {:?}", primary.name));
         }
@@ -186,8 +186,8 @@ impl Conflist {
         Ok((wanted, !is_as_wanted))
     }
 
-    /// Says what somebody else did to the file that this process wrote.
-    fn say_what_happened(&self, wanted: &[u8]) {
+    /// Reports what somebody else did to the file that this process wrote.
+    fn report_foreign_change(&self, wanted: &[u8]) {
         let Some(written) = &self.written else { return };
         let path = self.path.display();
         match files::read(&self.path, Links::Refused) {
@@ -201,7 +201,7 @@ impl Conflist {
     }
 }
 
-/// What may have happened to Braid's configuration, for the message that it is gone.
+/// What may have happened to Braid's configuration, for the message that it is missing.
 fn renamed(conf_dir: &Path) -> String {
     let is_ours = |name: &str| name.starts_with(CONFLIST) && name != CONFLIST;
     let entries = fs::read_dir(conf_dir).into_iter().flatten().flatten();

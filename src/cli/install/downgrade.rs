@@ -1,4 +1,4 @@
-//! Journals of a newer Braid, which this one must not take the place of: it could not detach what they record.
+//! Journals of a newer Braid. This Braid must not replace it, because it could not detach what they record.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::files::{self, Links};
 use crate::transaction::journal::{NEWEST_FORMAT, format_of};
 
-/// The longest first line that is looked at, in bytes: it holds the plan.
+/// The longest first line that is read, in bytes. It contains the plan.
 const MAX_LINE: u64 = 16 << 20;
 
 /// Journals that this Braid does not read.
@@ -40,7 +40,7 @@ impl fmt::Display for Newer {
     }
 }
 
-/// Looks for journals that this Braid does not read, among the attachments and the debts.
+/// Searches the attachments and the debts for journals that this Braid cannot read.
 pub(super) fn newer_journals(state_dir: &Path) -> Option<Newer> {
     let mut newer = journals(state_dir).into_iter().filter_map(|path| {
         let format = format_at(&path)?;
@@ -61,7 +61,7 @@ fn journals(state_dir: &Path) -> Vec<PathBuf> {
     journals
 }
 
-/// The format of a journal, if it states one.
+/// The format of a journal, if it names one.
 fn format_at(path: &Path) -> Option<u32> {
     let (file, _) = files::open(path, Links::Refused).ok()?;
     let mut line = Vec::new();

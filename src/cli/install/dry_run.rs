@@ -1,4 +1,4 @@
-//! What `install` and `uninstall` would do. Nothing is changed, and nobody is asked.
+//! Shows what `install` and `uninstall` would do. Changes nothing, and makes no request.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use super::uninstall::{OnlyCopy, stays};
 use crate::cli::{CliError, Outcome, print};
 use crate::transaction::journal::State;
 
-/// What becomes of a file, and what it is to be.
+/// What would happen to a file, and its future content.
 #[derive(Debug)]
 pub(super) enum Change {
     /// It is not there, and is made.
     Write(String),
-    /// Something else is there, and it takes the place of that.
+    /// Something else exists, and would be replaced.
     Replace(String),
     /// It is there already.
     Leave(String),
 }
 
 impl Change {
-    /// What becomes of the file at `path`, which is to be `wanted`.
+    /// What would happen to the file at `path`, whose content should be `wanted`.
     pub(super) fn of(path: &Path, is_there: bool, wanted: &str) -> Self {
         let is_taken = path.symlink_metadata().is_ok();
         let change = if is_there {
@@ -58,14 +58,14 @@ impl Lines {
         let _ = writeln!(self.0, "would {verb} {}: {what}", path.display());
     }
 
-    /// What killed installers have left of a file.
+    /// Temporary files that killed installers have left beside a file.
     fn temporaries(&mut self, path: &Path) {
         for left in files::temporaries(path) {
             self.line("remove", &left, "an installer that was killed has left it");
         }
     }
 
-    /// The content of a file, below the line about it.
+    /// The content of a file, printed below the line about it.
     fn content(&mut self, content: &[u8]) {
         for line in String::from_utf8_lossy(content).lines() {
             let _ = writeln!(self.0, "    {line}");
@@ -79,7 +79,7 @@ impl Lines {
     }
 }
 
-/// Says what `install` would do to each file, and what would keep it from that.
+/// Shows what `install` would do to each file, and what would prevent it.
 pub(super) fn install(args: &Install, extra: &ExtraKeys) -> Outcome {
     let places = &args.places;
     let (mut lines, mut problems) = (Lines::default(), Vec::new());
@@ -109,7 +109,7 @@ pub(super) fn install(args: &Install, extra: &ExtraKeys) -> Outcome {
     lines.end(&problems)
 }
 
-/// Says what would become of Braid's configuration.
+/// Shows what would happen to Braid's configuration.
 fn in_front(places: &Places, extra: &ExtraKeys, kubeconfig: Option<&Path>, lines: &mut Lines) -> Result<(), String> {
     let conflist = Conflist::new(places.conflist());
     let primary = primary(&places.conf_dir, conflist.primary().as_deref())?
@@ -125,7 +125,7 @@ fn in_front(places: &Places, extra: &ExtraKeys, kubeconfig: Option<&Path>, lines
     }
 }
 
-/// Says what `uninstall` would remove, detach and put back, and what would keep it from ending.
+/// Shows what `uninstall` would remove, detach and restore, and what would prevent it from finishing.
 pub(super) fn uninstall(args: &Uninstall) -> Outcome {
     let places = &args.places;
     let mut lines = Lines::default();
@@ -164,7 +164,7 @@ fn removed(lines: &mut Lines, path: &Path, what: &str) {
     }
 }
 
-/// The configuration that comes first without Braid's.
+/// The configuration that would come first without Braid's.
 fn next(places: &Places) -> Option<PathBuf> {
     let own = places.conflist();
     configurations(&places.conf_dir).ok()?.into_iter().find(|file| *file != own)

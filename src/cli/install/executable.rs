@@ -14,13 +14,13 @@ use super::report::{say, warn};
 /// The permissions of a program.
 const MODE: u32 = 0o755;
 
-/// Keeps a copy of this program where the runtime looks for plugins.
+/// Keeps a copy of this program in the directory in which the runtime looks for plugins.
 #[derive(Debug)]
 pub(super) struct Executable {
     path: PathBuf,
-    /// Where journals are. One that this program does not read keeps it from its place.
+    /// The directory of journals. If this program cannot read one of them, it is not installed.
     state_dir: PathBuf,
-    /// The file that was compared last, so that it is compared again only after it has changed.
+    /// The file that was compared last. It is compared again only after it has changed.
     known: Option<Stamp>,
 }
 
@@ -29,7 +29,7 @@ impl Executable {
         Self { path: places.executable(), state_dir: places.state_dir.clone(), known: None }
     }
 
-    /// What [`Self::keep`] would do.
+    /// What [`Self::maintain`] would do.
     ///
     /// # Errors
     /// When it could not be done.
@@ -43,20 +43,20 @@ impl Executable {
         Ok(Change::of(&self.path, is_there, &format!("this program, braid {}", env!("CARGO_PKG_VERSION"))))
     }
 
-    /// Refuses to take the place of a newer program whose journals this one does not read.
+    /// Refuses to replace a newer program whose journals this one cannot read.
     fn refuse_downgrade(&self) -> io::Result<()> {
         newer_journals(&self.state_dir)
             .map_or(Ok(()), |newer| Err(io::Error::other(format!("it stays as it is: {newer}"))))
     }
 
-    /// Copies this program to its place unless it is there. It may be running there.
-    pub(super) fn keep(&mut self) -> io::Result<()> {
+    /// Installs this program, unless it is installed already. The old copy may be running.
+    pub(super) fn maintain(&mut self) -> io::Result<()> {
         let stamp = Stamp::of(&self.path);
         if stamp.is_some() && stamp == self.known {
             return Ok(());
         }
         let path = self.path.display();
-        // It is large, and the memory of the DaemonSet's container is limited: neither is read whole.
+        // The program is large, and the memory of the DaemonSet's container is limited, so neither file is read as a whole.
         let mut own = File::open("/proc/self/exe")?;
         let is_there = stamp.is_some() && is_copy(&own, &self.path).unwrap_or(false);
         if !is_there {
@@ -75,7 +75,7 @@ impl Executable {
     }
 }
 
-/// What changes with a file's content, owner or permissions.
+/// Values that change with a file's content, owner or permissions.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -104,7 +104,7 @@ impl From<&Metadata> for Stamp {
     }
 }
 
-/// Whether a file holds the same as this program.
+/// Whether a file has the same content as this program.
 fn is_copy(own: &File, path: &Path) -> io::Result<bool> {
     let (copy, metadata) = files::open(path, Links::Refused)?;
     Ok(metadata.len() == own.metadata()?.len() && is_equal(BufReader::new(own), BufReader::new(copy))?)

@@ -1,8 +1,8 @@
-//! Files that are written whole or not at all, and read without trust in what stands in their place.
+//! Writes files completely or not at all, and reads them without trusting what is in their place.
 //!
-//! A file is written beside its place under a random name, and then renamed over it. Its writer is closed before that:
-//! the kernel refuses to run a program that anybody has open for writing. While it is being written, its temporary is
-//! locked, so that another installer can distinguish it from one that a killed installer has left.
+//! A file is written under a random name beside its place, and then renamed. It is closed before that, because the kernel refuses
+//! to run a program that is open for writing. While the temporary file is being written, it is locked, so that another installer
+//! can tell it from one that a killed installer has left.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, Write as _};
@@ -14,25 +14,25 @@ use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::label;
 
-/// The largest file that is read whole, in bytes.
+/// The largest file that is read as a whole, in bytes.
 const MAX_SIZE: u64 = 1 << 20;
-/// In what pieces a file is written: a program that the page cache holds in small ones is slower to start.
+/// The size of each write: a program that is in many small pieces of the page cache is slower to start.
 const PIECE: u64 = 1 << 20;
-/// How often a file is written again whose temporary has vanished before it could be renamed.
+/// How many times a file is written again if its temporary file has disappeared before it was renamed.
 const ATTEMPTS: u32 = 5;
-/// How the name of a temporary ends. Runtimes read no file with this ending.
+/// The ending of temporary names. Runtimes ignore files with this ending.
 const TEMPORARY: &str = ".tmp";
 
-/// Whether a link is followed that stands in the place of a file.
+/// Whether to follow a link in the place of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Links {
-    /// It is: Kubernetes mounts the files of a service account as links.
+    /// Followed: Kubernetes mounts the files of a service account as links.
     Followed,
     /// It counts as something else than a file.
     Refused,
 }
 
-/// Opens a regular file for reading. Anything else is an error, and a named pipe without a writer no reason to wait.
+/// Opens a regular file for reading. Anything else is an error. Does not wait for the writer of a named pipe.
 pub(super) fn open(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
     let no_follow = if links == Links::Refused { O_NOFOLLOW } else { 0 };
     let file = OpenOptions::new().read(true).custom_flags(O_CLOEXEC | O_NONBLOCK | no_follow).open(path)?;
@@ -56,23 +56,23 @@ pub(super) fn has_mode(metadata: &Metadata, mode: u32) -> bool {
     metadata.mode() & 0o7777 == mode && metadata.uid() == geteuid().as_raw()
 }
 
-/// Whether a file is there with this content and these permissions.
+/// Whether a file exists with this content and these permissions.
 pub(super) fn is_as(path: &Path, content: &[u8], mode: u32) -> bool {
     let is_ours = open(path, Links::Refused).is_ok_and(|(_, metadata)| has_mode(&metadata, mode));
     is_ours && read(path, Links::Refused).is_ok_and(|now| now == content)
 }
 
-/// Writes a file whole or not at all, in the place of whatever is there.
+/// Writes a file completely or not at all, and replaces whatever is in its place.
 pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     write_from(path, &mut Cursor::new(content), mode)
 }
 
-/// Writes a file whole or not at all, with what another one holds.
+/// Copies another file completely or not at all.
 pub(super) fn write_from(path: &Path, content: &mut (impl Read + Seek), mode: u32) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     for attempt in 1.. {
         match write_beside(path, directory, content, mode) {
-            // Another installer has taken it for one that was left behind: it was not locked yet, or not any more.
+            // Another installer has removed it as left behind, because it was not locked yet, or no longer locked.
             Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() && attempt < ATTEMPTS => {}
             Err(error) => return Err(error),
             Ok(()) => break,
@@ -89,7 +89,7 @@ fn write_beside(path: &Path, directory: &Path, content: &mut (impl Read + Seek),
         OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
     };
     let temporary = tempfile::Builder::new().prefix(&prefix_of(path)).suffix(TEMPORARY).make_in(directory, create)?;
-    // A descriptor that cannot write keeps the lock when the writer is closed.
+    // A read-only descriptor keeps the lock when the writer is closed.
     let (locked, _) = open(temporary.path(), Links::Refused)?;
     locked.try_lock().map_err(io::Error::from)?;
     let (mut file, temporary) = temporary.into_parts();
@@ -99,18 +99,18 @@ fn write_beside(path: &Path, directory: &Path, content: &mut (impl Read + Seek),
         piece.clear();
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    label::keep(&file, path, directory);
+    label::apply(&file, path, directory);
     file.sync_all()?;
     drop(file);
     Ok(temporary.persist(path)?)
 }
 
-/// How the names of a file's temporaries begin.
+/// The beginning of the names of a file's temporary files.
 fn prefix_of(path: &Path) -> String {
     format!(".{}.", path.file_name().unwrap_or_default().display())
 }
 
-/// Whether a file could be written, or why not: what [`write`] would fail on before it has changed anything.
+/// Whether a file could be written, or why not: the errors with which [`write`] would fail before changing anything.
 pub(super) fn could_write(path: &Path) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(io::Error::from(io::ErrorKind::IsADirectory));
@@ -118,14 +118,14 @@ pub(super) fn could_write(path: &Path) -> io::Result<()> {
     Ok(access(path.parent().unwrap_or(path), AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
-/// Removes what installers that were killed have left beside a file.
+/// Removes temporary files that killed installers have left beside a file.
 pub(super) fn remove_temporaries(path: &Path) {
     for path in temporaries(path) {
         drop(fs::remove_file(path));
     }
 }
 
-/// What installers that were killed have left beside a file.
+/// The temporary files that killed installers have left beside a file.
 pub(super) fn temporaries(path: &Path) -> Vec<PathBuf> {
     let prefix = prefix_of(path);
     let entries = path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
@@ -135,7 +135,7 @@ pub(super) fn temporaries(path: &Path) -> Vec<PathBuf> {
     });
     let left = names.filter(|entry| match open(&entry.path(), Links::Refused) {
         Ok((file, _)) => file.try_lock().is_ok(),
-        // A link, which is nothing that an installer writes, and nothing that it follows.
+        // A link. No installer makes one, and none follows it.
         Err(_) => entry.file_type().is_ok_and(|kind| kind.is_symlink()),
     });
     left.map(|entry| entry.path()).collect()

@@ -1,4 +1,4 @@
-//! The kubeconfig by which Braid talks to the API server, and the token in it.
+//! The kubeconfig with which Braid connects to the API server, and the token in it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -17,23 +17,23 @@ use crate::request::variable;
 use crate::source::bearer_token::Token;
 use crate::source::kubernetes::lasting_token;
 
-/// The permissions of the file and of its directory: the token is for root alone.
+/// The permissions of the file and of its directory: only root may read the token.
 const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
-/// How long a token that is asked for is to live. Until then pods are attached with it, even if a new one is refused.
+/// The requested lifetime of a token. For this long, pods can be attached with it even if no new one can be obtained.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often a new one is asked for.
 const RENEWAL: Duration = Duration::from_secs(3600);
 /// When it is tried again after a refusal.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Keeps a kubeconfig with a good token in it.
+/// Maintains a kubeconfig with a valid token.
 #[derive(Debug)]
 pub(super) struct Kubeconfig<'a> {
     path: PathBuf,
     /// Where the service account is mounted.
     account: &'a Path,
-    /// A token that outlives this pod, unlike the one that Kubernetes gives it, and when it expires.
+    /// A token that stays valid after this pod, unlike the one that Kubernetes gives to the pod, and its expiry time.
     lasting: Option<(Token, Instant)>,
     /// When to ask for another.
     ask_at: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Kubeconfig<'a> {
     refusal: Problem,
 }
 
-/// What stands in the kubeconfig beside the token.
+/// The content of the kubeconfig, apart from the token.
 struct Server {
     url: String,
     /// The certificate of its authority, in base64.
@@ -58,7 +58,7 @@ impl<'a> Kubeconfig<'a> {
         self.path.exists()
     }
 
-    /// What [`Self::keep`] would do, if anything. No token is asked for.
+    /// What [`Self::maintain`] would do, if anything. Requests no token.
     ///
     /// # Errors
     /// When there is no good token, or it could not be written.
@@ -78,12 +78,12 @@ impl<'a> Kubeconfig<'a> {
         Ok(Some(Change::of(&self.path, false, "the credentials of this pod's service account")))
     }
 
-    /// Writes a kubeconfig with a token for the node or, as long as there is none, with that of this pod. Without a
-    /// service account nothing is written.
+    /// Writes a kubeconfig with a token for the node or, until there is one, with the token of this pod. Without a service account
+    /// nothing is written.
     ///
     /// # Errors
     /// When there is no good token, or it cannot be written. What was written before then stays.
-    pub(super) fn keep(&mut self) -> Result<(), String> {
+    pub(super) fn maintain(&mut self) -> Result<(), String> {
         let Some(address) = address_of_server() else { return Ok(()) };
         let authority = self.read("ca.crt").and_then(|bytes| certificate(&bytes))?;
         let server = Server { url: format!("https://{address}"), authority };
@@ -106,7 +106,7 @@ impl<'a> Kubeconfig<'a> {
         files::read(&path, Links::Followed).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// The token that Kubernetes gives this pod.
+    /// The token that Kubernetes gives to this pod.
     fn token_of_pod(&self) -> Result<Token, String> {
         self.read("token").and_then(|bytes| {
             Token::parse(&bytes, SystemTime::now())
@@ -133,7 +133,7 @@ impl<'a> Kubeconfig<'a> {
         Ok(())
     }
 
-    /// Writes a kubeconfig, unless it is there as it should be.
+    /// Writes a kubeconfig, unless the existing one is as it should be.
     fn write(&self, server: &Server, token: &Token) -> Result<(), String> {
         // JSON is YAML.
         let kubeconfig = json!({
@@ -171,7 +171,7 @@ fn address_of_server() -> Option<String> {
     Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
-/// A certificate in base64. One that is being written is refused.
+/// A certificate in base64. A file that is incomplete, because it is being written, is rejected.
 fn certificate(bytes: &[u8]) -> Result<String, String> {
     let text = String::from_utf8_lossy(bytes);
     let is_whole = text.matches("-----BEGIN ").count() == text.matches("-----END ").count();
@@ -181,7 +181,7 @@ fn certificate(bytes: &[u8]) -> Result<String, String> {
     Ok(STANDARD.encode(bytes))
 }
 
-/// Makes the directory of the kubeconfig, or sees to its permissions.
+/// Makes the directory of the kubeconfig, or corrects its permissions.
 fn keep_directory(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if !metadata.is_dir() => Err(no_directory(path)),
@@ -198,7 +198,7 @@ fn no_directory(path: &Path) -> io::Error {
     io::Error::other(format!("{} is not a directory, expected one", path.display()))
 }
 
-/// Asks for a token for the service account of this pod's, and how long it lives.
+/// Requests a token for this pod's service account. Returns it with its lifetime.
 fn longer_lived(kubeconfig: &Path, of_pod: &Token) -> Result<(Token, Duration), String> {
     let (namespace, name) = of_pod.service_account().ok_or("the token of this pod does not say whose it is")?;
     let (text, lifetime) =

@@ -1,7 +1,7 @@
-//! The `SELinux` label of a file that takes the place of another.
+//! The `SELinux` label of a file that replaces another one.
 //!
-//! A label is the extended attribute `security.selinux`. A new file gets one by the rules for the process that makes it. In a
-//! container these are not the rules for the node's own programs, and a runtime may be forbidden to run what they label.
+//! A label is the extended attribute `security.selinux`. The label of a new file depends on the process that makes it. For a
+//! process in a container, the label differs from that of the node's own programs, and a runtime may be forbidden to run the file.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,15 +13,15 @@ use super::report::warn;
 
 /// The name of the attribute.
 const NAME: &str = "security.selinux";
-/// The longest label, in bytes: categories make them long.
+/// The longest label, in bytes. Categories make labels long.
 const MAX: usize = 4096;
 
-/// Gives a new file the label of the regular file at `path`, whose place it is to take. If there is none, it gets the label of
-/// `directory`, as a file has that a program of the node makes there.
+/// Gives a new file the label of the regular file at `path`, which it will replace. If there is none, it gets the label of
+/// `directory`, as a file that a program of the node makes there.
 ///
-/// A label that cannot be set is no reason to fail, because the kernel's rules may have set a good one. Where `SELinux` is in
-/// force, there is a warning.
-pub(super) fn keep(file: &File, path: &Path, directory: &Path) {
+/// If the label cannot be set, this does not fail, because the kernel may have set a suitable one. If `SELinux` is enforced, there
+/// is a warning.
+pub(super) fn apply(file: &File, path: &Path, directory: &Path) {
     let is_file = path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     let replaced = if is_file { label_at(path) } else { None };
     let Some(wanted) = replaced.or_else(|| label_at(directory)) else { return };
@@ -48,7 +48,7 @@ fn read(get: impl FnOnce(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<
     Some(label)
 }
 
-/// Whether `SELinux` is switched on in the kernel. Without it a label is an attribute like any other.
+/// Whether `SELinux` is enabled in the kernel. Without it, a label has no effect.
 fn is_in_force() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with("selinuxfs")))
 }

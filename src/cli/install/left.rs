@@ -1,4 +1,4 @@
-//! What keeps the executable on the node: what is attached by it, and what records that and cannot be read.
+//! Why the executable must stay on the node: existing attachments, and records of them that cannot be read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::transaction::journal::State;
 use crate::transaction::store::debts;
 use crate::transaction::{DebtId, Sharing, Store};
 
-/// How long another call's lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for another call's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is done with the attachment of a container that is gone. An error is the reason why it is still attached.
+/// Detaches a container that is gone. An error is the reason why it is still attached.
 pub(super) type Detach<'a> = dyn FnMut(&str, &State) -> Result<(), String> + 'a;
 
 /// What keeps the executable on the node.
@@ -23,11 +23,11 @@ pub(super) type Detach<'a> = dyn FnMut(&str, &State) -> Result<(), String> + 'a;
 pub(super) struct Left {
     /// Containers that are attached.
     pub(super) attached: Vec<String>,
-    /// Files that record attachments and cannot be read, with the reason: only a person can clean up after them.
+    /// Files that record attachments and cannot be read, with the reason. Somebody has to clean up after them by hand.
     unreadable: Vec<String>,
     /// How many debts are parked.
     debts: usize,
-    /// Configurations that call Braid, beside its own.
+    /// Configurations that call Braid, apart from its own.
     configurations: Vec<PathBuf>,
 }
 
@@ -59,16 +59,16 @@ impl fmt::Display for Left {
     }
 }
 
-/// Looks at all that is attached, and hands the containers that are gone to `detach`. Not every runtime calls DEL with the
-/// configuration that ADD had: containerd calls the plugins of the one that comes first by then. Returns what is left, and why
-/// containers that are gone are among it.
+/// Checks all attachments, and passes the containers that are gone to `detach`. This is needed because not every runtime calls DEL
+/// with the configuration of ADD: containerd calls the plugins of the configuration that comes first at that time. Returns what is
+/// left, and why containers that are gone are among it.
 pub(super) fn look(places: &Places, detach: &mut Detach<'_>) -> Result<(Left, Vec<String>), CliError> {
     let (parked, set_aside): (Vec<_>, Vec<_>) = debts(&places.state_dir)?.into_iter().partition(DebtId::is_journal);
     let mut left = Left { debts: parked.len(), configurations: calling_braid(&places.conf_dir), ..Left::default() };
     let unusable = set_aside.iter().map(|id| format!("{} (set aside)", id.path(&places.state_dir).display()));
     left.unreadable.extend(unusable);
     let mut failures = Vec::new();
-    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, deadline::after(PATIENCE))? else {
+    let Some(store) = Store::open_existing(&places.state_dir, Sharing::Shared, deadline::after(LOCK_TIMEOUT))? else {
         return Ok((left, failures));
     };
     let mut ids = store.container_ids()?;
@@ -102,7 +102,7 @@ pub(super) fn look(places: &Places, detach: &mut Detach<'_>) -> Result<(Left, Ve
     Ok((left, failures))
 }
 
-/// Where containers have a directory each, which the DEL of their last attachment removes.
+/// Each container has a directory there, which the DEL of its last attachment removes.
 pub(super) fn attachments(places: &Places) -> PathBuf {
     places.state_dir.join("attachments")
 }

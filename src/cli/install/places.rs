@@ -1,4 +1,4 @@
-//! Where things are on the node, and the arguments that say so.
+//! The paths on the node, and the arguments for them.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::config::{DEFAULT_BIN_DIR, DEFAULT_STATE_DIR};
 
-/// The file that the runtime is to find first.
+/// The file that the runtime should find first.
 pub(super) const CONFLIST: &str = "00-braid.conflist";
-/// Where the credentials are, in the configurations' directory.
+/// The path of the credentials, in the configurations' directory.
 const KUBECONFIG: &str = "braid.d/kubeconfig";
 
 /// The arguments of `install`.
@@ -75,7 +75,7 @@ impl Places {
     }
 }
 
-/// A directory, which the runtime and the node have to find too.
+/// A directory, whose path must be the same for the runtime and the node.
 fn absolute(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("expected an absolute path") }

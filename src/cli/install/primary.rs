@@ -8,12 +8,12 @@ use crate::cni::{NetworkConfig, PluginConfig};
 use crate::config::meta::is_meta_plugin;
 use crate::runtime::load;
 
-/// How long another network than before must be the first, until it counts as the primary one: an agent that replaces
-/// its file may remove the old one first.
+/// How long a different network must be first until it counts as the primary one: an agent that replaces its file may remove the
+/// old file first.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Finds the primary network: of the configurations, in the runtime's order, the first that is neither Braid's nor
-/// Multus's. `before` is the name of the one that was found the last time. None if there is no configuration.
+/// Finds the primary network: the first configuration, in the runtime's order, that is neither Braid's nor Multus's. `before` is
+/// the name of the one that was found last time. `None` if there is no configuration.
 ///
 /// # Errors
 /// When a file that comes before it cannot be read, or is being written: it may be the primary network's.
@@ -37,7 +37,7 @@ fn settled(conf_dir: &Path, before: Option<&str>, wait: impl FnOnce()) -> Result
     }
 }
 
-/// The first configuration that is neither Braid's nor Multus's, as it is now.
+/// The first configuration that is neither Braid's nor Multus's now.
 ///
 /// # Errors
 /// When a file that comes before it cannot be read.
@@ -60,7 +60,7 @@ pub(super) fn first_file(conf_dir: &Path) -> Option<PathBuf> {
     configurations(conf_dir).ok()?.into_iter().next()
 }
 
-/// The configurations that call Braid, beside its own.
+/// The configurations that call Braid, apart from its own.
 pub(super) fn calling_braid(conf_dir: &Path) -> Vec<PathBuf> {
     let mut files = configurations(conf_dir).unwrap_or_default();
     files.retain(|file| {
@@ -71,7 +71,7 @@ pub(super) fn calling_braid(conf_dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The configurations in the order of their names, in which runtimes take them.
+/// The configurations in the order of their names, as runtimes read them.
 pub(super) fn configurations(conf_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut files = load::files(conf_dir).map_err(|error| error.to_string())?;
     files.sort();

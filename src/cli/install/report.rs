@@ -1,4 +1,4 @@
-//! What `install` and `uninstall` say, on standard error.
+//! The messages of `install` and `uninstall`, on standard error.
 
 /// Says what was done.
 pub(super) fn say(message: &str) {
@@ -10,14 +10,14 @@ pub(super) fn warn(message: &str) {
     eprint_line!("braid: WARNING: {message}");
 }
 
-/// Problems of something that is checked again and again: each is reported once, until it changes.
+/// Problems that are checked again and again. Each is reported once, until it changes.
 #[derive(Debug, Default)]
 pub(super) struct Problem {
     last: String,
 }
 
 impl Problem {
-    /// Warns of a problem that was not there at the last look.
+    /// Warns about a problem, unless it was reported at the last check.
     pub(super) fn is(&mut self, message: String) {
         if message != self.last {
             warn(&message);

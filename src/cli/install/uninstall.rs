@@ -1,8 +1,8 @@
-//! The way back: the node as it was before `install`.
+//! Restores the node as it was before `install`.
 //!
-//! Nothing else ever removes what `install` wrote: pods must not start without their networks because a container was
-//! restarted. What the primary network's configuration has become meanwhile is what the runtime uses from now on. If none is
-//! there any more, Braid has the only copy, and puts it back.
+//! Nothing else removes what `install` wrote: pods must not start without their networks because a container was restarted. The
+//! runtime then uses the primary network's current configuration. If that no longer exists, Braid has the only copy, and restores
+//! it.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::cli::{CliError, Outcome};
 use crate::cni::RawObject;
 use crate::transaction::journal::State;
 
-/// How often `--drain` looks whether containers have gone.
+/// How often `--drain` checks whether containers are gone.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Puts the node back as it was.
@@ -44,7 +44,7 @@ pub(super) fn stays(places: &Places, left: &Left) -> String {
     format!("{left}, so that {} stays: run this again when they are gone, or with --force", executable.display())
 }
 
-/// Takes Braid from in front of the primary network.
+/// Removes Braid's configuration, which comes before the primary network's.
 fn take_configuration_away(places: &Places) -> Result<(), CliError> {
     if let Some(copy) = OnlyCopy::of(places) {
         let io = |error| CliError::Plain(format!("{}: {error}", copy.path.display()));
@@ -61,10 +61,10 @@ fn take_configuration_away(places: &Places) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The primary network's configuration, where Braid's has the only copy of it: whoever wrote it has removed it, or has given it
-/// a name that runtimes do not read. Without it the node would have no network.
+/// The primary network's configuration, if Braid has the only copy of it: its owner has removed it, or renamed it so that runtimes
+/// do not read it. Without it the node would have no network.
 pub(super) struct OnlyCopy {
-    /// Where it is put back. The name is not known that it had; with this one it stays behind whatever is written later.
+    /// Where it is restored. The original name is not known; with this name it comes after any file that is written later.
     pub(super) path: PathBuf,
     content: Vec<u8>,
     network: String,
@@ -73,7 +73,7 @@ pub(super) struct OnlyCopy {
 impl OnlyCopy {
     /// The copy, if there is no other.
     pub(super) fn of(places: &Places) -> Option<Self> {
-        // One that cannot be read may be the primary network's.
+        // A file that cannot be read may be the primary network's.
         let None = first(&places.conf_dir).ok()? else { return None };
         let copy = Conflist::new(places.conflist()).copy_of_primary()?;
         let mut content = serde_json::to_vec(&copy).ok()?;
@@ -90,7 +90,7 @@ impl OnlyCopy {
     }
 }
 
-/// Detaches containers as they go, until none is left that a later look could find gone.
+/// Detaches containers as they disappear, until no more can disappear.
 fn drain(places: &Places) -> Result<Left, CliError> {
     let (mut waiting, mut failing) = (Problem::default(), Problem::default());
     loop {
@@ -112,7 +112,7 @@ fn drain(places: &Places) -> Result<Left, CliError> {
     }
 }
 
-/// Detaches what belongs to containers that are gone, and returns what is left.
+/// Detaches containers that are gone, and returns what is left.
 fn detach_gone(places: &Places, failing: &mut Problem) -> Result<Left, CliError> {
     let mut detach = |id: &str, state: &State| {
         call::del(places, &state.header.plan)?;
@@ -128,7 +128,7 @@ fn detach_gone(places: &Places, failing: &mut Problem) -> Result<Left, CliError>
     Ok(left)
 }
 
-/// Removes a file, and what killed installers have left of it.
+/// Removes a file, and the temporary files that killed installers have left beside it.
 fn remove(path: &Path) -> Result<(), CliError> {
     files::remove_temporaries(path);
     match fs::remove_file(path) {

@@ -13,7 +13,7 @@ use crate::plan::update::{How, PlannedUpdate};
 use crate::transaction::StepReport;
 use crate::verb::live::Synced;
 
-/// A change, in JSON: a CNI error with more keys where it failed.
+/// A change as JSON: if it failed, a CNI error with additional keys.
 #[derive(Serialize)]
 pub(super) struct Shown<'a> {
     #[serde(flatten)]
@@ -54,7 +54,7 @@ pub(super) fn millis(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The steps that would be undone and done, and with what.
+/// The steps that would be undone and redone, with their values.
 pub(super) fn dry_run(now: &Attachment, planned: &PlannedUpdate) -> String {
     let mut rows = Vec::new();
     for redo in &planned.steps {

@@ -1,11 +1,11 @@
-//! The new values of `update` as the command line writes them.
+//! The new values of `update`, in the form of the command line.
 
 use serde_json::value::RawValue;
 
 use crate::config::selection::PortMapping;
 use crate::plan::update::{BandwidthUpdate, LimitUpdate};
 
-/// A list of mappings: clap would take a vector for several arguments.
+/// A list of mappings: clap would treat a `Vec` as several arguments.
 #[derive(Debug, Clone)]
 pub(super) struct Mappings(pub(super) Vec<PortMapping>);
 
@@ -27,13 +27,13 @@ pub(super) fn bandwidth(text: &str) -> Result<BandwidthUpdate, String> {
     for item in text.split(',') {
         let expected =
             "expected ingress=RATE, egress=RATE, ingressBurst=BITS or egressBurst=BITS, separated by commas, or none";
-        let (key, value) = item.split_once('=').ok_or_else(|| format!("{item:?} is no limit: {expected}"))?;
+        let (key, value) = item.split_once('=').ok_or_else(|| format!("{item:?} is not a limit: {expected}"))?;
         let (at, is_rate) = match key.trim() {
             "ingress" | "ingressRate" => (0, true),
             "egress" | "egressRate" => (1, true),
             "ingressBurst" => (0, false),
             "egressBurst" => (1, false),
-            _ => return Err(format!("{key:?} is no limit: {expected}")),
+            _ => return Err(format!("{key:?} is not a limit: {expected}")),
         };
         let slot = if is_rate { &mut rates[at] } else { &mut bursts[at] };
         let value = match value.trim() {
@@ -41,7 +41,7 @@ pub(super) fn bandwidth(text: &str) -> Result<BandwidthUpdate, String> {
             value => bits(value)?,
         };
         if slot.replace(value).is_some() {
-            return Err(format!("{key:?} is there twice"));
+            return Err(format!("{key:?} is given twice"));
         }
     }
     let direction = |at: usize, name: &str| match (rates[at], bursts[at]) {
@@ -56,7 +56,7 @@ pub(super) fn bandwidth(text: &str) -> Result<BandwidthUpdate, String> {
 
 /// Reads a number of bits: `50M`, `1.5G`, `20000`.
 fn bits(text: &str) -> Result<u64, String> {
-    let expected = || format!("{text:?} is no number of bits above 0, such as 500k, 50M or 1.5G");
+    let expected = || format!("{text:?} is not a number of bits above 0, such as 500k, 50M or 1.5G");
     let unit = text.chars().last().ok_or_else(expected)?;
     let (digits, unit) = match unit {
         'k' | 'K' => (&text[..text.len() - 1], 1_000),
@@ -82,7 +82,7 @@ pub(super) fn port_mappings(text: &str) -> Result<Mappings, String> {
     if text == "none" {
         return Ok(Mappings(Vec::new()));
     }
-    // In text form, an IPv6 address stands in brackets.
+    // In text form, an IPv6 address is in brackets.
     let is_json = |rest: &str| rest.trim_start().starts_with(['{', ']']);
     if text.trim_start().strip_prefix('[').is_some_and(is_json) {
         return PortMapping::parse_list(text).map(Mappings).map_err(|error| error.to_string());
@@ -90,9 +90,9 @@ pub(super) fn port_mappings(text: &str) -> Result<Mappings, String> {
     text.split(',').map(port_mapping).collect::<Result<_, _>>().map(Mappings)
 }
 
-/// Reads `[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`; an IPv6 address stands in brackets.
+/// Reads `[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`; an IPv6 address is in brackets.
 fn port_mapping(text: &str) -> Result<PortMapping, String> {
-    let expected = || format!("{text:?} is no mapping, such as 8080:80/tcp or 127.0.0.1:53:53/udp");
+    let expected = || format!("{text:?} is not a mapping such as 8080:80/tcp or 127.0.0.1:53:53/udp");
     let (ports, protocol) = text.trim().split_once('/').unwrap_or((text.trim(), "tcp"));
     let (rest, container_port) = ports.rsplit_once(':').ok_or_else(expected)?;
     let (host_ip, host_port) = rest.rsplit_once(':').unwrap_or(("", rest));
@@ -125,9 +125,8 @@ pub(super) fn plugin(text: &str) -> Result<PluginName, String> {
 
 pub(super) fn key_and_value(text: &str) -> Result<(String, Box<RawValue>), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("expected KEY=JSON")?;
-    let value = RawValue::from_string(value.to_owned()).map_err(|_| {
-        format!("the value of {key:?} is no JSON; a string stands in quotes: --set '{key}=\"{value}\"'")
-    })?;
+    let value = RawValue::from_string(value.to_owned())
+        .map_err(|_| format!("the value of {key:?} is not JSON; a string needs quotes: --set '{key}=\"{value}\"'"))?;
     Ok((key.to_owned(), value))
 }
 
@@ -194,7 +193,7 @@ mod tests {
             assert!(plugin(wrong).is_err(), "{wrong}");
         }
         assert_eq!(key_and_value(r#"a={"b=c":1}"#).unwrap().1.get(), r#"{"b=c":1}"#);
-        assert!(key_and_value("backend=iptables").unwrap_err().contains("in quotes"));
+        assert!(key_and_value("backend=iptables").unwrap_err().contains("needs quotes"));
         assert!(key_and_value("=1").is_err());
     }
 }

@@ -46,7 +46,7 @@ impl Certificate {
         Ok(Self { chain, key, read: Mutex::new(Read { files: Some(files), certified }) })
     }
 
-    /// The settings of a server with this certificate.
+    /// The TLS settings for this certificate.
     ///
     /// # Errors
     /// When TLS cannot be set up.
@@ -58,7 +58,7 @@ impl Certificate {
         Ok(config)
     }
 
-    /// The certificate as of now. While its files are being changed, and where they cannot be used, it is the one before.
+    /// The current certificate. While its files are being changed, or if they cannot be used, the previous one.
     fn current(&self) -> Arc<CertifiedKey> {
         let mut before = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let files = read(&self.chain, &self.key);
@@ -96,7 +96,7 @@ fn certified(chain: &Path, key: &Path, files: &Files) -> Result<Arc<CertifiedKey
     if certificates.is_empty() {
         return Err(format!("{} holds no certificate in PEM", chain.display()));
     }
-    // What the parser says may hold a part of the key.
+    // The parser's message could contain a part of the key.
     let private = PrivateKeyDer::from_pem_slice(&files.key)
         .map_err(|_| format!("{} holds no private key in PEM", key.display()))?;
     let certified = CertifiedKey::from_der(certificates, private, &ring::default_provider())

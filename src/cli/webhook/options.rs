@@ -43,7 +43,7 @@ struct Webhook {
     kubeconfig: Option<PathBuf>,
 }
 
-/// Whether an object that cannot be checked is admitted, in the words of a `ValidatingWebhookConfiguration`.
+/// Whether an object that cannot be checked is admitted, as named in a `ValidatingWebhookConfiguration`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum FailurePolicy {
     // It is refused.
@@ -57,7 +57,7 @@ pub(super) enum FailurePolicy {
 enum Address {
     /// This one.
     One(SocketAddr),
-    /// A port of every address that the machine has.
+    /// A port on every address of the machine.
     Every(u16),
 }
 
@@ -77,14 +77,14 @@ impl Address {
     fn listen(self) -> std::io::Result<TcpListener> {
         match self {
             Self::One(address) => TcpListener::bind(address),
-            // Where there is IPv6, its socket takes IPv4 as well.
+            // If there is IPv6, its socket accepts IPv4 connections as well.
             Self::Every(port) => TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
                 .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))),
         }
     }
 }
 
-/// Checks the given files or, as a webhook, what an API server asks about.
+/// Checks the given files or, as a webhook, the objects that an API server sends.
 pub(in crate::cli) fn validate(args: &Validate) -> Outcome {
     match args.webhook.address {
         Some(address) => serve(address, args),
@@ -97,7 +97,7 @@ fn serve(address: Address, args: &Validate) -> Outcome {
     let Webhook { tls_cert_file: Some(chain), tls_key_file: Some(key), .. } = &args.webhook else {
         return Err(CliError::Plain("--webhook needs --tls-cert-file and --tls-key-file".into()));
     };
-    // What is wrong with the configurations themselves is reported once, and not for every pod.
+    // Problems with the configurations themselves are reported once, and not for every pod.
     let given = files::validate_files(&args.files, None)?;
     let certificate = Certificate::read(chain.clone(), key.clone()).map_err(CliError::Plain)?;
     let cluster = match &args.webhook.kubeconfig {

@@ -1,4 +1,4 @@
-//! What an API server sends to a webhook and gets from it: the `AdmissionReview` of `admission.k8s.io/v1`.
+//! The messages between an API server and a webhook: the `AdmissionReview` of `admission.k8s.io/v1`.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,16 +7,16 @@ use crate::cli::table::cell;
 
 /// The one version that there is.
 const API_VERSION: &str = "admission.k8s.io/v1";
-/// How many errors or warnings an answer has at most.
+/// The limit on the errors or warnings in an answer.
 const LINES: usize = 16;
-/// How long each is at most, in characters: one may repeat what stands in an annotation.
+/// The limit on their length, in characters: one may repeat the content of an annotation.
 const LINE: usize = 1024;
 
 /// The object to check.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
-    /// Which request this is; the answer has it too.
+    /// The ID of the request, which the answer repeats.
     pub(super) uid: String,
     /// What is about to happen.
     #[serde(default)]
@@ -24,7 +24,7 @@ pub(super) struct Request {
     /// The namespace of the object.
     #[serde(default)]
     pub(super) namespace: String,
-    /// The part of the object that is about to change, such as `status`, if it is only one.
+    /// The part of the object that is about to change, such as `status`, if it is only a part.
     #[serde(default)]
     pub(super) sub_resource: String,
     /// The object as it is to become.
@@ -109,7 +109,7 @@ impl Refusal {
     }
 }
 
-/// As many lines as an answer can have, each as long as it can be.
+/// At most as many lines as an answer can have, each cut to its limit.
 fn lines(all: &[String]) -> Vec<String> {
     let mut lines: Vec<String> = all.iter().take(LINES).map(|line| cell(&cut(line))).collect();
     if all.len() > LINES {

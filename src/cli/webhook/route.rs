@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use super::review::{Request, Verdict};
 use super::validator::Validator;
 
-/// The largest body, in bytes. An API server takes objects of 3 MiB at most, and a review of a change has two.
+/// The largest body, in bytes. An API server accepts objects of up to 3 MiB, and a review of a change contains two.
 const MAX_BODY: usize = 8 << 20;
-/// How much of bodies is held at a time, in bytes. Who sends more waits.
+/// The limit on all bodies in memory, in bytes. Further clients wait.
 const MAX_BODIES: usize = 32 << 20;
 /// How long a client may take to send its body.
 const BODY: Duration = Duration::from_secs(5);
-/// How long a check may take, with what it waits for. It is shorter than what API servers grant by default, 10 s.
+/// How long a check may take, including requests to the API server. It is shorter than the default limit of API servers, 10 s.
 const CHECK_TIME: Duration = Duration::from_secs(8);
 /// How many objects are checked at a time.
 pub(super) const CHECKS: usize = 8;
@@ -34,7 +34,7 @@ pub(super) struct Routes {
     room: Arc<Semaphore>,
 }
 
-/// A request that is not answered with a verdict, and why.
+/// A request that gets no verdict, and why.
 struct Failure(StatusCode, String);
 
 impl Routes {
@@ -70,7 +70,7 @@ impl Routes {
             return Err(Failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json".into()));
         }
         let late =
-            |_| Failure(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {} s", BODY.as_secs()));
+            |_| Failure(StatusCode::REQUEST_TIMEOUT, format!("the body was not received within {} s", BODY.as_secs()));
         let request = timeout(BODY, self.read(headers, body)).await.map_err(late)??;
         let uid = request.uid.clone();
         let verdict = self.verdict(request).await;
@@ -93,13 +93,14 @@ impl Routes {
         let mut bytes = Vec::new();
         let mut room = None;
         while let Some(frame) = body.frame().await {
-            let broken = |error| Failure(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"));
+            let broken = |error| Failure(StatusCode::BAD_REQUEST, format!("the body is incomplete: {error}"));
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BODY {
                 return Err(too_large());
             }
             let taken = self.room.acquire_many(u32::try_from(data.len()).unwrap_or(u32::MAX)).await;
-            let closed = |_| Failure(StatusCode::SERVICE_UNAVAILABLE, "there is no room for bodies".into());
+            let closed =
+                |_| Failure(StatusCode::SERVICE_UNAVAILABLE, "there is no memory left for request bodies".into());
             let taken = taken.map_err(closed)?;
             match &mut room {
                 None => room = Some(taken),
@@ -110,7 +111,7 @@ impl Routes {
         Request::parse(&bytes).map_err(|reason| Failure(StatusCode::BAD_REQUEST, reason))
     }
 
-    /// Checks a request, on a thread of its own.
+    /// Checks a request, in a thread of its own.
     async fn verdict(&self, request: Request) -> Verdict {
         let (validator, uid) = (Arc::clone(&self.validator), request.uid.clone());
         let checking = tokio::task::spawn_blocking(move || {

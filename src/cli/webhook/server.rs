@@ -20,21 +20,21 @@ use super::route::{CHECKS, Routes};
 use super::validator::Validator;
 use crate::cli::CliError;
 
-/// How many connections there are at a time. Who comes then waits.
+/// The limit on concurrent connections. Further clients wait.
 const CONNECTIONS: u32 = 256;
-/// How long a client may take for the handshake of TLS.
+/// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long it may take for the head of a request, and how long a connection is kept that nothing comes on.
+/// How long a client may take for the head of a request, and how long an idle connection is kept.
 const HEAD: Duration = Duration::from_secs(5);
 /// How much of a request's head is held.
 const MAX_HEAD: usize = 64 << 10;
-/// How long a connection lasts: also one whose client does not read its answers has an end.
+/// The lifetime of a connection, even if its client does not read the answers.
 const AGE: Duration = Duration::from_secs(300);
 /// How long requests that have begun may take at the end of a connection.
 const GRACE: Duration = Duration::from_secs(10);
-/// For how long connections are taken after the signal to end: a cluster takes a moment to send its requests elsewhere.
+/// How long connections are accepted after the signal to terminate: a cluster takes a moment to send its requests elsewhere.
 const LINGER: Duration = Duration::from_secs(2);
-/// The pause after a connection that could not be taken, as when there are no descriptors.
+/// The pause after a connection that could not be accepted, for example because there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The webhook.
@@ -118,7 +118,7 @@ async fn take(
 }
 
 impl Shared {
-    /// Serves one connection to its end. What is wrong with it is its client's affair.
+    /// Serves one connection to its end. Its errors are the client's problem.
     async fn connection(
         self: Arc<Self>,
         stream: TcpStream,

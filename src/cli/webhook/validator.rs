@@ -13,8 +13,8 @@ use crate::runtime::deadline;
 use crate::source::kubernetes::definitions;
 use crate::source::kubernetes::manifest::{Manifest, from_json};
 
-/// How long the API server may take to say which definitions there are.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the API server may take to return definitions.
+const API_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks objects.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Validator {
     pub(super) failure_policy: FailurePolicy,
 }
 
-/// A cluster, by its kubeconfig or as the one that this process runs in.
+/// A cluster, given by its kubeconfig or as the one in which this process runs.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) kubeconfig: Option<PathBuf>,
@@ -42,7 +42,7 @@ impl Validator {
         let given = self.known(&from_json(&request.object), &request.namespace);
         let Report { mut errors, mut warnings, mut unknown, .. } = report(&request.object, &given);
         if !(errors.is_empty() && unknown.is_empty() || request.old_object.is_null()) {
-            // What was wrong before is no reason to refuse another change: that would keep the object from being mended.
+            // Existing errors are no reason to refuse another change: otherwise the object could not be mended step by step.
             let before = report(&request.old_object, &given);
             let mut old: Vec<String> = errors.extract_if(.., |error| before.errors.contains(error)).collect();
             old.extend(unknown.extract_if(.., |reason| before.unknown.contains(reason)));
@@ -64,7 +64,7 @@ impl Validator {
         }
     }
 
-    /// What an object of a namespace is checked by, with the definitions that it names.
+    /// What is needed to check an object of a namespace, with the definitions that it names.
     fn known(&self, object: &Manifest, namespace: &str) -> Given {
         let mut given = self.given.clone();
         if !namespace.is_empty() {
@@ -77,7 +77,7 @@ impl Validator {
         }
         if let Some(cluster) = &self.cluster {
             given.is_looked_up = true;
-            given.definitions.merge(definitions(cluster.kubeconfig.as_deref(), keys, deadline::after(PATIENCE)));
+            given.definitions.merge(definitions(cluster.kubeconfig.as_deref(), keys, deadline::after(API_TIMEOUT)));
         } else {
             for key in keys {
                 let reason = format!("whether there is a network-attachment-definition {key} is not known here");
@@ -88,18 +88,18 @@ impl Validator {
     }
 }
 
-/// Whether an object is checked at all. One that is being deleted is not, nor one whose networks are as before: a client that
+/// Whether an object is checked at all. One that is being deleted is not, and neither is one with unchanged networks: a client that
 /// removes a finalizer or a label must not be stopped.
 fn is_of_interest(request: &Request) -> bool {
     let Request { object, old_object, .. } = request;
     let is_change = matches!(request.operation.as_str(), "CREATE" | "UPDATE") && request.sub_resource.is_empty();
-    let is_going = !object["metadata"]["deletionTimestamp"].is_null();
+    let is_being_deleted = !object["metadata"]["deletionTimestamp"].is_null();
     let is_same = |key: &[&str]| {
         let of = |object: &Value| key.iter().fold(object.clone(), |object, key| object[key].clone());
         of(object) == of(old_object)
     };
     let is_as_before = !old_object.is_null() && is_same(&["metadata", "annotations"]) && is_same(&["spec"]);
-    is_change && !is_going && !is_as_before
+    is_change && !is_being_deleted && !is_as_before
 }
 
 fn report(object: &Value, given: &Given) -> Report {

@@ -4,7 +4,7 @@ use crate::cni::error::{CniError, code};
 use crate::cni::validate::InvalidName;
 use crate::cni::version::UnknownVersion;
 
-/// What is wrong with a configuration. The caller says which file or delegate it is.
+/// What is wrong with a configuration. The caller adds which file or delegate it is.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It is not JSON, or not a JSON object.
@@ -23,7 +23,7 @@ pub enum ConfigError {
     Wrong {
         /// The key.
         key: String,
-        /// What stands there; see [`kind`](super::kind).
+        /// The kind of the existing value; see [`kind`](super::kind).
         found: String,
         /// What should stand there.
         expected: &'static str,
@@ -36,7 +36,7 @@ pub enum ConfigError {
         /// The rule that is broken.
         source: InvalidName,
     },
-    /// None of the versions it is written for is known.
+    /// It supports none of the versions that Braid knows.
     #[error("{key:?}: {source}", key = "cniVersion")]
     Version {
         /// The version.
@@ -45,7 +45,7 @@ pub enum ConfigError {
 }
 
 impl From<&ConfigError> for CniError {
-    /// The CNI error of a configuration that breaks the protocol's rules.
+    /// The CNI error for a configuration that breaks the protocol's rules.
     fn from(error: &ConfigError) -> Self {
         let code = match error {
             ConfigError::Json(_) => code::DECODE,
@@ -68,7 +68,7 @@ impl ConfigError {
     }
 }
 
-/// What a parser says is wrong, without the strings it found where it expected something else: they may be secrets.
+/// A parser's error message without the strings that it found in place of something else: they may be secrets.
 pub fn without_values(error: &serde_json::Error) -> String {
     let mut message = error.to_string();
     if let (Some(from), Some(to)) = (message.find("string \""), message.rfind("\", expected ")) {

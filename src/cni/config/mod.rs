@@ -1,8 +1,7 @@
 //! Network configurations (SPEC §1) and the request configuration derived from them (SPEC §3).
 //!
-//! A configuration is kept as the text it came in: every value stays the JSON it was written as, in its order, so that
-//! what a plugin gets is what its author wrote, down to the spelling of a number. Only the keys that the protocol
-//! defines are read.
+//! A configuration is kept as its original text: every value keeps its exact JSON and its place, so that a plugin gets what the
+//! author wrote, including the spelling of numbers. Only the keys that the protocol defines are parsed.
 
 mod error;
 mod network;

@@ -13,7 +13,7 @@ use crate::cni::{Version, validate};
 pub struct NetworkConfig {
     /// The network's name.
     pub name: String,
-    /// The version that is spoken with its plugins: the highest of `cniVersion` and `cniVersions` known here.
+    /// The version that is used with its plugins: the highest of `cniVersion` and `cniVersions` that is known here.
     #[serde(rename = "cniVersion")]
     pub version: Version,
     /// CHECK must not be called.
@@ -29,7 +29,7 @@ pub struct NetworkConfig {
     pub plugins: Vec<PluginConfig>,
 }
 
-/// What holds for a configuration that does not say it itself.
+/// Defaults for a configuration that does not set these values itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Defaults<'a> {
     /// Its name, if it may go without one.
@@ -83,7 +83,7 @@ impl NetworkConfig {
         Ok(config)
     }
 
-    /// Reads a configuration that must hold its plugins itself: at least one.
+    /// Reads a configuration that must contain at least one plugin itself.
     ///
     /// # Errors
     /// As [`Self::from_object`], and when there is no plugin.
@@ -102,13 +102,13 @@ impl NetworkConfig {
 impl FromStr for NetworkConfig {
     type Err = ConfigError;
 
-    /// Reads a configuration that holds its name and its plugins itself.
+    /// Reads a configuration that contains its name and its plugins itself.
     fn from_str(json: &str) -> Result<Self, Self::Err> {
         Self::complete_from_object(parse_object(json.as_bytes())?, Defaults::default())
     }
 }
 
-/// The version to speak, from `cniVersion` and `cniVersions`.
+/// The version to use, from `cniVersion` and `cniVersions`.
 ///
 /// # Errors
 /// When one of them is of the wrong type, or nothing that is declared is known.
@@ -120,9 +120,9 @@ pub fn select_version(object: &RawObject) -> Result<Option<Version>, ConfigError
     Version::select(declared).map_err(|source| ConfigError::Version { source })
 }
 
-/// The version that a runtime speaks with the plugin it hands a configuration to: `cniVersion`, which the runtime has
-/// chosen (SPEC §3). `cniVersions` may stand beside it with versions that the runtime does not know, and counts only
-/// where `cniVersion` is missing or not known here.
+/// The version that a runtime uses with the plugin to which it gives a configuration: `cniVersion`, which the runtime has chosen
+/// (SPEC §3). There may also be `cniVersions`, with versions that the runtime does not know. It counts only if `cniVersion` is
+/// missing or not known here.
 ///
 /// # Errors
 /// When one of them is of the wrong type, or nothing that is declared is known.

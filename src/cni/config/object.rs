@@ -1,4 +1,4 @@
-//! JSON objects whose values stay the text that they were written as.
+//! JSON objects whose values keep their original text.
 
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -7,15 +7,15 @@ use serde_json::value::RawValue;
 
 use super::{ConfigError, without_values};
 
-/// A JSON object whose values are kept as text. A key that stands twice has its last value, as in libcni.
+/// A JSON object whose values are kept as text. If a key is repeated, the last value counts, as in libcni.
 pub type RawObject = IndexMap<String, Box<RawValue>>;
 
-/// Says what kind of JSON value this is. A string is not shown: where none is expected, it may be a secret.
+/// Describes the kind of a JSON value. A string is not shown: if another kind was expected, it may be a secret.
 pub fn kind(raw: &RawValue) -> String {
     if raw.get().starts_with('"') { "a string".into() } else { describe(raw) }
 }
 
-/// Says in a few words what a JSON value is, without giving away what a large or nested one holds.
+/// Describes a JSON value in a few words, without the contents of a large or nested one.
 pub fn describe(raw: &RawValue) -> String {
     let text = raw.get();
     match text.as_bytes().first() {
@@ -31,7 +31,7 @@ pub fn describe(raw: &RawValue) -> String {
     }
 }
 
-/// Says what a value is that does not fit, as [`kind`] does, and what in it does not, where it is of the right kind.
+/// Describes an unsuitable value as [`kind`] does, with the reason if it has the right kind.
 pub fn misfit(raw: &RawValue, error: &serde_json::Error) -> String {
     let is_inside = raw.get().starts_with(['[', '{']) && (error.line() > 1 || error.column() > 1);
     if !is_inside {
@@ -58,7 +58,7 @@ pub fn get<T: DeserializeOwned>(
     }
 }
 
-/// Reads `key` as a list of `T`. `item` says what each element should be.
+/// Reads `key` as a list of `T`. `item` describes an element, for errors.
 ///
 /// # Errors
 /// [`ConfigError::Wrong`] when it is no list, or for the first element that is not a `T`. A missing key and `null` are
@@ -79,7 +79,7 @@ pub fn get_list<T: DeserializeOwned>(
 /// What is expected of a boolean.
 pub const BOOLEAN: &str = "true or false, as a boolean or a string";
 
-/// Reads `key` as a boolean, which may be written `true` or `"true"`, in any case, as libcni allows.
+/// Reads `key` as a boolean, which may be written `true` or `"true"`, in any case, as libcni accepts.
 ///
 /// # Errors
 /// [`ConfigError::Wrong`] when it is neither.
@@ -92,7 +92,7 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
     match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
-        // What it says instead may be a secret in the wrong place.
+        // The string may be a secret in the wrong place.
         _ if raw.get().starts_with('"') => Err(ConfigError::Wrong {
             key: key.into(),
             found: "a string other than \"true\" and \"false\"".into(),
@@ -102,12 +102,12 @@ pub fn get_bool(object: &RawObject, key: &str) -> Result<bool, ConfigError> {
     }
 }
 
-/// The error that `key` holds something that does not fit.
+/// The error for an unsuitable value of `key`.
 fn misfitting(key: &str, raw: &RawValue, error: &serde_json::Error, expected: &'static str) -> ConfigError {
     ConfigError::Wrong { key: key.into(), found: misfit(raw, error), expected }
 }
 
-/// The error that `key` holds the wrong thing.
+/// The error for a wrong value of `key`.
 pub fn wrong(key: &str, raw: &RawValue, expected: &'static str) -> ConfigError {
     ConfigError::Wrong { key: key.into(), found: kind(raw), expected }
 }
@@ -120,7 +120,7 @@ pub fn parse_object(bytes: &[u8]) -> Result<RawObject, ConfigError> {
     serde_json::from_slice(bytes).map_err(ConfigError::Json)
 }
 
-/// Makes a raw value of something that serialises.
+/// Serialises a value to raw JSON.
 ///
 /// # Panics
 /// Never for the types of this crate, which all serialise.
@@ -128,7 +128,7 @@ pub fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).expect("plain data serialises")
 }
 
-/// Lays `over` over `base`: objects that stand under the same key are joined, everything else is replaced.
+/// Merges `over` into `base`: objects under the same key are merged, everything else is replaced.
 pub fn overlay_objects(mut base: RawObject, over: &RawObject) -> RawObject {
     for (key, value) in over {
         let object = |raw: &RawValue| serde_json::from_str::<RawObject>(raw.get()).ok();
@@ -144,17 +144,17 @@ pub fn overlay_objects(mut base: RawObject, over: &RawObject) -> RawObject {
     base
 }
 
-/// The value that Go's parser takes for `name`: that of the last key that is the same but for case.
+/// The value that Go's parser uses for `name`: that of the last key that differs only in case.
 pub fn find_folded<'a>(object: &'a RawObject, name: &str) -> Option<&'a RawValue> {
     object.iter().rev().find(|(key, _)| folds_to(key, name)).map(|(_, value)| &**value)
 }
 
-/// Whether Go's parser takes a key for `name`, which is within ASCII.
+/// Whether Go's parser reads a key as `name`, which is ASCII.
 pub fn folds_to(key: &str, name: &str) -> bool {
     if key.is_ascii() { key.eq_ignore_ascii_case(name) } else { fold(key).eq_ignore_ascii_case(name) }
 }
 
-/// A key as Go's parser compares it: without case, in which two letters beyond ASCII fold onto one within.
+/// A key as Go's parser compares it: without case. Two letters that are not ASCII are equal to ASCII letters.
 pub fn fold(key: &str) -> String {
     key.chars()
         .map(|c| match c {

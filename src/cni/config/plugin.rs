@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{ConfigError, RawObject, folds_to, get, overlay_objects, raw};
 use crate::cni::{Version, validate};
 
-/// The configuration of one plugin: a validated `type`, and every key as it was written.
+/// The configuration of one plugin: a validated `type`, and every key with its original text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "RawObject", into = "RawObject")]
 pub struct PluginConfig {
@@ -17,7 +17,7 @@ pub struct PluginConfig {
 }
 
 impl PluginConfig {
-    /// Reads a plugin configuration out of a JSON object.
+    /// Reads a plugin configuration from a JSON object.
     ///
     /// # Errors
     /// When `type` is missing or not a plugin's file name, or `capabilities` is not an object.
@@ -57,9 +57,9 @@ impl PluginConfig {
         &self.keys
     }
 
-    /// Derives what this plugin gets on standard input (SPEC §3, "Deriving request configuration from plugin
-    /// configuration"): `cniVersion` and `name` set, `runtimeConfig` and `prevResult` inserted where they apply,
-    /// `capabilities` and keys under `cni.dev/` left out, and every other key as it was and in its order.
+    /// Derives the plugin's standard input (SPEC §3, "Deriving request configuration from plugin configuration"): `cniVersion` and
+    /// `name` are set, `runtimeConfig` and `prevResult` are inserted if they apply, `capabilities` and keys under `cni.dev/` are
+    /// left out, and every other key keeps its text and its place.
     pub fn request(&self, insert: &Insert<'_>) -> Vec<u8> {
         let runtime_config = self.runtime_config(insert.capability_args);
         let args = insert.args.filter(|args| !args.is_empty()).map(|overlay| {
@@ -110,8 +110,8 @@ impl PluginConfig {
         writer.finish()
     }
 
-    /// The plugin's own `runtimeConfig`, if its author wrote one, overlaid with what it declares of `given` (SPEC §3, "Deriving
-    /// `runtimeConfig`").
+    /// The plugin's own `runtimeConfig`, if its author wrote one, with the values of `given` for the capabilities that it declares
+    /// (SPEC §3, "Deriving `runtimeConfig`").
     fn runtime_config(&self, given: &RawObject) -> Option<Box<RawValue>> {
         let mut derived = given.iter().filter(|(name, _)| self.declares(name)).peekable();
         derived.peek()?;
@@ -121,8 +121,8 @@ impl PluginConfig {
     }
 }
 
-/// Whether a key that is not one of the protocol's would be read as one: Go's parser, which most plugins have, compares
-/// without case. Such a key must not overrule what the protocol inserts.
+/// Whether a key that is not the protocol's would be read as one of its keys: Go's parser, which most plugins use, ignores case.
+/// Such a key must not override what the protocol inserts.
 fn is_misspelt(key: &str) -> bool {
     const INSERTED: [&str; 4] = ["cniVersion", "name", "prevResult", "runtimeConfig"];
     INSERTED.iter().any(|name| key != *name && folds_to(key, name))
@@ -149,17 +149,17 @@ pub struct Insert<'a> {
     pub name: &'a str,
     /// The version to speak.
     pub version: Version,
-    /// The runtime's capability arguments; a plugin gets those it declares.
+    /// The runtime's capability arguments. A plugin gets those that it declares.
     pub capability_args: &'a RawObject,
-    /// Laid over the plugin's `args`, two levels deep.
+    /// Merged into the plugin's `args`, two levels deep.
     pub args: Option<&'a RawObject>,
-    /// The previous result, in `version`'s shape.
+    /// The previous result, in the format of `version`.
     pub prev_result: Option<&'a RawValue>,
     /// For GC: what is still attached.
     pub valid_attachments: Option<&'a RawValue>,
 }
 
-/// Writes one JSON object into a buffer, value by value.
+/// Writes one JSON object to a buffer, value by value.
 struct ObjectWriter {
     buffer: Vec<u8>,
 }

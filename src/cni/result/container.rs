@@ -1,4 +1,4 @@
-//! What a result says of the container: its interfaces there, and the addresses on each.
+//! What a result says about the container: its interfaces, and their addresses.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use super::{AddResult, Interface, Ip};
 pub struct ContainerInterface<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What the result says of it; none if the result lists no interface in the container.
+    /// The result's description. `None` if the result lists no interface in the container.
     pub listed: Option<&'a Interface>,
     /// Its addresses.
     pub ips: Vec<&'a Ip>,
 }
 
 impl AddResult {
-    /// The interfaces that this result puts into the container whose namespace is at `netns`, and their addresses. There is
-    /// always one at least: many plugins list no interface in the container, or only the host's end of it, and the interface
-    /// is then the one that the plugin was asked to make, `ifname`.
+    /// The interfaces that this result puts into the container whose namespace is at `netns`, and their addresses. There is always
+    /// at least one: many plugins list no interface in the container, or only the host's side of it. The interface is then
+    /// `ifname`, which the plugin was asked to make.
     ///
-    /// An address that is on no interface of the container (it has no index, or that of the host's end) is on `ifname`, or on
-    /// the container's first interface if the result lists interfaces there and `ifname` is not among them.
+    /// An address may be on no interface of the container, because it has no index, or that of the host's side. Then it is on
+    /// `ifname`, or on the container's first interface if the result lists interfaces there and `ifname` is not among them.
     pub fn in_container<'a>(&'a self, netns: &str, ifname: &'a str) -> Vec<ContainerInterface<'a>> {
         let inside = |interface: &Interface| interface.is_in_container(netns);
         let listed = self.interfaces.iter().enumerate().filter(|(_, interface)| inside(interface));
@@ -43,9 +43,9 @@ impl AddResult {
 }
 
 impl Interface {
-    /// Whether it is in the container whose namespace is at `netns`, by its `sandbox`. Some plugins write another path than
-    /// they were given, or the last part of it. Others put a word there that names none, such as `0`, for what is on the
-    /// host.
+    /// Whether it is in the container whose namespace is at `netns`, according to its `sandbox`. Some plugins write another path
+    /// than they were given, or the last part of it. For interfaces on the host, others write a word that is not a path, such as
+    /// `0`.
     pub fn is_in_container(&self, netns: &str) -> bool {
         let is_last_part = || Path::new(netns).file_name().is_some_and(|name| name == self.sandbox.as_str());
         !self.sandbox.is_empty() && (self.sandbox == netns || self.sandbox.starts_with('/') || is_last_part())

@@ -1,13 +1,13 @@
-//! Success results (SPEC §5): one model, and a file for each shape they have had on the wire.
+//! Success results (SPEC §5): one model, and a file for each JSON format.
 //!
-//! | versions | shape | file |
+//! | versions | format | file |
 //! |---|---|---|
 //! | 0.1.0, 0.2.0 | `ip4`, `ip6`, `dns` | `v0_2` |
 //! | 0.3.0, 0.3.1, 0.4.0 | `interfaces`, `ips` with a `version`, `routes`, `dns` | `v0_3` |
 //! | 1.0.0, 1.1.0 | the same without `version`, 1.1.0 with more fields | `v1` |
 //!
-//! [`AddResult`] is the newest shape, and holds whatever the others can say. Going to an older shape loses what that
-//! shape has no place for: 0.2.0 keeps the first address of each family.
+//! [`AddResult`] has the newest format, and contains everything that the others can. Converting to an older format loses what that
+//! format does not have: 0.2.0 keeps the first address of each family.
 
 mod container;
 mod v0_2;
@@ -30,7 +30,7 @@ pub use container::ContainerInterface;
 /// The result of ADD: what was attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddResult {
-    /// Every interface that the attachment made, on the host's side too.
+    /// All interfaces that the attachment made, including those on the host.
     pub interfaces: Vec<Interface>,
     /// Every address that was assigned.
     pub ips: Vec<Ip>,
@@ -46,19 +46,19 @@ pub struct AddResult {
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Its hardware address, empty where it has none.
+    /// Its hardware address. Empty if it has none.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub mac: String,
     /// Its maximum transmission unit, in bytes.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub mtu: u32,
-    /// The path of the namespace it is in, empty on the host.
+    /// The path of its namespace. Empty on the host.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
-    /// The absolute path of its socket, where it is a socket.
+    /// The absolute path of its socket, if it is a socket.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub socket_path: String,
-    /// The identifier of its PCI device, where it is one.
+    /// The identifier of its PCI device, if it is one.
     #[serde(default, rename = "pciID", deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub pci_id: String,
 }
@@ -70,7 +70,7 @@ pub struct Ip {
     pub address: IpNet,
     /// The default gateway of its subnet, if there is one.
     pub gateway: Option<IpAddr>,
-    /// The index in [`AddResult::interfaces`] of the interface that has it.
+    /// The index of its interface in [`AddResult::interfaces`].
     pub interface: Option<usize>,
 }
 
@@ -80,7 +80,7 @@ pub struct Route {
     /// The destination.
     #[serde(with = "cidr")]
     pub dst: IpNet,
-    /// The next hop; the subnet's gateway where there is none.
+    /// The next hop. Without one, the subnet's gateway is used.
     #[serde(default, deserialize_with = "optional_ip", skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     /// The maximum transmission unit along the path, in bytes.
@@ -92,7 +92,7 @@ pub struct Route {
     /// Its priority; lower is preferred.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub priority: u32,
-    /// The table it is in; the main one where there is none.
+    /// Its routing table. Without one, the main table is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
     /// The scope of its destination: global 0, link 253, host 254.
@@ -101,7 +101,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route that says no more than where and through what.
+    /// A route with only a destination and a next hop.
     pub fn new(dst: IpNet, gw: Option<IpAddr>) -> Self {
         Self { dst, gw, mtu: 0, advmss: 0, priority: 0, table: None, scope: None }
     }
@@ -112,7 +112,7 @@ impl Route {
     }
 }
 
-/// How names are to be resolved in the container.
+/// The DNS settings for the container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
     /// The servers, by priority.
@@ -139,7 +139,7 @@ impl Dns {
 /// A result that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
-    /// It is not one JSON object of the shape its version has.
+    /// It is not one JSON object in the format of its version.
     #[error("it is not a CNI {version} result: {}", without_values(source))]
     Shape {
         /// The version it was read as.
@@ -150,7 +150,7 @@ pub enum ResultError {
     /// Its version is not known.
     #[error("its \"cniVersion\" is wrong: {0}")]
     Version(String),
-    /// An address says it is on an interface that is not listed.
+    /// An address refers to an interface that is not listed.
     #[error("ips[{ip}].interface is {index}, expected the index of one of {interfaces} interfaces")]
     Index {
         /// The index of the address.
@@ -160,7 +160,7 @@ pub enum ResultError {
         /// How many interfaces there are.
         interfaces: usize,
     },
-    /// An address says it is of a family that it is not.
+    /// The family of an address differs from its `version`.
     #[error("ips[{ip}].version is {version:?}, but {address} is not of that family")]
     Family {
         /// The index of the address.
@@ -170,7 +170,7 @@ pub enum ResultError {
         /// The address.
         address: IpNet,
     },
-    /// `ip4` or `ip6` holds an address of the other family.
+    /// `ip4` or `ip6` contains an address of the other family.
     #[error("\"{key}\" holds {address}, an address of the other family")]
     Section {
         /// The key.
@@ -181,7 +181,7 @@ pub enum ResultError {
 }
 
 impl AddResult {
-    /// Reads a result. `spoken` is its version if it names none itself.
+    /// Reads a result. `spoken` is its version if it has no `cniVersion`.
     ///
     /// # Errors
     /// When it is not one JSON object of its version's shape, or its indexes point nowhere.
@@ -189,7 +189,7 @@ impl AddResult {
         Self::parse_versioned(json, spoken).map(|(result, _)| result)
     }
 
-    /// Reads a result, and the version that its keys show: none where it is read as one of version `spoken`.
+    /// Reads a result, and the version that its keys show. `None` if it is read as one of version `spoken`.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -220,7 +220,7 @@ impl AddResult {
     }
 }
 
-/// The version a result is in: the one it shows to be in, else `spoken`.
+/// The version of a result: the one that it shows, or else `spoken`.
 ///
 /// # Errors
 /// When it is not JSON, or names a version that is not known.
@@ -228,8 +228,8 @@ pub fn version_of(json: &[u8], spoken: Version) -> Result<Version, ResultError> 
     Ok(shown_version(json, spoken)?.unwrap_or(spoken))
 }
 
-/// The version a result names, or whose keys it has: `ip4` and `ip6` were keys up to 0.2.0, and no later shape would read
-/// them.
+/// The version in a result's `cniVersion` or shown by its keys: `ip4` and `ip6` were keys up to 0.2.0, and later formats do not
+/// have them.
 fn shown_version(json: &[u8], spoken: Version) -> Result<Option<Version>, ResultError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -243,7 +243,7 @@ fn shown_version(json: &[u8], spoken: Version) -> Result<Option<Version>, Result
     }
     let shape = |source| ResultError::Shape { version: spoken, source };
     if json.trim_ascii_start().first() != Some(&b'{') {
-        // A derived struct would also be read from a list.
+        // A derived implementation would also accept a list.
         let found = if json.trim_ascii().is_empty() { "nothing at all" } else { "something else" };
         return Err(shape(serde::de::Error::custom(format_args!("expected a JSON object, found {found}"))));
     }
@@ -262,7 +262,7 @@ fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deseri
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// An address that may be missing, `null` or empty, all of which Go's `net.IP` takes for none.
+/// An address that may be missing, `null` or empty. All of these mean none for Go's `net.IP`.
 fn optional_ip<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
     match Option::<String>::deserialize(deserializer)?.as_deref() {
         None | Some("") => Ok(None),
@@ -277,7 +277,7 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// Addresses with a prefix length, with an error that says what was found.
+/// Addresses with a prefix length. The error says what was found.
 mod cidr {
     use super::{Deserialize, Deserializer, IpNet, Serialize, Serializer};
 
@@ -292,7 +292,7 @@ mod cidr {
     }
 }
 
-/// Checks that an index of `ips` points at an interface.
+/// Checks that an index in `ips` refers to an interface.
 fn checked_index(ip: usize, index: Option<i64>, interfaces: usize) -> Result<Option<usize>, ResultError> {
     index
         .map(|index| {

@@ -1,4 +1,4 @@
-//! Tests of every shape, and the arbitrary results that other tests use too.
+//! Tests of every format, and the arbitrary results that other tests use too.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The shape of 0.1.0 and 0.2.0: one address of each family, and no interfaces.
+//! The format of 0.1.0 and 0.2.0: one address of each family, and no interfaces.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The shape of 0.3.0, 0.3.1 and 0.4.0: addresses say their family.
+//! The format of 0.3.0, 0.3.1 and 0.4.0: addresses have a `version`.
 
 use std::net::IpAddr;
 

@@ -50,13 +50,14 @@ pub struct Selection {
     pub bandwidth: Option<Bandwidth>,
     /// Goes into `args.cni` of every plugin.
     pub cni_args: RawObject,
-    /// Gateways of default routes through this attachment, one a family; empty to keep those its plugins made.
+    /// Gateways of default routes through this attachment, one for each family. If empty, the routes that its plugins made are
+    /// kept.
     pub default_route: Option<Vec<IpAddr>>,
     /// The device to use.
     pub device_id: Option<String>,
-    /// The request of the pod's resource claims whose device to use.
+    /// The request of the pod's resource claims whose device it uses.
     pub resource_claim: Option<ClaimRequest>,
-    /// A claim on an address that outlives the pod.
+    /// A claim on an address that is kept after the pod is gone.
     pub ipam_claim_reference: Option<String>,
 }
 
@@ -69,7 +70,7 @@ impl Selection {
         }
     }
 
-    /// Reads one selection element, all of whose keys are checked. With a configuration beside it, it needs no name.
+    /// Reads one selection element and checks all keys. If it has a configuration, it needs no name.
     pub(super) fn read(keys: &Keys<'_>, place: &str, author: Author, has_config: bool) -> Result<Self, KeyError> {
         let name = keys.string("name")?.unwrap_or_default();
         if name.is_empty() && !has_config {
@@ -117,7 +118,7 @@ impl Selection {
         Ok(selection)
     }
 
-    /// All that it asks of its network: every key but those that say which network, and which interface.
+    /// Everything that it asks of its network: all keys except those that name the network and the interface.
     pub fn asked(&self) -> RawObject {
         let mut asked = self.capability_args();
         if let Some(guid) = asked.shift_remove("infinibandGUID") {

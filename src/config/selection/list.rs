@@ -21,8 +21,8 @@ pub struct Parsed {
 }
 
 impl Selection {
-    /// Reads selections in either of their forms: `[namespace/]name[@interface]`, comma separated, or JSON. A
-    /// text that holds any of `[{"` is JSON. Blank text is no selection. Goes on after a selection that is wrong.
+    /// Reads selections in either form: `[namespace/]name[@interface]`, separated by commas, or JSON. Text that contains any of
+    /// `[{"` is JSON. Blank text is no selection. Continues after a wrong selection.
     pub fn parse_all(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
         let text = text.trim();
         if text.is_empty() {
@@ -36,34 +36,34 @@ impl Selection {
     }
 
     fn parse_text(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
-        if problems.keep(refuse_many(text.split(',').count(), place)).is_none() {
+        if problems.record(refuse_many(text.split(',').count(), place)).is_none() {
             return Parsed::default();
         }
         let is_list = text.contains(',');
         let of_list = |number: usize| if is_list { Some((number + 1, text)) } else { None };
         let selections = text.split(',').enumerate().map(|(index, item)| Self::read_text(item, place, of_list(index)));
-        Parsed { selections: selections.filter_map(|read| problems.keep(read)).collect(), warnings: Vec::new() }
+        Parsed { selections: selections.filter_map(|read| problems.record(read)).collect(), warnings: Vec::new() }
     }
 
     fn parse_json(text: &str, place: &str, problems: &mut Problems<KeyError>) -> Parsed {
         let mut parsed = Parsed::default();
-        for (index, element) in problems.keep(elements(text, place)).unwrap_or_default().into_iter().enumerate() {
+        for (index, element) in problems.record(elements(text, place)).unwrap_or_default().into_iter().enumerate() {
             let place = format!("{place}[{index}]");
             let object = serde_json::from_str::<RawObject>(element.get()).map_err(|_| KeyError::Wrong {
                 path: place.clone(),
                 found: kind(element),
                 expected: "a network selection element, an object".into(),
             });
-            let Some(object) = problems.keep(object) else { continue };
+            let Some(object) = problems.record(object) else { continue };
             let keys = Keys::new(&object, &place);
             parsed.warnings.extend(keys.unknown(&KEYS));
-            parsed.selections.extend(problems.keep(Self::read(&keys, &place, Author::Pod, false)));
+            parsed.selections.extend(problems.record(Self::read(&keys, &place, Author::Pod, false)));
         }
         parsed
     }
 }
 
-/// Each selection is looked up, so that their number is limited before.
+/// The number is limited because each selection is looked up.
 fn refuse_many(number: usize, place: &str) -> Result<(), KeyError> {
     if number <= MAX_ATTACHMENTS {
         return Ok(());
@@ -72,7 +72,7 @@ fn refuse_many(number: usize, place: &str) -> Result<(), KeyError> {
     Err(KeyError::Wrong { path: place.into(), found, expected: format!("at most {MAX_ATTACHMENTS} selections") })
 }
 
-/// The elements of a JSON list of selections, still text.
+/// The elements of a JSON list of selections, not parsed yet.
 fn elements<'a>(text: &'a str, place: &str) -> Result<Vec<&'a RawValue>, KeyError> {
     let wrong = |found: String| KeyError::Wrong {
         path: place.into(),

@@ -1,8 +1,8 @@
 //! Selections: requests for an attachment.
 //!
-//! A selection is the network selection element of the NPWG multi-network specification 1.3 (§4.1), and it is written
-//! the same way wherever one stands: in `delegates`, in a pod's annotation, in `runtimeConfig.networks` and on the
-//! command line. Where the operator writes it, it can also say `config`, `when` and `optional`.
+//! A selection is the network selection element of the NPWG multi-network specification 1.3 (§4.1). It has the same form
+//! everywhere: in `delegates`, in a pod's annotation, in `runtimeConfig.networks` and on the command line. The operator can also
+//! write `config`, `when` and `optional`.
 //!
 //! | module | what |
 //! |---|---|

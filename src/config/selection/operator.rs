@@ -31,11 +31,11 @@ impl Author {
 /// A selection as an operator can write it.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorSelection {
-    /// Where it stands, such as `delegates[1]`, for messages.
+    /// Its place, such as `delegates[1]`, for messages.
     pub place: String,
-    /// What a pod could write too.
+    /// The part that a pod could write too.
     pub selection: Selection,
-    /// The network's configuration, in place of a reference to it.
+    /// The network's configuration, instead of a reference to it.
     pub config: Option<RawObject>,
     /// When it applies.
     pub when: Selector,
@@ -44,7 +44,7 @@ pub struct OperatorSelection {
 }
 
 impl OperatorSelection {
-    /// Reads an operator's selection. An unknown key is an error, as it is the operator's own.
+    /// Reads an operator's selection. Unknown keys are errors.
     ///
     /// # Errors
     /// The first key that is wrong, and where.

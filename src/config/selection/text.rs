@@ -13,7 +13,7 @@ impl Selection {
         Self::read_text(text, place, None)
     }
 
-    /// Reads one `[namespace/]name[@interface]`, which may be an element of a list: its number, and the whole text.
+    /// Reads one `[namespace/]name[@interface]`. If it is an element of a list, `of_list` has its number and the whole text.
     pub(super) fn read_text(text: &str, place: &str, of_list: Option<(usize, &str)>) -> Result<Self, KeyError> {
         let wrong = |expected: &str| {
             let list = of_list.map(|(number, list)| format!(" (element {number} of {:?})", shortened(list)));

@@ -20,13 +20,13 @@ pub struct PortMapping {
     /// tcp, udp or sctp.
     #[serde(default = "tcp")]
     pub protocol: String,
-    /// The host's address to listen on; all of them if there is none.
+    /// The host's address. Empty for all of them.
     #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
     pub host_ip: String,
 }
 
 impl PortMapping {
-    /// Whether two mappings would forward one port of one address of the host.
+    /// Whether two mappings would forward the same port of the same host address.
     pub fn overlaps(&self, other: &Self) -> bool {
         let is_one_address = match (self.host_ip.parse::<IpAddr>(), other.host_ip.parse::<IpAddr>()) {
             (Ok(a), Ok(b)) => a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified()),
@@ -35,7 +35,7 @@ impl PortMapping {
         self.host_port == other.host_port && self.protocol == other.protocol && is_one_address
     }
 
-    /// Reads a JSON list of mappings, as a selection has it under `portMappings`.
+    /// Reads a JSON list of mappings, as in `portMappings` of a selection.
     ///
     /// # Errors
     /// When it is no such list, or a mapping is wrong.
@@ -56,7 +56,7 @@ fn tcp() -> String {
     "tcp".into()
 }
 
-/// Limits on traffic. Rates are in bits a second, bursts in bits.
+/// Limits on traffic. Rates are in bits per second, bursts in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bandwidth {
@@ -102,7 +102,7 @@ pub(super) fn read_hex(
 pub(super) fn read_port_mappings(keys: &Keys<'_>) -> Result<Vec<PortMapping>, KeyError> {
     const EXPECTED: &str = "a list of {hostPort, containerPort, protocol: tcp, udp or sctp, hostIP}";
     const MAPPING: &str = "{hostPort, containerPort, protocol: tcp, udp or sctp, hostIP}";
-    // The parser would take a list of a mapping's values for one.
+    // The parser would also accept a list of a mapping's values.
     keys.list_of::<RawObject>("portMappings", EXPECTED, MAPPING)?;
     let mut mappings: Vec<PortMapping> = keys.list_of("portMappings", EXPECTED, MAPPING)?.unwrap_or_default();
     for mapping in &mut mappings {

@@ -1,8 +1,8 @@
 //! What `"concurrency": "auto"` decides by: which plugins are known to allow others beside them, and what those must not share.
 //!
-//! The specification allows no two operations on one container at once, so plugins need not allow it. The table below has those that are
-//! known to, each with the reason. Two attachments run at once if all of their plugins are in the table and they use nothing that
-//! only one can have at a time. Everything else runs alone.
+//! The specification does not allow two operations on one container at once, so plugins need not support it. The table below lists
+//! the plugins that do, each with the reason. Two attachments run at once if all of their plugins are in the table and they do not
+//! use the same resource. Every other attachment runs alone.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, folds_to, get, get_bool};
 use crate::plan::Attachment;
 
-/// A plugin, and whether others may run beside it.
+/// A plugin, and whether other plugins may run at the same time.
 struct Row {
     plugin: &'static str,
-    /// Why others may run beside it, or may not.
+    /// Why other plugins may run at the same time, or why not.
     reason: &'static str,
     uses: Uses,
 }
@@ -42,7 +42,7 @@ struct Use<'a> {
     keys: &'a RawObject,
 }
 
-/// Something that one attachment can use at a time, as messages call it.
+/// A resource for only one attachment at a time, as named in messages.
 type Resource = String;
 
 const ROWS: &[Row] = &[
@@ -124,7 +124,7 @@ const ROWS: &[Row] = &[
     Row { plugin: "dhcp", reason: "sets routes that only its server knows", uses: Uses::Everything },
 ];
 
-/// What an attachment must not share with one that runs at the same time.
+/// The resources of an attachment, which others that run at the same time must not use.
 #[derive(Debug, Clone)]
 pub struct Needs {
     /// What it uses; or why it has to be alone.
@@ -156,7 +156,7 @@ impl Needs {
         needs
     }
 
-    /// Those of an attachment: of its network, and of the addresses that were asked for.
+    /// The resources of an attachment: those of its network, and the requested addresses.
     pub fn of(attachment: &Attachment) -> Self {
         let mut needs = Self::of_network(&attachment.network);
         let addresses: Vec<String> =
@@ -187,8 +187,8 @@ impl Needs {
         }
     }
 
-    /// What the plugin that assigns addresses uses, and the addresses and routes that are known beforehand. Of routes to one
-    /// destination, and of connected routes of one subnet, the first that is set counts.
+    /// The resources of the plugin that assigns addresses, and the addresses and routes that are known in advance. If two routes
+    /// have the same destination, or two connected routes the same subnet, the order in which they are set matters.
     fn add_ipam(&mut self, network: &str, plugin: &PluginConfig) {
         let own = Use { network, keys: plugin.keys() };
         let Some(keys) = own.value::<RawObject>("ipam") else { return };
@@ -221,7 +221,7 @@ impl Needs {
 }
 
 impl Use<'_> {
-    /// A key as Go's decoder finds it: in any case.
+    /// Looks up a key without regard to case, as Go's decoder does.
     fn raw(&self, key: &str) -> Option<&RawValue> {
         let own = self.keys.get(key).or_else(|| Some(self.keys.iter().find(|(name, _)| folds_to(name, key))?.1));
         own.map(AsRef::as_ref)
@@ -247,7 +247,7 @@ impl Use<'_> {
     }
 }
 
-/// What an interface on a master uses: nothing, unless the master is in the container.
+/// The resources of an interface on a master. None, unless the master is in the container.
 fn on_master(of: &Use<'_>) -> Result<Vec<Resource>, String> {
     if of.is_set("linkInContainer") {
         return Err("its master may be another attachment's interface (\"linkInContainer\")".into());

@@ -1,4 +1,4 @@
-//! Addresses in `ipam` that the plugin which assigns them does not take.
+//! Addresses in `ipam` that the plugin cannot use.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use crate::cni::config::{PluginConfig, RawObject, get};
 /// A value and its place below `ipam`.
 type Value = (String, String);
 
-/// A plugin that assigns addresses, and the values that it reads as such.
+/// A plugin that assigns addresses, and the values that it parses as addresses.
 struct Row {
     plugin: &'static str,
-    /// Whether it fails on any other value, in every release.
+    /// Whether every release of the plugin rejects any other value.
     is_fatal: bool,
-    /// The values that are to have a prefix length.
+    /// The values that need a prefix length.
     with_prefix: fn(&RawObject) -> Vec<Value>,
     /// The values that are to have none.
     plain: fn(&RawObject) -> Vec<Value>,
@@ -61,10 +61,10 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// Values that other programs replace before the plugin reads them.
+/// Placeholders that other programs replace before the plugin reads them.
 const REPLACED: [&str; 2] = ["usePodCidr", "usePodCidrIPv6"];
 
-/// The addresses of a plugin's `ipam` that cannot be used.
+/// The addresses in a plugin's `ipam` that cannot be used.
 pub(super) fn of_plugin(plugin: &PluginConfig) -> Vec<Trap> {
     let ipam: RawObject = get(plugin.keys(), "ipam", "an object").ok().flatten().unwrap_or_default();
     let kind = text(&ipam, "type");
@@ -86,14 +86,14 @@ pub(super) fn of_plugin(plugin: &PluginConfig) -> Vec<Trap> {
         .collect()
 }
 
-/// Whether a value is an address with a prefix length. whereabouts also takes a range of addresses with one.
+/// Whether a value is an address with a prefix length. whereabouts also accepts a range of addresses with one.
 fn has_prefix(value: &str) -> bool {
     let (first, last) = value.split_once('-').map_or((None, value), |(first, last)| (Some(first), last));
     last.trim().parse::<IpNet>().is_ok()
         && first.is_none_or(|first| first.trim().split('/').next().is_some_and(|ip| ip.parse::<IpAddr>().is_ok()))
 }
 
-/// Why host-local takes no addresses from a range that it can read.
+/// Why host-local cannot assign addresses from a range that it can parse.
 fn unusable(place: &str, range: &RawObject) -> Vec<String> {
     let Some(subnet) = text(range, "subnet").and_then(|subnet| subnet.parse::<IpNet>().ok()) else { return Vec::new() };
     if subnet.addr() != subnet.network() {
@@ -111,7 +111,7 @@ fn unusable(place: &str, range: &RawObject) -> Vec<String> {
     outside.map(|(place, value)| format!("{place} is {value:?}, which is not in the subnet {subnet}")).collect()
 }
 
-/// The values of these keys of an object, which stands at `place`.
+/// The values of these keys of the object at `place`.
 fn of_keys(object: &RawObject, place: &str, keys: &[&str]) -> Vec<Value> {
     keys.iter().filter_map(|key| Some((format!("{place}{key}"), text(object, key)?))).collect()
 }

@@ -1,4 +1,4 @@
-//! Networks whose CHECK always fails, with or without Braid. CRI-O calls it before a pod starts.
+//! Networks whose CHECK always fails, with or without Braid. CRI-O calls CHECK before a pod starts.
 
 use super::trap::{Trap, text};
 use crate::cni::config::{NetworkConfig, PluginConfig, RawObject, get};
@@ -37,7 +37,7 @@ pub(super) fn of_network(network: &NetworkConfig) -> Vec<Trap> {
     .collect()
 }
 
-/// The plugin that gives a plugin its addresses.
+/// The plugin that assigns addresses for a plugin.
 fn ipam_type(plugin: &PluginConfig) -> Option<String> {
     let ipam: RawObject = get(plugin.keys(), "ipam", "an object").ok().flatten()?;
     text(&ipam, "type")

@@ -1,6 +1,6 @@
-//! Known plugins that fail, or leave something behind, in ways that their configuration already shows.
+//! Known plugins that fail, or leave something behind, for reasons that can be seen in their configuration.
 //!
-//! `validate` and `plan` report them. Each row of the tables says why, and what to do about it.
+//! `validate` and `plan` report them. Each row of the tables has the reason and a remedy.
 
 mod addresses;
 mod checks;

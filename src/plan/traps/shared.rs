@@ -1,4 +1,4 @@
-//! Plugins that keep state under a name which two attachments of one container share.
+//! Plugins that keep state under a name that is the same for two attachments of one container.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +7,10 @@ use super::trap::{Trap, text};
 use crate::cni::config::{PluginConfig, RawObject, get};
 use crate::plan::{Attachment, Plan};
 
-/// A plugin that keeps state under a name which two attachments of one container share.
+/// A plugin that keeps state under a name that is the same for two attachments of one container.
 struct Shared {
     plugin: &'static str,
-    /// What the state is named by beside the container, or none where the plugin keeps no such state.
+    /// What the name of the state consists of, besides the container. `None` if the plugin keeps no such state.
     named_by: fn(&Attachment, &PluginConfig) -> Option<String>,
     reason: &'static str,
     remedy: &'static str,
@@ -41,7 +41,7 @@ const SHARED: &[Shared] = &[
     },
 ];
 
-/// What goes wrong because several attachments are made for one container.
+/// Problems that occur because a container has several attachments.
 pub fn of_plan(plan: &Plan) -> Vec<Trap> {
     let mut traps = Vec::new();
     for row in SHARED {

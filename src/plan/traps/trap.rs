@@ -7,11 +7,11 @@ use crate::cni::config::{RawObject, get};
 pub struct Trap {
     /// Whether ADD is certain to fail.
     pub is_fatal: bool,
-    /// What goes wrong, why, and what to do about it.
+    /// A problem, its reason, and a remedy.
     pub message: String,
 }
 
-/// The text at a key of an object, if there is any.
+/// The text at a key of an object, if there is one.
 pub(super) fn text(object: &RawObject, key: &str) -> Option<String> {
     get(object, key, "a string").ok().flatten().filter(|text: &String| !text.is_empty())
 }

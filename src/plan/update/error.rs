@@ -21,7 +21,7 @@ pub enum UpdateError {
         /// The types that are there.
         chain: Vec<String>,
     },
-    /// The chain has several, and none was chosen.
+    /// The chain has several plugins of this type, and none was chosen.
     #[error("{label}: its chain has {count} plugins of type {plugin_type:?}; say which one, such as {plugin_type}#1")]
     WhichStep {
         /// Which attachment.
@@ -43,7 +43,7 @@ pub enum UpdateError {
         /// How many there are.
         count: usize,
     },
-    /// A plugin of a type that cannot be redone.
+    /// The type of this plugin does not support being redone.
     #[error(
         "{label}: a plugin of type {plugin_type:?} cannot be changed while the container lives, only bandwidth, portmap, firewall \
          and tuning; braid detach and braid attach make the attachment anew"
@@ -56,7 +56,7 @@ pub enum UpdateError {
     },
     /// The step does not declare the capability.
     #[error(
-        "{label}: {plugin_type}: {capability}: this step does not declare that capability, so that it would not get it"
+        "{label}: {plugin_type}: {capability}: this step does not declare that capability, and so it would not get the values"
     )]
     Undeclared {
         /// Which attachment.
@@ -66,7 +66,7 @@ pub enum UpdateError {
         /// The capability.
         capability: &'static str,
     },
-    /// A value that the plugin could not take, or not give back.
+    /// A value that the plugin cannot use, or cannot undo.
     #[error("{label}: {plugin_type}: {key}: {why}")]
     Value {
         /// Which attachment.
@@ -88,7 +88,7 @@ pub enum UpdateError {
         /// What is wrong.
         source: ConfigError,
     },
-    /// A step after the changed one cannot be redone with the result that it would get.
+    /// A later step cannot be redone with the new result that it would get.
     #[error(
         "{label}: the new values change the result that the plugin {later:?} after {plugin_type:?} was given, and that one cannot \
          be redone; braid detach and braid attach make the attachment anew"

@@ -3,22 +3,22 @@
 use crate::cni::capability::RateLimit;
 use crate::cni::config::{PluginConfig, RawObject, find_folded, folds_to, raw};
 
-/// The capability under which `bandwidth` gets its limits, unless they stand in its configuration.
+/// The capability with which `bandwidth` gets its limits, unless its configuration has them.
 pub(super) const BANDWIDTH: &str = "bandwidth";
-/// The keys of a limit, in the capability as in the plugin's configuration: rate and burst, for both directions.
+/// The keys of a limit, both in the capability and in the plugin's configuration: rate and burst, for both directions.
 pub(super) const LIMIT_KEYS: [[&str; 2]; 2] = [["ingressRate", "ingressBurst"], ["egressRate", "egressBurst"]];
 
 /// The limits of both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Into the container: on the host's end of the veth.
+    /// Into the container: applied to the host's end of the veth.
     pub ingress: Option<RateLimit>,
-    /// Out of the container: on an `ifb` device.
+    /// Out of the container: applied to an `ifb` device.
     pub egress: Option<RateLimit>,
 }
 
 impl Limits {
-    /// The limits that a `bandwidth` step has: those of its configuration, or else those of the capability.
+    /// The limits of a `bandwidth` step: those of its configuration, or else those of the capability.
     pub fn of(plugin: &PluginConfig, capability_args: &RawObject) -> Self {
         let in_config = LIMIT_KEYS.iter().flatten().any(|key| find_folded(plugin.keys(), key).is_some());
         if in_config {
@@ -42,7 +42,7 @@ impl Limits {
     pub(super) fn to_object(self) -> RawObject {
         let mut object = RawObject::new();
         for ([rate, burst], limit) in LIMIT_KEYS.iter().zip([self.ingress, self.egress]) {
-            // Zero is no limit. The CHECK of older plugins dies where none of the keys is there.
+            // Zero means no limit. The CHECK of older plugins crashes if all keys are missing.
             let limit = limit.unwrap_or(RateLimit { rate: 0, burst: 0 });
             object.insert((*rate).into(), raw(&limit.rate));
             object.insert((*burst).into(), raw(&limit.burst));
@@ -50,7 +50,7 @@ impl Limits {
         object
     }
 
-    /// The configuration of a `bandwidth` step with these limits and no others.
+    /// The configuration of a `bandwidth` step with exactly these limits.
     ///
     /// # Panics
     /// Never: a plugin's configuration stays one with other limits.

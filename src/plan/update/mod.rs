@@ -1,15 +1,18 @@
-//! New values for one attachment of a container that lives: which steps are redone for them, how, and what cannot be changed.
+//! New values for one attachment of a running container: which steps are redone, how, and which values cannot be changed.
 //!
-//! What redoing a step means differs from plugin to plugin, as the reference plugins were not written to be called twice:
+//! Each plugin needs its own way to redo a step, because the reference plugins are not made to be called twice:
 //!
-//! | plugin | redone by | why not plainly DEL and ADD |
+//! | plugin | redone by | why not simply DEL and ADD |
 //! |---|---|---|
-//! | `bandwidth` | changing its token buckets in place | its DEL leaves the qdiscs to the interface, its ADD refuses an interface that has some |
-//! | `portmap` | DEL with the old mappings, ADD with the new ones | its ADD adds, and its DEL without mappings does nothing |
-//! | `firewall` | DEL, ADD | its DEL leaves the rules of `ingressPolicy` and the jump to an administrator's chain: these two are refused |
-//! | `tuning` | DEL, which restores the link, ADD; sysctls are remembered and restored by Braid | its ADD takes the values it finds for the original ones, its DEL restores no sysctl |
+//! | `bandwidth` | changing its token buckets in place | its DEL does not remove the qdiscs, and its ADD refuses an interface that
+//! has some |
+//! | `portmap` | DEL with the old mappings, ADD with the new ones | its ADD only adds, and its DEL without mappings does nothing |
+//! | `firewall` | DEL, ADD | its DEL leaves the rules of `ingressPolicy` and the jump to an administrator's chain: these two are
+//! refused |
+//! | `tuning` | DEL, which restores the link, and ADD; Braid records and restores sysctls | its ADD records the current values as
+//! the original ones, and its DEL does not restore sysctls |
 //!
-//! Other plugins make interfaces and addresses; these are detached and attached anew.
+//! Other plugins make interfaces and addresses. Their attachments are detached and attached again.
 mod error;
 mod limits;
 mod planned;

@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of a plugin, if it is one whose steps can be redone.
+    /// The kind of a plugin, if its steps can be redone.
     pub fn of(plugin: &PluginConfig) -> Option<Self> {
         match plugin.plugin_type() {
             "bandwidth" => Some(Self::Bandwidth),
@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// An attachment with its new values, and the steps that are redone for them.
+/// An attachment with its new values, and the steps that must be redone.
 #[derive(Debug, Clone)]
 pub struct PlannedUpdate {
     /// The attachment as it will be.
@@ -53,7 +53,7 @@ pub struct Redo {
 pub enum How {
     /// It is not there yet: ADD.
     Add,
-    /// DEL with what it has, ADD with what it is to have.
+    /// DEL with the current values, then ADD with the new ones.
     Again(Kind),
     /// By changing its token buckets.
     InPlace {

@@ -11,16 +11,16 @@ use crate::cni::config::{PluginConfig, RawObject, find_folded, folds_to, raw};
 use crate::config::selection::PortMapping;
 use crate::plan::Attachment;
 
-/// The capability under which `portmap` gets its mappings.
+/// The capability with which `portmap` gets its mappings.
 const PORT_MAPPINGS: &str = "portMappings";
-/// The least burst where none is given, in bits: ten full packets.
+/// The smallest default burst, in bits: ten full packets.
 const LEAST_BURST: u64 = 10 * 1514 * 8;
 /// The plugin counts a burst in bytes, in 32 bits.
 const MOST_BURST: u64 = (u32::MAX as u64) * 8 - 1;
-/// The keys of `firewall` that its DEL does not undo.
+/// The keys of `firewall` whose effects its DEL does not undo.
 const FIREWALL_KEYS: [&str; 2] = ["ingressPolicy", "iptablesAdminChainName"];
 
-/// Decides which steps of an attachment are redone, and with what.
+/// Decides which steps of an attachment are redone, and with which values.
 ///
 /// # Errors
 /// When there is no such step, or its plugin cannot be given these values while the container lives.
@@ -39,8 +39,8 @@ pub fn update(attachment: &Attachment, update: &Update) -> Result<PlannedUpdate,
     planner.steps(new)
 }
 
-/// Decides which steps of an attachment are redone once the pod asks for other limits and mappings. They reach the plugins as
-/// ADD hands them out, in the arguments of their capabilities: limits in a plugin's configuration stay, which are the operator's.
+/// Decides which steps of an attachment are redone after the pod has asked for other limits and mappings. The plugins get the
+/// values as in ADD, in their capability arguments. Limits in a plugin's configuration stay, because they belong to the operator.
 ///
 /// # Errors
 /// As [`update`].
@@ -92,7 +92,7 @@ impl Planner<'_> {
             return Err(self.value(&plugin_type, "--plugin", "no key is given: --set KEY=JSON or --unset KEY"));
         }
         if let Some(key) = update.unset.iter().find(|key| update.set.keys().any(|set| folds_to(set, key))) {
-            return Err(self.value(&plugin_type, key, "it is to be set and to be left out; say one of them"));
+            return Err(self.value(&plugin_type, key, "it is to be set and to be removed; give only one of them"));
         }
         let mut keys = new.network.plugins[at].keys().clone();
         for key in update.set.keys().chain(&update.unset) {
@@ -107,7 +107,7 @@ impl Planner<'_> {
                 let why = "only its limits can be changed: ingressRate, ingressBurst, egressRate and egressBurst";
                 return Err(self.value(&plugin_type, key, why));
             }
-            // Go's parser, which most plugins have, takes the last of two keys that differ in case alone.
+            // Go's parser, which most plugins use, takes the last of two keys that differ only in case.
             keys.retain(|own, _| !folds_to(own, key));
         }
         keys.extend(update.set.iter().map(|(key, value)| (key.clone(), value.clone())));
@@ -183,7 +183,7 @@ impl Planner<'_> {
             RateLimit { rate: 0..8, .. } => "a rate is at least 8 bits per second".to_owned(),
             RateLimit { burst: 0..8, .. } => "a burst is at least 8 bits".to_owned(),
             RateLimit { burst, .. } if burst > MOST_BURST => format!("a burst is at most {MOST_BURST} bits"),
-            // The plugin counts the time that a burst takes in whole microseconds, and the kernel refuses none.
+            // The plugin counts the time of a burst in whole microseconds, and the kernel accepts any value.
             RateLimit { rate, burst } if burst / 8 < (rate / 8).div_ceil(1_000_000) => {
                 let least = (rate / 8).div_ceil(1_000_000) * 8;
                 format!(
@@ -202,7 +202,7 @@ impl Planner<'_> {
         }
         let twice = (1..mappings.len()).find(|at| mappings[..*at].iter().any(|other| other.overlaps(&mappings[*at])));
         if let Some(at) = twice {
-            let why = format!("the host port {}/{} is there twice", mappings[at].host_port, mappings[at].protocol);
+            let why = format!("the host port {}/{} is given twice", mappings[at].host_port, mappings[at].protocol);
             return Err(self.value("portmap", PORT_MAPPINGS, why));
         }
         if mappings.is_empty() {
@@ -213,7 +213,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The steps whose plugin would be given something else.
+    /// The steps whose plugin would get another input.
     fn steps(&self, new: Attachment) -> Result<PlannedUpdate, UpdateError> {
         let mut steps = Vec::new();
         let mut result_changes: Option<&str> = None;
@@ -238,7 +238,7 @@ impl Planner<'_> {
             steps.push(Redo { step, how });
         }
         let mut attachment = new;
-        // A step that would limit nothing is not added.
+        // A step without a limit is not added.
         if attachment.network.plugins.len() > self.old.network.plugins.len()
             && !steps.iter().any(|redo| redo.how == How::Add)
         {
@@ -247,14 +247,14 @@ impl Planner<'_> {
         Ok(PlannedUpdate { attachment, steps })
     }
 
-    /// Whether a plugin would be given another configuration, or other capability arguments.
+    /// Whether a plugin would get another configuration, or other capability arguments.
     fn is_changed(&self, before: &PluginConfig, after: &PluginConfig, new: &Attachment) -> bool {
         let differs =
             |name: &String| !same_value(get(&self.old.capability_args, name), get(&new.capability_args, name));
         !same(before.keys(), after.keys()) || after.capabilities().iter().any(differs)
     }
 
-    /// The error about a plugin that cannot be given new values, or cannot follow the result of the plugin `changed`.
+    /// The error for a plugin that cannot get new values, or cannot use the new result of the plugin `changed`.
     fn cannot_be_redone(&self, plugin: &PluginConfig, changed: Option<&str>) -> UpdateError {
         let (label, plugin_type) = (self.label.clone(), plugin.plugin_type().to_owned());
         match changed {
@@ -304,7 +304,7 @@ impl Planner<'_> {
             let number = |key| find_folded(plugin.keys(), key).map(|raw| serde_json::from_str::<u64>(raw.get()));
             for (key, other) in [(rate, burst), (burst, rate)] {
                 match (number(key), number(other)) {
-                    (Some(Err(_)), _) => return Err(self.value(BANDWIDTH, key, "it is no number of bits")),
+                    (Some(Err(_)), _) => return Err(self.value(BANDWIDTH, key, "it is not a number of bits")),
                     (Some(Ok(1..)), None | Some(Ok(0))) => {
                         return Err(self.value(BANDWIDTH, key, format!("it needs {other} beside it")));
                     }
@@ -330,7 +330,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The plugin keeps the values that it restores in one file for a container and an interface.
+    /// The plugin keeps the original values in one file for each container and interface.
     fn refuse_tuning_twice(&self) -> Result<(), UpdateError> {
         if self.old.network.plugins.iter().filter(|plugin| Kind::of(plugin) == Some(Kind::Tuning)).count() < 2 {
             return Ok(());
@@ -492,7 +492,10 @@ mod tests {
         );
         assert!(update(&plain, &bandwidth(limited(400_000_000_000, None), None)).is_ok());
         assert!(error(&two, &Update { plugins: vec![numbered], ..Update::default() }).contains("no tuning#3, only 2"));
-        assert!(error(&wall, &keys("firewall", r#"{"backend":"iptables"}"#, &["Backend"])).contains("say one of them"));
+        assert!(
+            error(&wall, &keys("firewall", r#"{"backend":"iptables"}"#, &["Backend"]))
+                .contains("give only one of them")
+        );
         let limited_step = attachment(r#",{"type":"bandwidth"}"#, "{}");
         assert!(error(&limited_step, &keys("bandwidth", r#"{"shapedSubnets":[]}"#, &[])).contains("only its limits"));
         let fast = keys("bandwidth", r#"{"ingressRate":400000000000,"ingressBurst":80000}"#, &[]);
@@ -505,7 +508,7 @@ mod tests {
         };
         let mapped = attachment(r#",{"type":"portmap","capabilities":{"portMappings":true}}"#, "{}");
         let two = |a, b| Update { port_mappings: Some(vec![mapping(a), mapping(b)]), ..Update::default() };
-        assert!(error(&mapped, &two("", "127.0.0.1")).contains("80/tcp is there twice"));
+        assert!(error(&mapped, &two("", "127.0.0.1")).contains("80/tcp is given twice"));
         assert!(update(&mapped, &two("0.0.0.0", "::")).is_ok());
     }
 }

@@ -1,9 +1,9 @@
-//! The values that an attachment is to have.
+//! New values for an attachment.
 
 use crate::cni::config::RawObject;
 use crate::config::selection::PortMapping;
 
-/// The values that an attachment is to have; what is not here stays as it is.
+/// New values for an attachment. Values that are not given stay.
 #[derive(Debug, Clone, Default)]
 pub struct Update {
     /// Limits of `bandwidth`.
@@ -14,7 +14,7 @@ pub struct Update {
     pub plugins: Vec<PluginUpdate>,
 }
 
-/// New limits; a direction that is not here keeps its own.
+/// New limits. A direction that is not given keeps its limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BandwidthUpdate {
     /// Into the container.
@@ -28,8 +28,8 @@ pub struct BandwidthUpdate {
 pub enum LimitUpdate {
     /// None.
     Unlimited,
-    /// A rate in bits per second, and what may pass at once in bits: without it the burst stays as it was, and where there was
-    /// none it is a tenth of a second's, at least ten full packets.
+    /// A rate in bits per second, and a burst in bits. Without a burst, the previous one stays; if there was none, it is a tenth of
+    /// a second's traffic, and at least ten full packets.
     Limited {
         /// Bits per second.
         rate: u64,
@@ -43,7 +43,7 @@ pub enum LimitUpdate {
 pub struct PluginUpdate {
     /// The plugin's type.
     pub plugin_type: String,
-    /// Which one of that type, counted from 1, where the chain has several.
+    /// Which plugin of that type, counted from 1, if the chain has several.
     pub number: Option<usize>,
     /// Keys and their new values.
     pub set: RawObject,

@@ -1,4 +1,4 @@
-//! What must be on disk before a plugin gets its input.
+//! Files that must be on disk before a plugin gets its input.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use super::holder::{Grace, Holder, SyncOutcome};
 
-/// Files that are on disk already, or are being synced. A [`Call`](crate::runtime::Call) with one gives its plugin no input
-/// before they are durable.
+/// Files that are on disk already, or are being synced. The plugin of a [`Call`](crate::runtime::Call) that has one gets no input
+/// before the files are on disk.
 ///
 /// [`Exec::sync`](crate::runtime::Exec::sync) makes one, for every call that depends on these files.
 #[derive(Debug)]
 pub struct Durable {
     state: Mutex<State>,
-    /// The process that syncs them, until the first plugin makes it its group's holder.
+    /// The process that syncs the files, until the first plugin's process group takes it as its holder.
     holder: Mutex<Option<Holder>>,
 }
 
@@ -34,7 +34,8 @@ impl Durable {
         Self { state: Mutex::new(State::UnderWay(outcome)), holder: Mutex::new(Some(holder)) }
     }
 
-    /// The process that syncs, for the group of the first plugin, if it is such a holder as that plugin needs.
+    /// The process that syncs, to be the holder of the first plugin's group. Nothing if it has another `grace` than that plugin
+    /// needs.
     pub(super) fn take_holder(&self, grace: Grace) -> Option<Holder> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner).take_if(|holder| holder.grace() == grace)
     }

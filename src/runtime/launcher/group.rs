@@ -1,5 +1,5 @@
-//! Which processes of a process group still run, seen without allocating: by a process that was forked from one with several
-//! threads.
+//! Finds out which processes of a process group still run. Allocates nothing, because it is used by a process that was forked from
+//! one with several threads.
 
 use std::ffi::{CStr, c_int};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,8 @@ use rustix::event::{Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::process as raw;
 
-/// Waits until nothing in a group runs, and signals it meanwhile: one that is just being started may join late.
+/// Waits until nothing in a group runs. Sends the signal again and again, because a process that is just being started may join the
+/// group late.
 pub(super) fn wait_until_empty(group: raw::Pid, at_most: Duration, with: Option<raw::Signal>) {
     let began = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -23,8 +24,8 @@ pub(super) fn wait_until_empty(group: raw::Pid, at_most: Duration, with: Option<
     }
 }
 
-/// Whether a process of the group runs. The dead stay in it for as long as whoever adopted them takes to notice, which in
-/// a container may be for ever. Without `/proc`, what is in the group counts as running.
+/// Whether a process of the group runs. A dead process stays in the group until its parent reaps it, which in a container may never
+/// happen. Without `/proc`, every process of the group counts as running.
 pub(super) fn runs(group: raw::Pid) -> bool {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(processes) = openat(CWD, c"/proc", directory, Mode::empty()) else { return true };
@@ -39,7 +40,7 @@ pub(super) fn runs(group: raw::Pid) -> bool {
     false
 }
 
-/// Whether what is called so in `/proc` is a process of the group, and not dead.
+/// Whether the entry `name` of `/proc` is a process of the group that is not dead.
 fn is_alive_in(group: raw::Pid, processes: &OwnedFd, name: &CStr) -> bool {
     let name = name.to_bytes();
     let mut path = [0; 32];
@@ -54,12 +55,12 @@ fn is_alive_in(group: raw::Pid, processes: &OwnedFd, name: &CStr) -> bool {
     let read = openat(processes, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(&file, &mut stat));
     let stat = &stat[..read.unwrap_or(0)];
-    // The second field is a name in parentheses, with anything in it.
+    // The second field is a name in parentheses, which may contain anything.
     let after_name = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
     let mut fields = after_name.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     let number = |field: Option<&[u8]>| str::from_utf8(field?).ok()?.parse::<c_int>().ok();
     let (state, own_group, threads) = (fields.next(), number(fields.nth(1)), number(fields.nth(14)));
-    // A process counts as dead when its first thread is, and another may still be writing a file.
+    // A process has the state of its first thread. If that is dead, another thread may still be writing a file.
     let is_dead = matches!(state, Some(b"Z" | b"X")) && threads.is_none_or(|threads| threads <= 1);
     own_group == Some(group.as_raw_nonzero().get()) && !is_dead
 }

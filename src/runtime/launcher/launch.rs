@@ -25,43 +25,44 @@ use crate::runtime::runs::{Runs, SpanId, TRACEPARENT};
 
 /// The protocol's variables (SPEC §2, "Parameters").
 const PROTOCOL: [&str; 6] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
-/// How long "text file busy" is retried: as long as copying a plugin over a running one may take.
+/// How long "text file busy" is retried: the longest time that replacing a running plugin may take.
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
-/// Runs plugins as processes: the environment inherited with the `CNI_*` variables replaced, standard error passed
-/// on, and every plugin in a process group that is killed when its time is over or this process dies. A DEL that is under
-/// way when this process dies is given a few seconds to end, and what another call's plugin has started a quarter of one.
+/// Runs plugins as processes. They inherit the environment, with the `CNI_*` variables replaced, and their standard error is passed
+/// on. Every plugin is in a process group that is killed when its time is over or this process dies. If this process dies during
+/// DEL, the plugins get a few seconds to finish. During other operations, only processes that a plugin has started get a quarter of
+/// a second.
 #[derive(Debug, Default)]
 pub struct Launcher {
-    /// Set in every plugin's environment, beside the protocol's variables.
+    /// Set in every plugin's environment, in addition to the protocol's variables.
     guard: Option<(String, String)>,
-    /// Where the runs of plugins are written down, if anywhere.
+    /// Where the runs of plugins are recorded, if they are.
     pub(super) runs: Option<Arc<Runs>>,
-    /// What every plugin's environment has in common.
+    /// The variables that all plugins have in common.
     inherited: OnceLock<Vec<CString>>,
-    /// Held open until the last plugin is dead, should this process be killed.
+    /// If this process is killed, these stay open until the last plugin is dead.
     locks: Vec<Arc<File>>,
     holders: Mutex<Holders>,
-    /// A holder that was dismissed has not exited.
+    /// Whether a dismissed holder has not exited.
     holder_hangs: Arc<AtomicBool>,
 }
 
-/// The holders of process groups in which nothing runs now, and whether others were left behind.
+/// The holders of process groups in which no plugin runs now.
 #[derive(Debug, Default)]
 struct Holders {
     idle: Vec<Holder>,
-    let_go: Vec<Holder>,
-    /// One is left behind, with a process in its group that has not exited.
+    dismissed: Vec<Holder>,
+    /// Whether a holder was left behind, because a process in its group has not exited.
     is_one_left_behind: bool,
 }
 
-/// What happens to a plugin when this process dies.
+/// Which processes get time to finish when this process dies.
 fn grace_of(verb: Verb) -> Grace {
     if verb == Verb::Del { Grace::Everyone } else { Grace::Children }
 }
 
 impl Launcher {
-    /// A launcher that sets nothing but the protocol's variables.
+    /// A launcher that sets only the protocol's variables.
     pub fn new() -> Self {
         Self::default()
     }
@@ -73,22 +74,22 @@ impl Launcher {
         self
     }
 
-    /// Keeps `locks` open until the last plugin is dead, should this process be killed.
+    /// If this process is killed, `locks` stay open until the last plugin is dead.
     #[must_use]
     pub fn holding(mut self, locks: Vec<Arc<File>>) -> Self {
         self.locks = locks;
         self
     }
 
-    /// Writes down in `runs` what each plugin takes. If these are part of a trace, every plugin gets a span of its own.
+    /// Records every plugin's run in `runs`. If they are part of a trace, every plugin gets a span of its own.
     #[must_use]
     pub fn recording(mut self, runs: Arc<Runs>) -> Self {
         self.runs = Some(runs);
         self
     }
 
-    /// Starts a plugin. It is alive, and waits for its input: [`Started::run`] gives it that, and sees to it that what it
-    /// depends on is on disk by then. Of the call, neither `stdin` nor `deadline` matters yet.
+    /// Starts a plugin, which then waits for its input. [`Started::run`] gives it the input, after the files that it depends on are
+    /// on disk. `stdin` and `deadline` of the call are not used yet.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -98,19 +99,19 @@ impl Launcher {
         Ok(Started { launcher: self, parts: Some(parts), call: Some(*call), span, waits_ahead: false })
     }
 
-    /// Starts a plugin whose turn has not come, in a group of its own, so that to kill it harms nothing else.
+    /// Starts a plugin ahead of its turn, in a group of its own, so that it can be killed without affecting other processes.
     fn start_waiting(&self, call: &Call<'_>, traceparent: Option<&str>) -> io::Result<(RunningPlugin, Holder)> {
         let grace = grace_of(call.verb);
         let pipes = Pipes::new()?;
         let mut holder = self.idle_holder(grace).map_or_else(|| self.new_holder(grace), Ok)?;
         holder.join_new_group()?;
-        holder.keep_input(pipes.to_plugin.as_fd())?;
+        holder.keep_input_open(pipes.to_plugin.as_fd())?;
         let started =
             self.spawn(call, pipes, Environment { group: holder.group(), traceparent, busy_for: Duration::ZERO });
         match started {
             Ok(plugin) => Ok((plugin, holder)),
             Err(error) => {
-                holder.let_input_go();
+                holder.close_input();
                 self.keep_idle(holder);
                 Err(error)
             }
@@ -133,7 +134,7 @@ impl Launcher {
                 }
             };
         }
-        // The plugin starts while the holder is made, or while that syncs.
+        // The plugin starts while the holder is made or syncs.
         let mut plugin = start(None)?;
         match call.after.and_then(|durable| durable.take_holder(grace)).map_or_else(|| self.new_holder(grace), Ok) {
             Ok(mut holder) => {
@@ -151,7 +152,7 @@ impl Launcher {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The holder of a process group in which nothing runs now.
+    /// A holder of a process group in which no plugin runs now.
     fn idle_holder(&self, grace: Grace) -> Option<Holder> {
         let mut holders = self.holders();
         let at = holders.idle.iter().position(|holder| holder.grace() == grace)?;
@@ -162,7 +163,7 @@ impl Launcher {
         Ok(Holder::new(&self.open_locks(), grace)?.reporting_to(&self.holder_hangs))
     }
 
-    /// The span of a plugin that is about to be started, where the call is traced.
+    /// The span of a plugin that is about to be started, if the call is traced.
     fn new_span(&self) -> Option<SpanId> {
         self.runs.as_ref()?.new_span()
     }
@@ -182,12 +183,12 @@ impl Launcher {
         }
     }
 
-    /// Kills a plugin and its process group. A process that cannot be killed is left to the holder, which keeps the locks.
+    /// Kills a plugin and its process group. If that is not possible, the holder is left behind, and keeps the locks.
     pub(super) fn end(&self, plugin: &mut RunningPlugin, mut holder: Holder) -> Killed {
         let signalled = plugin.signal();
         if signalled.is_err() {
-            // One that waits for its input may end when it finds that empty.
-            holder.let_input_go();
+            // A plugin that waits for its input may exit when the input is empty.
+            holder.close_input();
         }
         let killed = plugin.wait_for_death(signalled);
         if killed == Killed::Gone {
@@ -199,7 +200,7 @@ impl Launcher {
         killed
     }
 
-    /// Starts a plugin. It is alive, and waits for its standard input.
+    /// Starts a plugin, which then waits for its standard input.
     fn spawn(&self, call: &Call<'_>, pipes: Pipes, environment: Environment<'_>) -> io::Result<RunningPlugin> {
         let Environment { group, traceparent, busy_for } = environment;
         let Pipes { stdin, to_plugin, from_plugin, stdout, errors_of_plugin, stderr } = pipes;
@@ -234,7 +235,8 @@ impl Launcher {
         }
     }
 
-    /// What every plugin's environment has beside its call's: ours without the protocol's variables, and the guard.
+    /// The variables that every plugin has in addition to those of its call: this process's environment without the protocol's
+    /// variables, and the guard.
     #[expect(clippy::disallowed_methods, reason = "plugins inherit the environment, and the library has no request")]
     fn inherited(&self) -> &[CString] {
         self.inherited.get_or_init(|| {
@@ -255,7 +257,7 @@ impl Launcher {
     }
 }
 
-/// The pipes of a plugin, ours not blocking.
+/// The pipes of a plugin. Braid's ends do not block.
 #[derive(Debug)]
 struct Pipes {
     stdin: PipeReader,
@@ -281,10 +283,10 @@ impl Pipes {
 /// What a plugin is started in.
 #[derive(Debug, Clone, Copy)]
 struct Environment<'a> {
-    /// The process group it joins; none makes one of its own.
+    /// The process group that it joins. Without one, it makes a group of its own.
     group: Option<Pid>,
     traceparent: Option<&'a str>,
-    /// For how long a "text file busy" is tried again.
+    /// For how long "text file busy" is retried.
     busy_for: Duration,
 }
 
@@ -294,7 +296,7 @@ impl Drop for Launcher {
         let is_one_left_behind = holders.is_one_left_behind;
         drop(holders);
         if self.holder_hangs.load(Ordering::Relaxed) && !is_one_left_behind {
-            // Nothing runs any more, and yet the locks are open in a process that hangs.
+            // No plugin runs any more, but a process that hangs has the locks open.
             self.locks.iter().for_each(|lock| drop(lock.unlock()));
         }
     }
@@ -318,12 +320,12 @@ impl Exec for Launcher {
         Box::new(self.start(call)?).run_meanwhile(call, meanwhile)
     }
 
-    /// Has the holders of groups in which nothing runs end.
-    fn let_go(&self) {
+    /// Dismisses the holders of groups in which no plugin runs.
+    fn dismiss_idle(&self) {
         let mut holders = self.holders();
         let mut idle = std::mem::take(&mut holders.idle);
-        idle.iter_mut().for_each(Holder::let_go);
-        holders.let_go.append(&mut idle);
+        idle.iter_mut().for_each(Holder::dismiss);
+        holders.dismissed.append(&mut idle);
     }
 
     fn start_ahead(&self, call: &Call<'_>) -> Option<Box<dyn Waiting + '_>> {

@@ -1,7 +1,8 @@
 //! Running plugins as processes.
 //!
-//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`). The plugin waits
-//! for its input (`started`), and then this process communicates with it (`running`). A [`Durable`] holds a plugin's input back until something is on disk.
+//! [`Launcher`] starts a plugin (`spawn`) in a process group that dies with this process (`holder`, `group`). The plugin waits for
+//! its input (`started`), and then this process writes the input and reads the output (`running`). A [`Durable`] delays a plugin's
+//! input until files are on disk.
 
 mod disk_work;
 mod durable;

@@ -1,4 +1,4 @@
-//! A running plugin: writes its input and reads its outputs at the same time, at any size, until its process exits.
+//! A running plugin: its input is written and its outputs are read at the same time, whatever their sizes, until its process exits.
 
 use std::fmt;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -17,15 +17,15 @@ use crate::runtime::process::{
     FIRST_INTERVAL, LAST_INTERVAL, has_exited, has_exited_with, pidfd, poll_timeout, wait_at_most,
 };
 
-/// The most that is kept of what a plugin prints on standard output, in bytes.
+/// How much of a plugin's standard output is kept, in bytes.
 pub const MAX_STDOUT: usize = 16 << 20;
 /// How much of the end of a plugin's standard error is kept for an error message, in bytes.
 const STDERR_TAIL: usize = 2048;
-/// How often it is looked whether the reader of our standard error is still there, while a plugin waits for it.
+/// How often to check, while a plugin waits for the reader of Braid's standard error, whether that reader still exists.
 const NOTICE: Duration = Duration::from_millis(200);
-/// How long a plugin runs before something else is done meanwhile: what is over sooner would only be held up by it.
+/// How long a plugin runs before `meanwhile` is called: it would only delay a plugin that exits sooner.
 const SHORT_RUN: Duration = Duration::from_millis(1);
-/// How long a plugin that has been killed is waited for.
+/// How long to wait for a plugin that has been killed.
 const DYING: Duration = Duration::from_secs(2);
 
 /// Whether a plugin could be killed.
@@ -33,9 +33,9 @@ const DYING: Duration = Duration::from_secs(2);
 pub enum Killed {
     /// It is gone.
     Gone,
-    /// The kernel refused to kill it: a sandbox forbids it.
+    /// The kernel refused to kill it, because a sandbox forbids it.
     Refused(Errno),
-    /// It will end when the kernel lets it, as with a disk or a device that does not answer.
+    /// It will exit when the kernel lets it, for example when a disk answers again.
     Lingers,
 }
 
@@ -57,21 +57,20 @@ pub(super) enum Outcome {
     TooMuchOutput,
 }
 
-/// A plugin that runs. A grandchild that holds an output open is not waited for.
+/// A plugin that runs. It is over when its process exits, even if a grandchild still holds an output open.
 #[derive(Debug)]
 pub(super) struct RunningPlugin {
     pid: Pid,
-    /// Becomes readable when the process ends, where the kernel has such descriptors (Linux 5.3).
+    /// Becomes readable when the process exits, if the kernel has such descriptors (Linux 5.3).
     exit: Option<OwnedFd>,
     stdin: Option<PipeWriter>,
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
-    /// What it has printed on standard output, up to [`MAX_STDOUT`].
+    /// Its standard output, up to [`MAX_STDOUT`].
     pub(super) output: Vec<u8>,
-    /// The end of what it has printed on standard error, and a little more.
+    /// The end of its standard error, with a little more than is shown.
     stderr_tail: Vec<u8>,
-    /// Whether what it prints beyond [`MAX_STDOUT`] is ignored, rather than an error: the output of these operations means
-    /// nothing where they succeed.
+    /// Whether output beyond [`MAX_STDOUT`] is ignored and not an error: these operations have no result.
     ignores_excess: bool,
 }
 
@@ -83,7 +82,7 @@ impl RunningPlugin {
             stdin: Some(stdin),
             stdout: Some(stdout),
             stderr: Some(stderr),
-            // Room for most results: a buffer without any would be read into nearly byte by byte.
+            // Enough for most results. An empty buffer would be filled in very small reads.
             output: Vec::with_capacity(4 << 10),
             stderr_tail: Vec::new(),
             ignores_excess: !matches!(verb, Verb::Add | Verb::Version),
@@ -94,12 +93,12 @@ impl RunningPlugin {
         self.pid
     }
 
-    /// Whether it has exited, and with success. It is not reaped.
+    /// Whether it has exited with 0. It is not reaped.
     pub(super) fn has_succeeded(&self) -> bool {
         has_exited_with(self.pid, 0)
     }
 
-    /// Kills the plugin, and what is in the group that it leads or has led. It may have gone into another since.
+    /// Kills the plugin, and the group that it leads or has led: it may have moved to another group.
     pub(super) fn kill(&mut self) -> Killed {
         let killed = self.signal();
         self.wait_for_death(killed)
@@ -111,10 +110,10 @@ impl RunningPlugin {
         kill(self.pid, Signal::SIGKILL)
     }
 
-    /// The second half, with the outcome of the first.
+    /// Completes the kill, given the outcome of the signal.
     pub(super) fn wait_for_death(&mut self, killed: nix::Result<()>) -> Killed {
-        // Not before it is killed: one that waits for its input would find that empty. Where it cannot be killed, it may end by
-        // itself when nobody listens.
+        // The input is closed only after the plugin was killed, because a plugin that waits would find the input empty. If it
+        // cannot be killed, it may exit when nobody reads its output.
         (self.stdin, self.stdout, self.stderr) = (None, None, None);
         match (wait_at_most(self.pid, DYING), killed) {
             (Ok(Some(_)) | Err(_), _) => Killed::Gone,
@@ -123,8 +122,8 @@ impl RunningPlugin {
         }
     }
 
-    /// Writes `input` to it and reads what it prints until it ends, or until `deadline`. Calls `meanwhile` once, if it
-    /// still runs when it has had its input for a moment.
+    /// Writes `input` and reads the outputs until the plugin exits, or until `deadline`. Calls `meanwhile` once, if the plugin
+    /// still runs a moment after it got its input.
     pub(super) fn run(
         &mut self,
         input: &[u8],
@@ -155,7 +154,7 @@ impl RunningPlugin {
             };
             let happened = self.wait_for_event(patience)?;
             interval = if happened { FIRST_INTERVAL } else { (interval * 2).min(LAST_INTERVAL) };
-            // Asked before the outputs are read: what it has printed by then is all there is.
+            // Checked before the outputs are read, so that everything that the plugin printed before its exit is read.
             let exited = has_exited(self.pid);
             if !exited {
                 self.write(&mut input)?;
@@ -164,7 +163,7 @@ impl RunningPlugin {
             if self.output.len() > MAX_STDOUT {
                 return Ok(Outcome::TooMuchOutput);
             }
-            // A plugin that prints faster than our reader reads has to wait, unless the reader is gone.
+            // A plugin that prints faster than the reader of Braid's standard error reads has to wait, unless that reader is gone.
             output::write_stderr(&[]);
             if exited || !output::is_stderr_behind() {
                 self.read_stderr()?;
@@ -177,7 +176,7 @@ impl RunningPlugin {
         }
     }
 
-    /// Waits until there is something to read, room to write, or the plugin ends. Says whether there was before time.
+    /// Waits until there is something to read, room to write, or the plugin exits. Returns false if the time was over first.
     fn wait_for_event(&self, patience: Option<Duration>) -> io::Result<bool> {
         let ours = io::stderr();
         let mut fds: Vec<_> = self.exit.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
@@ -196,7 +195,7 @@ impl RunningPlugin {
         }
     }
 
-    /// Writes what the pipe takes; closes it at the end, and when the plugin has closed its side.
+    /// Writes as much as the pipe takes. Closes the pipe when everything is written, or when the plugin has closed its end.
     fn write(&mut self, input: &mut &[u8]) -> io::Result<()> {
         while let Some(stdin) = &mut self.stdin {
             if input.is_empty() {
@@ -222,7 +221,7 @@ impl RunningPlugin {
         Ok(())
     }
 
-    /// Passes standard error on to ours and keeps its end.
+    /// Passes standard error on to Braid's own, and keeps the end of it.
     fn read_stderr(&mut self) -> io::Result<()> {
         let before = self.stderr_tail.len();
         read_available(&mut self.stderr, &mut self.stderr_tail)?;
@@ -233,15 +232,14 @@ impl RunningPlugin {
         Ok(())
     }
 
-    /// The end of what it has printed on standard error.
+    /// The end of the plugin's standard error.
     pub(super) fn stderr_text(&self) -> String {
         let from = self.stderr_tail.len().saturating_sub(STDERR_TAIL);
         String::from_utf8_lossy(&self.stderr_tail[from..]).into_owned()
     }
 }
 
-/// Reads what is there, but not more than a pipe can hold at the most: one that is written to without end is not to keep us
-/// here.
+/// Reads what is available, but at most what a pipe can hold: a plugin that writes without end must not keep Braid here.
 fn read_available(from: &mut Option<PipeReader>, into: &mut Vec<u8>) -> io::Result<()> {
     const MOST: u64 = 1 << 20;
     let Some(reader) = from else { return Ok(()) };

@@ -25,15 +25,15 @@ pub(super) struct Program<'a> {
     pub(super) path: &'a CStr,
     /// Its environment, each variable as `NAME=value`.
     pub(super) environment: &'a [&'a CStr],
-    /// What it gets for standard input, output and error.
+    /// Its standard input, output and error.
     pub(super) stdio: [BorrowedFd<'a>; 3],
-    /// The process group it joins; none makes one of its own.
+    /// The process group that it joins. Without one, it makes a group of its own.
     pub(super) group: Option<Pid>,
-    /// Whether the kernel kills it when the thread that started it is no more.
+    /// Whether the kernel kills it when the thread that started it ends.
     pub(super) dies_with_us: bool,
 }
 
-/// The stack of a process that shares our memory.
+/// The stack of a process that shares this process's memory.
 #[derive(Debug)]
 struct Stack(Vec<u128>);
 
@@ -45,13 +45,13 @@ impl Stack {
         Self(Vec::with_capacity(Self::SIZE / size_of::<u128>()))
     }
 
-    /// Where it begins: its end, aligned as stacks are.
+    /// The address where the stack begins: the end of the memory, aligned as the platform requires.
     fn top(&mut self) -> *mut c_void {
         self.0.spare_capacity_mut().as_mut_ptr_range().end.cast()
     }
 }
 
-/// What a new process has to know until it has become another program. It is in the memory of this one.
+/// What a new process needs until it runs its own program. It shares this process's memory until then.
 struct NewProcess {
     arguments: [*const c_char; 2],
     environment: Vec<*const c_char>,
@@ -63,13 +63,13 @@ struct NewProcess {
     failure: c_int,
 }
 
-/// Starts a program. It has the three descriptors that are given, and of this process's others those without the
-/// close-on-exec flag; no signal is blocked. When this returns, it is the process's program.
+/// Starts a program with the three given descriptors. It also inherits descriptors without the close-on-exec flag. No signal is
+/// blocked in it. When this returns, the process runs its program.
 ///
-/// This does what `posix_spawn` does, but for dying with us, and for the hundred calls by which the C library looks at
-/// every signal.
+/// This does what `posix_spawn` does. In addition, the process can die with this one, and this saves the hundred system calls with
+/// which the C library looks at every signal.
 pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
-    // A descriptor that is one of the three would be closed before its turn comes.
+    // Move descriptors 0 to 2 out of the way, so that `dup2` does not overwrite one before it is copied.
     let mut copies = Vec::new();
     let mut stdio = program.stdio.map(|fd| fd.as_raw_fd());
     for fd in &mut stdio {
@@ -90,11 +90,12 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
         failure: 0,
     };
     let mut stack = Stack::new();
-    // Handlers of ours are not to run in the new process, which has our memory.
+    // This process's signal handlers must not run in the new process, which shares its memory.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has become
-    // another program or has exited, so that all that `new` points to outlives its use. It runs `become_program` alone.
+    // SAFETY: nothing else uses the stack. The new process shares this process's memory. This thread is suspended until the new
+    // process runs another program or has exited, so everything that `new` points to outlives its use. The new process runs only
+    // `become_program`.
     let pid = unsafe { libc::clone(become_program, stack.top(), flags, (&raw mut new).cast()) };
     let pid = Errno::result(pid).map(Pid::from_raw);
     mask.thread_set_mask()?;
@@ -106,31 +107,31 @@ pub(super) fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     Ok(pid)
 }
 
-/// Makes a process group in which nothing runs. Its leader, whose ID is returned, has exited and is to be waited for; the group is
-/// gone with it, unless something has joined by then.
+/// Makes a process group in which nothing runs. Returns the ID of its leader, which has exited and must be waited for. The group
+/// disappears with the leader, unless another process has joined it by then.
 pub(super) fn new_group() -> io::Result<Pid> {
     let mut stack = Stack::new();
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: nothing else uses the stack. The new process shares our memory, and this thread stands still until it has exited. It
-    // runs `lead` alone, which touches no memory but the stack.
-    let pid = unsafe { libc::clone(lead, stack.top(), flags, ptr::null_mut()) };
+    // SAFETY: nothing else uses the stack. The new process shares this process's memory, and this thread is suspended until it has
+    // exited. It runs only `exit_as_leader`, which touches no memory but the stack.
+    let pid = unsafe { libc::clone(exit_as_leader, stack.top(), flags, ptr::null_mut()) };
     let pid = Errno::result(pid).map(Pid::from_raw);
     mask.thread_set_mask()?;
     Ok(pid?)
 }
 
-/// The life of a process that gives a group its ID.
-extern "C" fn lead(_: *mut c_void) -> c_int {
-    // Where that fails, joining the group does too.
+/// The program of a process that only makes a group.
+extern "C" fn exit_as_leader(_: *mut c_void) -> c_int {
+    // If this fails, joining the group fails too.
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-    // SAFETY: ends this process without running anything of the parent's.
+    // SAFETY: ends this process, and runs no exit handlers of the parent.
     unsafe { libc::_exit(0) }
 }
 
-/// The new process's life until it is another program.
+/// The new process's program until it becomes another one.
 extern "C" fn become_program(new: *mut c_void) -> c_int {
-    // SAFETY: it is what `spawn` has given, and `spawn` does not touch it while this runs.
+    // SAFETY: the pointer is the one that `spawn` passes, and `spawn` does not touch the value while this runs.
     let new = unsafe { &mut *new.cast::<NewProcess>() };
     let ready = || -> nix::Result<()> {
         setpgid(Pid::from_raw(0), new.group)?;
@@ -141,25 +142,25 @@ extern "C" fn become_program(new: *mut c_void) -> c_int {
             }
         }
         for (fd, number) in new.stdio.into_iter().zip(0..) {
-            // SAFETY: the call takes integers. Descriptors are this process's own.
+            // SAFETY: the call takes integers. The new process has its own descriptors.
             Errno::result(unsafe { libc::dup2(fd, number) })?;
         }
-        // SAFETY: neither the default nor doing nothing at all runs any code of ours. Rust's runtime has this signal
-        // ignored, and what is ignored would stay so.
+        // SAFETY: resetting a signal to its default runs none of Braid's code. Rust's runtime ignores this signal, and the new
+        // program would inherit that.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     };
     let failure = match ready() {
         Ok(()) => {
             let [path, _] = new.arguments;
-            // SAFETY: three pointers that `spawn` has made as the call wants them: a path, and two lists that end with null.
+            // SAFETY: `spawn` has made the three pointers as the call requires: a path, and two lists that end with null.
             unsafe { libc::execve(path, new.arguments.as_ptr(), new.environment.as_ptr()) };
             Errno::last()
         }
         Err(error) => error,
     };
     new.failure = failure as c_int;
-    // SAFETY: ends this process without running anything of the parent's.
+    // SAFETY: ends this process, and runs no exit handlers of the parent.
     unsafe { libc::_exit(127) }
 }
 

@@ -9,13 +9,13 @@ use crate::cni::CniError;
 use crate::runtime::exec::{Call, PluginError, Stdout, Waiting};
 use crate::runtime::runs::{Run, SpanId};
 
-/// A plugin that was started and waits for its input. One that is dropped is killed, having done nothing.
+/// A plugin that was started and waits for its input. Dropping it kills the plugin, which has done nothing.
 #[derive(Debug)]
 pub struct Started<'a> {
     pub(super) launcher: &'a Launcher,
     /// Taken when it runs or is dropped.
     pub(super) parts: Option<(RunningPlugin, Holder)>,
-    /// What it was started for, where its turn has come.
+    /// The call that it was started for, if its turn has come.
     pub(super) call: Option<Call<'a>>,
     pub(super) span: Option<SpanId>,
     /// Its holder keeps its input open.
@@ -23,7 +23,7 @@ pub struct Started<'a> {
 }
 
 impl Started<'_> {
-    /// Gives it its input, and waits for its end, until `deadline` at most.
+    /// Gives the plugin its input and waits until it exits, but not beyond `deadline`.
     ///
     /// # Errors
     /// When what it depends on is not on disk, it exits with anything but 0, or runs out of time.
@@ -35,7 +35,7 @@ impl Started<'_> {
         self.give_input(&Call { stdin, deadline, ..call }, &mut || ())
     }
 
-    /// Gives it its input, once what it depends on is on disk, and waits for its end.
+    /// Gives the plugin its input when the files that it depends on are on disk, and waits until it exits.
     fn give_input(mut self, call: &Call<'_>, meanwhile: &mut dyn FnMut()) -> Result<Stdout, PluginError> {
         if let Some(after) = call.after {
             // Dropping `self` ends the plugin.
@@ -57,7 +57,7 @@ impl Started<'_> {
     ) -> Result<Stdout, PluginError> {
         let Some((mut plugin, mut holder)) = self.parts.take() else { unreachable!("they are taken once") };
         if self.waits_ahead {
-            holder.let_input_go();
+            holder.close_input();
         }
         let began = Instant::now();
         let outcome = plugin.run(stdin, deadline, meanwhile);
@@ -80,7 +80,7 @@ impl Started<'_> {
     }
 }
 
-/// What is recorded of a run that has just finished.
+/// The record of a run that has just finished.
 fn record(call: &Call<'_>, took: Duration, outcome: &Result<Stdout, PluginError>, span: Option<SpanId>) -> Run {
     let ifname = call.environment.iter().find(|(name, _)| *name == "CNI_IFNAME");
     Run {

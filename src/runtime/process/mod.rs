@@ -1,5 +1,5 @@
-//! Processes, where neither the standard library nor nix wraps the call into the kernel safely: waiting for them, and what this
-//! one may have been started with. Only here and in two modules of [`launcher`](super::launcher) is there `unsafe`, and in the
+//! Processes, for which neither the standard library nor nix has a safe wrapper: waiting for them, and repairing the state in which
+//! this process was started. Apart from here, `unsafe` is only in two modules of [`launcher`](super::launcher) and in the
 //! executable's `main.rs`.
 
 mod startup;

@@ -1,4 +1,4 @@
-//! What this process may have been started with.
+//! Repairs the state in which this process was started.
 
 #![expect(unsafe_code, reason = "these calls have no safe wrapper; each use says why it is sound")]
 
@@ -8,12 +8,12 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::fs::{Mode, OFlags};
 
-/// Puts something that cannot be written in the place of a standard output that is closed. It runs before `main`.
+/// Replaces a closed standard output with something that cannot be written. It runs before `main`.
 pub(crate) fn refuse_closed_stdout() {
     if rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_ok() {
         return;
     }
-    // Where standard input is closed too, this is its number until it is closed again.
+    // If standard input is closed too, the file opened here gets its number.
     if let Ok(full) = rustix::fs::open(c"/dev/full", OFlags::WRONLY, Mode::empty()) {
         let _ = rustix::stdio::dup2_stdout(&full);
         if full.as_raw_fd() == nix::libc::STDOUT_FILENO {
@@ -22,20 +22,20 @@ pub(crate) fn refuse_closed_stdout() {
     }
 }
 
-/// Undoes what a careless parent may have left to this process, and would turn against it: with `SIGCHLD` ignored no plugin could
-/// be waited for, and a limit on the size of files would kill this process half-way, where writing can fail instead.
+/// Resets what a careless parent process may have changed: with `SIGCHLD` ignored, Braid could not wait for plugins, and with a
+/// limit on file sizes, a write would kill Braid instead of failing.
 pub(crate) fn reset_signals() {
-    extern "C" fn go_on(_: libc::c_int) {}
-    // SAFETY: neither replaces a handler of this process's own, and the one that is set does nothing. It is a handler, and
-    // not that the signal is ignored, since plugins would inherit that.
+    extern "C" fn ignore_signal(_: libc::c_int) {}
+    // SAFETY: neither call replaces a handler of this process, and the handler that is set does nothing. A handler is set rather
+    // than ignoring the signal, because plugins would inherit an ignored signal.
     unsafe {
         let _ = signal(Signal::SIGCHLD, SigHandler::SigDfl);
-        let _ = signal(Signal::SIGXFSZ, SigHandler::Handler(go_on));
+        let _ = signal(Signal::SIGXFSZ, SigHandler::Handler(ignore_signal));
     }
 }
 
-/// Keeps the descriptors that this process was started with, beyond the three of the protocol, from those it starts. This
-/// process's own are never passed on.
+/// Prevents child processes from inheriting the descriptors that this process was started with, apart from the three of the
+/// protocol. Descriptors that this process opens itself are never inherited.
 pub(crate) fn keep_descriptors_from_plugins() {
     // SAFETY: sets a flag of descriptors and closes none.
     let outcome = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };

@@ -16,13 +16,12 @@ use nix::unistd::{Pid, gettid};
 
 use crate::runtime::deadline;
 
-/// How often Braid looks whether a process has exited, where the kernel does not report it: it waits twice as long
-/// each time that nothing has happened.
+/// How often Braid first checks whether a process has exited, if the kernel does not report it. The pause doubles each time.
 pub(in crate::runtime) const FIRST_INTERVAL: Duration = Duration::from_millis(1);
-/// The longest that is waited between two looks.
+/// The longest pause between two checks.
 pub(in crate::runtime) const LAST_INTERVAL: Duration = Duration::from_millis(32);
 
-/// A descriptor that becomes readable when the process `pid` ends (Linux 5.3).
+/// A descriptor that becomes readable when the process `pid` exits (Linux 5.3).
 ///
 /// # Errors
 /// When there is no such process.
@@ -31,10 +30,10 @@ pub fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 fn open_pidfd(pid: Pid, flags: libc::c_uint) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers and touches no memory of ours.
+    // SAFETY: the call takes two integers and touches no memory of this process.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) };
     let fd = RawFd::try_from(Errno::result(fd)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -44,13 +43,13 @@ pub(crate) fn own_network_namespace() -> io::Result<OwnedFd> {
     const OF_A_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
     const GET: libc::Ioctl = 0xFF04;
     let thread = open_pidfd(gettid(), OF_A_THREAD)?;
-    // SAFETY: the request takes no memory of ours. A kernel that does not know it says so.
+    // SAFETY: the request takes no memory of this process. A kernel that does not know it returns an error.
     let fd = Errno::result(unsafe { libc::ioctl(thread.as_raw_fd(), GET, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor, and nothing else owns it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits for a child process to end, and takes its status.
+/// Waits until a child process has exited, and reaps it.
 pub(in crate::runtime) fn wait(pid: Pid) -> io::Result<ExitStatus> {
     loop {
         if let Some(status) = take_status(pid, 0)? {
@@ -59,7 +58,7 @@ pub(in crate::runtime) fn wait(pid: Pid) -> io::Result<ExitStatus> {
     }
 }
 
-/// Waits for a child process to end, but not longer than `at_most`, and takes its status.
+/// Waits until a child process has exited, but not longer than `at_most`, and reaps it.
 pub(in crate::runtime) fn wait_at_most(pid: Pid, at_most: Duration) -> io::Result<Option<ExitStatus>> {
     if let Some(status) = take_status(pid, libc::WNOHANG)? {
         return Ok(Some(status));
@@ -71,7 +70,7 @@ pub(in crate::runtime) fn wait_at_most(pid: Pid, at_most: Duration) -> io::Resul
         let left = until.saturating_duration_since(Instant::now());
         let patience = if exit.is_some() { left } else { left.min(interval) };
         let mut fds: Vec<_> = exit.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
-        // What it says does not matter: the process's status is looked at each time.
+        // The outcome of the poll does not matter: the process's status is checked each time.
         let _ = poll(&mut fds, poll_timeout(Some(patience)));
         let status = take_status(pid, libc::WNOHANG)?;
         if status.is_some() || left.is_zero() {
@@ -84,7 +83,7 @@ pub(in crate::runtime) fn wait_at_most(pid: Pid, at_most: Duration) -> io::Resul
 /// Reaps a child process if it has exited, and returns its status.
 fn take_status(pid: Pid, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
     let mut status = 0;
-    // SAFETY: the call writes one integer, to where there is one. nix's refuses signals that it has no name for.
+    // SAFETY: the call writes one integer to a valid place. nix's wrapper rejects signals that it has no name for.
     match Errno::result(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, flags) }) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
         Ok(_) => Ok(Some(ExitStatus::from_raw(status))),

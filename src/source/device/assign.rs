@@ -1,4 +1,5 @@
-//! Hands the devices out: each to one attachment, those that are asked for by name first, and all of them if that can be.
+//! Assigns devices to attachments, each to one. Devices that are requested by name are assigned first. If there is an assignment in
+//! which every attachment gets a device, it is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,18 +15,18 @@ const SHOWN: usize = 8;
 /// An attachment that takes a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// Where the attachment was asked for: no two have one in common.
+    /// The place of the request, which is different for every attachment.
     pub origin: String,
     /// The claim and request, if it says which.
     pub claim: Option<ClaimRequest>,
-    /// The resource, if its definition says which.
+    /// The resource, if its definition names one.
     pub resource: Option<String>,
     /// The device's ID, if it says which.
     pub device_id: Option<String>,
 }
 
 impl Demand {
-    /// What says more goes first, so that it finds what it asks for.
+    /// More specific demands go first, so that their devices are not taken by others.
     fn rank(&self) -> u8 {
         match &self.claim {
             _ if self.device_id.is_some() => 0,
@@ -40,8 +41,8 @@ impl Demand {
 pub type Assignments = BTreeMap<String, Result<Device, DeviceError>>;
 
 impl Inventory {
-    /// Hands a device to each demand. Who finds none goes first in another round, in case another device would have done for who
-    /// took it. If that does not help, the first round holds.
+    /// Assigns a device to each demand. If some get none, they go first in a second round, in case the demands that took their
+    /// devices can use others. If that does not help, the first round counts.
     ///
     /// # Errors
     /// What has to be asked first.
@@ -68,7 +69,7 @@ impl Inventory {
         Ok(best)
     }
 
-    /// Hands a device to each demand, in this order.
+    /// Assigns a device to each demand, in this order.
     fn round(&self, demands: &[Demand], ordered: &[&Demand]) -> Result<Assignments, Question> {
         let asked = demands.iter().filter_map(|demand| demand.device_id.as_deref()).collect();
         let mut round = Round { inventory: self, asked, taken: Vec::new(), used: BTreeSet::new() };
@@ -96,34 +97,34 @@ struct Taken {
 /// One round of handing out.
 struct Round<'a> {
     inventory: &'a Inventory,
-    /// The IDs that are asked for, and so kept for who asks.
+    /// The IDs that are requested by name, and so reserved.
     asked: BTreeSet<&'a str>,
     taken: Vec<Taken>,
-    /// Which grants have been handed out: the claim, and the grant's index.
+    /// The grants that have been assigned: the claim, and the grant's index.
     used: BTreeSet<(&'a str, usize)>,
 }
 
 /// Which grants of a claim will do.
 struct Filter<'a> {
     requests: Option<Vec<&'a str>>,
-    /// The resource that the device has to be of, as its driver says.
+    /// The resource that the device must belong to, according to its driver.
     resource: Option<&'a str>,
     device_id: Option<&'a str>,
 }
 
 impl Filter<'_> {
-    /// Whether the grant is for one of the requests; none if its request is not known.
+    /// Whether the grant is for one of the requests. `None` if its request is not known.
     fn is_requested(&self, grant: &Grant) -> Option<bool> {
         let Some(requests) = &self.requests else { return Some(true) };
         let given = grant.request.as_deref()?;
-        // A request with alternatives can be named too, beside its alternatives.
+        // A request with alternatives can be named too, not only its alternatives.
         let main = given.split_once('/').map_or(given, |(main, _)| main);
         Some(requests.iter().any(|request| *request == given || *request == main))
     }
 }
 
 impl<'a> Round<'a> {
-    /// Takes out what an attachment has already. Of a device that is shared, that is one share.
+    /// Removes the devices that existing attachments use. Of a shared device, this is one share.
     fn hold(&mut self, device: &HeldDevice) {
         let share = device.allocated.as_ref().and_then(|allocated| {
             let is_taken = |grant: &Grant| {
@@ -165,7 +166,7 @@ impl<'a> Round<'a> {
         if known.is_unallocated {
             return Ok(Err(DeviceError::Unallocated { wanted: wanted.to_string(), object: object.clone() }));
         }
-        // A device without a resource is fine; one of another resource than the definition's is not.
+        // A device of unknown resource is accepted; one of another resource than the definition's is not.
         let resource = demand.resource.as_deref();
         match self.pick(object, known, &filter, resource)? {
             Some(device) => Ok(Ok(device)),
@@ -178,7 +179,7 @@ impl<'a> Round<'a> {
     fn of_resource(&mut self, demand: &'a Demand) -> Result<Result<Device, DeviceError>, Question> {
         let resource = demand.resource.as_deref().unwrap_or_default();
         let device_id = demand.device_id.as_deref();
-        // What the kubelet says of claims, if only that there are some, is enough to look at them first.
+        // If the kubelet reports claims at all, they are looked at first.
         let Some(pod) = &self.inventory.pod else {
             let plugin = if self.inventory.claims.is_empty() { self.of_plugin(resource, device_id) } else { None };
             return plugin.map(Ok).ok_or(Question::Pod);
@@ -221,7 +222,7 @@ impl<'a> Round<'a> {
             .ok_or_else(|| Question::Claim(object.into()))
     }
 
-    /// The first device of a claim that will do and is free. `resource` is what it may be of, if it says.
+    /// The first suitable free device of a claim. `resource` is the resource that it must belong to, if that is known.
     fn pick(
         &mut self,
         object: &'a str,
@@ -264,7 +265,7 @@ impl<'a> Round<'a> {
         open.map_or(Ok(None), Err)
     }
 
-    /// Whether nobody has a device. Shares of one device differ by the claims that they are from.
+    /// Whether a device is free. Shares of one device are distinguished by their claims.
     fn is_free(&self, id: &str, object: &str, grant: &Grant) -> Result<bool, Question> {
         for taken in self.taken.iter().filter(|taken| taken.id == id) {
             let Some(other) = &taken.claim else { return Ok(false) };
@@ -344,7 +345,7 @@ impl<'a> Round<'a> {
         DeviceError::NotInClaim { wanted: wanted.clone(), object: object.into(), reason, found }
     }
 
-    /// Devices of claims, and what is known of them.
+    /// Devices of claims, with what is known about them.
     fn shown<'g>(&self, grants: impl IntoIterator<Item = &'g Grant>) -> String {
         let mut shown: Vec<String> = grants.into_iter().map(|grant| self.show(grant)).collect();
         let left_out = shown.len().saturating_sub(SHOWN);
@@ -374,7 +375,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The claims that may have a device of a resource, each with what will do: the pod's own, then that for extended resources.
+/// The claims that may have a device of a resource, each with its suitable devices: the pod's own claims, then the one for extended
+/// resources.
 fn claims_with<'a>(
     pod: &'a PodClaims,
     resource: &'a str,
@@ -389,7 +391,7 @@ fn claims_with<'a>(
     let extended = pod.extended.iter().filter_map(move |extended| {
         let of_resource = extended.requests.iter().filter(|(name, _)| name == resource);
         let requests: Vec<&str> = of_resource.map(|(_, request)| request.as_str()).collect();
-        // The pod says which resource they stand for, whatever the driver says.
+        // The pod's status says which resource they are for, whatever the driver says.
         let is_there = !requests.is_empty();
         is_there.then_some((extended.object.as_str(), Filter { requests: Some(requests), resource: None, device_id }))
     });

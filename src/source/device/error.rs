@@ -29,7 +29,7 @@ pub enum DeviceError {
         /// What its claims have.
         found: String,
     },
-    /// The pod asks for a device that is not its own.
+    /// The pod asks for a device that it does not have.
     #[error("the device {device:?} is none of those of resource {resource:?} that the pod has, or asked for twice")]
     NotTheirs {
         /// The resource.
@@ -45,7 +45,7 @@ pub enum DeviceError {
         /// Those it has.
         has: Vec<String>,
     },
-    /// A claim has not been made from its template yet.
+    /// A claim has not yet been made from its template.
     #[error("resource claim {claim:?} of the pod has not been made from its template yet")]
     ClaimPending {
         /// Its name in the pod.
@@ -59,13 +59,13 @@ pub enum DeviceError {
         /// The `ResourceClaim`.
         object: String,
     },
-    /// The pod has a claim for which there is to be no `ResourceClaim`.
+    /// The pod has a claim for which no `ResourceClaim` is needed.
     #[error("{wanted}: no ResourceClaim has been made for it, as the pod does not need one")]
     NotNeeded {
         /// The claim and request.
         wanted: ClaimRequest,
     },
-    /// A claim has no device for what was asked for.
+    /// A claim has no suitable device.
     #[error("{wanted} (ResourceClaim {object:?}): {reason}; found {found}")]
     NotInClaim {
         /// The claim and request.
@@ -74,7 +74,7 @@ pub enum DeviceError {
         object: String,
         /// Why none of them will do.
         reason: String,
-        /// What the claim has: requests, drivers, devices and what is known of them.
+        /// The content of the claim: requests, drivers, devices and what is known about them.
         found: String,
     },
     /// An annotation of a definition cannot be read.
@@ -96,7 +96,7 @@ pub enum DeviceError {
 impl From<&DeviceError> for CniError {
     fn from(error: &DeviceError) -> Self {
         let code = match error {
-            // The scheduler, or the controller of claims, is not done.
+            // The scheduler, or the controller of claims, may not have finished.
             DeviceError::ClaimPending { .. } | DeviceError::Unallocated { .. } => code::TRY_AGAIN,
             DeviceError::Taken { .. }
             | DeviceError::None { .. }

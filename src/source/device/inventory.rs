@@ -1,25 +1,25 @@
-//! What is known of a pod's devices, and what can be asked.
+//! The known devices of a pod, and the requests that can find out more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The devices that the kubelet has given a pod from device plugins: the IDs of each resource.
+/// The devices that the kubelet has given to a pod from device plugins: the IDs of each resource.
 pub type Devices = BTreeMap<String, Vec<String>>;
 
 /// The device of an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What plugins know it by, such as its PCI address.
+    /// Its ID for network plugins, such as its PCI address.
     pub id: String,
-    /// The resource that it is one of, if it has a name.
+    /// Its resource, if it has a name.
     pub resource: Option<String>,
-    /// How its claim names it, if it is from one.
+    /// Its name in its claim, if it is from one.
     pub allocated: Option<AllocatedDevice>,
 }
 
-/// A device as the resource claim names it that it is from (`resource.k8s.io`).
+/// The name of a device in its resource claim (`resource.k8s.io`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocatedDevice {
     /// The name of the `ResourceClaim`, which is in the pod's namespace.
@@ -30,16 +30,16 @@ pub struct AllocatedDevice {
     pub pool: String,
     /// The name in the pool.
     pub device: String,
-    /// The request that it was given for, if that is known.
+    /// The request for which it was allocated, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Which share of the device it is, if it is shared and that is known.
+    /// The share of the device, if it is shared and that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
 }
 
 impl AllocatedDevice {
-    /// Whether it may be what a claim has been given here: what is not known of either contradicts nothing.
+    /// Whether this can be the same as what a claim was given. Unknown values are compatible with any value.
     pub fn may_be(&self, grant: &Grant) -> bool {
         let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
         (&self.driver, &self.pool, &self.device) == (&grant.key.driver, &grant.key.pool, &grant.key.name)
@@ -48,12 +48,12 @@ impl AllocatedDevice {
     }
 }
 
-/// A device that an attachment of the pod has already.
+/// A device that an existing attachment of the pod uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldDevice {
     /// What plugins know it by.
     pub id: String,
-    /// How its claim names it, if it is from one.
+    /// Its name in its claim, if it is from one.
     pub allocated: Option<AllocatedDevice>,
 }
 
@@ -86,11 +86,11 @@ pub struct Identity {
 /// A device that a claim has been given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The request that it was given for, as `name` or `name/alternative`. The kubelet does not say.
+    /// The request for which it was allocated, as `name` or `name/alternative`. Unknown if only the kubelet has reported it.
     pub request: Option<String>,
     /// The device.
     pub key: DeviceKey,
-    /// Which share of the device, where it is given to several requests.
+    /// The share of the device, if it is given to several requests.
     pub share: Option<String>,
 }
 
@@ -99,7 +99,7 @@ pub struct Grant {
 pub struct Slice {
     /// The pool.
     pub pool: String,
-    /// The pool's generation: slices of an older one are out of date.
+    /// The pool's generation. Slices of an older generation are out of date.
     pub generation: i64,
     /// The devices, by name.
     pub devices: Vec<(String, Identity)>,
@@ -115,7 +115,7 @@ pub enum SliceScope {
 }
 
 impl SliceScope {
-    /// Each, in the order in which they are listed.
+    /// All drivers, in the order in which they are listed.
     const ALL: [Self; 2] = [Self::Node, Self::Unbound];
 }
 
@@ -144,7 +144,7 @@ pub struct PodClaim {
 pub enum ClaimObject {
     /// It is there, with this name.
     Named(String),
-    /// It has not been made from its template yet.
+    /// It has not yet been made from its template.
     Pending,
     /// The pod needs none.
     NotNeeded,
@@ -155,11 +155,11 @@ pub enum ClaimObject {
 pub struct ExtendedClaim {
     /// The name of the `ResourceClaim`.
     pub object: String,
-    /// The resource that each request of it stands for, as (resource, request).
+    /// The resources of its requests, as (resource, request).
     pub requests: Vec<(String, String)>,
 }
 
-/// What has to be asked before the devices can be handed out.
+/// What must be requested before the devices can be assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
     /// The files in which a driver describes the devices of a claim.
@@ -182,12 +182,11 @@ pub enum Question {
     },
 }
 
-/// A `ResourceClaim`, as far as it is known.
+/// The known facts about a `ResourceClaim`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Claim {
     pub(super) grants: Vec<Grant>,
-    /// Whether the claim itself has been read. The kubelet reports neither the requests, nor devices that their driver
-    /// does not prepare.
+    /// Whether the claim itself has been read. The kubelet does not report requests, nor devices that the driver does not prepare.
     pub(super) is_complete: bool,
     pub(super) is_unallocated: bool,
     /// The drivers whose files about this claim have been read.
@@ -215,7 +214,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// What the kubelet knows: the devices of device plugins, and those that claims have been given, by the names of the
+    /// Starts with what the kubelet reports: the devices of device plugins, and the allocated devices by the names of their
     /// `ResourceClaim`s.
     pub fn new(plugin_devices: Devices, prepared: impl IntoIterator<Item = (String, DeviceKey)>) -> Self {
         let mut claims: BTreeMap<String, Claim> = BTreeMap::new();
@@ -232,31 +231,31 @@ impl Inventory {
         Self { plugin_devices, claims, ..Self::default() }
     }
 
-    /// Takes note of a device that an attachment of the pod has already: it goes to no other, but for other shares of it.
-    pub fn hold(&mut self, device: &HeldDevice) {
+    /// Adds a device that an existing attachment uses. No other attachment gets it, unless it gets another share.
+    pub fn reserve(&mut self, device: &HeldDevice) {
         self.held.push(device.clone());
     }
 
-    /// What the pod says of its claims, once it has been read.
+    /// Adds the claims that the pod lists, once the pod has been read.
     pub fn pod(&self) -> Option<&PodClaims> {
         self.pod.as_ref()
     }
 
     /// Takes note of what the pod says.
-    pub fn know_pod(&mut self, pod: PodClaims) {
+    pub fn add_claims_of_pod(&mut self, pod: PodClaims) {
         self.pod = Some(pod);
     }
 
-    /// Takes note of what a driver's files say of a claim's devices, each with its request.
-    pub fn know_metadata(&mut self, claim: &str, driver: &str, devices: Vec<(String, DeviceKey, Identity)>) {
+    /// Adds the devices of a claim from a driver's files, each with its request.
+    pub fn add_metadata(&mut self, claim: &str, driver: &str, devices: Vec<(String, DeviceKey, Identity)>) {
         let claim = self.claims.entry(claim.to_owned()).or_default();
         claim.described_by.insert(driver.to_owned());
         for (request, key, identity) in devices {
-            // A claim that has been read is right where a file says otherwise.
+            // If the claim has been read, it takes precedence over a file.
             if !claim.is_complete {
                 let of_device =
                     |grant: &&mut Grant| grant.key == key && grant.request.as_ref().is_none_or(|r| *r == request);
-                // What the kubelet does not list was given to a claim of that name before.
+                // A device that the kubelet does not list was allocated to an earlier claim of the same name.
                 let is_listed = claim.grants.iter().any(|grant| grant.key == key);
                 match claim.grants.iter_mut().find(of_device) {
                     Some(grant) => grant.request = Some(request),
@@ -270,16 +269,16 @@ impl Inventory {
         }
     }
 
-    /// Takes note of what a claim has been given; none if nothing has been allocated yet.
-    pub fn know_claim(&mut self, name: &str, grants: Option<Vec<Grant>>) {
+    /// Adds what has been allocated to a claim. `None` if nothing has been allocated yet.
+    pub fn add_grants(&mut self, name: &str, grants: Option<Vec<Grant>>) {
         let claim = self.claims.entry(name.to_owned()).or_default();
         claim.is_complete = true;
         claim.is_unallocated = grants.is_none();
         claim.grants = grants.unwrap_or_default();
     }
 
-    /// Takes note of the slices of a driver. Of each pool, those of the newest generation hold.
-    pub fn know_slices(&mut self, driver: &str, scope: SliceScope, slices: Vec<Slice>) {
+    /// Adds the slices of a driver. Of each pool, only the slices of the newest generation count.
+    pub fn add_slices(&mut self, driver: &str, scope: SliceScope, slices: Vec<Slice>) {
         self.listed.insert((driver.to_owned(), scope));
         for slice in slices {
             let pool = self.pools.entry((driver.to_owned(), slice.pool)).or_default();
@@ -301,12 +300,12 @@ impl Inventory {
         Identity { id: described.id.or(published.id), resource: described.resource.or(published.resource) }
     }
 
-    /// What a device's slice says of it, if it is in one.
+    /// The device's description in its slice, if a slice has it.
     pub(super) fn published(&self, key: &DeviceKey) -> Option<&Identity> {
         self.pools.get(&(key.driver.clone(), key.pool.clone()))?.devices.get(&key.name)
     }
 
-    /// What has to be asked to know a device, if anything is left.
+    /// The request that would find out more about a device, if there is one.
     pub(super) fn question_about(&self, name: &str, key: &DeviceKey, needs_resource: bool) -> Option<Question> {
         let known = self.identity(key);
         if known.id.is_some() && (known.resource.is_some() || !needs_resource) {
@@ -327,7 +326,7 @@ impl Inventory {
         SliceScope::ALL.into_iter().all(|scope| self.listed.contains(&(driver.to_owned(), scope)))
     }
 
-    /// The question for a driver's files about a claim, if they have not been read.
+    /// The request for a driver's files about a claim, if they have not been read.
     pub(super) fn metadata_question(&self, claim: &str, driver: &str) -> Option<Question> {
         let is_read = self.claims.get(claim).is_some_and(|claim| claim.described_by.contains(driver));
         (!is_read).then(|| Question::Metadata { claim: claim.into(), driver: driver.into() })

@@ -1,8 +1,8 @@
-//! Which device each attachment of a pod gets. Nothing here asks anybody.
+//! Decides which device each attachment of a pod gets. Nothing here makes a request.
 //!
-//! A pod has devices from three places: its resource claims, the claim that the scheduler makes for extended resources, and
-//! device plugins. An [`Inventory`] holds what is known of them. It hands the devices to the attachments that demand one,
-//! each to one, or says what has to be asked first ([`Question`]), the cheapest question first.
+//! A pod has devices from three sources: its resource claims, the claim that the scheduler makes for extended resources, and device
+//! plugins. An [`Inventory`] contains what is known about them. It assigns each attachment that needs a device one of its own, or
+//! returns what must be requested first ([`Question`]), beginning with the cheapest request.
 
 mod assign;
 mod error;

@@ -36,7 +36,7 @@ fn of_claim(origin: &str, claim: &str, request: Option<&str>) -> Demand {
     Demand { origin: origin.into(), claim: Some(claim), ..Demand::default() }
 }
 
-/// The IDs of the devices, or what is wrong, by origin.
+/// The IDs of the devices, or the errors, by origin.
 fn ids(inventory: &Inventory, demands: &[Demand]) -> Vec<String> {
     let assignments = inventory.assign(demands).unwrap();
     let show =
@@ -48,14 +48,14 @@ fn plugin(resource: &str, ids: &[&str]) -> Devices {
     [(resource.to_owned(), ids.iter().map(|id| (*id).to_owned()).collect())].into()
 }
 
-/// A pod with one claim, of which all is known.
+/// A pod with one claim, about which everything is known.
 fn known(grants: Vec<Grant>, devices: &[(&str, Identity)]) -> Inventory {
     let mut inventory = Inventory::new(Devices::new(), []);
-    inventory.know_pod(pod(&["nics"]));
-    inventory.know_claim("web-nics", Some(grants));
-    inventory.know_metadata("web-nics", DRIVER, Vec::new());
-    inventory.know_slices(DRIVER, SliceScope::Node, vec![slice(1, devices)]);
-    inventory.know_slices(DRIVER, SliceScope::Unbound, Vec::new());
+    inventory.add_claims_of_pod(pod(&["nics"]));
+    inventory.add_grants("web-nics", Some(grants));
+    inventory.add_metadata("web-nics", DRIVER, Vec::new());
+    inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, devices)]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, Vec::new());
     inventory
 }
 
@@ -65,7 +65,7 @@ fn each_device_of_a_plugin_is_given_once_and_kept_for_who_asks_for_it() {
     let asks = Demand { device_id: Some("a".into()), ..of_resource("3", "r") };
     let demands = [of_resource("1", "r"), of_resource("2", "r"), asks.clone()];
     assert_eq!(ids(&inventory, &demands), ["b", "c", "a"]);
-    // Before too few are reported, the pod is asked for claims.
+    // Before reporting that there are too few, the pod is read for claims.
     let more = [of_resource("0", "r"), of_resource("1", "r"), of_resource("2", "r"), asks];
     assert_eq!(inventory.assign(&more).unwrap_err(), Question::Pod);
 }
@@ -73,7 +73,7 @@ fn each_device_of_a_plugin_is_given_once_and_kept_for_who_asks_for_it() {
 #[test]
 fn too_few_devices_are_an_error_that_names_the_resource() {
     let mut inventory = Inventory::new(plugin("r", &["a"]), []);
-    inventory.know_pod(pod(&[]));
+    inventory.add_claims_of_pod(pod(&[]));
     let twice = |id: &str| Demand { device_id: Some("a".into()), ..of_resource(id, "r") };
     let assignments = inventory.assign(&[of_resource("1", "r"), of_resource("2", "r"), of_resource("3", "s")]).unwrap();
     let taken = DeviceError::Taken { resource: "r".into(), had: 1, found: String::new() };
@@ -89,36 +89,36 @@ fn the_cheapest_source_is_asked_first_and_none_is_asked_needlessly() {
     let mut inventory = Inventory::new(Devices::new(), prepared);
     let demands = [of_claim("1", "nics", Some("fast"))];
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Pod);
-    inventory.know_pod(pod(&["gpus", "nics"]));
+    inventory.add_claims_of_pod(pod(&["gpus", "nics"]));
     let metadata = Question::Metadata { claim: "web-nics".into(), driver: DRIVER.into() };
     assert_eq!(inventory.assign(&demands).unwrap_err(), metadata);
     let mut by_file = inventory;
-    by_file.know_metadata("web-nics", DRIVER, vec![("fast".into(), key("a"), identity("0000:01:00.1", ""))]);
+    by_file.add_metadata("web-nics", DRIVER, vec![("fast".into(), key("a"), identity("0000:01:00.1", ""))]);
     assert_eq!(ids(&by_file, &demands), ["0000:01:00.1"]);
 
     let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("a"))]);
-    inventory.know_pod(pod(&["gpus", "nics"]));
-    inventory.know_metadata("web-nics", DRIVER, Vec::new());
+    inventory.add_claims_of_pod(pod(&["gpus", "nics"]));
+    inventory.add_metadata("web-nics", DRIVER, Vec::new());
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
-    inventory.know_claim("web-nics", Some(vec![grant("fast", "a")]));
+    inventory.add_grants("web-nics", Some(vec![grant("fast", "a")]));
     let slices = |scope| Question::Slices { driver: DRIVER.into(), scope };
     assert_eq!(inventory.assign(&demands).unwrap_err(), slices(SliceScope::Node));
-    inventory.know_slices(DRIVER, SliceScope::Node, vec![slice(1, &[("b", identity("0000:01:00.2", ""))])]);
+    inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &[("b", identity("0000:01:00.2", ""))])]);
     assert_eq!(inventory.assign(&demands).unwrap_err(), slices(SliceScope::Unbound));
-    inventory.know_slices(DRIVER, SliceScope::Unbound, vec![slice(1, &[("a", identity("0000:01:00.1", ""))])]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, vec![slice(1, &[("a", identity("0000:01:00.1", ""))])]);
     assert_eq!(ids(&inventory, &demands), ["0000:01:00.1"]);
 }
 
 #[test]
 fn a_claim_that_the_kubelet_knows_in_part_is_read_before_a_device_is_missed() {
     let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("gpu"))]);
-    inventory.know_pod(pod(&["nics"]));
-    inventory.know_metadata("web-nics", DRIVER, Vec::new());
+    inventory.add_claims_of_pod(pod(&["nics"]));
+    inventory.add_metadata("web-nics", DRIVER, Vec::new());
     let devices = [("gpu", Identity::default()), ("a", identity("0000:01:00.1", "example/vf"))];
-    inventory.know_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
+    inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
     let demands = [of_resource("1", "example/vf")];
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
-    inventory.know_claim("web-nics", Some(vec![grant("gpu", "gpu"), grant("nic", "a")]));
+    inventory.add_grants("web-nics", Some(vec![grant("gpu", "gpu"), grant("nic", "a")]));
     let device = inventory.assign(&demands).unwrap()["1"].clone().unwrap();
     assert_eq!((device.id.as_str(), device.resource.as_deref()), ("0000:01:00.1", Some("example/vf")));
     assert_eq!(device.allocated.unwrap().claim, "web-nics");
@@ -138,8 +138,8 @@ fn requests_of_one_claim_go_to_the_attachments_that_name_them() {
 #[test]
 fn an_older_generation_of_a_pool_does_not_count() {
     let mut inventory = known(vec![grant("one", "a")], &[("a", identity("old", ""))]);
-    inventory.know_slices(DRIVER, SliceScope::Unbound, vec![slice(3, &[("b", identity("B", ""))])]);
-    inventory.know_slices(DRIVER, SliceScope::Unbound, vec![slice(2, &[("a", identity("older", ""))])]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, vec![slice(3, &[("b", identity("B", ""))])]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, vec![slice(2, &[("a", identity("older", ""))])]);
     let error = ids(&inventory, &[of_claim("1", "nics", Some("one"))]).remove(0);
     for part in ["claim \"nics\", request \"one\"", "web-nics", "nic.example/node-1/a", "in no current ResourceSlice"] {
         assert!(error.contains(part), "{part}: {error}");
@@ -151,20 +151,20 @@ fn claims_come_before_extended_resources_and_these_before_device_plugins() {
     let mut inventory = Inventory::new(plugin("r", &["plugin", "C"]), []);
     let extended =
         ExtendedClaim { object: "web-extended".into(), requests: vec![("r".into(), "container-0-request-0".into())] };
-    inventory.know_pod(PodClaims { extended: Some(extended), ..pod(&["nics"]) });
-    inventory.know_claim("web-nics", Some(vec![grant("nic", "c")]));
-    inventory.know_claim(
+    inventory.add_claims_of_pod(PodClaims { extended: Some(extended), ..pod(&["nics"]) });
+    inventory.add_grants("web-nics", Some(vec![grant("nic", "c")]));
+    inventory.add_grants(
         "web-extended",
         Some(vec![grant("container-0-request-0", "e"), grant("container-0-request-1", "x")]),
     );
     for claim in ["web-nics", "web-extended"] {
-        inventory.know_metadata(claim, DRIVER, Vec::new());
+        inventory.add_metadata(claim, DRIVER, Vec::new());
     }
     let devices = [("c", identity("C", "r")), ("e", identity("E", "")), ("x", identity("X", ""))];
-    inventory.know_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
+    inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
     let demands = ["1", "2", "3", "4"].map(|origin| of_resource(origin, "r"));
     let shown = ids(&inventory, &demands);
-    // The plugin's device C is the claim's, and is not given a second time.
+    // Device C of the device plugin is the claim's, and is not assigned a second time.
     assert_eq!(shown[..3], ["C", "E", "plugin"]);
     for part in ["3 devices", "all of them are taken", "request \"nic\": nic.example/node-1/c (C"] {
         assert!(shown[3].contains(part), "{part}: {}", shown[3]);
@@ -175,7 +175,7 @@ fn claims_come_before_extended_resources_and_these_before_device_plugins() {
 fn a_claim_that_is_made_later_may_have_the_device_of_a_resource() {
     let later = PodClaim { name: "later".into(), object: ClaimObject::Pending };
     let mut inventory = Inventory::new(plugin("r", &["P"]), []);
-    inventory.know_pod(PodClaims { claims: vec![later], ..pod(&[]) });
+    inventory.add_claims_of_pod(PodClaims { claims: vec![later], ..pod(&[]) });
     let shown = ids(&inventory, &[of_resource("1", "r"), of_resource("2", "r")]);
     assert_eq!(shown[0], "P");
     assert!(shown[1].contains("claim \"later\" of the pod has not been made"), "{}", shown[1]);
@@ -184,8 +184,8 @@ fn a_claim_that_is_made_later_may_have_the_device_of_a_resource() {
 #[test]
 fn a_file_about_what_the_kubelet_does_not_list_is_out_of_date() {
     let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("b"))]);
-    inventory.know_pod(pod(&["nics"]));
-    inventory.know_metadata("web-nics", DRIVER, vec![("nic".into(), key("a"), identity("A", ""))]);
+    inventory.add_claims_of_pod(pod(&["nics"]));
+    inventory.add_metadata("web-nics", DRIVER, vec![("nic".into(), key("a"), identity("A", ""))]);
     let demands = [of_claim("1", "nics", Some("nic"))];
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
 }
@@ -207,7 +207,7 @@ fn a_shared_device_is_given_as_often_as_it_has_been_shared_out() {
 fn a_device_of_an_attachment_of_before_goes_to_no_other() {
     let devices = [("a", identity("A", "r")), ("b", identity("B", "r"))];
     let mut inventory = known(vec![grant("one", "a"), grant("one", "b")], &devices);
-    inventory.hold(&HeldDevice { id: "A".into(), allocated: None });
+    inventory.reserve(&HeldDevice { id: "A".into(), allocated: None });
     let shown = ids(&inventory, &[of_claim("1", "nics", Some("one")), of_resource("2", "r")]);
     assert_eq!(shown[0], "B");
     assert!(shown[1].contains("taken"), "{}", shown[1]);
@@ -227,21 +227,21 @@ fn an_attachment_of_before_has_one_share_of_a_device() {
             share: share.map(str::to_owned),
         }),
     };
-    // What an older journal does not say, the claim does.
+    // The claim contains what an older journal does not.
     for device in [held(Some("two"), Some("s2")), held(Some("two"), None), held(None, Some("s2"))] {
         let mut inventory =
             known(vec![share("one", "s1"), share("two", "s2"), share("two", "s3")], &[("a", identity("A", "r"))]);
-        inventory.hold(&device);
+        inventory.reserve(&device);
         let two = |origin: &str| of_claim(origin, "nics", Some("two"));
         let shown = ids(&inventory, &[of_claim("1", "nics", Some("one")), two("2"), two("3")]);
         assert_eq!(shown[..2], ["A", "A"]);
         assert!(shown[2].contains("taken"), "{}", shown[2]);
     }
-    // As long as the claim has not been read, nobody knows whether there is another share.
+    // Until the claim has been read, it is not known whether there is another share.
     let mut inventory = Inventory::new(Devices::new(), [("web-nics".to_owned(), key("a"))]);
-    inventory.know_pod(pod(&["nics"]));
-    inventory.know_metadata("web-nics", DRIVER, vec![("one".into(), key("a"), identity("A", ""))]);
-    inventory.hold(&held(Some("one"), None));
+    inventory.add_claims_of_pod(pod(&["nics"]));
+    inventory.add_metadata("web-nics", DRIVER, vec![("one".into(), key("a"), identity("A", ""))]);
+    inventory.reserve(&held(Some("one"), None));
     let demands = [of_claim("1", "nics", None)];
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
 }
@@ -258,7 +258,7 @@ fn who_needs_a_certain_device_gets_it_from_who_can_do_with_another() {
         ["C", "B", "A"]
     );
     assert_eq!(ids(&inventory, &[any("1"), any("2"), of_both("3")]), ["A", "B", "C"]);
-    // Where there are too few, they go to who came first.
+    // If there are too few devices, the first attachments get them.
     let shown = ids(&inventory, &[of_resource("1", "r"), of_resource("2", "r"), of_resource("3", "s")]);
     assert_eq!((shown[0].as_str(), shown[2].as_str()), ("A", "B"));
     assert!(shown[1].contains("taken"), "{}", shown[1]);
@@ -296,7 +296,7 @@ fn no_order_finds_devices_for_more_attachments() {
     }
 }
 
-/// The least that `count` says of any order.
+/// The smallest result of `count` for any order.
 fn permutations<'d>(order: &mut Vec<&'d Demand>, fixed: usize, count: &impl Fn(&[&'d Demand]) -> usize) -> usize {
     if fixed == order.len() {
         return count(order);
@@ -330,7 +330,7 @@ fn what_is_wrong_with_a_claim_is_named() {
         let error = error(demand);
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
     }
-    // The definition's resource is held against a device only where its driver says what it is one of.
+    // The definition's resource is compared with that of a device only if the driver names one.
     let demand = Demand { resource: Some("s".into()), ..of_claim("1", "nics", Some("other")) };
     assert_eq!(ids(&inventory, &[demand]), ["B"]);
 }
@@ -344,8 +344,8 @@ fn what_is_not_there_yet_is_to_be_tried_again() {
     let nothing = PodClaim { name: "none".into(), object: ClaimObject::NotNeeded };
     let mut claims = pod(&["nics"]);
     claims.claims.extend([pending, nothing]);
-    inventory.know_pod(claims);
-    inventory.know_claim("web-nics", None);
+    inventory.add_claims_of_pod(claims);
+    inventory.add_grants("web-nics", None);
     let code_of = |demand: Demand| {
         let error = inventory.assign(&[demand]).unwrap().remove("1").unwrap().unwrap_err();
         CniError::from(&error).code

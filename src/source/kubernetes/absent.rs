@@ -1,4 +1,4 @@
-//! What stands in for a session where Kubernetes is not built in.
+//! Replaces sessions if Kubernetes is not built in.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::source::device::HeldDevice;
 use crate::source::pod::{Definitions, Pod, PodNow};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed};
 
-/// One call's dialogue with the API server, of which there is none.
+/// The session of one call with the API server. It cannot exist in this build.
 #[derive(Debug)]
 pub struct Session(Infallible);
 
 impl Session {
-    /// Refuses to start a dialogue that is asked for.
+    /// Refuses to open a session if the configuration asks for one.
     ///
     /// # Errors
     /// [`ClusterError::NotBuiltIn`] if the configuration asks for Kubernetes.
@@ -75,7 +75,7 @@ impl Session {
     }
 
     /// Never called.
-    pub fn announce(&self, _: &Pod, _: &[Notice]) {
+    pub fn post_events(&self, _: &Pod, _: &[Notice]) {
         match self.0 {}
     }
 }

@@ -1,8 +1,7 @@
-//! Where the API server is and what to show it: read from a kubeconfig, or from what Kubernetes mounts into a pod.
+//! The address and the credentials of the API server: read from a kubeconfig, or from what Kubernetes mounts into a pod.
 //!
-//! Each file is read here, and only if it is a regular one of bounded size: a pipe in the place of one would hold the call up
-//! for ever. What comes out is complete, so that nothing that connects later opens a file, starts a process or looks into the
-//! environment.
+//! All files are read here, and only if they are regular files of limited size: a pipe in the place of a file could block the call
+//! for ever. The result is complete, so that connecting later opens no file, starts no process and reads no environment variables.
 
 use std::path::Path;
 
@@ -36,12 +35,12 @@ pub(super) struct Access {
     pub(super) secrets: Secrets,
 }
 
-/// Strings that are in no message, even where a server repeats them.
+/// Strings that must not appear in messages, even if a server repeats them.
 #[derive(Clone, Default)]
 pub(super) struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// Takes note of one. What is shorter than a few characters is no secret, and would make a message unreadable.
+    /// Adds a secret. Very short strings are not treated as secrets, because removing them would make messages unreadable.
     pub(super) fn add(&mut self, secret: &str) {
         if secret.len() > 3 {
             self.0.push(secret.to_owned());
@@ -55,7 +54,7 @@ impl Secrets {
 }
 
 impl Access {
-    /// Reads a kubeconfig, or what Kubernetes gives this pod.
+    /// Reads a kubeconfig, or the service account of this pod.
     ///
     /// # Errors
     /// What cannot be read or used, and in which file or key. No secret is in it.
@@ -100,7 +99,7 @@ impl Access {
         Ok(access)
     }
 
-    /// Puts the credentials into each request, or into the connection.
+    /// Adds the credentials to each request, or to the connection.
     fn show(&mut self, user: AuthInfo, userinfo: Option<(String, String)>, directory: &Path) -> Result<(), String> {
         if user.exec.is_some() {
             return Err(
@@ -109,7 +108,7 @@ impl Access {
                     .into(),
             );
         }
-        // As client-go has it, a token in a file is newer than one in the kubeconfig.
+        // As in client-go, a token in a file takes precedence over one in the kubeconfig.
         let token = match (&user.token_file, &user.token) {
             (Some(file), inline) => match (read_text(&directory.join(file)), inline) {
                 (Ok(token), _) => Some((token, format!("the token in {}", directory.join(file).display()))),
@@ -183,15 +182,15 @@ impl Access {
     }
 }
 
-/// Reads a kubeconfig. Its YAML stands for JSON, as it does for client-go.
+/// Reads a kubeconfig. Its YAML is converted to JSON, as in client-go.
 fn parse(text: &str) -> Result<Kubeconfig, String> {
-    // What stands in it may be a token, so the parser's own words are not shown.
+    // The text may contain a token, so the parser's message is not shown.
     let wrong = || "it is not a kubeconfig in YAML".to_owned();
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|_| wrong())?;
     serde_json::from_value(documents.into_iter().next().unwrap_or_default()).map_err(|_| wrong())
 }
 
-/// The cluster and the user of the current context. A user that is not there shows nothing, as with client-go.
+/// The cluster and the user of the current context. If the user does not exist, no credentials are sent, as in client-go.
 fn current(kubeconfig: Kubeconfig) -> Result<(Cluster, AuthInfo), String> {
     let name = kubeconfig.current_context.ok_or("it has no \"current-context\"")?;
     let context = kubeconfig.contexts.into_iter().find(|context| context.name == name);
@@ -206,10 +205,10 @@ fn current(kubeconfig: Kubeconfig) -> Result<(Cluster, AuthInfo), String> {
     Ok((cluster, user.and_then(|user| user.auth_info).unwrap_or_default()))
 }
 
-/// A server's address, and the name and password that stand in it.
+/// A server's address, and the name and password in it.
 fn server(text: Option<&str>) -> Result<(Uri, Option<(String, String)>), String> {
     let text = text.ok_or("its cluster has no \"server\"")?;
-    // What stands there may hold a password, so it is not shown.
+    // The text may contain a password, so it is not shown.
     let wrong = || "cluster.server is no URL such as https://192.0.2.1:6443".to_owned();
     let (text, userinfo) = without_userinfo(text);
     let text = if text.contains("://") { text } else { format!("https://{text}") };
@@ -218,7 +217,7 @@ fn server(text: Option<&str>) -> Result<(Uri, Option<(String, String)>), String>
     if is_web && uri.host().is_some_and(|host| !host.is_empty()) { Ok((uri, userinfo)) } else { Err(wrong()) }
 }
 
-/// A URL without the name and password in it, and these.
+/// A URL without its name and password, and these.
 pub(super) fn without_userinfo(url: &str) -> (String, Option<(String, String)>) {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -233,7 +232,7 @@ fn percent_decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The proxy that the kubeconfig names, which is taken as it stands, or the environment's.
+/// The proxy of the kubeconfig, unchanged, or that of the environment.
 fn proxy(server: &Uri, named: Option<&str>) -> Result<Option<Proxy>, String> {
     match named.filter(|url| !url.is_empty()) {
         Some(url) => Proxy::parse(url, "the kubeconfig's \"proxy-url\"").map(Some),
@@ -241,7 +240,7 @@ fn proxy(server: &Uri, named: Option<&str>) -> Result<Option<Proxy>, String> {
     }
 }
 
-/// The certificates by which the server is known; none are those that the node trusts.
+/// The certificates that authenticate the server. `None` for those that the node trusts.
 fn authority(cluster: &Cluster, directory: &Path) -> Result<Option<Vec<Vec<u8>>>, String> {
     let data = cluster.certificate_authority_data.as_deref().filter(|data| !data.is_empty());
     let file = cluster.certificate_authority.as_deref().filter(|file| !file.is_empty());
@@ -261,7 +260,7 @@ fn certificates(pem: &[u8], place: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-/// What is given in base64 at a key of the user, or the contents of the file that it names.
+/// The base64 value of a key of the user, or the contents of the file that it names.
 fn pem(key: &str, data: Option<&str>, file: Option<&str>, directory: &Path) -> Result<Option<Vec<u8>>, String> {
     match (data.filter(|data| !data.is_empty()), file.filter(|file| !file.is_empty())) {
         (Some(data), _) => {
@@ -353,8 +352,8 @@ mod tests {
             (&*chain, "", "no \"client-key\""),
             ("", &*key, "no \"client-certificate\""),
             (&*chain, "hidden!", "user.client-key-data is not in base64"),
-            (&*key, &*key, "no certificate in PEM"),
-            (&*chain, &*chain, "no private key in PEM"),
+            (&*key, &*key, "not a certificate in PEM"),
+            (&*chain, &*chain, "not a private key in PEM"),
         ] {
             let error = user(chain, key).err().unwrap();
             assert!(error.contains(said) && !error.contains("hidden"), "{error}");
@@ -386,7 +385,7 @@ mod tests {
                 "server",
             ),
             ("[", "YAML"),
-            // As with client-go, a name is not a number, and what follows the first document is not read.
+            // As in client-go, a name must not be a number, and only the first document is read.
             ("current-context: 5", "YAML"),
             ("current-context: x\n---\ncurrent-context: y", "context \"x\""),
         ] {

@@ -1,4 +1,5 @@
-//! Requests to the API server: one deadline, bounded retries, bounded answers, credentials read anew when they are refused.
+//! Requests to the API server: one deadline, limited retries, limited answers, and credentials that are read again when they are
+//! refused.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
@@ -24,21 +25,21 @@ use crate::source::ClusterError;
 
 /// The pause before the first retry; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many requests are made at once, at most.
+/// The highest number of concurrent requests.
 const AT_ONCE: usize = 8;
-/// An answer that takes longer than this takes longer than another connection would.
+/// If an answer takes longer than this, another connection would have been faster.
 const SLOW: Duration = Duration::from_millis(20);
-/// How much of what the API server says goes into an error message, in characters.
+/// How many characters of the API server's message go into an error message.
 const REASON: usize = 512;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// An API server, and how patient to be with it.
+/// An API server, and the limits for requests to it.
 pub(super) struct Api {
     kubeconfig: Option<PathBuf>,
     client: RefCell<Option<Client>>,
     secrets: RefCell<Secrets>,
-    /// How many requests are best made at once, according to the last answer.
+    /// The best number of concurrent requests, according to the last answer.
     at_once: Cell<usize>,
     timeout: Duration,
     retries: u32,
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Api {
 
 /// Why one try failed.
 enum Failure {
-    /// Worth another try, after a pause if the server names one.
+    /// Worth a retry, after a pause if the server asks for one.
     Passing { reason: String, pause: Option<Duration> },
     /// The credentials are not accepted.
     Unauthorized(String),
@@ -75,7 +76,7 @@ impl Api {
         }
     }
 
-    /// How many requests are best made at once, once there has been an answer.
+    /// The best number of concurrent requests, once there has been an answer.
     pub(super) fn at_once(&self) -> usize {
         self.at_once.get()
     }
@@ -92,7 +93,7 @@ impl Api {
         })
     }
 
-    /// Sends a request as often as it takes and may, and returns the body of the answer. `action` says what for.
+    /// Sends a request, with retries, and returns the body of the answer. `action` describes the request for messages.
     pub(super) async fn send(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, ClusterError> {
         let began = Instant::now();
         let until = deadline::from(began, self.timeout).min(self.deadline);
@@ -106,7 +107,7 @@ impl Api {
             let (reason, pause) = match self.within(patience, action, request.clone()).await {
                 Ok(body) => return Ok(body),
                 Err(Failure::Unauthorized(_)) if !has_new_credentials => {
-                    // A token may have been replaced since it was read.
+                    // The token may have been replaced since it was read.
                     has_new_credentials = true;
                     attempts -= 1;
                     self.client.take();
@@ -172,9 +173,9 @@ impl Api {
         }
     }
 
-    /// The failure of a request that got no answer, or not all of it.
+    /// The failure of a request without a complete answer.
     fn broken(&self, action: &str, error: &(dyn StdError + 'static)) -> Failure {
-        // What goes on inside a connection that failed is not known: the next try gets a new one.
+        // The state of a connection that failed is not known, so the next attempt uses a new one.
         self.client.take();
         let reason = self.hide(&with_causes(error));
         if !is_about_trust(error) {
@@ -185,12 +186,12 @@ impl Api {
 
     /// The failure of a request whose answer is too large.
     fn too_large(&self, action: &str, status: StatusCode) -> Failure {
-        // The rest of it would come before the next answer.
+        // On the same connection, the rest of it would come before the next answer.
         self.client.take();
         Failure::Final(refused(action, status, format!("with an answer of more than {} MiB", MAX_ANSWER >> 20)))
     }
 
-    /// A client with the credentials as they are now, or as they were when they last worked.
+    /// A client with the current credentials, or with those that worked last.
     pub(super) fn client(&self) -> Result<Client, ClusterError> {
         if let Some(client) = &*self.client.borrow() {
             return Ok(client.clone());
@@ -204,7 +205,7 @@ impl Api {
         Ok(client)
     }
 
-    /// Makes the next request read the credentials anew.
+    /// Makes the next request read the credentials again.
     pub(super) fn forget_client(&self) {
         self.client.take();
     }
@@ -216,12 +217,12 @@ impl Api {
         }
     }
 
-    /// A text without the secrets that the credentials hold.
+    /// A text from which the secrets in the credentials have been removed.
     pub(super) fn hide(&self, text: &str) -> String {
         self.secrets.borrow().hide(text)
     }
 
-    /// What a `Status` object says, or the text itself, without secrets that the server repeats.
+    /// The message in a `Status` object, or the text itself, without secrets that the server repeats.
     fn reason_in(&self, body: &[u8]) -> String {
         #[derive(serde::Deserialize)]
         struct Status {
@@ -240,25 +241,25 @@ fn refused(action: &str, status: StatusCode, reason: String) -> ClusterError {
     ClusterError::Refused { action: action.into(), status: status.as_u16(), reason }
 }
 
-/// A request that cannot even be written down.
+/// The error for a request that cannot be built.
 pub(super) fn not_a_request(error: impl StdError + 'static) -> ClusterError {
     ClusterError::Start(io::Error::other(error.to_string()))
 }
 
-/// How many requests are best made at once to a server that has answered so. With HTTP/2 they share a connection. Otherwise
-/// each gets one of its own, and its handshake takes longer than to wait for the answers of a server that is near.
+/// The best number of concurrent requests to a server that has answered with this version. With HTTP/2 they share a connection.
+/// Otherwise each needs its own connection, and its handshake takes longer than waiting for the answers of a server nearby.
 fn at_once(version: Version, took: Duration) -> usize {
     if version == Version::HTTP_2 || took > SLOW { AT_ONCE } else { 1 }
 }
 
-/// Twice the pause with each attempt, less a random part so that many pods do not come back at once.
+/// The pause doubles with each attempt. A random part of it is left out, so that many pods do not retry at the same time.
 fn backoff(attempts: u32) -> Duration {
     let full = PAUSE * 2u32.saturating_pow(attempts.saturating_sub(1)).min(64);
     let random = u32::try_from(RandomState::new().build_hasher().finish() % 500).unwrap_or(0);
     full.saturating_sub(full * random / 1000)
 }
 
-/// Whether a connection failed because one side does not accept the other's certificate, which no retry changes.
+/// Whether a connection failed because one side does not accept the other's certificate. A retry cannot help then.
 pub(super) fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -277,7 +278,7 @@ pub(super) fn is_about_trust(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// By which a server says that it does not accept this side's certificate.
+/// The TLS alerts with which a server rejects this side's certificate.
 const REFUSALS: [AlertDescription; 8] = [
     AlertDescription::BadCertificate,
     AlertDescription::UnsupportedCertificate,
@@ -289,7 +290,7 @@ const REFUSALS: [AlertDescription; 8] = [
     AlertDescription::AccessDenied,
 ];
 
-/// An error with its causes: the first alone seldom says what happened.
+/// An error with its causes, because the first message alone seldom explains it.
 pub(super) fn with_causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

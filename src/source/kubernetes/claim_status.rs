@@ -1,7 +1,7 @@
-//! What is written to the status of resource claims: the interface, addresses and hardware address of each device (KEP-4817).
+//! The entries in the status of resource claims: the interface, addresses and hardware address of each device (KEP-4817).
 //!
-//! It is applied by the server, under a name that is the pod's own. So a pod takes back what it has written and nothing
-//! else, where several share a claim, and where the driver writes to the status too.
+//! They are written with server-side apply, with a field manager for each pod. So a pod removes only what it has written itself,
+//! even if several pods share a claim, and if the driver writes to the status too.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ use crate::source::ClusterError;
 use crate::source::device::{AllocatedDevice, Grant};
 use crate::source::pod::Pod;
 
-/// The most addresses that the API takes for a device.
+/// The highest number of addresses that the API accepts for a device.
 const MAX_IPS: usize = 16;
 
-/// The name under which a pod's part of a claim's status is written.
+/// The field manager for a pod's part of a claim's status.
 pub(super) fn field_manager(uid: &str) -> String {
     format!("braid-{uid}")
 }
 
-/// What claims are to say of a pod's devices, by the name of the `ResourceClaim`. A claim of whose devices nothing is
-/// attached has nothing to say. The pod's namespace is at `netns`.
+/// The entries for a pod's devices, by the name of the `ResourceClaim`. A claim of which no device is attached has an empty list.
+/// The pod's namespace is at `netns`.
 pub(super) fn claim_statuses(netns: &str, claimed: &[Claimed]) -> BTreeMap<String, Vec<DeviceStatus>> {
     let mut statuses: BTreeMap<String, Vec<DeviceStatus>> = BTreeMap::new();
     for Claimed { device, ifname, result } in claimed {
@@ -51,7 +51,7 @@ impl DeviceStatus {
         Self { device: device.clone(), network_data: main.map(network_data).unwrap_or_default() }
     }
 
-    /// The entry of the status, for what the claim has been given.
+    /// The entry of the status for an allocated device.
     fn entry(&self, grant: &Grant) -> Value {
         let AllocatedDevice { driver, pool, device, .. } = &self.device;
         let mut entry = json!({"driver": driver, "pool": pool, "device": device, "networkData": self.network_data});
@@ -62,8 +62,8 @@ impl DeviceStatus {
     }
 }
 
-/// The entries of a claim's status, one for each of what it has been given: the API server takes none twice. What is known best
-/// chooses first.
+/// The entries of a claim's status, one for each allocated device: the API server accepts none twice. Devices about which most is
+/// known choose first.
 fn entries(devices: &[DeviceStatus], mut grants: Vec<Grant>) -> Vec<Value> {
     let mut ordered: Vec<&DeviceStatus> = devices.iter().collect();
     ordered.sort_by_key(|status| (status.device.share.is_none(), status.device.request.is_none()));
@@ -91,8 +91,8 @@ fn network_data(interface: &ContainerInterface<'_>) -> Value {
     data
 }
 
-/// Writes a pod's part of the status of one claim. Without devices it takes back what was written. A claim that is gone has
-/// no status, and a device that the claim has no more has none either.
+/// Writes a pod's part of the status of one claim. Without devices, this removes what was written. A claim or a device that no
+/// longer exists is skipped.
 pub(super) async fn apply(api: &Api, pod: &Pod, claim: &str, devices: &[DeviceStatus]) -> Result<(), ClusterError> {
     let namespace = &pod.namespace;
     let grants = match dra::claim(api, namespace, claim).await? {
@@ -104,7 +104,7 @@ pub(super) async fn apply(api: &Api, pod: &Pod, claim: &str, devices: &[DeviceSt
     write(api, (namespace, claim), &field_manager(&pod.uid), &status).await
 }
 
-/// Writes the part of a claim's status that is a manager's. A claim that is gone has no status.
+/// Writes the part of a claim's status that belongs to a field manager. A claim that no longer exists is skipped.
 pub(super) async fn write(
     api: &Api,
     (namespace, claim): (&str, &str),
@@ -181,7 +181,7 @@ mod tests {
             key: DeviceKey { driver: "d".into(), pool: "p".into(), name: "a".into() },
             share: Some(share.into()),
         };
-        // Whose share is not known gets the one that is left.
+        // A device whose share is not known gets the remaining one.
         let statuses = claim_statuses("/n", &[share(None, "net1"), share(Some("s1"), "net2")]);
         let entries = entries(&statuses["nics"], vec![grant("s1"), grant("s2")]);
         let shown: Vec<_> =

@@ -23,12 +23,11 @@ use super::api::with_causes;
 use super::proxy::{Kind, Proxy};
 use super::tls;
 
-/// How long a connection is silent before the kernel asks whether the other end is still there.
+/// How long a connection may be idle before the kernel checks whether its other end still exists.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// A client that does what kube's own does, and a few things more. It sends what it has at once, where Nagle's algorithm would
-/// hold the second of two small writes back for 40 ms. It offers HTTP/2, by which all requests share one connection. And it
-/// uses a proxy as client-go does.
+/// A client like kube's own, with some changes. It disables Nagle's algorithm, which would delay the second of two small writes by
+/// 40 ms. It offers HTTP/2, so that all requests share one connection. It uses a proxy as client-go does.
 ///
 /// # Errors
 /// When the credentials cannot be used, and why.
@@ -38,7 +37,7 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(patience));
-    // A connection that is kept for long is given up when nobody is at its other end any more.
+    // A connection that is kept for long is closed when its other end no longer exists.
     tcp.set_keepalive(Some(KEEP_ALIVE));
     tcp.set_keepalive_interval(Some(KEEP_ALIVE / 3));
     tcp.set_keepalive_retries(Some(3));
@@ -58,7 +57,7 @@ pub(super) fn connect(access: Access, patience: Duration) -> Result<Client, Stri
     Ok(Client::new(service, config.default_namespace))
 }
 
-/// What makes a connection: straight to the server, or through a proxy.
+/// Connects directly to the server, or through a proxy.
 #[derive(Clone)]
 enum Connector {
     Direct(HttpConnector),

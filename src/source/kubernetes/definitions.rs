@@ -1,4 +1,4 @@
-//! Definitions alone, to check pods that are not there yet.
+//! Fetches only definitions, to check pods that do not exist yet.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use super::objects;
 use crate::config::KubernetesConfig;
 use crate::source::pod::{DefinitionKey, Definitions};
 
-/// Asks an API server for definitions until a point in time: the one that a kubeconfig names, or that of the cluster that
-/// this process runs in. What is not known then is [withheld](Definitions::withheld).
+/// Fetches definitions until a deadline, from the API server of a kubeconfig, or of the cluster in which this process runs.
+/// Definitions that are not known by then are [withheld](Definitions::withheld).
 pub fn definitions(kubeconfig: Option<&Path>, keys: Vec<DefinitionKey>, until: Instant) -> Definitions {
     let timeout = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let config = KubernetesConfig { timeout, ..KubernetesConfig::default() };

@@ -1,7 +1,7 @@
-//! The files in which DRA drivers describe the devices of a claim (KEP-5304): below the kubelet's directory,
-//! `plugins/<driver>/dra-device-metadata/<namespace>_<claim>/<request>/metadata.json`.
+//! The files in which DRA drivers describe the devices of a claim (KEP-5304):
+//! `plugins/<driver>/dra-device-metadata/<namespace>_<claim>/<request>/metadata.json` in the kubelet's directory.
 //!
-//! A file that cannot be used is passed over, with a line in the log: what it would say can be asked of the API server.
+//! A file that cannot be used is skipped with a line in the log, because the API server has the same information.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,15 +18,15 @@ use crate::source::device::{DeviceKey, Identity};
 const MAX_SIZE: u64 = 1 << 20;
 /// The most requests that a claim has.
 const MAX_REQUESTS: usize = 32;
-/// What describes devices, in the versions that are the same for what is read here.
+/// The kinds that describe devices, in versions that do not differ in the fields read here.
 const VERSIONS: [&str; 2] = ["metadata.resource.k8s.io/v1beta1", "metadata.resource.k8s.io/v1alpha1"];
 const KIND: &str = "DeviceMetadata";
 
-/// The attribute that says by which ID plugins know a device.
+/// The attribute with a device's ID for network plugins.
 const DEVICE_ID: &str = "k8s.cni.cncf.io/deviceID";
-/// The attribute that says which PCI address a device has.
+/// The attribute with a device's PCI address.
 const PCI_BUS_ID: &str = "resource.kubernetes.io/pciBusID";
-/// The attribute that says which resource a device is one of.
+/// The attribute with a device's resource.
 const RESOURCE: &str = "k8s.cni.cncf.io/resourceName";
 
 /// A device's attribute. Only strings are read.
@@ -81,7 +81,7 @@ struct Device {
     attributes: BTreeMap<String, Attribute>,
 }
 
-/// Where a driver describes the devices of a claim.
+/// The directory in which a driver describes the devices of a claim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     /// The kubelet's directory.
@@ -94,7 +94,7 @@ pub(super) struct Place<'a> {
     pub(super) claim: &'a str,
 }
 
-/// The devices that a driver's files describe, each with its request.
+/// The devices in a driver's files, each with its request.
 pub(super) fn read(place: Place<'_>) -> Vec<(String, DeviceKey, Identity)> {
     let is_name = |name: &str| !name.is_empty() && name != ".." && !name.contains(['/', '\0']);
     if ![place.driver, place.namespace, place.claim].into_iter().all(is_name) {
@@ -117,7 +117,7 @@ pub(super) fn read(place: Place<'_>) -> Vec<(String, DeviceKey, Identity)> {
 
 fn read_file(file: &Path, place: Place<'_>) -> Vec<(String, DeviceKey, Identity)> {
     let found = match contents(file) {
-        // A driver that knows its devices later writes the file later.
+        // A driver that learns about its devices later also writes the file later.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => Err(error.to_string()),
         Ok(bytes) => parse(&bytes, place),
@@ -137,7 +137,7 @@ fn contents(file: &Path) -> io::Result<Vec<u8>> {
     load::read_regular_file(file, MAX_SIZE)?.ok_or_else(unfit)
 }
 
-/// The devices in a stream of objects, which say the same in one version each: the first that is known holds.
+/// The devices in a stream of objects. Each has the same content in another version; the first known version is used.
 fn parse(bytes: &[u8], place: Place<'_>) -> Result<Vec<(String, DeviceKey, Identity)>, String> {
     let unreadable = |error: serde_json::Error| format!("it cannot be read: {error}");
     for object in serde_json::Deserializer::from_slice(bytes).into_iter::<Box<RawValue>>() {
@@ -189,7 +189,7 @@ mod tests {
             "requests": [{"name": "fast", "devices": [device, other]}]})
     }
 
-    /// What is read where a request's file holds this text.
+    /// The devices that are read if a request's file has this text.
     fn found(text: &str) -> Vec<(String, DeviceKey, Identity)> {
         let dir = tempfile::tempdir().unwrap();
         let request = dir.path().join("plugins/nic.example/dra-device-metadata/web_nics/fast");

@@ -1,7 +1,7 @@
-//! The devices of a pod, asked for where they are known: the kubelet, drivers' files, the API server. What is asked, and in
-//! which order, [`Inventory`] says.
+//! Finds out the devices of a pod from the kubelet, drivers' files and the API server. [`Inventory`] decides what to request, and
+//! in which order.
 //!
-//! The objects are those of `resource.k8s.io/v1`, as far as they are read here.
+//! The objects are those of `resource.k8s.io/v1`, with only the fields that are used.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use crate::source::pod::Pod;
 
 /// The API group and version.
 pub(super) const GROUP: &str = "/apis/resource.k8s.io/v1";
-/// How many slices come in one answer. One has 128 devices at most.
+/// How many slices are in one answer. A slice has up to 128 devices.
 const SLICES: u32 = 100;
 
 /// A pod whose devices are asked for.
@@ -32,7 +32,7 @@ pub(super) struct PodDevices<'a> {
     pub(super) api: &'a Api,
     pub(super) config: &'a KubernetesConfig,
     pub(super) pod: &'a Pod,
-    /// The devices that attachments of the pod have already.
+    /// The devices that existing attachments of the pod use.
     pub(super) held: &'a [HeldDevice],
     pub(super) deadline: Instant,
 }
@@ -47,7 +47,7 @@ impl PodDevices<'_> {
             return Ok(Assignments::new());
         }
         let mut inventory = self.of_kubelet(demands).await?;
-        self.held.iter().for_each(|device| inventory.hold(device));
+        self.held.iter().for_each(|device| inventory.reserve(device));
         loop {
             match inventory.assign(demands) {
                 Ok(assignments) => return Ok(assignments),
@@ -56,7 +56,7 @@ impl PodDevices<'_> {
         }
     }
 
-    /// What the kubelet knows. Where all attachments name their claims, the API server can do without it.
+    /// The kubelet's information. If all attachments name their claims, the API server's is enough.
     async fn of_kubelet(&self, demands: &[Demand]) -> Result<Inventory, ClusterError> {
         match kubelet::resources(&self.config.pod_resources, self.pod, self.deadline).await {
             Ok(found) => Ok(Inventory::new(found.devices, found.prepared)),
@@ -74,17 +74,17 @@ impl PodDevices<'_> {
                 let namespace = &self.pod.namespace;
                 let kubelet_dir = &self.config.kubelet_dir;
                 let place = Place { kubelet_dir, driver: &driver, namespace, claim: &claim };
-                inventory.know_metadata(&claim, &driver, device_metadata::read(place));
+                inventory.add_metadata(&claim, &driver, device_metadata::read(place));
             }
-            Question::Pod => inventory.know_pod(self.claims().await?),
+            Question::Pod => inventory.add_claims_of_pod(self.claims().await?),
             Question::Claim(name) => {
                 let claim = self::claim(self.api, &self.pod.namespace, &name).await?;
-                inventory.know_claim(&name, claim.and_then(ApiClaim::grants));
+                inventory.add_grants(&name, claim.and_then(ApiClaim::grants));
             }
             Question::Slices { driver, scope } => {
                 let node = inventory.pod().map(|pod| pod.node.as_str()).unwrap_or_default();
                 let slices = self.slices(&driver, scope, node).await?;
-                inventory.know_slices(&driver, scope, slices);
+                inventory.add_slices(&driver, scope, slices);
             }
         }
         Ok(())
@@ -134,14 +134,14 @@ impl PodDevices<'_> {
     }
 }
 
-/// A `ResourceClaim`; none if there is none of that name.
+/// A `ResourceClaim`. `None` if it does not exist.
 pub(super) async fn claim(api: &Api, namespace: &str, name: &str) -> Result<Option<ApiClaim>, ClusterError> {
     let action = format!("get resource claim {namespace}/{name}");
     let path = format!("{GROUP}/namespaces/{namespace}/resourceclaims");
     let request = ApiRequest::new(path).get(name, &GetParams::default()).map_err(not_a_request)?;
     match api.ask::<ApiClaim>(&action, request).await {
         Ok(claim) => objects::is_what_was_asked_for(&action, &claim.metadata, namespace, name).map(|()| Some(claim)),
-        // An API server without the type says 404 too, but not that this claim is not there.
+        // An API server without this type also answers 404, but does not name the claim.
         Err(ClusterError::Refused { status: 404, reason, .. }) if reason.contains(name) => Ok(None),
         Err(error) => Err(error),
     }
@@ -196,7 +196,7 @@ struct RequestMapping {
 impl ApiPod {
     fn claims(self) -> PodClaims {
         let Self { spec, status, .. } = self;
-        // A claim that is made from a template has its name in the status, and none at all if the pod does not need it.
+        // The status names a claim that is made from a template, or has no name if the pod does not need the claim.
         let generated = |name: &str| match status.resource_claim_statuses.iter().find(|found| found.name == name) {
             Some(found) => found.resource_claim_name.clone().map_or(ClaimObject::NotNeeded, ClaimObject::Named),
             None => ClaimObject::Pending,
@@ -253,7 +253,7 @@ struct AllocationResult {
 }
 
 impl ApiClaim {
-    /// What it has been given; none if nothing has been allocated.
+    /// What has been allocated. `None` if nothing has been.
     pub(super) fn grants(self) -> Option<Vec<Grant>> {
         let results = self.status.allocation?.devices.results;
         let grant = |result: AllocationResult| Grant {

@@ -2,8 +2,8 @@
 
 use crate::source::ClusterError;
 
-/// A runtime on this thread. When it is dropped nothing is waited for: the C library looks host names up for as long as it
-/// likes, on a thread of its own.
+/// An async runtime on this thread. Dropping it does not wait: the C library may look up a host name for a long time, in another
+/// thread.
 #[derive(Debug)]
 pub(super) struct Executor(Option<tokio::runtime::Runtime>);
 

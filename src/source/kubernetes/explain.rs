@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::request::Request;
 use crate::source::{ClusterError, Surveyed};
 
-/// What a pod would get: reads from the API server and changes nothing. Returns the
-/// call as its plugins would see it, and the attachments with all that is wrong with them.
+/// What a pod would get. Reads from the API server and changes nothing. Returns the call as the plugins would see it, and the
+/// attachments with all problems.
 ///
 /// # Errors
 /// When the pod is not there, or the API server cannot be asked.

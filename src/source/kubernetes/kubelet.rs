@@ -16,7 +16,7 @@ use crate::source::device::{DeviceKey, Devices};
 use crate::source::pod::Pod;
 
 /// How long the kubelet may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const KUBELET_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ListRequest {}
@@ -98,17 +98,17 @@ pub(super) struct Resources {
     pub(super) prepared: Vec<(String, DeviceKey)>,
 }
 
-/// Asks the kubelet what it has given a pod.
+/// Asks the kubelet for the devices of a pod.
 pub(super) async fn resources(socket: &Path, pod: &Pod, deadline: Instant) -> Result<Resources, ClusterError> {
     let failed = |reason: String| ClusterError::Kubelet { socket: socket.to_owned(), reason };
-    let left = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+    let left = deadline.saturating_duration_since(Instant::now()).min(KUBELET_TIMEOUT);
     let asking = async {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(|e| with_causes(&e))?;
         let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
         let mut kubelet = Grpc::new(channel);
         match get(&mut kubelet, pod).await {
             Ok(found) => Ok(found),
-            // Older kubelets have no Get, or have it switched off; List has always been there.
+            // Older kubelets do not have Get, or have it disabled. All have List.
             Err(_) => list(&mut kubelet, pod).await.map_err(|status| status.message().to_owned()),
         }
     };

@@ -1,6 +1,6 @@
-//! Kubernetes objects as they are written in files: NetworkAttachmentDefinitions, pods, and what pods are made from.
+//! Kubernetes objects in files: NetworkAttachmentDefinitions, pods, and objects with a pod template.
 //!
-//! YAML with any number of documents, JSON, and lists of objects. Only what says something of networks is read.
+//! Reads YAML with any number of documents, JSON, and lists of objects. Only the parts about networks are read.
 
 mod claims;
 
@@ -19,7 +19,7 @@ use crate::source::device::Devices;
 /// An object of a file.
 #[derive(Debug)]
 pub struct Manifest {
-    /// The line it begins at; 0 if it comes from no file.
+    /// The line where it begins. 0 if it is not from a file.
     pub line: u64,
     /// Its `kind`, empty if it has none.
     pub kind: String,
@@ -33,7 +33,7 @@ pub struct Manifest {
     pub annotations: Annotations,
     /// What it says of networks.
     pub content: Content,
-    /// What is not as an API server would take it.
+    /// Parts that an API server would not accept.
     pub errors: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ pub enum Content {
     Definition(DefinitionSpec),
     /// A pod, or what pods are made from.
     Pod(PodTemplate),
-    /// A resource claim, or what claims are made from.
+    /// A resource claim, or a template for claims.
     Claim(ClaimSpec),
     /// Nothing.
     Other,
@@ -62,11 +62,11 @@ pub struct DefinitionSpec {
 /// A pod as its author writes it.
 #[derive(Debug, Default)]
 pub struct PodTemplate {
-    /// Its annotations, if they are not the object's own.
+    /// The annotations of the pod template, if it has one.
     pub annotations: Option<Annotations>,
     /// Where its annotations stand.
     pub place: &'static str,
-    /// What its containers request, as if there were as many devices of that resource.
+    /// The resources that its containers request, as if there were that many devices of them.
     pub requests: Devices,
     /// Its resource claims.
     pub claims: Vec<PodClaim>,
@@ -77,11 +77,11 @@ pub struct PodTemplate {
 pub struct Text {
     /// The string.
     pub value: String,
-    /// The line it begins at; 0 if it comes from no file.
+    /// The line where it begins. 0 if it is not from a file.
     pub line: u64,
 }
 
-/// What a message says of a line: nothing where there is none.
+/// The line as a part of a message. Empty if there is none.
 pub fn at(line: u64) -> String {
     if line == 0 { String::new() } else { format!(" (line {line})") }
 }
@@ -105,13 +105,13 @@ pub enum ManifestError {
 enum Node {
     Null,
     Text(String),
-    /// A boolean or a number, as it would be written.
+    /// A boolean or a number, as it was written.
     Plain(String),
     List(Vec<Spanned<Node>>),
     Map(Vec<(String, Spanned<Node>)>),
 }
 
-/// Where pods stand in what they are made from, by its kind.
+/// The path of the pod template, by the object's kind.
 const TEMPLATES: [(&str, &[&str], &str); 8] = [
     ("Deployment", &["spec", "template"], "spec.template.metadata.annotations"),
     ("DaemonSet", &["spec", "template"], "spec.template.metadata.annotations"),
@@ -122,9 +122,9 @@ const TEMPLATES: [(&str, &[&str], &str); 8] = [
     ("CronJob", &["spec", "jobTemplate", "spec", "template"], "spec.jobTemplate.spec.template.metadata.annotations"),
     ("PodTemplate", &["template"], "template.metadata.annotations"),
 ];
-/// How much aliases may stand for, in values: a few of them within one another stand for any number.
+/// How many values aliases may expand to: a few nested aliases can expand to any number.
 const MAX_REPLAYED: usize = 50_000;
-/// How deep lists of objects may be in one another.
+/// How deeply lists of objects may be nested.
 const DEPTH: usize = 4;
 
 /// Reads the objects of a file.
@@ -146,7 +146,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Manifest>, ManifestError> {
     Ok(manifests)
 }
 
-/// Reads an object that comes from an API server, and so has no lines.
+/// Reads an object from an API server, which has no line numbers.
 pub fn from_json(object: &Value) -> Manifest {
     Manifest::from(&Spanned::new(Node::from(object), Location::UNKNOWN, Location::UNKNOWN))
 }
@@ -260,7 +260,7 @@ fn annotations_of(metadata: &Node, place: &str, errors: &mut Vec<String>) -> Ann
     annotations
 }
 
-/// The extended resources that a pod's containers ask for. A request that is no number is as good as one.
+/// The extended resources that a pod's containers request. A request that is not a number counts as one.
 fn requests(spec: &Node) -> Devices {
     let mut devices = Devices::new();
     let Some(Node::List(containers)) = spec.at("containers") else { return devices };
@@ -277,10 +277,10 @@ fn requests(spec: &Node) -> Devices {
     devices
 }
 
-/// More of one resource than any container asks for.
+/// More of one resource than any container requests.
 const MAX_DEVICES: usize = 1024;
 
-/// The string at a key; none, and an error if it is something else.
+/// The string at a key. `None`, with an error, if it has another type.
 fn text_of(node: &Node, key: &str, place: &str, errors: &mut Vec<String>) -> Option<Text> {
     let found = node.member(key)?;
     let line = found.referenced.line();
@@ -407,7 +407,7 @@ impl<'de> Visitor<'de> for Read {
         let mut members: Vec<(String, Spanned<Node>)> = Vec::new();
         while let Some((key, value)) = map.next_entry::<String, _>()? {
             if members.iter().any(|(known, _)| *known == key) {
-                return Err(A::Error::custom(format!("the key {key:?} stands there twice")));
+                return Err(A::Error::custom(format!("the key {key:?} is given twice")));
             }
             members.push((key, value));
         }

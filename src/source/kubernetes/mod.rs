@@ -1,8 +1,8 @@
 //! Pods and their networks from a Kubernetes API server, and their devices from the kubelet.
 //!
-//! [`Session`] is one call's dialogue with the API server. There is one only where the configuration asks for Kubernetes
-//! and the call is for a pod: no other call starts a runtime or opens a connection. DEL, CHECK and GC never have one; the
-//! journal holds all they need.
+//! [`Session`] is one call's communication with the API server. It exists only if the configuration asks for Kubernetes and the
+//! call is for a pod: no other call starts an async runtime or opens a connection. DEL, CHECK and GC never have one, because the
+//! journal has everything that they need.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | `claim_status` | what is written to the status of resource claims |
 //! | `status` | the network status and events, as data |
 //!
-//! Without the cargo feature `kubernetes` this module is the same to its callers, and opening a session is an error.
+//! Without the cargo feature `kubernetes`, this module has the same interface, but opening a session is an error.
 
 #[cfg(feature = "kubernetes")]
 mod access;

@@ -1,8 +1,8 @@
-//! What the agent of a node asks the API server: the pods of that node, for as long as it runs, and whether objects have changed.
+//! The requests of a node's agent to the API server: watching the pods of the node, and checking whether objects have changed.
 //!
-//! [`Node::watch_pods`] never ends. What breaks a watch (a server that is away, that throttles, that has forgotten where the
-//! watch was, that no longer takes the credentials) is waited out, and then the watch goes on where it was or begins with a
-//! list. Events carry the metadata of pods alone, so they are small.
+//! [`Node::watch_pods`] never returns. When the watch fails (the server is down, throttles, has forgotten the watch's position, or
+//! rejects the credentials), it waits, and then continues from that position or from a new list. Events have only the metadata of
+//! pods, so they are small.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -35,24 +35,24 @@ use crate::runtime::deadline;
 use crate::source::ClusterError;
 use crate::source::pod::{DefinitionKey, NETWORKS};
 
-/// How long the API server is given to begin an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for the beginning of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it is given for all of a list.
 const LISTING: Duration = Duration::from_secs(60);
-/// How long one request for changes lasts, in seconds: then the server ends it, and the next one is made.
+/// The duration of one watch request, in seconds. The server then ends it, and the next one is made.
 const WATCHING: u32 = 290;
-/// How long a request that is answered at once may take.
+/// The time limit for a request that is answered immediately.
 const REQUEST: Duration = Duration::from_secs(5);
 /// The pause after the first failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause, unless the server asks for a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that a server can ask for.
-const LONGEST_WISH: Duration = Duration::from_secs(300);
-/// A watch that failed and was then taken up again counts as alive after so long without an event: an answer that nobody can read
-/// begins well, too.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// After a failure, a new watch counts as healthy once it has run this long without an event: an answer that cannot be decoded also
+/// begins well.
 const SETTLED: Duration = Duration::from_secs(5);
-/// A watch that has failed for so long begins anew each time, with the credentials and certificates as they are then.
+/// Once a watch has failed for this long, each attempt begins anew, with the current credentials and certificates.
 const LONG: Duration = Duration::from_secs(60);
 
 /// What the API server says of a pod.
@@ -64,9 +64,9 @@ pub struct PodOfNode {
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// What its annotation `k8s.v1.cni.cncf.io/networks` says.
+    /// The value of its annotation `k8s.v1.cni.cncf.io/networks`.
     pub networks: Option<String>,
-    /// What its annotation `k8s.v1.cni.cncf.io/network-status` says.
+    /// The value of its annotation `k8s.v1.cni.cncf.io/network-status`.
     pub status: Option<String>,
     /// Whether it is on its way out.
     pub is_terminating: bool,
@@ -81,9 +81,9 @@ pub enum PodEvent {
     There(PodOfNode),
     /// The pod of this UID has finished, or is gone.
     Gone(String),
-    /// A list begins: an event for each pod that is there follows.
+    /// A list begins. An event for each existing pod follows.
     ListBegins,
-    /// The list is complete: other pods are not there any more.
+    /// The list is complete. Pods that were not in it no longer exist.
     ListEnds,
 }
 
@@ -93,7 +93,7 @@ pub enum WatchState {
     /// It has not been answered yet.
     #[default]
     Starting,
-    /// The last request was answered as it should be.
+    /// Whether the last request was answered correctly.
     Alive,
     /// It fails.
     Failing {
@@ -104,15 +104,15 @@ pub enum WatchState {
     },
 }
 
-/// What the answers to a watch's requests have been like.
+/// The history of a watch's requests.
 #[derive(Debug, Default)]
-struct Signs {
+struct WatchHealth {
     state: WatchState,
-    /// When the request for changes was taken up that goes on, if nothing has come of it yet.
+    /// When the current watch request began, if it has not had an event yet.
     taken_up: Option<Instant>,
-    /// How often it has failed since an answer was good.
+    /// How many times it has failed since the last good answer.
     failures: u32,
-    /// When to come back, as the server said last.
+    /// The time after which the server wants the next request.
     pause: Option<Duration>,
 }
 
@@ -120,40 +120,40 @@ struct Signs {
 #[derive(Debug)]
 pub struct Node {
     api: Api,
-    signs: Arc<Mutex<Signs>>,
+    health: Arc<Mutex<WatchHealth>>,
     /// The last failure that was logged.
     logged: RefCell<Option<String>>,
 }
 
 impl Node {
-    /// A dialogue with the credentials of a kubeconfig, or of the pod that this process runs in. Nothing is sent yet.
+    /// A connection with the credentials of a kubeconfig, or of the pod in which this process runs. Nothing is sent yet.
     pub fn new(kubeconfig: Option<&Path>) -> Self {
         let config = KubernetesConfig { timeout: REQUEST, retries: 0, ..KubernetesConfig::default() };
-        // It is resident: there is no time by which all has to be over.
+        // The agent is resident, so there is no overall deadline.
         let never = deadline::after(Duration::from_secs(100 * 365 * 24 * 3600));
-        let signs = Signs::default();
+        let health = WatchHealth::default();
         Self {
             api: Api::new(kubeconfig.map(PathBuf::from), &config, never),
-            signs: Arc::new(Mutex::new(signs)),
+            health: Arc::new(Mutex::new(health)),
             logged: RefCell::default(),
         }
     }
 
     /// How the watch is.
     pub fn watch_state(&self) -> WatchState {
-        self.signs().state_now()
+        self.health().state_now()
     }
 
-    fn signs(&self) -> MutexGuard<'_, Signs> {
-        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn health(&self) -> MutexGuard<'_, WatchHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports what happens to the pods of a node that have not finished. An event may come twice, and late.
+    /// Reports events of a node's pods that have not finished. An event may come twice, or late.
     pub async fn watch_pods(&self, node: &str, report: impl FnMut(PodEvent)) -> Infallible {
         self.watch_pods_with(|| self.api.client().map_err(|error| error.to_string()), node, report).await
     }
 
-    /// The same with clients from somewhere; nothing where there is none, with the reason.
+    /// The same with a given source of clients, which returns the reason if it cannot make one.
     async fn watch_pods_with(
         &self,
         client: impl Fn() -> Result<Client, String>,
@@ -171,13 +171,13 @@ impl Node {
         }
     }
 
-    /// Follows the pods with one client, until there is a reason to take another.
+    /// Watches the pods with one client, until a new client is needed.
     async fn follow(&self, client: Client, config: &watcher::Config, report: &mut impl FnMut(PodEvent)) {
         let pods = kube::Api::<PartialObjectMeta<ApiPod>>::all(self.noting(client));
         let mut events = pin!(watcher(pods, config.clone()));
         let mut is_listing = true;
         loop {
-            // While nothing happens there is no event; kube itself notices a request that is not answered to its end.
+            // There is no time limit for an event, because there may be none for long. kube itself notices an unanswered request.
             let next = if is_listing { timeout(LISTING, events.next()).await } else { Ok(events.next().await) };
             match next {
                 Ok(Some(Ok(event))) => {
@@ -201,16 +201,17 @@ impl Node {
         }
     }
 
-    /// The same client, whose answers are taken note of and waited for only so long.
+    /// The same client, with its answers recorded and a time limit.
     fn noting(&self, client: Client) -> Client {
-        let signs = Arc::clone(&self.signs);
+        let health = Arc::clone(&self.health);
         let namespace = client.default_namespace().to_owned();
         let service = tower::service_fn(move |request: http::Request<Body>| {
-            let (client, signs) = (client.clone(), Arc::clone(&signs));
+            let (client, health) = (client.clone(), Arc::clone(&health));
             async move {
                 let is_for_changes = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-                let response = timeout(PATIENCE, client.send(request)).await.map_err(|_| "no answer in time")??;
-                signs.lock().unwrap_or_else(PoisonError::into_inner).note(&response, is_for_changes);
+                let response =
+                    timeout(ANSWER_TIMEOUT, client.send(request)).await.map_err(|_| "no answer in time")??;
+                health.lock().unwrap_or_else(PoisonError::into_inner).note(&response, is_for_changes);
                 Ok::<_, BoxError>(response)
             }
         });
@@ -218,14 +219,14 @@ impl Node {
     }
 
     fn note_alive(&self) {
-        *self.signs() = Signs { state: WatchState::Alive, ..Signs::default() };
+        *self.health() = WatchHealth { state: WatchState::Alive, ..WatchHealth::default() };
         if self.logged.take().is_some() {
             tracing::info!("the watch of this node's pods works again");
         }
     }
 
     fn has_failed_for_long(&self) -> bool {
-        self.signs().has_failed_for(LONG)
+        self.health().has_failed_for(LONG)
     }
 
     async fn pause_after(&self, reason: &str) {
@@ -233,11 +234,11 @@ impl Node {
             tracing::warn!("the watch of this node's pods failed: {reason}; trying again");
             self.logged.replace(Some(reason.to_owned()));
         }
-        let pause = self.signs().fail(reason);
+        let pause = self.health().fail(reason);
         sleep(pause).await;
     }
 
-    /// The version of a network-attachment-definition; none if it is not there.
+    /// The version of a NetworkAttachmentDefinition. `None` if it does not exist.
     ///
     /// # Errors
     /// When the API server cannot be asked.
@@ -247,7 +248,7 @@ impl Node {
         Ok(metadata.map(|metadata| metadata.resource_version.unwrap_or_default()))
     }
 
-    /// The UID of the pod of a name; none if there is no such pod.
+    /// The UID of the pod with a name. `None` if there is no such pod.
     ///
     /// # Errors
     /// When the API server cannot be asked.
@@ -256,8 +257,8 @@ impl Node {
         Ok(metadata.map(|metadata| metadata.uid.unwrap_or_default()))
     }
 
-    /// Takes back what was written about a pod's devices to the status of a claim. A claim that is gone, or that says nothing of
-    /// this pod, stays as it is.
+    /// Removes what was written about a pod's devices from the status of a claim. Does nothing if the claim does not exist, or has
+    /// no such entry.
     ///
     /// # Errors
     /// When the API server cannot be asked, or refuses.
@@ -286,8 +287,8 @@ impl Node {
     }
 }
 
-impl Signs {
-    /// Takes note of an answer. A list is good once it is complete; a request for changes once one has come, or after a while.
+impl WatchHealth {
+    /// Records an answer. A list counts as good when it is complete, a watch request once it has had an event, or after some time.
     fn note(&mut self, response: &http::Response<Body>, is_for_changes: bool) {
         if response.status().is_success() {
             self.taken_up = is_for_changes.then(Instant::now);
@@ -309,7 +310,7 @@ impl Signs {
         matches!(self.state_now(), WatchState::Failing { since, .. } if Instant::from_std(since).elapsed() > long)
     }
 
-    /// Takes note of a failure, and returns how long to wait.
+    /// Records a failure, and returns how long to wait.
     fn fail(&mut self, reason: &str) -> Duration {
         let since = match self.state_now() {
             WatchState::Failing { since, .. } => since,
@@ -323,14 +324,14 @@ impl Signs {
         self.taken_up = None;
         self.failures = self.failures.saturating_add(1);
         let full = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.failures - 1)).min(LONGEST_PAUSE);
-        // The nodes of a cluster do not come back at once.
+        // A random part, so that the nodes of a cluster do not all return at once.
         let random = u32::try_from(RandomState::new().build_hasher().finish() % 500).unwrap_or(0);
         let pause = full.saturating_sub(full * random / 1000);
-        self.pause.take().map_or(pause, |wish| wish.min(LONGEST_WISH).max(pause))
+        self.pause.take().map_or(pause, |retry_after| retry_after.min(MAX_RETRY_AFTER).max(pause))
     }
 }
 
-/// Whether a watch that failed so has to begin with new credentials, or with a list.
+/// Whether this failure needs new credentials, or a new list.
 fn begins_anew(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(cause)
     | watcher::Error::WatchStartFailed(cause)
@@ -346,7 +347,7 @@ fn begins_anew(error: &watcher::Error) -> bool {
     }
 }
 
-/// Whether an event shows that the API server answers as it should. A list may break off before its end.
+/// Whether an event shows that the API server answers correctly. A list may be interrupted before its end.
 fn event_is_news(event: &Event<PartialObjectMeta<ApiPod>>) -> bool {
     !matches!(event, Event::Init | Event::InitApply(_))
 }
@@ -387,14 +388,14 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// An API server of one pod, whose time is the test's.
+    /// An API server of one pod, whose clock the test controls.
     #[derive(Debug)]
     struct Server {
         /// Until when it is away.
         away_until: Instant,
-        /// Whether what it answers is not what was asked for.
+        /// Whether it answers something else than was requested.
         talks_nonsense: bool,
-        /// Whether it is gone without a word once it has taken up a watch.
+        /// Whether it disappears without a reply after the beginning of a watch.
         falls_silent: bool,
         networks: &'static str,
         requests: u32,
@@ -413,7 +414,7 @@ mod tests {
             let pieces = match is_watch {
                 _ if self.talks_nonsense => whole("<html>welcome</html>".into()),
                 true if self.falls_silent => stream::pending().boxed(),
-                // Nothing happens, and after its time the watch is over.
+                // There are no events, and the watch ends when its time is over.
                 true => stream::once(sleep(Duration::from_secs(WATCHING.into())))
                     .map(|()| Ok(Frame::data(Bytes::new())))
                     .boxed(),
@@ -429,7 +430,7 @@ mod tests {
         }
     }
 
-    /// A node that watches the pods of a server, and what it was last told that the pod asks for.
+    /// A node that watches the pods of a server, and the last known annotation of the pod.
     struct Watched {
         node: Rc<Node>,
         server: Arc<Mutex<Server>>,
@@ -477,7 +478,7 @@ mod tests {
         }
     }
 
-    /// Runs a test in a time of its own, which passes at once where everybody waits.
+    /// Runs a test with paused time, which advances whenever everything waits.
     fn in_its_own_time(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         LocalSet::new().block_on(&runtime, test);
@@ -497,7 +498,7 @@ mod tests {
                 (server.away_until, server.networks) = (back, "two");
             }
             sleep(MINUTE * 59).await;
-            // The watch that was going on has ended after up to five minutes.
+            // The previous watch request ends after up to five minutes.
             assert!(watched.has_failed_for().is_some_and(|time| time > MINUTE * 53), "{:?}", watched.node);
             let asked = watched.server().requests - before;
             assert!((100..300).contains(&asked), "{asked} requests in an hour");
@@ -535,40 +536,40 @@ mod tests {
 
     #[test]
     fn a_watch_that_is_taken_up_again_is_alive_though_nothing_happens() {
-        let mut signs = Signs::default();
-        signs.fail("away");
+        let mut health = WatchHealth::default();
+        health.fail("away");
         let well = http::Response::builder().status(200).body(Body::empty()).unwrap();
-        signs.note(&well, true);
-        assert!(matches!(signs.state_now(), WatchState::Failing { .. }));
-        signs.taken_up = signs.taken_up.and_then(|at| at.checked_sub(SETTLED));
-        assert_eq!(signs.state_now(), WatchState::Alive);
-        signs.fail("away again");
-        assert_eq!(signs.failures, 1);
+        health.note(&well, true);
+        assert!(matches!(health.state_now(), WatchState::Failing { .. }));
+        health.taken_up = health.taken_up.and_then(|at| at.checked_sub(SETTLED));
+        assert_eq!(health.state_now(), WatchState::Alive);
+        health.fail("away again");
+        assert_eq!(health.failures, 1);
     }
 
     #[test]
     fn pauses_grow_to_a_limit_unless_the_server_wishes_for_longer() {
-        let mut signs = Signs::default();
+        let mut health = WatchHealth::default();
         let mut full = FIRST_PAUSE;
         for _ in 0..40 {
-            let pause = signs.fail("away");
+            let pause = health.fail("away");
             assert!(pause <= full && pause >= full / 2, "{pause:?} of {full:?}");
             full = (full * 2).min(LONGEST_PAUSE);
         }
-        signs.pause = Some(Duration::from_secs(100));
-        assert_eq!(signs.fail("busy"), Duration::from_secs(100));
-        signs.pause = Some(Duration::from_secs(100_000));
-        assert_eq!(signs.fail("busy"), LONGEST_WISH);
-        signs.pause = Some(Duration::ZERO);
-        assert!(signs.fail("busy") >= LONGEST_PAUSE / 2);
+        health.pause = Some(Duration::from_secs(100));
+        assert_eq!(health.fail("busy"), Duration::from_secs(100));
+        health.pause = Some(Duration::from_secs(100_000));
+        assert_eq!(health.fail("busy"), MAX_RETRY_AFTER);
+        health.pause = Some(Duration::ZERO);
+        assert!(health.fail("busy") >= LONGEST_PAUSE / 2);
     }
 
     #[test]
     fn since_when_it_fails_is_when_it_began_to() {
-        let mut signs = Signs::default();
-        signs.fail("one");
-        let WatchState::Failing { since: first, .. } = signs.state.clone() else { panic!("{signs:?}") };
-        signs.fail("two");
-        assert_eq!(signs.state, WatchState::Failing { since: first, reason: "two".into() });
+        let mut health = WatchHealth::default();
+        health.fail("one");
+        let WatchState::Failing { since: first, .. } = health.state.clone() else { panic!("{health:?}") };
+        health.fail("two");
+        assert_eq!(health.state, WatchState::Failing { since: first, reason: "two".into() });
     }
 }

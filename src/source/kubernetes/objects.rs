@@ -1,4 +1,4 @@
-//! The requests that are made of the API server, each with the answer it is to have.
+//! The requests to the API server, each with the type of its answer.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod as ApiPod;
@@ -14,7 +14,7 @@ use super::status::Notice;
 use crate::source::ClusterError;
 use crate::source::pod::{Definition, DefinitionKey, Definitions, Pod, RESOURCE_CLAIM, RESOURCE_NAME};
 
-/// The annotation that the status of a pod's networks is written to (NPWG specification, §5).
+/// The annotation for the status of a pod's networks (NPWG specification, §5).
 pub(super) const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// The API group and version of network-attachment-definitions.
 pub(super) const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
@@ -32,13 +32,13 @@ struct ApiDefinitionSpec {
     config: Option<String>,
 }
 
-/// Asks whether the API server knows the type of definitions.
+/// Checks whether the API server knows the type of definitions.
 pub(super) async fn find_definitions_type(api: &Api) -> Result<(), ClusterError> {
     let request = http::Request::get(DEFINITIONS).body(Vec::new()).map_err(not_a_request)?;
     api.send("list the resources of k8s.cni.cncf.io/v1", request).await.map(drop)
 }
 
-/// A pod's metadata; none if there is no such pod.
+/// A pod's metadata. `None` if there is no such pod.
 pub(super) async fn pod(api: &Api, namespace: &str, name: &str) -> Result<Option<ObjectMeta>, ClusterError> {
     let request = ApiRequest::new(ApiPod::url_path(&(), Some(namespace)))
         .get_metadata(name, &GetParams::default())
@@ -51,7 +51,8 @@ pub(super) async fn pod(api: &Api, namespace: &str, name: &str) -> Result<Option
     }
 }
 
-/// Fetches definitions, several at once. One that is not there is left out, and one whose error `withholds` is withheld.
+/// Fetches definitions, several at once. Definitions that do not exist are left out, and those with an error that `withholds` are
+/// withheld.
 pub(super) async fn definitions(
     api: &Api,
     keys: Vec<DefinitionKey>,
@@ -88,7 +89,7 @@ async fn definition(api: &Api, key: &DefinitionKey) -> Result<Option<Definition>
     Ok(Some(Definition { config, resource: annotation(RESOURCE_NAME), claim: annotation(RESOURCE_CLAIM) }))
 }
 
-/// What a pod may use is decided by the names that were asked for, so the answer must be about them.
+/// The names decide what a pod may use, so the answer must have the requested name.
 pub(super) fn is_what_was_asked_for(
     action: &str,
     metadata: &ObjectMeta,
@@ -103,7 +104,7 @@ pub(super) fn is_what_was_asked_for(
     Err(ClusterError::Refused { action: action.into(), status: 200, reason: format!("with another object: {shown:?}") })
 }
 
-/// Writes the status of a pod's networks. The UID makes the API server refuse a pod that has only the name in common.
+/// Writes the status of a pod's networks. Because of the UID, the API server refuses another pod of the same name.
 pub(super) async fn write_status(api: &Api, namespace: &str, pod: &Pod, status: &str) -> Result<(), ClusterError> {
     let metadata = json!({ "uid": pod.uid, "annotations": { NETWORK_STATUS: status } });
     let patch = Patch::Merge(json!({ "metadata": metadata }));

@@ -1,4 +1,4 @@
-//! STATUS: whether the API server could be asked.
+//! STATUS: whether the API server can be asked.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,13 @@ use crate::source::pod::Definitions;
 use crate::source::{ClusterError, operators_definitions};
 
 /// How long the API server may take in all.
-const PATIENCE: Duration = Duration::from_secs(1);
+const API_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Looks, for STATUS, whether the API server takes the credentials and knows the definitions' type, and fetches the
-/// definitions that the operator's own networks may be.
+/// Checks whether the API server accepts the credentials and knows the type of definitions, and fetches the definitions that the
+/// operator's own networks may need.
 ///
-/// A server that is away is a warning in the log and no error: nothing is scheduled without it, and each node that is not
-/// ready meanwhile takes its time to come back. It is asked once. What is not known then is
-/// [withheld](Definitions::withheld).
+/// If the server is down, that is a warning in the log and not an error: nothing is scheduled meanwhile, and a node that is not
+/// ready takes long to recover. There is no retry. Definitions that are not known then are [withheld](Definitions::withheld).
 ///
 /// # Errors
 /// When it refuses, or the credentials cannot be used.
@@ -28,8 +27,8 @@ pub fn probe(config: &Config, request: &Request, until: Instant) -> Result<Optio
     if !is_configured(config, request) {
         return Ok(None);
     }
-    let once = KubernetesConfig { timeout: PATIENCE, retries: 0, ..config.kubernetes.clone() };
-    let api = Api::new(config.kubeconfig.clone(), &once, until.min(deadline::after(PATIENCE)));
+    let once = KubernetesConfig { timeout: API_TIMEOUT, retries: 0, ..config.kubernetes.clone() };
+    let api = Api::new(config.kubeconfig.clone(), &once, until.min(deadline::after(API_TIMEOUT)));
     let keys = operators_definitions(config);
     let found = Executor::start()?.block_on(async {
         objects::find_definitions_type(&api).await?;

@@ -1,8 +1,8 @@
-//! Which proxy is on the way to the API server, as client-go decides it.
+//! Which proxy to use for the API server, by the rules of client-go.
 //!
-//! A `proxy-url` of the kubeconfig is taken as it stands. Otherwise `HTTPS_PROXY` holds (`HTTP_PROXY` for a server without
-//! TLS) unless `NO_PROXY` covers the server: with names and their subdomains, `.suffixes`, `*.suffixes`, addresses, CIDRs,
-//! each but the last with a port if one is given, or `*` for everything. A server on this machine never has one.
+//! A `proxy-url` of the kubeconfig is always used. Otherwise `HTTPS_PROXY` is used (`HTTP_PROXY` for a server without TLS) unless
+//! `NO_PROXY` matches the server: by names and their subdomains, `.suffixes`, `*.suffixes`, addresses, CIDRs, each but the last
+//! with a port if one is given, or `*` for everything. A server on this machine never has a proxy.
 
 use std::net::IpAddr;
 
@@ -29,12 +29,12 @@ pub(super) struct Proxy {
 pub(super) enum Kind {
     /// By HTTP's CONNECT.
     Http,
-    /// By SOCKS 5. The proxy looks host names up.
+    /// SOCKS 5. The proxy resolves host names.
     Socks5,
 }
 
 impl Proxy {
-    /// Reads a proxy's address. `origin` is who names it.
+    /// Reads a proxy's address. `origin` is its source, for messages.
     ///
     /// # Errors
     /// When it cannot be used, without what may be a password.
@@ -66,11 +66,11 @@ impl Proxy {
 /// What the environment says of proxies.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
-    /// For a server with TLS: the variable, and what it holds.
+    /// For a server with TLS: the variable, and its value.
     https: Option<(&'static str, String)>,
     /// For a server without.
     http: Option<(&'static str, String)>,
-    /// The servers that are reached without a proxy.
+    /// The servers that need no proxy.
     exceptions: String,
 }
 
@@ -105,7 +105,7 @@ fn first(names: [&'static str; 2]) -> Result<Option<(&'static str, String)>, Str
     Ok(None)
 }
 
-/// Whether a server is reached without a proxy, by the text of `NO_PROXY`.
+/// Whether a server needs no proxy, according to the text of `NO_PROXY`.
 fn is_excepted(exceptions: &str, host: &str, port: u16) -> bool {
     let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
     let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
@@ -118,7 +118,7 @@ fn is_excepted(exceptions: &str, host: &str, port: u16) -> bool {
         .any(|entry| covers(&entry, &host, address, port))
 }
 
-/// Whether one entry of `NO_PROXY` covers a server.
+/// Whether one entry of `NO_PROXY` matches a server.
 fn covers(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     if entry == "*" {
         return true;
@@ -146,7 +146,7 @@ fn covers(entry: &str, host: &str, address: Option<IpAddr>, port: u16) -> bool {
     }
 }
 
-/// An entry without its port, and the port. The colons of an address of IPv6 without brackets are none of a port.
+/// An entry without its port, and the port. In an IPv6 address without brackets, no colon is before a port.
 fn without_port(entry: &str) -> (&str, Option<&str>) {
     match entry.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => {

@@ -1,4 +1,4 @@
-//! Which calls ask Kubernetes, and for which pod.
+//! Which calls use Kubernetes, and for which pod.
 
 use crate::config::Config;
 use crate::request::Request;
@@ -8,7 +8,7 @@ pub fn is_configured(config: &Config, request: &Request) -> bool {
     config.kubeconfig.is_some() || (request.in_cluster && cfg!(feature = "kubernetes"))
 }
 
-/// The pod that a call is for, as namespace and name.
+/// The pod of a call, as namespace and name.
 pub fn pod_of(request: &Request) -> Option<(&str, &str)> {
     let is_there = |value: &&str| !value.is_empty();
     let namespace = request.arg("K8S_POD_NAMESPACE").filter(is_there)?;

@@ -19,13 +19,13 @@ use crate::source::device::{Assignments, HeldDevice};
 use crate::source::pod::{AnnotationError, Definitions, NETWORKS, Pod, PodNow, PodView};
 use crate::source::{ClusterError, Gathered, SourceError, Surveyed, Wanted, look_up};
 
-/// The annotation by which a pod that the API server did not make is known; its UID is not the kubelet's.
+/// The annotation of static pods. Their UID in the API server is not the kubelet's.
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-/// How often a status is written when another write at the same time gets in its way.
+/// How many times a status is written if other writes conflict with it.
 const STATUS_ATTEMPTS: u32 = 5;
-/// The time for events, which come after the answer and hold the process up.
+/// The time limit for events. They are posted after the answer, but before the process exits.
 const EVENTS: Duration = Duration::from_millis(100);
-/// The time for the status of claims, on which no pod depends.
+/// The time limit for the status of claims. The pod does not depend on it.
 const CLAIM_STATUS: Duration = Duration::from_secs(2);
 
 /// One call's dialogue with the API server.
@@ -39,7 +39,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a dialogue, if the configuration asks for Kubernetes and the call is for a pod. Nothing is sent yet.
+    /// Opens a session, if the configuration asks for Kubernetes and the call is for a pod. Nothing is sent yet.
     ///
     /// # Errors
     /// When the pod's name cannot be one, or the process lacks what it takes.
@@ -61,8 +61,7 @@ impl Session {
         }))
     }
 
-    /// Finds out what to attach the pod to. Returns the call as its plugins will see it, the attachments,
-    /// and the pod.
+    /// Finds out what to attach the pod to. Returns the call as its plugins will see it, the attachments, and the pod.
     ///
     /// # Errors
     /// When the pod is gone, or a network cannot be found, read or used by this pod.
@@ -80,13 +79,13 @@ impl Session {
             && config.kubernetes.events
         {
             let message = error.to_string();
-            self.announce(&view.pod, &[Notice { reason: "NoNetworkFound", message, is_warning: true }]);
+            self.post_events(&view.pod, &[Notice { reason: "NoNetworkFound", message, is_warning: true }]);
         }
         Ok((with_pod_args(request, &view.pod), gathered?, view.pod))
     }
 
-    /// Finds out what an operator attaches the pod to while it lives: what the configuration names, and nothing of
-    /// what the pod asks for. It gets none of the devices that are `held`, as attachments have them already.
+    /// Finds out what an operator wants to attach to a running pod: only what the configuration names, not what the pod asks for.
+    /// Devices that are `held` by existing attachments are not assigned.
     ///
     /// # Errors
     /// When the pod is gone or another one, or a network is not there or cannot be read.
@@ -107,7 +106,7 @@ impl Session {
         look_up(wanted, config, Some(&view)).or_first()
     }
 
-    /// The pod as it is now, if it is the one that the call was for.
+    /// The current pod, if it is the one for which the call was made.
     ///
     /// # Errors
     /// When the pod is gone or another one, or the API server cannot be asked.
@@ -119,8 +118,8 @@ impl Session {
         Ok(PodNow { networks, pod, problems, is_deleting: metadata.deletion_timestamp.is_some(), status })
     }
 
-    /// Looks up selections of the pod's annotation, by their places in it: each is found or not for itself. They get none of
-    /// the devices that are `held`, as attachments have them already.
+    /// Looks up selections of the pod's annotation, by their indexes in it. Each is found or fails separately. Devices that are
+    /// `held` by existing attachments are not assigned.
     ///
     /// # Errors
     /// When the API server cannot be asked at all.
@@ -167,7 +166,7 @@ impl Session {
         Ok(wanted.into_iter().map(one).collect())
     }
 
-    /// Finds out what the pod would be attached to, and all that is wrong with it. Nothing is written, and no event posted.
+    /// Finds out what the pod would be attached to, with all problems. Nothing is written, and no event is posted.
     ///
     /// # Errors
     /// When the pod is gone, or the API server cannot be asked.
@@ -180,7 +179,7 @@ impl Session {
             let is_refused = |error: &ClusterError| matches!(error, ClusterError::Refused { .. });
             let definitions = objects::definitions(&self.api, wanted.definitions(), is_refused).await?;
             let devices = self.devices(config, &pod, &wanted, &definitions, &[]).await;
-            let devices = errors.keep(devices).unwrap_or_default();
+            let devices = errors.record(devices).unwrap_or_default();
             let view = PodView { pod, definitions, devices };
             let mut surveyed = look_up(wanted, config, Some(&view));
             errors.extend(std::mem::take(&mut surveyed.errors));
@@ -189,7 +188,7 @@ impl Session {
         })
     }
 
-    /// The device of each attachment that takes one, none of them `held` by another.
+    /// The devices of the attachments that need one, without those `held` by others.
     async fn devices(
         &self,
         config: &Config,
@@ -205,12 +204,12 @@ impl Session {
         Ok(devices)
     }
 
-    /// The pod, if it is the one that the call is for, with all that is wrong with its annotations.
+    /// The pod, if it is the one of the call, with all problems of its annotations.
     async fn pod(&self, request: &Request) -> Result<(Pod, Problems<AnnotationError>), ClusterError> {
         self.metadata(request).await.map(|metadata| self.read(&metadata))
     }
 
-    /// The pod's metadata, if it is the one that the call is for.
+    /// The pod's metadata, if it is the one of the call.
     async fn metadata(&self, request: &Request) -> Result<ObjectMeta, ClusterError> {
         let gone = |reason: &str| ClusterError::PodGone {
             namespace: self.namespace.clone(),
@@ -235,7 +234,7 @@ impl Session {
         Pod::read(&self.namespace, &self.name, uid, |key| annotation(metadata, key))
     }
 
-    /// Changes the status of the pod's networks: `edit` makes the new one of what is there. Returns the pod.
+    /// Changes the status of the pod's networks: `edit` gets the current one and returns the new one. Returns the pod.
     ///
     /// # Errors
     /// When the pod is gone or another one, or the API server does not take it.
@@ -250,7 +249,7 @@ impl Session {
         Ok(pod)
     }
 
-    /// Writes the status of the pod's networks. A pod that is gone has none, and that is no error.
+    /// Writes the status of the pod's networks. Succeeds if the pod no longer exists.
     ///
     /// # Errors
     /// When the API server does not take it.
@@ -266,7 +265,7 @@ impl Session {
                     Err(error @ ClusterError::Refused { status: 409 | 422, .. }) => error,
                     other => return other,
                 };
-                // Either another write came at the same time, or the pod is another one.
+                // There was a conflicting write, or it is another pod.
                 match objects::pod(&self.api, &self.namespace, &self.name).await? {
                     Some(now) if now.uid.as_deref() == Some(&pod.uid) => {}
                     _ => {
@@ -282,9 +281,9 @@ impl Session {
         })
     }
 
-    /// Writes to the status of the pod's resource claims what their devices have got: `claimed` is all of those that it has. A
-    /// device without a result loses what was written of it. The pod's namespace is at `netns`. No pod depends on it: what
-    /// goes wrong is logged.
+    /// Writes the interfaces and addresses of the pod's devices to the status of its resource claims. `claimed` has all of its
+    /// devices. For a device without a result, the previous entry is removed. The pod's namespace is at `netns`. The pod does not
+    /// depend on it, so failures are only logged.
     pub fn write_claim_status(&self, pod: &Pod, netns: &str, claimed: &[Claimed]) {
         let statuses = claim_status::claim_statuses(netns, claimed);
         if statuses.is_empty() {
@@ -310,8 +309,8 @@ impl Session {
         );
     }
 
-    /// Posts events about the pod, for a short time at most. They are for people: nothing depends on them.
-    pub fn announce(&self, pod: &Pod, notices: &[Notice]) {
+    /// Posts events about the pod, with a short time limit. Events are for people, so failures are only logged.
+    pub fn post_events(&self, pod: &Pod, notices: &[Notice]) {
         let posting = async {
             let post = |notice| objects::post_event(&self.api, &self.namespace, pod, notice);
             let mut outcomes = stream::iter(notices).map(post).buffer_unordered(self.api.at_once());
@@ -331,7 +330,7 @@ fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-/// The call with the arguments that plugins of a pod get.
+/// The call with the arguments that a pod's plugins get.
 fn with_pod_args(request: &Request, pod: &Pod) -> Request {
     let mut args = request.args.clone();
     args.set("IgnoreUnknown", "true");
@@ -345,7 +344,7 @@ fn with_pod_args(request: &Request, pod: &Pod) -> Request {
     request.with_args(args)
 }
 
-/// Whether this can be the name of an object: what goes into a path of the API server's.
+/// Whether this can be the name of an object, which becomes part of a path of the API server's.
 fn is_name(name: &str) -> bool {
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     name.len() <= 253

@@ -1,4 +1,4 @@
-//! What is written about a pod once it is attached: the `network-status` annotation and events.
+//! What is written about a pod after it was attached: the `network-status` annotation and events.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// What a pod is attached to: one network on one interface.
+/// An attachment of a pod: one network on one interface.
 #[derive(Debug)]
 pub struct Attached<'a> {
     /// The network, as `namespace/name` or by its plain name.
@@ -44,29 +44,29 @@ pub struct Attached<'a> {
     pub ifname: &'a str,
     /// What the network's plugins answered.
     pub result: &'a AddResult,
-    /// What is known of its device (NPWG device information specification).
+    /// The description of its device (NPWG device information specification).
     pub device_info: Option<Box<RawValue>>,
 }
 
-/// A device of a resource claim, and what its attachment has got.
+/// A device of a resource claim, and the result of its attachment.
 #[derive(Debug)]
 pub struct Claimed {
     /// The device.
     pub device: AllocatedDevice,
     /// The interface that was asked for.
     pub ifname: String,
-    /// What the network's plugins answered; none if it is not attached, or not any more.
+    /// The result of the network's plugins. `None` if it is not attached, or no longer attached.
     pub result: Option<AddResult>,
 }
 
-/// The entries of a pod's attachments, each by its network and its interface, in order: what of the annotation is one
-/// container's.
+/// The entries of a pod's attachments, each with its network and its interface, in order: the part of the annotation that belongs
+/// to one container.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkEntries(IndexMap<(String, String), Box<RawValue>>);
 
 impl NetworkEntries {
-    /// The entries of attachments, in a pod whose namespace is at `netns`. `has_default` says whether the first attachment is
-    /// the pod's default network.
+    /// The entries of attachments, in a pod whose namespace is at `netns`. `has_default` says whether the first attachment is the
+    /// pod's default network.
     pub fn new(netns: &str, attached: &[Attached<'_>], has_default: bool) -> Self {
         let entries = entries(netns, attached, has_default);
         let entries = entries.iter().map(|entry| {
@@ -84,7 +84,7 @@ impl NetworkEntries {
 }
 
 impl NetworkEntries {
-    /// Whether the annotation has each of them, and none of those that are `gone`.
+    /// Whether the annotation has all of them, and none of those that are `gone`.
     pub fn are_in(&self, annotation: &str, gone: impl Fn(&str, &str) -> bool) -> bool {
         let entries: Vec<&RawValue> = serde_json::from_str(annotation).unwrap_or_default();
         let keys: BTreeSet<(String, String)> = entries.iter().filter_map(|entry| key_of(entry)).collect();
@@ -117,8 +117,8 @@ fn indented(entry: &str) -> Box<RawValue> {
     RawValue::from_string(entry.replace('\n', "\n  ")).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// The status of a pod's networks as the annotation holds it: an entry for each interface in the pod, at least one for each
-/// attachment, and exactly one, of the first attachment, is the default. The pod's namespace is at `netns`.
+/// The `network-status` annotation: an entry for each interface in the pod, and at least one for each attachment. Exactly one
+/// entry, of the first attachment, is the default. The pod's namespace is at `netns`.
 ///
 /// # Panics
 /// Never: what is written is plain data.
@@ -128,7 +128,7 @@ pub fn network_status(netns: &str, attached: &[Attached<'_>]) -> String {
 
 fn entries<'a>(netns: &str, attached: &[Attached<'a>], has_default: bool) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'_>> = attached.iter().flat_map(|one| entries_of(one, netns)).collect();
-    // A plugin may list other interfaces in the pod before the one that was asked for.
+    // A plugin may list other interfaces in the pod before the requested one.
     let primary = attached.first().map(|one| (one.network, one.ifname));
     let default = entries.iter().position(|entry| Some((entry.name, entry.interface)) == primary).unwrap_or(0);
     if let Some(entry) = entries.get_mut(default).filter(|_| has_default) {
@@ -137,9 +137,9 @@ fn entries<'a>(netns: &str, attached: &[Attached<'a>], has_default: bool) -> Vec
     entries
 }
 
-/// The annotation after a change: `now` is what it holds, `before` and `after` are the attachments of the changed container, and
-/// `gone` says of a network and an interface whether they were of an attachment that is not there any more. Entries that the
-/// change does not concern stay as they are, character by character and in their order, those of others included.
+/// The annotation after a change. `now` is its current value, `before` and `after` are the attachments of the changed container,
+/// and `gone` says for a network and an interface whether they belong to an attachment that no longer exists. Entries that the
+/// change does not concern, including those of others, keep their exact text and order.
 ///
 /// # Panics
 /// Never: what is written is plain data.
@@ -170,7 +170,7 @@ pub fn changed_network_status(
     serde_json::to_string_pretty(&entries).expect("plain data serialises")
 }
 
-/// The entries of one attachment; the first of them that has the name that was asked for, or else the first, has the gateways.
+/// The entries of one attachment. The gateways are in the first entry with the requested name, or else in the first entry.
 fn entries_of<'a>(attached: &Attached<'a>, netns: &str) -> Vec<Entry<'a>> {
     let Attached { network, ifname, result, ref device_info } = *attached;
     let interfaces = result.in_container(netns, ifname);
@@ -189,7 +189,7 @@ fn entries_of<'a>(attached: &Attached<'a>, netns: &str) -> Vec<Entry<'a>> {
     interfaces.into_iter().enumerate().map(entry).collect()
 }
 
-/// The gateways of the default routes. A route without one goes through its subnet's.
+/// The gateways of the default routes. A route without a gateway uses the one of its subnet.
 fn gateways(result: &AddResult) -> Vec<String> {
     let mut gateways = Vec::new();
     let through = |route: &Route| {
@@ -205,14 +205,14 @@ fn gateways(result: &AddResult) -> Vec<String> {
     gateways
 }
 
-/// Something to say about a pod in an event.
+/// An event about a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// What happened, as one word for programs.
     pub reason: &'static str,
     /// The same in a line for people.
     pub message: String,
-    /// Whether it is about something that went wrong.
+    /// Whether it reports a problem.
     pub is_warning: bool,
 }
 
@@ -223,25 +223,25 @@ impl Notice {
         Self::attached_with(network, ifname, &ips)
     }
 
-    /// The event of an attachment with these addresses.
+    /// The event for an attachment with these addresses.
     pub fn attached_with(network: &str, ifname: &str, ips: &[String]) -> Self {
         let message = format!("Add {ifname} [{}] from {network}", ips.join(" "));
         Self { reason: "AddedInterface", message, is_warning: false }
     }
 
-    /// The event of an attachment that is there no more.
+    /// The event for an attachment that was removed.
     pub fn detached(network: &str, ifname: &str) -> Self {
         let message = format!("Remove {ifname} from {network}");
         Self { reason: "RemovedInterface", message, is_warning: false }
     }
 
-    /// The event of an attachment that could not be made.
+    /// The event for an attachment that could not be made.
     pub fn not_attached(network: &str, ifname: &str, reason: &str) -> Self {
         let message = format!("Failed to add {}: {reason}", interface_of(network, ifname));
         Self { reason: "FailedAddingInterface", message: bounded(message), is_warning: true }
     }
 
-    /// The event of an attachment that could not be undone.
+    /// The event for an attachment that could not be undone.
     pub fn not_detached(network: &str, ifname: &str, reason: &str) -> Self {
         let message = format!("Failed to remove {}: {reason}", interface_of(network, ifname));
         Self { reason: "FailedRemovingInterface", message: bounded(message), is_warning: true }
@@ -256,7 +256,7 @@ fn interface_of(network: &str, ifname: &str) -> String {
     }
 }
 
-/// An API server takes a message of 1024 bytes.
+/// An API server accepts a message of up to 1024 bytes.
 fn bounded(mut message: String) -> String {
     const MOST: usize = 1024;
     if message.len() > MOST {
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(whole, network_status("/n", &before));
     }
 
-    /// As Calico, older AWS VPC plugins and others answer.
+    /// Calico, older AWS VPC plugins and others answer like this.
     #[test]
     fn an_attachment_has_an_entry_whatever_its_plugin_says_of_interfaces() {
         let address = |index: &str| format!(r#""ips": [{{"address": "10.0.0.5/32"{index}}}]"#);

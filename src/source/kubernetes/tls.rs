@@ -1,4 +1,4 @@
-//! By which certificates the API server is known, and Braid to it.
+//! The certificates that authenticate the API server and Braid to each other.
 
 use std::sync::Arc;
 
@@ -26,23 +26,23 @@ impl Identity {
     /// What is missing, in words that hold nothing of what was read.
     pub(super) fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         Ok(Self {
-            chain: chain(certificates).ok_or("the client certificate of its user is no certificate in PEM")?,
+            chain: chain(certificates).ok_or("the client certificate of its user is not a certificate in PEM")?,
             key: PrivateKeyDer::from_pem_slice(key)
-                .map_err(|_| "the client key of its user is no private key in PEM (PKCS#8, PKCS#1 or SEC1)")?,
+                .map_err(|_| "the client key of its user is not a private key in PEM (PKCS#8, PKCS#1 or SEC1)")?,
         })
     }
 }
 
-/// The certificates in a PEM file. None if there are none, or something else is in the place of one.
+/// The certificates in a PEM file. `None` if there are none, or if one is malformed.
 pub(super) fn chain(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     found.ok().filter(|found| !found.is_empty())
 }
 
-/// What a connection to a server needs: the server's own certificates, or those that the node trusts where it names none, and the
-/// identity that the server is shown.
+/// The settings for a connection to a server: the certificates for the server (or those that the node trusts, if none are
+/// configured), and the client certificate.
 ///
-/// kube's own makes one too. It brings what runs credential plugins, which Braid never does, and 0.5 MB with it.
+/// kube has such a function too. It includes credential plugins, which Braid never runs, and 0.5 MB of code for them.
 ///
 /// # Errors
 /// When a certificate or a key cannot be used, and why.
@@ -63,7 +63,7 @@ pub(super) fn client_config(server: &Server, identity: Option<Identity>) -> Resu
     Ok(config)
 }
 
-/// What a connection needs to a server that shows a certificate which the node trusts, and that is shown none.
+/// The settings for a connection to a server whose certificate the node trusts, without a client certificate.
 ///
 /// # Errors
 /// When the node's certificates cannot be used, and why.
@@ -93,7 +93,7 @@ fn root_store(certificates: &[Vec<u8>]) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// Takes every server for the right one, as the kubeconfig's `insecure-skip-tls-verify` asks for.
+/// Accepts any server certificate, as `insecure-skip-tls-verify` in the kubeconfig requires.
 #[derive(Debug)]
 struct AnyServer;
 

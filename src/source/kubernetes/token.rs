@@ -1,4 +1,4 @@
-//! A service account's token that does not end with the pod it is asked for from.
+//! A service account's token that stays valid after the requesting pod is gone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::runtime::deadline;
 use crate::source::ClusterError;
 
 /// How long the API server may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const API_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks for a token of a service account that lives this long, if the API server grants as much, with the credentials of
-/// a kubeconfig. Returns it, and how long it lives.
+/// Requests a token of a service account with this lifetime, which the API server may shorten, with the credentials of a
+/// kubeconfig. Returns the token and its lifetime.
 ///
 /// # Errors
 /// When the API server grants none.
@@ -27,8 +27,8 @@ pub fn lasting_token(
     (namespace, account): (&str, &str),
     lifetime: Duration,
 ) -> Result<(String, Duration), ClusterError> {
-    let config = KubernetesConfig { timeout: PATIENCE, ..KubernetesConfig::default() };
-    let api = Api::new(Some(kubeconfig.to_owned()), &config, deadline::after(PATIENCE));
+    let config = KubernetesConfig { timeout: API_TIMEOUT, ..KubernetesConfig::default() };
+    let api = Api::new(Some(kubeconfig.to_owned()), &config, deadline::after(API_TIMEOUT));
     let action = format!("make a token of service account {namespace}/{account}");
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     let wish = json!({

@@ -1,4 +1,4 @@
-//! What a change is made with, and what comes of it.
+//! What a change needs, and its outcome.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::transaction::journal::{Change, Event, State, now_millis};
 use crate::transaction::run::micros;
 use crate::transaction::{CleanupFailure, Container, Failure, RolledBack, StoreError, Tools, Transaction};
 
-/// What a change is made with, its container locked.
+/// What a change needs. The container is locked.
 #[derive(Debug, Clone, Copy)]
 pub struct Means<'a> {
     /// The container.
@@ -25,10 +25,10 @@ pub struct Means<'a> {
 /// A change that was made.
 #[derive(Debug, Clone)]
 pub struct Changed {
-    /// What was done to steps that were given new values, in order. Of attach and detach, whoever runs the plugins knows what
-    /// was run.
+    /// What was done to the steps that got new values, in order. Empty for attach and detach, whose plugin runs the caller can
+    /// observe.
     pub steps: Vec<StepReport>,
-    /// All that the container's attachments are now, merged.
+    /// The merged result of all attachments that the container has now.
     pub result: AddResult,
 }
 
@@ -41,7 +41,7 @@ pub struct StepReport {
     pub step: usize,
     /// The plugin's type.
     pub plugin: String,
-    /// `ADD` or `DEL`; `change` where Braid itself changed what the plugin had made.
+    /// `ADD` or `DEL`; `change` if Braid itself changed what the plugin had made.
     pub verb: &'static str,
     /// How long it took.
     pub took: Duration,
@@ -58,21 +58,21 @@ pub enum ChangeError {
     /// The values cannot be.
     #[error(transparent)]
     Update(#[from] UpdateError),
-    /// It failed, and everything is as before but for what could not be undone.
+    /// The change failed, and everything is as before, except for what could not be undone.
     #[error(transparent)]
     RolledBack(#[from] RolledBack),
-    /// What was to be detached could not be undone whole. What is left is owed, and tried again by the next detach and by DEL.
+    /// Not everything could be detached. The rest is owed, and the next detach and DEL try it again.
     #[error("detaching is not complete; it is tried again by the next detach and by DEL")]
     Incomplete(Vec<CleanupFailure>),
-    /// What an earlier change has left cannot be settled.
-    #[error("an earlier change of this container that did not end cannot be settled")]
+    /// An earlier change did not finish, and cannot be settled.
+    #[error("an earlier, unfinished change of this container cannot be settled")]
     Unsettled(Vec<CleanupFailure>),
     /// The new state cannot be read.
     #[error("the results of the attachments cannot be read: {0}")]
     Result(String),
 }
 
-/// All that the container's attachments are, merged.
+/// The merged result of all attachments of the container.
 ///
 /// # Errors
 /// When a result cannot be read, in words.
@@ -80,7 +80,7 @@ pub fn merged(state: &State) -> Result<AddResult, String> {
     Ok(merge(results(state)?.iter().map(|(_, result)| result)))
 }
 
-/// The result of each attachment that is there, with its place in the plan and with the default routes that there are now.
+/// The result of each existing attachment, with its index in the plan and with the current default routes.
 ///
 /// # Errors
 /// When one cannot be read, in words.
@@ -109,7 +109,7 @@ pub(super) struct Begun<'a> {
 impl Begun<'_> {
     /// Ends it: writes down what it has led to.
     pub(super) fn end(&self, tx: &Transaction<'_>, steps: Vec<StepReport>) -> Result<Changed, Failure> {
-        self.means.tools.exec.let_go();
+        self.means.tools.exec.dismiss_idle();
         let results = tx.with_state(results).map_err(Failure::Result)?;
         let ifname = |index: usize| tx.plan.attachments[index].ifname.as_str();
         let attached = results.iter().map(|(index, result)| (ifname(*index), result));
@@ -126,7 +126,7 @@ impl Begun<'_> {
     }
 }
 
-/// The networks and interfaces of attachments, for the history.
+/// The networks and interfaces of attachments, for the journal's history.
 pub(super) fn names(attachments: &[Attachment]) -> String {
     let names = attachments.iter().map(|attachment| format!("{}@{}", attachment.reference, attachment.ifname));
     names.collect::<Vec<_>>().join(", ")

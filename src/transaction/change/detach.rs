@@ -5,13 +5,12 @@ use std::time::Instant;
 use super::changed::{ChangeError, Changed, Means, merged, names};
 use crate::cni::Verb;
 use crate::plan::Attachment;
+use crate::transaction::detaching::{Detached, undo_attachments};
 use crate::transaction::journal::{Change, Event, Journal, now_millis};
-use crate::transaction::routes::give_back_default_route;
 use crate::transaction::run::{Beginning, begin_change, micros};
-use crate::transaction::undo::undo_one;
-use crate::transaction::{CleanupFailure, Tools, UndoError};
+use crate::transaction::{CleanupFailure, Tools};
 
-/// Undoes attachments, from their journal alone.
+/// Undoes attachments, using only their journal.
 ///
 /// # Errors
 /// When a step cannot be undone: the others are, and the next detach, and DEL, try it again.
@@ -30,47 +29,16 @@ pub fn detach(means: Means<'_>, mut journal: Journal, indexes: &[usize]) -> Resu
     Ok(Changed { steps: Vec::new(), result })
 }
 
-/// Gives back the default route that an attachment had taken. It waits for the journal to be on disk where there is one to be
-/// given back; plugins wait for themselves.
-fn give_back_when_durable(
-    journal: &mut Journal,
-    tools: Tools<'_>,
-    netns: &str,
-    attachment: &Attachment,
-) -> Option<CleanupFailure> {
-    if !journal.state.routes.iter().any(|change| change.interface == attachment.ifname) {
-        return None;
-    }
-    match tools.after.map_or(Ok(()), |durable| durable.wait(tools.limits.deadline())) {
-        Ok(()) => give_back_default_route(journal, netns, &attachment.ifname),
-        Err(source) => Some(CleanupFailure { label: attachment.label(), source: UndoError::NotDurable(source) }),
-    }
-}
-
-/// Undoes attachments that are being detached. A default route that one had taken goes back first, so that the container is never
-/// without one. Those that are undone are closed, and the others are recorded as owed.
+/// Undoes attachments that are being detached. Records that those that were undone are detached, and that the others are owed.
 pub(super) fn finish_detach(
     journal: &mut Journal,
     means: Means<'_>,
     indexes: &[usize],
     began: Instant,
 ) -> Vec<CleanupFailure> {
-    let netns = journal.state.header.plan.netns.clone();
-    let mut left = Vec::new();
-    let mut undone = Vec::new();
-    for index in indexes.iter().rev().copied() {
-        let attachment = journal.state.header.plan.attachments[index].clone();
-        let mut failures: Vec<CleanupFailure> =
-            give_back_when_durable(journal, means.tools, &netns, &attachment).into_iter().collect();
-        failures.extend(undo_one(journal, means.tools, &netns, index));
-        if failures.is_empty() {
-            undone.push(index);
-        }
-        left.extend(failures);
-    }
-    means.tools.exec.let_go();
+    let Detached { undone, failures } = undo_attachments(journal, means.tools, indexes);
+    means.tools.exec.dismiss_idle();
     if !undone.is_empty() {
-        undone.reverse();
         let plan = &journal.state.header.plan;
         let detached: Vec<Attachment> = undone.iter().map(|index| plan.attachments[*index].clone()).collect();
         let detaching = journal.state.pending.as_ref().map(|pending| pending.detaching.clone()).unwrap_or_default();
@@ -83,5 +51,5 @@ pub(super) fn finish_detach(
             absent: None,
         }));
     }
-    left
+    failures
 }

@@ -1,7 +1,7 @@
-//! Changes of a container that lives: attach, detach, update.
+//! Changes of a running container: attach, detach, update.
 //!
-//! Each is a transaction of its own over the container's journal. It ends whole, or everything is as before. One that was cut
-//! short is settled by the next call: an attach or an update is undone, a detach is finished.
+//! Each is a transaction over the container's journal. Either it succeeds, or everything is as before. The next call settles a
+//! change that did not finish: it undoes an attach or an update, and finishes a detach.
 
 mod attach;
 mod changed;

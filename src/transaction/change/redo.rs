@@ -26,7 +26,7 @@ pub(super) struct Redoing<'a, 'b> {
 }
 
 impl Redoing<'_, '_> {
-    /// Redoes the steps that are planned, and those after them whose input has changed.
+    /// Redoes the planned steps, and the later steps whose input has changed.
     pub(super) fn redo(&self, planned: &[Redo]) -> Result<Vec<StepReport>, Failure> {
         let mut reports = Vec::new();
         let mut changed_by = None;
@@ -57,8 +57,8 @@ impl Redoing<'_, '_> {
         Ok(reports)
     }
 
-    /// What is to be given limits in place, or is to have none yet. What is on the interface and is not the step's must be found
-    /// before it begins: taking it back would remove that.
+    /// The interface of a step whose limits are changed in place, or that has no limits yet. If anything on the interface was not
+    /// made by the step, the change fails before it begins, because undoing it would remove that too.
     fn shaper<'c>(
         &'c self,
         step: usize,
@@ -87,7 +87,7 @@ impl Redoing<'_, '_> {
         Ok(Some(shaper))
     }
 
-    /// The transaction's. The first plugin takes over the process that has synced the journal.
+    /// The transaction's tools. Its plugins wait for the journal, and the first one takes over the process that has synced it.
     fn tools(&self) -> Tools<'_> {
         Tools { after: Some(&self.tx.durable), ..self.tx.tools }
     }
@@ -97,13 +97,13 @@ impl Redoing<'_, '_> {
         Failure::Bandwidth { label, step, took, source }
     }
 
-    /// The results of the step before, and of the step.
+    /// The results of the previous step and of this step.
     fn results(&self, state: &State, step: usize) -> (Option<Box<RawValue>>, Option<Box<RawValue>>) {
         let result = |step: usize| state.steps[self.index][step].result.clone();
         (step.checked_sub(1).and_then(result), result(step))
     }
 
-    /// How a step is redone whose own values are as they were.
+    /// How to redo a step whose own values have not changed.
     fn again(&self, step: usize) -> Option<How> {
         let plugin = &self.new.network.plugins[step];
         Some(match Kind::of(plugin)? {
@@ -147,7 +147,7 @@ impl Redoing<'_, '_> {
     fn failed(&self, step: usize, source: StepError) -> Failure {
         let error = CniError::from(&source.source);
         let failed = Event::Failed { step: Step(self.index, step), error, lingers: source.source.lingers() };
-        // What failed is the plugin; that the journal cannot say so changes nothing.
+        // The error to report is the plugin's, even if it cannot be written to the journal.
         drop(self.tx.record(failed));
         Failure::Attach { label: self.new.label(), source }
     }
@@ -168,7 +168,7 @@ impl Redoing<'_, '_> {
         Ok(result)
     }
 
-    /// Has the plugin undo a step that is there, and do it with its new values.
+    /// Runs the plugin's DEL for an existing step, and its ADD with the new values.
     fn rerun(
         &self,
         step: usize,
@@ -205,21 +205,21 @@ impl Redoing<'_, '_> {
         Failure::Sysctl { label: self.new.label(), source }
     }
 
-    /// Gives parameters that the step does not set any more the values that they had before.
+    /// Restores the previous values of parameters that the step no longer sets.
     fn restore_sysctls(&self, step: usize) -> Result<(), netns::NetnsError> {
         let remembered = self.tx.with_state(|state| state.sysctls.get(&Step(self.index, step)).cloned());
         let dropped = only_in(&sysctls(&self.old.network.plugins[step]), &sysctls(&self.new.network.plugins[step]));
         netns::write_sysctls(Path::new(&self.tx.plan.netns), &self.new.ifname, &restorable(remembered, &dropped))
     }
 
-    /// Writes down what parameters were before they are set for the first time.
+    /// Records the values of parameters before they are set for the first time.
     fn remember_sysctls(&self, step: usize) -> Result<(), netns::NetnsError> {
         let plan = self.tx.plan;
         let set_now = only_in(&sysctls(&self.new.network.plugins[step]), &sysctls(&self.old.network.plugins[step]));
         let names = set_now.iter().map(String::as_str);
         let values = netns::read_sysctls(Path::new(&plan.netns), &self.new.ifname, names)?;
         if !values.is_empty() {
-            // Without it, a later update cannot take the parameter back, and says so.
+            // Without this record, a later update refuses to restore the parameter.
             drop(self.tx.record(Event::Sysctls { step: Step(self.index, step), values }));
         }
         Ok(())

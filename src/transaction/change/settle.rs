@@ -1,4 +1,4 @@
-//! A change that was cut short.
+//! Settling a change that did not finish.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::transaction::CleanupFailure;
 use crate::transaction::journal::Journal;
 use crate::transaction::revert::revert;
 
-/// Settles a change that was cut short. Nothing happens where there is none.
+/// Settles a change that did not finish. Does nothing if there is none.
 pub fn settle(means: Means<'_>, journal: &mut Journal) -> Vec<CleanupFailure> {
     let Some(pending) = journal.state.pending.clone() else { return Vec::new() };
     let mut failures = Vec::new();

@@ -48,14 +48,14 @@ fn types(planned: &PlannedUpdate) -> String {
     planned.steps.iter().map(|redo| plugins[redo.step].plugin_type()).collect::<Vec<_>>().join(", ")
 }
 
-/// The steps that may be redone: those that are planned, and those after the first of them that could be.
+/// The steps that may be redone: the planned ones, and all after the first of them that may be redone.
 fn redoable(planned: &PlannedUpdate) -> Vec<usize> {
     let plugins = &planned.attachment.network.plugins;
     let first = planned.steps.first().map_or(plugins.len(), |redo| redo.step);
     (first..plugins.len()).filter(|step| Kind::of(&plugins[*step]).is_some()).collect()
 }
 
-/// A parameter that `tuning` has set at ADD keeps its value for as long as the interface lives: nobody knows what it was before.
+/// A parameter that `tuning` set during ADD keeps its value while the interface exists, because its earlier value is not known.
 fn refuse_unknown_sysctls(
     state: &State,
     index: usize,

@@ -1,8 +1,9 @@
 //! Changes of a running container, as its journal records them.
 //!
-//! A change begins with one or more lines `attach`, `detach` or `redo`, synced before its first plugin gets its input, and ends
-//! with `changed`, or with `reverted` where it failed and everything is as before. One that has neither was cut short: whoever
-//! comes next settles it. What could not be undone goes on being undone, and other changes may come before that ends.
+//! A change begins with one or more lines `attach`, `detach` or `redo`, which are synced before its first plugin gets its input. It
+//! ends with `changed`, or with `reverted` if it failed and everything is as before. A change with neither did not finish, and the
+//! next call settles it. Attachments that could not be undone stay in the state of being detached, and other changes may be made
+//! meanwhile.
 
 use serde_json::value::RawValue;
 
@@ -14,18 +15,18 @@ use crate::plan::Attachment;
 /// How many changes a journal remembers when it is rewritten.
 const HISTORY: usize = 100;
 
-/// A change that is under way, or was cut short.
+/// A change that has begun and not finished.
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
     /// Attachments that are being made.
     pub attaching: Vec<usize>,
     /// Attachments that are being undone.
     pub detaching: Vec<usize>,
-    /// An attachment some of whose steps are given other values.
+    /// An attachment of which some steps get new values.
     pub redone: Option<Box<Redone>>,
 }
 
-/// An attachment some of whose steps are given other values.
+/// An attachment of which some steps get new values.
 #[derive(Debug, Clone)]
 pub struct Redone {
     /// Which.
@@ -41,18 +42,18 @@ pub struct Redone {
 }
 
 impl State {
-    /// The attachments that there are, with their places in the plan: those that no change has detached.
+    /// The existing attachments, with their indexes in the plan: those that no change has detached.
     pub fn attachments(&self) -> impl Iterator<Item = (usize, &Attachment)> {
         self.header.plan.attachments.iter().enumerate().filter(|(index, _)| !self.is_detached(*index))
     }
 
-    /// Whether a change has detached an attachment, or failed to make it.
+    /// Whether a change has detached an attachment, or has failed to make it.
     pub fn is_detached(&self, attachment: usize) -> bool {
         self.detached.get(attachment).copied().unwrap_or(false)
     }
 
-    /// Whether an attachment is an optional one that failed and was undone. Its interface is free again.
-    pub fn is_forgone(&self, attachment: usize) -> bool {
+    /// Whether an attachment was optional, and failed and was undone. Its interface name is free again.
+    pub fn is_failed_optional(&self, attachment: usize) -> bool {
         let is_over = self.complete.is_some() && !self.is_changing(attachment);
         is_over
             && self.header.plan.attachments[attachment].optional
@@ -68,7 +69,7 @@ impl State {
         })
     }
 
-    /// What an attachment was before an unfinished change, if that may have touched the step.
+    /// The attachment before an unfinished change, if that change may have touched the step.
     pub fn before_change(&self, attachment: usize, step: usize) -> Option<&Redone> {
         let redone = self.pending.as_ref()?.redone.as_deref()?;
         let is_it =
@@ -127,7 +128,7 @@ impl State {
 
     fn end_changed(&mut self, change: Change) {
         let mut pending = self.pending.take().unwrap_or_default();
-        // A change that makes something ends no other that undoes something.
+        // A change that makes attachments does not finish those that are being detached.
         if pending.attaching.is_empty() && pending.redone.is_none() {
             let undone = pending.detaching.iter().filter(|index| !change.owing.contains(index));
             undone.for_each(|index| self.mark_detached(*index));
@@ -154,7 +155,7 @@ impl State {
         }
     }
 
-    /// Attachments are still being undone, whatever else ends.
+    /// Attachments stay in the state of being detached, whatever other change has finished.
     fn keep_detaching(&mut self, detaching: Vec<usize>) {
         if !detaching.is_empty() {
             self.pending = Some(Pending { detaching, ..Pending::default() });
@@ -166,7 +167,7 @@ impl State {
         self.detached[index] = true;
     }
 
-    /// Takes note that a step of a change has begun.
+    /// Records that a step of a change has begun.
     pub(super) fn begin_step(&mut self, attachment: usize, step: usize) {
         if let Some(redone) = self.pending.as_mut().and_then(|pending| pending.redone.as_mut())
             && redone.attachment == attachment
@@ -176,8 +177,8 @@ impl State {
         }
     }
 
-    /// The shortest journal that says the same: without what was detached, and with the last changes alone. None while a change
-    /// is under way.
+    /// The shortest list of events that leads to the same state: without detached attachments, and with only the last changes.
+    /// `None` during a change.
     pub(super) fn condensed(&self) -> Option<(Header, Vec<Event>)> {
         if self.pending.is_some() || self.unreadable > 0 {
             return None;
@@ -209,8 +210,8 @@ impl State {
 }
 
 impl State {
-    /// Gives back the default routes that an attachment had taken: to the attachment that took them from it, they are now
-    /// taken from whom they were taken from before.
+    /// Records that the default routes that an attachment had taken are given back. If another attachment took them from it, that
+    /// one now counts as having taken them from their previous owner.
     pub(super) fn return_routes(&mut self, interface: &str) {
         let Some(at) = self.routes.iter().position(|change| change.interface == interface) else { return };
         let returned = self.routes.remove(at);

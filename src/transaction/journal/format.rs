@@ -1,8 +1,8 @@
 //! The lines of a journal.
 //!
-//! A line is a JSON object whose last key is its checksum: `{"start":[0,0],"crc":"8d3f6a01"}`. The checksum is the CRC-32 of
-//! the checksum of the line before, in four bytes with the lowest first, followed by the object without the key `crc`. So a
-//! line that was changed is found, and so is one that is missing.
+//! A line is a JSON object whose last key is its checksum: `{"start":[0,0],"crc":"8d3f6a01"}`. The checksum is the CRC-32 of the
+//! previous line's checksum, as four bytes with the lowest first, followed by the object without the key `crc`. So both a changed
+//! line and a missing line are noticed.
 
 use std::io;
 use std::sync::OnceLock;
@@ -19,13 +19,13 @@ use crate::transaction::claim::Claim;
 
 /// The format of a journal that ADD writes.
 pub const FORMAT: u32 = 1;
-/// The format of a journal with changes. A Braid that does not know changes would lose what they made, so it refuses it.
+/// The format of a journal with changes. A Braid that does not know changes would lose them, so it must refuse this format.
 pub(super) const CHANGED_FORMAT: u32 = 2;
 /// The newest format that this Braid reads.
 pub const NEWEST_FORMAT: u32 = CHANGED_FORMAT;
 
-/// The CRC-32 of Ethernet and zip. It is computed from tables: to find out whether the processor has an instruction for it takes
-/// longer on a virtual machine than all checksums of a call.
+/// The CRC-32 of Ethernet and zip. It is computed from tables: on a virtual machine, finding out whether the processor has an
+/// instruction for it takes longer than all checksums of a call.
 const CRC_32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
 /// What a checksum is written in.
 const KEY: &[u8] = br#","crc":""#;
@@ -74,8 +74,8 @@ pub enum Event {
         step: Step,
         /// With what.
         error: CniError,
-        /// Whether its process was still there when it was given up. This matters for as long as the call lasts, and is not
-        /// written down.
+        /// Whether the plugin's process still existed when Braid stopped waiting for it. This matters only during the call, and is
+        /// not written to the file.
         #[serde(skip)]
         lingers: bool,
     },
@@ -99,17 +99,17 @@ pub enum Event {
     Routes(DefaultRouteChange),
     /// They have been put back.
     RoutesUndone,
-    /// ADD has succeeded, and this is what the runtime got.
+    /// ADD has succeeded. The result is what the runtime got.
     Complete {
         /// How long ADD took, in microseconds.
         micros: u64,
         /// The answer.
         result: Box<RawValue>,
-        /// What the results say and the namespace did not have. `None` where that is not known.
+        /// What the results list and the namespace did not have. `None` if that is not known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         absent: Option<Vec<Claim>>,
     },
-    /// A change is to make one more attachment, at this place in the plan.
+    /// A change begins to make one more attachment, which has this index in the plan.
     Attach {
         /// Its place, which is the end.
         index: usize,
@@ -118,7 +118,7 @@ pub enum Event {
     },
     /// A change is to undo an attachment.
     Detach(usize),
-    /// A change is to give an attachment other values.
+    /// A change begins to give an attachment new values.
     Redo {
         /// Which.
         index: usize,
@@ -127,14 +127,14 @@ pub enum Event {
         /// The steps that may be redone.
         steps: Vec<usize>,
     },
-    /// What kernel parameters were before a step set them for the first time.
+    /// The values of kernel parameters before a step of a change set them for the first time.
     Sysctls {
         /// Which.
         step: Step,
         /// The values.
         values: Sysctls,
     },
-    /// The default routes that an attachment had taken are given back.
+    /// The default routes that an attachment had taken were given back.
     RoutesReturned {
         /// Its interface.
         interface: String,
@@ -145,7 +145,7 @@ pub enum Event {
     Reverted {
         /// When, in milliseconds since 1970.
         time: u64,
-        /// Attachments that it made and that could not be undone: they are being undone from now on.
+        /// Attachments that it made and that could not be undone. They are being detached from now on.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         owing: Vec<usize>,
     },
@@ -166,17 +166,17 @@ pub struct Change {
     /// Attachments that are still being undone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owing: Vec<usize>,
-    /// What the results say and the namespace did not have when it finished. `None` where nothing new is known.
+    /// What the results list and the namespace did not have when it finished. `None` if this is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<Vec<Claim>>,
 }
 
-/// The checksum of the last line, which the next one continues.
+/// The checksum of the last line, which the next line's checksum includes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Checksum(u32);
 
 impl Checksum {
-    /// The checksum of a line with this object, the closing brace left out, after the line with this checksum.
+    /// The checksum of a line, given its object without the closing brace and the previous line's checksum.
     fn next(self, unclosed: &[u8]) -> Self {
         let mut crc = CRC_32.digest();
         crc.update(&self.0.to_le_bytes());
@@ -189,7 +189,7 @@ impl Checksum {
 /// What a line's checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The line is as it was written, and follows the line it was written after.
+    /// The line is unchanged, and follows the same line as when it was written.
     Good,
     /// It is not.
     Damaged,
@@ -197,7 +197,7 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// One line with its checksum and its end. What came in as text may hold line breaks between its tokens, and nowhere else.
+/// One line with its checksum and line break. JSON that came in as text may have line breaks between its tokens, but nowhere else.
 pub(super) fn encode(value: &impl Serialize, checksum: &mut Checksum) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     for byte in &mut line {
@@ -206,7 +206,7 @@ pub(super) fn encode(value: &impl Serialize, checksum: &mut Checksum) -> io::Res
         }
     }
     if line.pop() != Some(b'}') {
-        // An event without anything to say of it is a string.
+        // An event without a value is written as a string.
         line.insert(0, b'{');
         line.extend_from_slice(br#"":null"#);
     }
@@ -216,7 +216,7 @@ pub(super) fn encode(value: &impl Serialize, checksum: &mut Checksum) -> io::Res
     Ok(line)
 }
 
-/// The object of a line, without its checksum, and what that says.
+/// The object of a line, without its checksum, and the event in it.
 pub(super) fn decode(line: &[u8], checksum: &mut Checksum) -> (Vec<u8>, Verdict) {
     let Some((unclosed, written)) = split(line) else { return (line.to_vec(), Verdict::Unknown) };
     let verdict = if checksum.next(unclosed) == written { Verdict::Good } else { Verdict::Damaged };
@@ -238,7 +238,7 @@ pub fn now_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The kernel's boot ID; empty where it cannot be read.
+/// The kernel's boot ID. Empty if it cannot be read.
 pub fn boot_id() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
@@ -268,7 +268,7 @@ mod tests {
             let mut damaged = lines.clone();
             damaged[0][bit / 8] ^= 1 << (bit % 8);
             let first = verdicts(&damaged)[0];
-            // Without a checksum that can be read, the line is no event either.
+            // If the checksum cannot be read, the line counts as damaged.
             assert!(first.1 == Verdict::Damaged || first == (false, Verdict::Unknown), "bit {bit}: {first:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! From the bytes of a journal to what it says.
+//! Reads a journal's bytes into its state.
 
 use serde::Deserialize;
 
@@ -26,7 +26,7 @@ struct FirstLine {
     verdict: Verdict,
 }
 
-/// Reads the plan that a journal begins with. None is a journal that a crash left so early that no plugin had got its input.
+/// Reads the plan at the beginning of a journal. `None` if a crash left the journal before any plugin had got its input.
 ///
 /// # Errors
 /// When it makes no sense, in words.
@@ -36,7 +36,7 @@ pub(super) fn read_plan(bytes: &[u8]) -> Result<Option<Plan>, String> {
 
 fn read_first_line(bytes: &[u8]) -> Result<Option<FirstLine>, String> {
     let Some(length) = bytes.iter().position(|byte| *byte == b'\n') else {
-        // The header's line is synced before the first plugin gets its input: without its end, none has.
+        // The header's line is synced before the first plugin gets its input. If the line is incomplete, no plugin has run.
         if bytes.first().is_some_and(|byte| *byte != b'{') {
             return Err("its first line is not a plan".into());
         }
@@ -52,7 +52,7 @@ fn read_first_line(bytes: &[u8]) -> Result<Option<FirstLine>, String> {
     Ok(Some(FirstLine { header, length, checksum, verdict }))
 }
 
-/// Reads a journal. None is one that a crash left so early that no plugin had got its input.
+/// Reads a journal. `None` if a crash left the journal before any plugin had got its input.
 ///
 /// # Errors
 /// When it makes no sense, in words.
@@ -66,7 +66,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
         let is_as_written = match of_line {
             Verdict::Good => true,
             Verdict::Damaged => false,
-            // Lines of before there were checksums come first, if at all.
+            // Lines without checksums can only be at the beginning.
             Verdict::Unknown => verdict == Verdict::Unknown,
         };
         match serde_json::from_slice::<Event>(&event) {
@@ -77,7 +77,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<Reading>, String> {
     Ok(Some(Reading { state, length, checksum }))
 }
 
-/// The format that the first line of a journal states, whether this Braid reads it or not. None if it is no journal's.
+/// The format in the first line of a journal, even if this Braid cannot read it. `None` if it is not a journal.
 pub fn format_of(line: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Head {
@@ -94,7 +94,7 @@ fn read_header(line: &[u8]) -> Result<Header, String> {
     serde_json::from_slice(line).map_err(|_| "its first line is not a plan of its format".to_owned())
 }
 
-/// A plan that no ADD has made would not undo what ADD did.
+/// A plan that no ADD can have made would not undo what ADD did.
 fn refuse_inconsistent(plan: &Plan) -> Result<(), String> {
     validate::container_id(&plan.container_id).map_err(|error| format!("its plan is damaged: {error}"))?;
     validate::interface_name(&plan.ifname).map_err(|error| format!("its plan is damaged: {error}"))?;
@@ -125,8 +125,8 @@ mod tests {
     /// Written before there were checksums.
     const WHOLE: &[u8] = include_bytes!("../../../tests/fuzz/seeds/journal/whole.jsonl");
 
-    /// A crash leaves any beginning of a journal. Whatever whole lines it has are read, and a step that one of them says was
-    /// started and none says was undone is owed.
+    /// A crash can leave any beginning of a journal. Its complete lines are read, and a step is owed if one of them says that it
+    /// was started and none says that it was undone.
     #[test]
     fn a_journal_torn_at_any_byte_is_read_as_far_as_it_goes() {
         let header = WHOLE.iter().position(|byte| *byte == b'\n').unwrap() + 1;

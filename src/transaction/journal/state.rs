@@ -1,4 +1,4 @@
-//! What a journal says: its header with every event applied.
+//! The state that a journal describes: its header with every event applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::transaction::claim::Claim;
 pub struct StepState {
     /// It was started.
     pub started: bool,
-    /// It was started, and its outcome is not known or it was killed: it may have done a part of its work.
+    /// It was started, and its outcome is not known or it was killed. It may have done a part of its work.
     pub interrupted: bool,
     /// It has been undone.
     pub undone: bool,
@@ -33,17 +33,16 @@ pub struct StepState {
 }
 
 impl StepState {
-    /// Whether the plugin refuses every call alike, if its DEL fails with this error: its ADD failed with the same, it had no
-    /// result, and its DEL has failed before. A plugin that cannot start its work (its parent interface is not there, it does not
-    /// speak the version, it refuses an argument) has nothing to undo, and would say so for ever. One whose service does not
-    /// answer says the same too, and may have done something while it did.
+    /// Whether the plugin refuses every call in the same way, given the error of its DEL: its ADD failed with the same error and
+    /// had no result, and its DEL has failed before. A plugin that cannot start its work (its parent interface does not exist, it
+    /// does not support the version, it rejects an argument) has nothing to undo, and would fail for ever. A plugin whose service
+    /// does not answer fails in the same way, but may have done something earlier.
     pub fn is_refused(&self, error: &CniError) -> bool {
         let is_refused = !self.interrupted && self.owed.is_some() && self.failed.as_ref() == Some(error);
         self.result.is_none() && is_refused && !error.is_of_service()
     }
 
-    /// Whether the plugin made nothing because it does not speak the version: it said so of ADD, and says so of DEL with this
-    /// error.
+    /// Whether the plugin made nothing because it does not support the version: both its ADD and its DEL failed with that error.
     pub fn lacks_version(&self, error: &CniError) -> bool {
         let is_about_version = |error: &CniError| error.code == code::INCOMPATIBLE_VERSION;
         self.result.is_none() && self.failed.as_ref().is_some_and(is_about_version) && is_about_version(error)
@@ -55,8 +54,7 @@ impl StepState {
 pub struct ToUndo {
     /// Which.
     pub step: Step,
-    /// Whether it was started, or may have been, so that what its DEL cannot undo is owed. One that is not most likely never
-    /// ran.
+    /// Whether the step was started, or may have been. Then it is owed if its DEL fails. Any other step has most likely never run.
     pub is_owed: bool,
 }
 
@@ -71,36 +69,36 @@ pub struct State {
     pub routes: Vec<DefaultRouteChange>,
     /// The answer, if ADD succeeded.
     pub complete: Option<Box<RawValue>>,
-    /// What the results say and the namespace did not have when ADD finished, if that is known.
+    /// What the results list and the namespace did not have when ADD finished, if that is known.
     pub absent: Option<Vec<Claim>>,
     /// How long ADD took, in microseconds.
     pub micros: Option<u64>,
-    /// Whether ADD was rolled back, so that nothing was started after what the journal says.
+    /// Whether ADD was rolled back. Then no step was started after the last event in the journal.
     pub rolled_back: bool,
-    /// When undoing it failed first, in milliseconds since 1970.
+    /// When undoing failed for the first time, in milliseconds since 1970.
     pub failing_since: Option<u64>,
-    /// How many lines could not be read, or are missing.
+    /// The number of lines that could not be read, or are missing.
     pub unreadable: usize,
-    /// For each attachment, whether a change has detached it, or failed to make it.
+    /// For each attachment, whether a change has detached it, or has failed to make it.
     pub(super) detached: Vec<bool>,
-    /// A change that is under way, or was cut short.
+    /// A change that has begun and not finished.
     pub pending: Option<Pending>,
     /// The changes that were made.
     pub history: Vec<Change>,
-    /// What kernel parameters were before steps set them.
+    /// The values of kernel parameters before steps set them.
     pub sysctls: BTreeMap<Step, Sysctls>,
-    /// The steps whose ADD failed in this call, and whose process was still there when it was given up: it may do more than DEL
-    /// has undone.
+    /// The steps whose ADD failed in this call and whose process still existed when Braid stopped waiting for it. The process may
+    /// do more after DEL.
     pub lingering: BTreeSet<Step>,
 }
 
-/// An event is about a step that the plan does not have.
+/// An event names a step that the plan does not have.
 #[derive(Debug, thiserror::Error)]
 #[error("it names step {} of attachment {}, which its plan does not have", .0.1, .0.0)]
 pub(super) struct NoSuchStep(pub(super) Step);
 
 impl State {
-    /// The state of a plan of which nothing is done.
+    /// The state of a plan of which no step has run.
     pub fn new(header: Header) -> Self {
         let steps = header
             .plan
@@ -126,12 +124,12 @@ impl State {
         }
     }
 
-    /// The result of an attachment: that of the last of its steps that had one.
+    /// The result of an attachment: that of its last step that has one.
     pub fn result(&self, attachment: usize) -> Option<&RawValue> {
         self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
     }
 
-    /// Whether an attachment is there: its last step had a result and none has been undone.
+    /// Whether an attachment exists: its last step has a result, and no step has been undone.
     pub fn is_attached(&self, attachment: usize) -> bool {
         let steps = &self.steps[attachment];
         !self.is_detached(attachment)
@@ -139,14 +137,14 @@ impl State {
             && !steps.iter().any(|step| step.undone)
     }
 
-    /// What is still to be undone, in the order of ADD.
+    /// The steps that still have to be undone, in the order of ADD.
     ///
-    /// Where neither the end of ADD nor its rollback was written down, events may be missing at the end: steps without any are
-    /// among them.
+    /// If the journal has neither the end of ADD nor its rollback, events may be missing at the end. Then steps without events are
+    /// included.
     pub fn to_undo(&self) -> Vec<ToUndo> {
         let has_finished = self.complete.is_some() || self.rolled_back;
         let steps = self.steps.iter().enumerate().flat_map(|(a, steps)| {
-            // An ADD that succeeded has run every step that is not optional.
+            // An ADD that succeeded has run every step of attachments that are not optional.
             let is_optional = self.header.plan.attachments[a].optional;
             let is_ended = self.complete.is_some() && !is_optional && !self.is_changing(a);
             let has_run = !self.is_detached(a) && (self.lost_events() || is_ended);
@@ -159,12 +157,12 @@ impl State {
         steps.collect()
     }
 
-    /// The steps that are owed: those to be undone that were started, or may have been.
+    /// The owed steps: those still to be undone that were started, or may have been.
     pub fn owed(&self) -> Vec<Step> {
         self.to_undo().into_iter().filter(|one| one.is_owed).map(|one| one.step).collect()
     }
 
-    /// For how long undoing it has failed. Nothing where it has not, or where the clock was set back since.
+    /// How long undoing has been failing. `None` if it has not failed, or if the clock was set back since.
     pub fn failing_for(&self) -> Option<Duration> {
         now_millis().checked_sub(self.failing_since?).map(Duration::from_millis)
     }
@@ -178,25 +176,25 @@ impl State {
         self.steps.iter().enumerate().any(|(a, steps)| required(a) && steps.iter().any(|step| step.undone))
     }
 
-    /// The path of the namespace if it is certain that it still leads there, else nothing: the interfaces of another namespace
-    /// are not ours.
+    /// The path of the namespace, if it certainly still leads to the same namespace. Otherwise nothing, so that Braid does not
+    /// touch the interfaces of another namespace.
     pub fn netns_if_same(&self) -> String {
         let path = &self.header.plan.netns;
         if self.compare_netns(path) == Sameness::Same { path.clone() } else { String::new() }
     }
 
-    /// The path of the namespace for DEL, where the runtime says that it is at `path`: nothing if that leads to another
-    /// namespace than ADD's, whose interfaces are not ours, or to something else. One that leads nowhere is returned as it is.
+    /// The namespace's path for DEL, given the runtime's `path`. Nothing if that leads to something else or to another namespace
+    /// than ADD's, whose interfaces are not Braid's. A path that does not exist is returned unchanged.
     pub fn netns_for_del(&self, path: &str) -> String {
         if self.compare_netns(path) == Sameness::Different { String::new() } else { path.to_owned() }
     }
 
-    /// Whether `path` leads to the namespace that ADD was called for.
+    /// Whether `path` leads to the namespace for which ADD was called.
     pub fn compare_netns(&self, path: &str) -> Sameness {
         self.compare_identity(netns::Identity::of(Path::new(path)).ok())
     }
 
-    /// Whether the namespace of this identity is the one that ADD was called for.
+    /// Whether ADD was called for the namespace of this identity.
     pub fn compare_identity(&self, now: Option<netns::Identity>) -> Sameness {
         match (now, self.header.netns_id) {
             (Some(now), Some(then)) => match then.compare(&now) {
@@ -208,19 +206,19 @@ impl State {
         }
     }
 
-    /// Whether it is certain that ADD was called for this namespace, which exists now.
+    /// Whether ADD was certainly called for this namespace, which exists now.
     pub fn is_of_namespace(&self, identity: &netns::Identity) -> bool {
         !self.is_of_another_boot() && self.header.netns_id.is_some_and(|then| then.compare(identity) == Sameness::Same)
     }
 
-    /// Whether the machine was started anew since.
+    /// Whether the machine has been restarted since ADD.
     pub fn is_of_another_boot(&self) -> bool {
         let (then, now) = (&self.header.boot, boot_id());
         !then.is_empty() && !now.is_empty() && *then != now
     }
 
-    /// Whether the container is gone for certain: the machine was started anew since, or its namespace's name is no longer
-    /// in the directory that it was in. A directory that is not there proves nothing: it may only be out of sight.
+    /// Whether the container is certainly gone: the machine has been restarted since, or its namespace's name is no longer in its
+    /// directory. If the directory does not exist, nothing is certain, because it may only be invisible to this process.
     pub fn is_container_gone(&self) -> bool {
         let path = Path::new(&self.header.plan.netns);
         self.is_of_another_boot() || (path.parent().is_some_and(Path::is_dir) && matches!(path.try_exists(), Ok(false)))
@@ -259,7 +257,7 @@ impl State {
             }
             Event::Owed { step, error } => self.step(step)?.owed = Some(error),
             Event::Rollback => self.rolled_back = true,
-            // The earliest counts: where the clock was set back, that is the later one.
+            // The earliest failure counts. If the clock was set back, it is the one with the later time.
             Event::Failing { time } => {
                 self.failing_since = Some(self.failing_since.map_or(time, |since| since.min(time)));
             }

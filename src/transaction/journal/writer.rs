@@ -22,20 +22,20 @@ pub struct Journal {
     pub state: State,
     /// Lines that go with the next one.
     queued: Vec<u8>,
-    /// The checksum of the last line, queued ones included.
+    /// The checksum of the last line, including queued lines.
     checksum: Checksum,
-    /// Whether something is behind the readable part.
+    /// Whether the file has bytes after the last line that can be read.
     is_torn: bool,
-    /// The events after its header once it is written anew, which the next change does.
+    /// The events that the next change writes after the header, because it writes the journal anew.
     anew: Option<Vec<Event>>,
 }
 
-/// What was found where a journal should be.
+/// What was found in the place of a journal.
 #[derive(Debug)]
 pub enum Opened {
     /// Nothing.
     None,
-    /// The beginning of a first line: no plugin had got its input. [`Journal::open`] removes it.
+    /// An incomplete first line: no plugin had got its input. [`Journal::open`] removes such a journal.
     Unfinished,
     /// A journal.
     Journal(Box<Journal>),
@@ -43,10 +43,10 @@ pub enum Opened {
     Corrupt(String),
 }
 
-/// Why something that is no file is no journal.
+/// Why something that is not a file is not a journal.
 const NOT_A_FILE: &str = "it is not a regular file";
 
-/// A journal that cannot be written is opened for reading alone, and the kernel then says no more than that of a write.
+/// A journal without write permission is opened for reading only. A write then fails with one of these errors, which do not say so.
 fn unwritable(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(nix::libc::EBADF | nix::libc::EINVAL) => io::Error::other("it can only be read"),
@@ -55,7 +55,7 @@ fn unwritable(error: io::Error) -> io::Error {
 }
 
 impl Journal {
-    /// Begins a journal. Before the first plugin gets its input it must be made durable: see `to_sync`.
+    /// Begins a journal. It must be synced before the first plugin gets its input: see `to_sync`.
     ///
     /// # Errors
     /// When it cannot be written; there is then none.
@@ -77,15 +77,15 @@ impl Journal {
                 Ok(Self { file, length, state, queued: Vec::new(), checksum, is_torn: false, anew: None })
             }
             Err(source) => {
-                // Why it could not be made is what there is to report.
+                // The error to report is that of making the file.
                 drop(place.remove());
                 Err(StoreError::Io { action: "write", path: place.path(), source })
             }
         }
     }
 
-    /// What has to be synced for a new journal to survive whatever happens to the machine: the file, its directory, and
-    /// the one above that where the file system does not see to it.
+    /// What must be synced so that a new journal survives a crash of the machine: the file, its directory, and the directory above
+    /// unless the file system syncs that too.
     pub(in crate::transaction) fn to_sync(&self, store: &Store, container: &Container) -> Vec<DiskWork> {
         let mut files = vec![Arc::clone(&self.file), container.lock_handle()];
         if !container.is_in_order_on_disk() {
@@ -94,7 +94,7 @@ impl Journal {
         files.into_iter().map(DiskWork::Sync).collect()
     }
 
-    /// Opens the journal of an interface. One that ends within its first line is removed.
+    /// Opens the journal of an interface. A journal with an incomplete first line is removed.
     ///
     /// # Errors
     /// When what is there cannot be read. What can be read and makes no sense is [`Opened::Corrupt`].
@@ -107,7 +107,7 @@ impl Journal {
         Ok(opened)
     }
 
-    /// Opens the journal of an interface as it is, for which the container need not be locked.
+    /// Opens the journal of an interface and changes nothing. The container need not be locked.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -130,7 +130,7 @@ impl Journal {
         };
         Ok(match read(&bytes) {
             Ok(None) => Opened::Unfinished,
-            // What follows the last line's end is what a crash left of the next, and is written over.
+            // Bytes after the last complete line are what a crash left of the next one, and are overwritten.
             Ok(Some(Reading { state, length, checksum })) => {
                 let is_torn = length < bytes.len();
                 let length = length as u64;
@@ -148,8 +148,8 @@ impl Journal {
         })
     }
 
-    /// Leaves out of the journal what was detached, if the next change is to write it anew: because it has no change yet, so
-    /// that its format is the older one, or because changes have made it long. Returns where these attachments are after that.
+    /// Drops detached attachments from the journal if the next change is to write it anew: because the journal has no change yet
+    /// and thus the older format, or because changes have made it long. Returns the new indexes of these attachments.
     pub(in crate::transaction) fn condense(&mut self, attachments: &[usize]) -> Vec<usize> {
         let is_first = self.state.header.format < CHANGED_FORMAT;
         let is_due = is_first || self.length > LONG;
@@ -171,9 +171,9 @@ impl Journal {
         places
     }
 
-    /// Begins a change: writes these events, and returns what has to be done before its first plugin gets its input. A journal
-    /// that was condensed is written anew beside the one that is there, with these events in it. It takes the other's place once
-    /// it is on disk, so that at any time one of the two is there whole.
+    /// Begins a change: writes these events, and returns what must be done on disk before its first plugin gets its input. If the
+    /// journal was condensed, this writes a new file beside it, with these events in it. The new file replaces the old one once it
+    /// is on disk, so that there is a complete journal at any time.
     ///
     /// # Errors
     /// When it cannot be written; the journal is then as it was before.
@@ -199,12 +199,12 @@ impl Journal {
         Ok(vec![DiskWork::Sync(Arc::clone(&self.file)), rename, DiskWork::Sync(container.lock_handle())])
     }
 
-    /// Removes what [`Self::begin_change`] has written beside a journal and could not put in its place.
+    /// Removes the new file of [`Self::begin_change`] if it did not replace the journal.
     pub(in crate::transaction) fn remove_beside(container: &Container, ifname: &str) {
         drop(container.journal(ifname).beside().remove());
     }
 
-    /// Writes the header and these events beside the journal that is there, and goes on with that file.
+    /// Writes the header and these events to a new file beside the journal, and continues with that file.
     fn write_beside<'a>(
         &mut self,
         place: &JournalFile,
@@ -236,7 +236,7 @@ impl Journal {
             Ok(())
         });
         if let Err(error) = encoded.and_then(|()| self.write_queued()) {
-            // What was queued before has happened, and is still to be written with whatever comes next.
+            // The queued events have happened, and must still be written together with the next one.
             self.queued.truncate(before.0);
             self.checksum = before.1;
             return Err(error);
@@ -276,7 +276,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Has an event written with the next, which must be about to come.
+    /// Queues an event, to be written together with the next one, which must follow soon.
     ///
     /// # Errors
     /// When it cannot be encoded.
@@ -286,14 +286,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes note of an event whose writing may fail: losing it only means that something is undone twice.
+    /// Writes an event, but ignores a failure: if the event is lost, a step is only undone twice.
     pub fn note(&mut self, event: Event) {
         if self.append(event.clone()).is_err() {
             self.apply(event);
         }
     }
 
-    /// Takes note that undoing has failed, so that it is known for how long it has.
+    /// Records that undoing has failed, so that it is known for how long.
     pub(in crate::transaction) fn note_failing(&mut self) {
         if self.state.failing_for().is_none() {
             self.note(Event::Failing { time: now_millis() });
@@ -307,7 +307,7 @@ impl Journal {
 }
 
 impl State {
-    /// Looks at a journal, for which its container need not be locked. What cannot be used is an error in words.
+    /// Reads a journal. Its container need not be locked. A journal that cannot be used is returned as an error message.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -319,7 +319,7 @@ impl State {
         })
     }
 
-    /// Looks at the plan of ADD that a journal begins with, and at no more of it. Otherwise as [`Self::peek`].
+    /// Reads only ADD's plan at the beginning of a journal. Otherwise the same as [`Self::peek`].
     ///
     /// # Errors
     /// When it cannot be read.
@@ -345,7 +345,7 @@ fn encoded<'a>(header: &Header, events: impl Iterator<Item = &'a Event>) -> io::
     Ok((text, checksum))
 }
 
-/// A journal says of which container and interface it is.
+/// A journal names its container and its interface.
 fn refuse_misplaced(plan: &Plan, container: &Container, ifname: &str) -> Result<(), String> {
     let Plan { container_id: own_id, ifname: own_ifname, .. } = plan;
     if own_id == container.id() && own_ifname == ifname {
@@ -354,11 +354,11 @@ fn refuse_misplaced(plan: &Plan, container: &Container, ifname: &str) -> Result<
     Err(format!("it is the journal of {own_ifname:?} of container {own_id:?}"))
 }
 
-/// A journal that is longer, in bytes, is written anew by the next change if that makes it half as long: each change reads all of
-/// it, which takes 1 ms for every 64 KiB.
+/// If a journal is longer than this, in bytes, the next change writes it anew, provided that this makes it half as long. Every
+/// change reads all of the journal, which takes 1 ms for 64 KiB.
 const LONG: u64 = 32 << 10;
 
-/// A journal that could be written and not be read again would lose what it says.
+/// A journal that could be written but not read again would be lost.
 fn refuse_larger(length: u64) -> io::Result<()> {
     if length > MAX_JOURNAL {
         return Err(io::Error::other(format!("it would be larger than {} MiB", MAX_JOURNAL >> 20)));

@@ -50,12 +50,12 @@ impl Container {
 
     /// Removes the directory if nothing is in it.
     pub fn tidy(&self) {
-        // A directory that has been removed already may have been made anew by someone else, whose it then is.
+        // The directory may have been removed by another call and made anew by a third, which uses it now.
         if self.directory.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
             return;
         }
         self.remove_unfinished();
-        // Not empty is the usual reason why not, and the others are no one's loss.
+        // The usual reason for a failure is that the directory is not empty. No other reason does harm.
         let _ = unlinkat(&self.attachments, self.id.as_str(), UnlinkatFlags::RemoveDir);
     }
 
@@ -88,16 +88,16 @@ impl Container {
         Ok(entries)
     }
 
-    /// Whether the file system, when it syncs a file, syncs all that was done to directories before: new ones that lead to the
-    /// file, and the name that it was given. ext4 does: with a journal they are in the same transaction or an earlier one, and
-    /// without it goes from parent to parent. XFS writes its log in the order of what was done. Each sync of one more directory
-    /// would be a write to the disk that is waited for.
+    /// Whether syncing a file also syncs earlier changes of directories: new directories that lead to the file, and the name that
+    /// the file was given. ext4 does: with a journal, these changes are in the same transaction or an earlier one; without a
+    /// journal, it syncs the parents too. XFS writes its log in order. Each sync of one more directory would be another write to
+    /// the disk that has to be waited for.
     pub(in crate::transaction) fn is_in_order_on_disk(&self) -> bool {
         let file_system = fstatfs(&self.directory).map(|status| status.filesystem_type());
         matches!(file_system, Ok(EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC))
     }
 
-    /// The locked directory, to be kept open by a process that must keep the lock.
+    /// The locked directory. A process that must keep the lock keeps it open.
     pub fn lock_handle(&self) -> Arc<File> {
         Arc::clone(&self.directory)
     }

@@ -1,6 +1,6 @@
 //! The directory of debts: journals that were moved out of the way of their containers.
 //!
-//! A debt is the whole journal, so it needs nothing else to be tried again.
+//! A debt is the whole journal, so nothing else is needed to try it again.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,11 +22,11 @@ use super::{Container, Store};
 use crate::cni::validate;
 
 const DEBTS: &str = "debts";
-/// How the files of journals end that can be used.
+/// The ending of journals that can be used.
 const JOURNAL: &str = ".jsonl";
 
-/// Which debt. As text it is `CONTAINER/NAME`, where the name is the interface's, with a number where several debts of one
-/// interface are parked.
+/// The ID of a debt. As text it is `CONTAINER/NAME`. The name is the interface's, with a number if several debts of one interface
+/// are parked.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DebtId {
     container_id: String,
@@ -40,7 +40,7 @@ impl DebtId {
         &self.container_id
     }
 
-    /// The interface that it is about: of a journal that cannot be used, what its file's name says.
+    /// The interface. For a journal that cannot be used, it is taken from the file's name.
     pub fn ifname(&self) -> &str {
         self.file.split(JOURNAL).next().unwrap_or_default()
     }
@@ -50,7 +50,7 @@ impl DebtId {
         state_dir.join(DEBTS).join(&self.container_id).join(&self.file)
     }
 
-    /// What there is to say of it, with where it is below `state_dir`.
+    /// A message about the debt, with its path below `state_dir`.
     pub fn describe(&self, state_dir: &Path) -> String {
         let path = self.path(state_dir);
         if self.is_journal() {
@@ -61,7 +61,7 @@ impl DebtId {
         }
     }
 
-    /// Whether it is a journal that can be tried again, and not something that was set aside as unusable.
+    /// Whether it is a journal that can be tried again, rather than something that was set aside as unusable.
     pub fn is_journal(&self) -> bool {
         self.file.ends_with(JOURNAL)
     }
@@ -97,10 +97,10 @@ impl FromStr for DebtId {
     }
 }
 
-/// The name of what stood where a container's directory should.
+/// The name of something that was in the place of a container's directory.
 const NOT_A_DIRECTORY: &str = "attachments.not-a-directory";
 
-/// The debts below a state directory, in order. No lock is taken, and no journal read.
+/// The debts below a state directory, in order. Takes no lock, and reads no journal.
 ///
 /// # Errors
 /// When a directory is there and cannot be read.
@@ -144,7 +144,7 @@ impl Store {
         list(&self.root, &self.path)
     }
 
-    /// Moves the journal of an interface, which can be used, out of its container's way, and keeps what it says as a debt.
+    /// Moves a usable journal of an interface to the debts, so that its container can be removed.
     ///
     /// # Errors
     /// When it cannot be moved; it is then where it was.
@@ -156,8 +156,8 @@ impl Store {
         self.move_to_debts(container.id(), &container.journal(ifname), &name)
     }
 
-    /// Moves what cannot be used as the journal of an interface out of its container's way. Somebody has to look at it: until
-    /// it is removed, it is among the debts.
+    /// Moves an unusable journal of an interface to the debts, so that its container can be removed. An operator has to look at it,
+    /// and remove it.
     ///
     /// # Errors
     /// When it cannot be moved.
@@ -167,8 +167,8 @@ impl Store {
         Ok(id.path(&self.path))
     }
 
-    /// Moves what stands where a container's directory should out of the way: left there, it would keep the container
-    /// from ever being removed. Returns the error that reports it, once.
+    /// Moves something that is in the place of a container's directory to the debts: otherwise the container could never be
+    /// removed. Returns the error that reports this once.
     pub(super) fn set_aside_no_directory(&self, container_id: &str) -> Result<StoreError, StoreError> {
         let path = self.container_path(container_id);
         let from = JournalFile::new(self.attachments_handle(), &self.path.join("attachments"), container_id.into());
@@ -176,7 +176,7 @@ impl Store {
         Ok(StoreError::NotADirectory { path, set_aside: id.path(&self.path) })
     }
 
-    /// Moves files that an earlier version set aside beside the journals to where they are found.
+    /// Moves files that an earlier version set aside beside the journals to the debts.
     ///
     /// # Errors
     /// When one cannot be moved.
@@ -197,7 +197,7 @@ impl Store {
         name: &dyn Fn(u32) -> String,
     ) -> Result<DebtId, StoreError> {
         let directory = self.make_debts_of(container_id)?;
-        // Every debt is kept, however many there are.
+        // Never overwrites a debt, however many there are.
         for attempt in 0.. {
             let id = DebtId { container_id: container_id.into(), file: name(attempt) };
             let to = self.file_in(&directory, &id);
@@ -223,7 +223,7 @@ impl Store {
         Ok(at)
     }
 
-    /// The file of a debt, if its directory is there.
+    /// The file of a debt, if its directory exists.
     pub(in crate::transaction) fn debt_file(&self, id: &DebtId) -> Result<Option<JournalFile>, StoreError> {
         let path = self.path.join(DEBTS);
         let Some(debts) = open_if_there(&self.root, Path::new(DEBTS), &path)? else { return Ok(None) };

@@ -23,7 +23,7 @@ pub enum Sharing {
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
-/// Opens a directory below another; a link is an error.
+/// Opens a directory below another one. A link is an error.
 pub(super) fn open_directory(at: impl AsFd, name: &Path) -> nix::Result<OwnedFd> {
     openat(at, name, DIRECTORY, Mode::empty())
 }
@@ -31,7 +31,7 @@ pub(super) fn open_directory(at: impl AsFd, name: &Path) -> nix::Result<OwnedFd>
 /// The names in a directory, in no order.
 pub(super) fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, StoreError> {
     let wrong = StoreError::io;
-    // Opened anew, so that reading it moves no one else's position.
+    // Opened again, so that reading it does not move the position of other readers.
     let mut listing = Dir::openat(directory, ".", DIRECTORY, Mode::empty()).map_err(wrong("read", path))?;
     let mut names = Vec::new();
     for entry in listing.iter() {
@@ -44,7 +44,7 @@ pub(super) fn names(directory: impl AsFd, path: &Path) -> Result<Vec<String>, St
     Ok(names)
 }
 
-/// Locks a directory before `deadline`. `holds` says what the holder of the lock does.
+/// Locks a directory before `deadline`. `holds` says, for the error message, what the holder of the lock does.
 pub(super) fn lock(
     file: &File,
     path: &Path,

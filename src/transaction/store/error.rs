@@ -1,4 +1,4 @@
-//! What can be wrong with the state directory.
+//! The errors of the state directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub enum StoreError {
         /// Why not.
         source: io::Error,
     },
-    /// Something else stood where a container's directory should.
+    /// Another kind of file was in the place of a container's directory.
     #[error("{} was not a directory; it is now {}, and what it recorded, if anything, has to be cleaned up by hand", path.display(), set_aside.display())]
     NotADirectory {
         /// Where it stood.

@@ -14,10 +14,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::error::StoreError;
 use crate::runtime::DiskWork;
 
-/// The largest journal read, and so the largest written, in bytes.
+/// The largest journal that is read or written, in bytes.
 pub(in crate::transaction) const MAX_JOURNAL: u64 = 256 << 20;
 
-/// Where a journal is, or may be: a name in an open directory.
+/// The place of a journal, whether or not it exists: a name in an open directory.
 #[derive(Debug, Clone)]
 pub(in crate::transaction) struct JournalFile {
     directory: Arc<File>,
@@ -61,7 +61,7 @@ impl JournalFile {
         let flags = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let open = |flags| openat(&self.directory, self.name.as_str(), flags, Mode::empty());
         let opened = match open(flags | OFlag::O_RDWR | OFlag::O_APPEND) {
-            // What cannot be written can still be read, and what it says be undone.
+            // A journal without write permission can still be read and undone.
             Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => open(flags | OFlag::O_RDONLY),
             opened => opened,
         };
@@ -86,7 +86,7 @@ impl JournalFile {
         fstatat(&self.directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Moves it to where nothing is yet. The move is durable when this returns.
+    /// Renames the file to a name that is not in use. The new name is on disk when this returns.
     pub(super) fn move_to(&self, to: &Self) -> Result<(), StoreError> {
         renameat(&self.directory, self.name.as_str(), &to.directory, to.name.as_str())
             .map_err(StoreError::io("set aside", &self.path))?;
@@ -97,14 +97,14 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Where it is written anew. Such a file is no journal.
+    /// The file in which the journal is written anew. It does not count as a journal.
     pub(in crate::transaction) fn beside(&self) -> Self {
         let name = format!(".{}", self.name);
         let path = self.path.with_file_name(&name);
         Self { directory: Arc::clone(&self.directory), path, name }
     }
 
-    /// What puts it in the place of another of its directory.
+    /// The work that replaces another file of the same directory with this one.
     pub(in crate::transaction) fn to_replace(&self, other: &Self) -> DiskWork {
         let name = |name: &str| CString::new(name).expect("the name of a file has no NUL");
         DiskWork::Rename { directory: Arc::clone(&self.directory), from: name(&self.name), to: name(&other.name) }

@@ -9,8 +9,8 @@
 //!                                                 one that cannot be used
 //! ```
 //!
-//! The locks are `flock`s on the directories themselves, so there is no lock file to leave behind, and the kernel lets
-//! go of them when their holder dies. Directories are 0700 and files 0600. Below `stateDir` no link is followed.
+//! The locks are `flock`s on the directories themselves. So no lock file is left behind, and the kernel releases a lock when its
+//! holder dies. Directories have mode 0700 and files 0600. Below `stateDir`, links are not followed.
 
 mod container;
 mod debts;

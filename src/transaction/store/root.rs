@@ -17,21 +17,21 @@ use super::directory::{Sharing, lock, names, open_directory};
 use super::error::StoreError;
 use crate::cni::validate;
 
-/// How the names of things begin that stood where a container's directory should: as no container's ID does. Today these are
-/// moved to the debts.
+/// The beginning of the names that earlier versions gave to things in the place of a container's directory. No container's ID
+/// begins like this. Today such things are moved to the debts.
 const SET_ASIDE: &str = ".not-a-directory.";
 
 /// The state directory, locked.
 #[derive(Debug)]
 pub struct Store {
     pub(super) path: PathBuf,
-    /// Keeps the lock; also where `attachments` is opened from.
+    /// Holds the lock. `attachments` is opened relative to it.
     pub(super) root: Arc<File>,
     attachments: Arc<File>,
 }
 
 impl Store {
-    /// Opens and locks the state directory, and makes it if it is not there.
+    /// Opens and locks the state directory. Makes it if it does not exist.
     ///
     /// # Errors
     /// When it cannot be created or opened, or the lock is not free before `deadline`.
@@ -50,12 +50,12 @@ impl Store {
         }
     }
 
-    /// Opens and locks the state directory if it is there.
+    /// Opens and locks the state directory, if it exists.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_existing(path: &Path, sharing: Sharing, deadline: Instant) -> Result<Option<Self>, StoreError> {
-        // The directory itself is the operator's choice and may be a link; nothing below it may.
+        // The state directory itself is the operator's choice and may be a link. Below it, links are not followed.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = match openat(AT_FDCWD, path, flags, Mode::empty()) {
             Ok(root) => Arc::new(File::from(root)),
@@ -77,7 +77,7 @@ impl Store {
         &self.path
     }
 
-    /// Locks a container, and makes its directory if it is not there.
+    /// Locks a container. Makes its directory if it does not exist.
     ///
     /// # Errors
     /// When that fails, or the lock is not free before `deadline`.
@@ -89,7 +89,7 @@ impl Store {
                 Ok(None) => {}
                 Err(error) => {
                     if is_made {
-                        // Whoever has it locked by now does not find it any more, and makes it anew.
+                        // A call that gets the lock now finds that the directory is gone, and makes it anew.
                         let _ = unlinkat(&self.attachments, id, UnlinkatFlags::RemoveDir);
                     }
                     return Err(error);
@@ -117,7 +117,7 @@ impl Store {
                 Err(error) => return Err(StoreError::io("open", &path)(error)),
             };
             lock(&directory, &path, Sharing::Exclusive, deadline, "works on this container")?;
-            // Whoever had the lock before may have removed the directory, and someone else made it anew.
+            // The previous holder of the lock may have removed the directory, and another call may have made it anew.
             let locked = directory.metadata().map_err(|source| StoreError::Io {
                 action: "look at",
                 path: path.clone(),
@@ -135,7 +135,7 @@ impl Store {
         }
     }
 
-    /// A container's directory, only to be looked at.
+    /// A container's directory, opened for reading without a lock.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -151,7 +151,7 @@ impl Store {
         }
     }
 
-    /// The IDs of all containers that have a directory, in no order.
+    /// The IDs of all containers that have a directory, in no particular order.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -161,7 +161,7 @@ impl Store {
         Ok(names)
     }
 
-    /// What an earlier version set aside that stood where a container's directory should.
+    /// Things that an earlier version set aside because they were in the place of a container's directory.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -177,7 +177,7 @@ impl Store {
         Arc::clone(&self.attachments)
     }
 
-    /// The locked directory, to be kept open by a process that must keep the lock.
+    /// The locked directory. A process that must keep the lock keeps it open.
     pub fn lock_handle(&self) -> Arc<File> {
         Arc::clone(&self.root)
     }

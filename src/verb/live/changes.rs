@@ -20,7 +20,7 @@ use crate::source::kubernetes::{is_configured, pod_of};
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Changed, Container, Journal, Sharing, Store};
 
-/// The containers of a node, to be changed while they live.
+/// The containers of a node, for changes while they run.
 #[derive(Debug, Clone)]
 pub struct Live {
     state_dir: PathBuf,
@@ -57,34 +57,34 @@ impl Live {
         }
     }
 
-    /// The same with other limits of time than the defaults of the configuration.
+    /// The same with other time limits than the configuration's defaults.
     #[must_use]
     pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
         Self { timeouts, ..self }
     }
 
-    /// The same with the limits of time of Braid's configuration, and with plugins that are started ahead of their turns as it says.
+    /// The same with the time limits and the look-ahead of Braid's configuration.
     #[must_use]
     pub fn configured_by(self, config: &Config) -> Self {
         let Config { timeouts, look_ahead, .. } = *config;
         Self { timeouts, look_ahead, no_look_ahead: config.no_look_ahead.clone(), ..self }
     }
 
-    /// The same with another name for who makes the changes. The journal records it.
+    /// The same with another author for the changes, whom the journal records.
     #[must_use]
     pub fn by(self, author: &str) -> Self {
         Self { author: author.to_owned(), ..self }
     }
 
-    /// The same, and what is written about a pod follows the changes of its container, as far as Braid's configuration asks for
-    /// that: its `network-status`, and the status of its resource claims. A change that cannot be written there is made all the
-    /// same, and the log says so.
+    /// The same, and after each change, Braid updates what is written about the container's pod, as far as the configuration asks
+    /// for that: its `network-status`, and the status of its resource claims. If that fails, the change stays, and the failure is
+    /// logged.
     #[must_use]
     pub fn writing_pod_status(self, config: Config) -> Self {
         Self { pods: Some(config), ..self }
     }
 
-    /// Whether a container is a pod's, as namespace and name.
+    /// The pod of a container, as namespace and name, if it has one.
     ///
     /// # Errors
     /// When there is no such container.
@@ -101,8 +101,8 @@ impl Live {
         self.look_at_plan(which, |plan| plan.network.clone())
     }
 
-    /// Attaches a container to more networks. Several are one transaction: all of them, or none. `config` is Braid's
-    /// configuration: they are looked up and checked by it as in ADD.
+    /// Attaches a container to more networks. Several are one transaction: all of them, or none. They are looked up and checked
+    /// with `config`, Braid's configuration, as in ADD.
     ///
     /// # Errors
     /// When the container is not there or not whole, a network cannot be found, or a plugin fails.
@@ -123,7 +123,7 @@ impl Live {
         })
     }
 
-    /// Detaches a container from networks, by their interfaces, from its journal alone.
+    /// Detaches a container from networks, given their interfaces, using only its journal.
     ///
     /// # Errors
     /// When there is no such interface, or it is the primary's, or a plugin fails. What could not be undone is then owed: the
@@ -168,7 +168,7 @@ impl Live {
         })
     }
 
-    /// What [`Self::update`] would do: the attachment as it is and as it would be, with the steps to be redone.
+    /// What [`Self::update`] would do: the attachment before and after, with the steps that would be redone.
     ///
     /// # Errors
     /// When it could not be done, as far as is known without doing it.
@@ -191,7 +191,7 @@ impl Live {
         Ok(look(&find::look(&container, which)?))
     }
 
-    /// Looks at what a container's journal begins with. On a container that has been changed often, the rest is much longer.
+    /// Reads the plan at the beginning of a container's journal. The rest is much longer if the container has been changed often.
     fn look_at_plan<T>(&self, which: Which<'_>, look: impl FnOnce(&Plan) -> T) -> Result<T, LiveError> {
         let (store, id) = self.open(which)?;
         let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
@@ -220,7 +220,7 @@ impl Live {
         LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: self.state_dir.clone() }
     }
 
-    /// Changes a container that is whole, what an earlier change has left settled.
+    /// Changes a container after settling an earlier change that did not finish.
     fn change(
         &self,
         which: Which<'_>,
@@ -243,7 +243,7 @@ impl Live {
             let (before, plan) =
                 (self.pods_of(&journal.state).map(|config| (config, journal.state.clone())), plan.clone());
             let outcome = work(locked, journal);
-            // A change that failed may have settled an earlier one.
+            // A change that failed may still have settled an earlier one.
             if let Some((config, before)) = before {
                 follow(config, locked.container, &before);
             }
@@ -252,7 +252,7 @@ impl Live {
         })
     }
 
-    /// Works on a container that is locked and lives.
+    /// Locks a running container and works on it.
     pub(super) fn locked<T>(
         &self,
         which: Which<'_>,
@@ -277,7 +277,7 @@ impl Live {
         work(&locked, journal)
     }
 
-    /// The configuration by which what is written about a container's pod follows its changes, if anything is.
+    /// The configuration for updating what is written about a container's pod, if anything is to be written.
     fn pods_of(&self, state: &State) -> Option<&Config> {
         let config = self.pods.as_ref()?;
         request_of(&state.header.plan)
@@ -286,7 +286,7 @@ impl Live {
     }
 }
 
-/// Has what is written about the pod follow what is in the journal now. No change depends on it.
+/// Updates what is written about the pod from the current journal. The change does not depend on it.
 fn follow(config: &Config, container: &Container, before: &State) {
     let ifname = &before.header.plan.ifname;
     let written = match State::peek(container, ifname) {
@@ -304,7 +304,7 @@ fn follow(config: &Config, container: &Container, before: &State) {
     }
 }
 
-/// The place of an attachment, and what giving it new values takes.
+/// The index of an attachment, and the plan for its new values.
 fn planned(state: &State, interface: &str, values: &Update) -> Result<(usize, PlannedUpdate), LiveError> {
     let index = find::attachment(state, interface)?;
     if !state.is_attached(index) {

@@ -9,7 +9,7 @@ use crate::netns::NetnsError;
 use crate::plan::update::UpdateError;
 use crate::transaction::{ChangeError, StepReport, StoreError};
 
-/// Why a container was not changed. But for the last, nothing was done.
+/// Why a container was not changed. For all errors but the last, nothing was done.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     /// No container has such an ID.
@@ -28,7 +28,7 @@ pub enum LiveError {
         /// The IDs.
         ids: Vec<String>,
     },
-    /// The container was attached several times.
+    /// The container was attached several times, and the caller did not say which attachment is meant.
     #[error("container {container_id:?} was attached on {}; say which with --of", ifnames.join(" and "))]
     SeveralJournals {
         /// The container.
@@ -76,7 +76,7 @@ pub enum LiveError {
         /// The path.
         netns: String,
     },
-    /// It is not known whether the path leads to the same namespace.
+    /// It is not certain that the path leads to the same namespace.
     #[error(
         "it is not known whether {netns} is still the network namespace of container {container_id:?}: the journal has no \
          cookie of it (Linux 5.14), and the interfaces in it are others"
@@ -91,7 +91,7 @@ pub enum LiveError {
     #[error(transparent)]
     Namespace(NetnsError),
     /// Something is still to be undone.
-    #[error("container {container_id:?} has a clean-up owed on {ifname:?}; braid detach tries it again, and DEL does")]
+    #[error("container {container_id:?} still has to be cleaned up on {ifname:?}; braid detach and DEL try it again")]
     Owed {
         /// The container.
         container_id: String,
@@ -122,7 +122,7 @@ pub enum LiveError {
         /// The interface.
         ifname: String,
     },
-    /// An attachment has that interface already.
+    /// An attachment already has that interface.
     #[error(
         "container {container_id:?} has an attachment on {ifname:?} already; a selection with an \"interface\" gives it another"
     )]
@@ -155,7 +155,7 @@ pub enum LiveError {
         /// Why not.
         why: &'static str,
     },
-    /// Nobody can be asked what the container's pod asks for.
+    /// There is no way to find out what the container's pod asks for.
     #[error("container {container_id:?} cannot be compared with its pod: {why}")]
     NoPod {
         /// The container.
@@ -163,16 +163,16 @@ pub enum LiveError {
         /// Why not.
         why: &'static str,
     },
-    /// Others change the container all the time.
+    /// Others keep changing the container.
     #[error("container {container_id:?} has been changed by others at the same time, again and again")]
-    Moving {
+    KeepsChanging {
         /// The container.
         container_id: String,
     },
     /// The values cannot be given.
     #[error(transparent)]
     Update(#[from] UpdateError),
-    /// What is asked for cannot be planned, as in ADD.
+    /// The requested attachments cannot be planned, by the rules of ADD.
     #[error(transparent)]
     Plan(#[from] Error),
     /// The state directory cannot be used.
@@ -194,7 +194,7 @@ pub struct Tried {
     pub ifname: String,
     /// The version of its network.
     pub version: Version,
-    /// What was run, in order, the way back included.
+    /// What was run, in order, including the rollback.
     pub steps: Vec<StepReport>,
     /// The merged result of the container's attachments now, if it is known.
     pub result: Option<AddResult>,
@@ -245,7 +245,7 @@ fn code_of(error: &LiveError) -> u32 {
         | LiveError::NoPod { .. }
         | LiveError::SharedRules { .. } => code::INVALID_CONFIG,
         LiveError::Corrupt { .. } | LiveError::Owed { .. } => code::CLEANUP_INCOMPLETE,
-        LiveError::NotWhole { .. } | LiveError::Moving { .. } => code::TRY_AGAIN,
+        LiveError::NotWhole { .. } | LiveError::KeepsChanging { .. } => code::TRY_AGAIN,
         LiveError::Namespace(_) => code::NAMESPACE,
         LiveError::Update(error) => CniError::from(error).code,
         LiveError::Plan(error) => CniError::from(error).code,

@@ -1,4 +1,4 @@
-//! The container that a change is about, and whether it is there and whole.
+//! Finds the container for a change, and checks that it is running and complete.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::transaction::{Container, Journal, Opened, Store, StoreError};
 pub struct Which<'a> {
     /// Its ID, or the beginning of it.
     pub container: &'a str,
-    /// The interface that the runtime asked for; needed only where the container was attached several times.
+    /// The interface that the runtime asked for. Needed only if the container was attached several times.
     pub ifname: Option<&'a str>,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, Li
     if validate::container_id(which.container).is_err() {
         return Err(none());
     }
-    // With the whole ID it takes as long on a node with many containers.
+    // With the whole ID, the time does not depend on the number of containers.
     if store.unlocked_container(which.container)?.is_some() {
         return Ok(which.container.to_owned());
     }
@@ -38,7 +38,7 @@ pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, Li
     }
 }
 
-/// The journal that is meant, of a container that is locked.
+/// The journal of a locked container that `which` selects.
 pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal, LiveError> {
     found(container, which, |ifname| match Journal::open(container, ifname)? {
         Opened::Journal(journal) => Ok(Some(Ok(*journal))),
@@ -47,17 +47,17 @@ pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal
     })
 }
 
-/// What the journal says that is meant. The container need not be locked.
+/// The state of the journal that `which` selects. The container need not be locked.
 pub(super) fn look(container: &Container, which: Which<'_>) -> Result<State, LiveError> {
     found(container, which, |ifname| State::peek(container, ifname))
 }
 
-/// The plan of ADD that the journal which is meant begins with. The container need not be locked.
+/// ADD's plan at the beginning of the journal that `which` selects. The container need not be locked.
 pub(super) fn plan(container: &Container, which: Which<'_>) -> Result<Plan, LiveError> {
     found(container, which, |ifname| State::peek_at_plan(container, ifname))
 }
 
-/// Finds the journal that is meant, and reads of it what is wanted.
+/// Finds the journal that `which` selects, and reads the wanted part of it.
 fn found<T>(
     container: &Container,
     which: Which<'_>,
@@ -83,7 +83,7 @@ fn found<T>(
     }
 }
 
-/// The container is attached, and its namespace is the one that ADD was called for. Returns that.
+/// Checks that the container is attached, and that its namespace is the one for which ADD was called. Returns the namespace.
 pub(super) fn refuse_unfit(state: &State) -> Result<Netns, LiveError> {
     let container_id = state.header.plan.container_id.clone();
     if state.complete.is_none() || state.is_being_undone() {
@@ -99,7 +99,7 @@ pub(super) fn refuse_unfit(state: &State) -> Result<Netns, LiveError> {
     match state.compare_identity(netns.identity().ok()) {
         Sameness::Same => Ok(netns),
         Sameness::Different => Err(LiveError::AnotherNamespace { container_id, netns: path.clone() }),
-        // A kernel or a journal without cookies: the hardware addresses that the plugins made up prove it.
+        // If the kernel or the journal has no cookie, hardware addresses that plugins generated identify the namespace.
         Sameness::Unknown if has_our_interfaces(state, &mut netns)? => Ok(netns),
         Sameness::Unknown => Err(LiveError::UnprovenNamespace { container_id, netns: path.clone() }),
     }
@@ -141,11 +141,11 @@ pub(super) fn refuse_debts(state: &State) -> Result<(), LiveError> {
     Ok(())
 }
 
-/// The place of the attachment on an interface.
+/// The index of the attachment on an interface.
 pub(super) fn attachment(state: &State, ifname: &str) -> Result<usize, LiveError> {
     let has_name = |(_, attachment): &(usize, &Attachment)| attachment.ifname == ifname;
-    // Beside an optional one that failed there may be another of the name.
-    let there = state.attachments().filter(has_name).find(|(index, _)| !state.is_forgone(*index));
+    // There may be a failed optional attachment and another one of the same name.
+    let there = state.attachments().filter(has_name).find(|(index, _)| !state.is_failed_optional(*index));
     let Some((index, _)) = there.or_else(|| state.attachments().find(has_name)) else {
         let present = state.attachments().map(|(_, attachment)| attachment.ifname.clone()).collect();
         let container_id = state.header.plan.container_id.clone();
@@ -154,7 +154,7 @@ pub(super) fn attachment(state: &State, ifname: &str) -> Result<usize, LiveError
     Ok(index)
 }
 
-/// Whether an attachment is the primary one, which comes and goes with the container.
+/// Whether an attachment is the primary one, which exists as long as the container.
 pub(super) fn is_primary(state: &State, index: usize) -> bool {
     index == 0 && state.header.plan.position == Position::Primary
 }

@@ -1,4 +1,4 @@
-//! A container that is locked for a change: what a change works with, plans by and reports.
+//! A container that is locked for a change, with what a change needs for planning, running plugins and reporting.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::telemetry::{self, Report, Subject};
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Changed, Container, Journal, Means, Store};
 
-/// A container that lives, locked for a change.
+/// A running container, locked for a change.
 pub(super) struct LockedContainer<'a> {
     pub(super) store: &'a Store,
     pub(super) container: &'a Container,
@@ -72,7 +72,7 @@ impl<'a> LockedContainer<'a> {
         if failures.is_empty() { Ok(()) } else { Err(ChangeError::Unsettled(failures).into()) }
     }
 
-    /// Settles what an earlier change has left. Returns the interfaces among these that are detached by that.
+    /// Settles an earlier change that did not finish. Returns those of these interfaces that this has detached.
     pub(super) fn settle_for<'b>(
         &self,
         journal: &mut Journal,
@@ -96,7 +96,7 @@ impl<'a> LockedContainer<'a> {
         Ok(preflight(&plan, self.tools.finder)?)
     }
 
-    /// Plans attachments as ADD does, beside those that there are.
+    /// Plans additional attachments by the rules of ADD.
     pub(super) fn plan(
         &self,
         config: &Config,
@@ -132,22 +132,22 @@ impl<'a> LockedContainer<'a> {
         Ok(plan.attachments)
     }
 
-    /// The interfaces that attachments of the container have.
+    /// The interfaces of the container's attachments.
     fn taken_names(&self, state: &State) -> Result<Vec<String>, LiveError> {
         let mut taken = self.of_each(state, |attachment| Some(attachment.ifname.clone()))?;
         taken.push(state.header.plan.ifname.clone());
         Ok(taken)
     }
 
-    /// The devices that attachments of the container have.
+    /// The devices of the container's attachments.
     fn held_devices(&self, state: &State) -> Result<Vec<HeldDevice>, LiveError> {
         self.of_each(state, Attachment::held_device)
     }
 
-    /// What `part` says of each attachment of the container.
+    /// Collects `part` of each attachment of the container.
     fn of_each<T>(&self, state: &State, part: impl Fn(&Attachment) -> Option<T>) -> Result<Vec<T>, LiveError> {
         let mut parts = held_by_others(self.container, &state.header.plan.ifname, &part)?;
-        let there = state.attachments().filter(|(index, _)| !state.is_forgone(*index));
+        let there = state.attachments().filter(|(index, _)| !state.is_failed_optional(*index));
         parts.extend(there.filter_map(|(_, attachment)| part(attachment)));
         Ok(parts)
     }
@@ -171,13 +171,13 @@ pub(super) fn request_of(plan: &Plan) -> Result<Request, LiveError> {
     })
 }
 
-/// A selection as messages and the journal name it, which stands in no configuration.
+/// The name of a selection from the command line, in messages and in the journal.
 fn numbered((index, operator): (usize, OperatorSelection)) -> Delegate {
     let place = format!("selection {} ({})", index + 1, operator.shown());
     Delegate::Selection(Box::new(OperatorSelection { place, ..operator }))
 }
 
-/// Braid's configuration with these selections alone.
+/// Braid's configuration with only these selections.
 pub(super) fn config_for(config: &Config, selections: Vec<OperatorSelection>) -> Config {
     Config {
         delegates: selections.into_iter().enumerate().map(numbered).collect(),

@@ -1,8 +1,8 @@
 //! Changes of a running container. CNI has no operations for them, so the command line and programs with this library call
 //! them.
 //!
-//! A change works from the container's journal alone, and so do CHECK, DEL and GC afterwards. So a network can be
-//! detached whose definition is gone, and the runtime is not involved.
+//! A change uses only the container's journal, and so do CHECK, DEL and GC afterwards. So a network can be detached after its
+//! definition is gone, and the runtime is not involved.
 //!
 //! ```no_run
 //! use braid_cni::plan::update::{BandwidthUpdate, LimitUpdate, Update};

@@ -1,4 +1,4 @@
-//! What is written about a pod follows the changes of its container: the `network-status` annotation, and the status of its
+//! After changes of a container, updates what is written about its pod: the `network-status` annotation, and the status of its
 //! resource claims.
 
 use std::time::{Duration, Instant};
@@ -14,22 +14,22 @@ use crate::source::{ClusterError, SourceError};
 use crate::transaction::journal::State;
 use crate::transaction::{self, read_device_info};
 
-/// How long the API server is waited for. The container is locked meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the API server. The container is locked meanwhile.
+const API_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Updates what is written about a pod from its container's journal: from what that said before to what it says after. Nothing
-/// is asked where the journal names no pod, `config` does not ask for Kubernetes, or nothing of it has changed. Without a
-/// `before`, each entry of the container is written anew.
+/// Updates what is written about a pod, given its container's journal before and after a change. Makes no request if the journal
+/// names no pod, `config` does not ask for Kubernetes, or nothing relevant has changed. Without `before`, every entry of the
+/// container is written.
 ///
-/// Entries of the annotation that did not change stay as they are, in their order, and so do those of others. The caller has
-/// locked the container, so that nobody writes at the same time.
+/// Entries of the annotation that did not change, and entries of others, keep their place and content. The caller has locked the
+/// container, so that nobody writes at the same time.
 ///
 /// # Errors
 /// When the pod is gone or another one, or the API server does not take the annotation. A claim's status that cannot be written
 /// is logged.
 pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) -> Result<(), LiveError> {
     let request = request_of(&after.header.plan)?;
-    let until = deadline::from(Instant::now(), PATIENCE);
+    let until = deadline::from(Instant::now(), API_TIMEOUT);
     let before = before.map(PodStatus::read).transpose()?.unwrap_or_default();
     let after = PodStatus { gone: gone(after), ..PodStatus::read(after)? };
     let is_written = before.entries.is_same(&after.entries);
@@ -52,15 +52,15 @@ pub fn write_pod_status(config: &Config, before: Option<&State>, after: &State) 
     Ok(())
 }
 
-/// Whether the annotation has each attachment of a container, and none that is not there any more.
+/// Whether the annotation lists exactly the existing attachments of a container.
 pub(super) fn is_written(state: &State, status: &str) -> Result<bool, LiveError> {
     let entries = PodStatus::read(state)?.entries;
     let is_gone = |network: &str, ifname: &str| gone(state).iter().any(|(n, i)| n == network && i == ifname);
     Ok(entries.are_in(status, is_gone))
 }
 
-/// Adds to the annotation what it lacks of a container's attachments, and removes those that are not there any more: after a
-/// change that was cut short before it was written. The caller has locked the container.
+/// Adds missing attachments of a container to the annotation, and removes those that no longer exist. This repairs the annotation
+/// after a change that was interrupted before writing it. The caller has locked the container.
 pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<(), LiveError> {
     let entries = PodStatus::read(state)?.entries;
     let gone = gone(state);
@@ -69,7 +69,7 @@ pub(super) fn complete_pod_status(session: &Session, state: &State) -> Result<()
     session.edit_status(&request_of(&state.header.plan)?, edit).map(drop).map_err(unwritten)
 }
 
-/// Adds to the annotation the primary network, which another plugin has attached, if it has nothing on that interface yet.
+/// Adds the primary network, which another plugin has attached, unless the annotation has an entry for that interface.
 pub(super) fn write_primary(
     session: &Session,
     state: &State,
@@ -91,12 +91,12 @@ fn unwritten(error: ClusterError) -> LiveError {
     LiveError::Plan(SourceError::from(error).into())
 }
 
-/// What of a journal goes into the status of its pod and of its claims.
+/// The part of a journal that goes into the status of its pod and of its claims.
 #[derive(Debug, Default)]
 struct PodStatus {
     entries: NetworkEntries,
     claimed: Vec<Claimed>,
-    /// Networks and interfaces of attachments that are not there any more.
+    /// Networks and interfaces of attachments that no longer exist.
     gone: Vec<(String, String)>,
 }
 
@@ -127,14 +127,14 @@ impl PodStatus {
         Ok(Self { entries, claimed, gone: Vec::new() })
     }
 
-    /// What is written to the status of claims, sorted.
+    /// The entries for the status of claims, sorted.
     fn claims(&self) -> Vec<String> {
         let mut claims: Vec<String> = self.claimed.iter().map(|one| format!("{one:?}")).collect();
         claims.sort();
         claims
     }
 
-    /// The devices that attachments have, and those that they had before.
+    /// The devices of existing attachments, and of earlier ones.
     fn claimed_since(self, before: Self) -> Vec<Claimed> {
         let mut claimed = self.claimed;
         for one in before.claimed {
@@ -146,7 +146,7 @@ impl PodStatus {
     }
 }
 
-/// The attachments of a journal that are not there any more.
+/// The attachments of a journal that no longer exist.
 fn gone(state: &State) -> Vec<(String, String)> {
     let attachments = state.header.plan.attachments.iter().enumerate();
     let gone = attachments.filter(|(index, _)| state.is_detached(*index));

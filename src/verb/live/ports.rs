@@ -1,4 +1,4 @@
-//! What `portmap` does not look at: whether a host port is another container's, and whose its rules are.
+//! Checks that `portmap` does not make: whether another container uses a host port, and to which attachment its rules belong.
 
 use serde_json::value::RawValue;
 
@@ -10,7 +10,7 @@ use crate::plan::update::{How, Kind, PlannedUpdate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Store};
 
-/// Compares the new mappings of an attachment with all that the node's journals record.
+/// Compares the new mappings of an attachment with all mappings in the node's journals.
 pub(super) fn refuse_taken(
     store: &Store,
     container: &Container,
@@ -26,7 +26,7 @@ pub(super) fn refuse_taken(
     refuse(&planned.attachment, &known, container.id())
 }
 
-/// Compares the mappings of new attachments with all that the node's journals record, and with one another.
+/// Compares the mappings of new attachments with all mappings in the node's journals, and with one another.
 pub(super) fn refuse_taken_by_new(
     store: &Store,
     container: &Container,
@@ -44,7 +44,7 @@ pub(super) fn refuse_taken_by_new(
     Ok(())
 }
 
-/// The DEL of an attachment must not remove rules of one that stays.
+/// Refuses to detach an attachment if its DEL would remove rules of one that stays.
 pub(super) fn refuse_shared_with_rest(
     store: &Store,
     container: &Container,
@@ -61,10 +61,10 @@ pub(super) fn refuse_shared_with_rest(
     detached.try_for_each(|attachment| known.iter().try_for_each(|known| refuse_shared(attachment, &known.attachment)))
 }
 
-/// An attachment that the node's journals record.
+/// An attachment in one of the node's journals.
 struct Known {
     container_id: String,
-    /// Its place in the journal that is being changed, if it is in that one.
+    /// Its index, if it is in the journal that is being changed.
     index: Option<usize>,
     attachment: Attachment,
 }
@@ -84,12 +84,12 @@ fn known(store: &Store, container: &Container, state: &State) -> Result<Vec<Know
     Ok(found)
 }
 
-/// The attachments of a container, but for those of the journal that is being changed.
+/// The attachments of a container, without those of the journal that is being changed.
 fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>, LiveError> {
     let Some(container) = store.unlocked_container(id)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for ifname in container.entries()?.ifnames.into_iter().filter(|ifname| id != own_id || ifname != own) {
-        // A journal that cannot be read names no ports.
+        // A journal that cannot be read is skipped: its ports are not known.
         if let Ok(Opened::Journal(journal)) = Journal::look(&container, &ifname) {
             let state = &journal.state;
             let there = state.attachments().filter(|(index, _)| state.is_attached(*index));
@@ -126,7 +126,7 @@ fn refuse_same_port(new: &Attachment, known: &Attachment, container_id: &str) ->
     Ok(())
 }
 
-/// Rules made by `iptables` are in a chain of the network and the container, those by `nft` are marked with the container alone.
+/// Rules of `iptables` are in a chain for the network and the container. Rules of `nft` are marked with only the container.
 fn refuse_shared(new: &Attachment, known: &Attachment) -> Result<(), LiveError> {
     if mappings(known).is_empty() {
         return Ok(());
@@ -172,7 +172,7 @@ fn get(args: &RawObject) -> Option<&RawValue> {
     args.get("portMappings").map(|raw| &**raw)
 }
 
-/// A mapping as runtimes write it, with keys that are no concern of ours.
+/// A mapping as runtimes write it, ignoring other keys.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Given {

@@ -10,7 +10,7 @@ use crate::runtime::Run;
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Container, Failure, StepReport};
 
-/// Completes the error of a change that was tried: what was run for it, and what there is now.
+/// Completes the error of a failed change: what was run for it, and the result now.
 pub(super) fn complete(error: LiveError, container: &Container, plan: &Plan, runs: Vec<Run>) -> LiveError {
     let LiveError::Change(tried) = error else { return error };
     let now = State::peek(container, &plan.ifname).ok().flatten().and_then(Result::ok);
@@ -23,7 +23,7 @@ pub(super) fn complete(error: LiveError, container: &Container, plan: &Plan, run
     LiveError::Change(Box::new(Tried { container_id, ifname, version, steps, result, ..*tried }))
 }
 
-/// What the run of a plugin says of its step.
+/// What the run of a plugin says about its step.
 pub(super) fn report(run: Run) -> StepReport {
     StepReport {
         interface: run.ifname,
@@ -35,8 +35,8 @@ pub(super) fn report(run: Run) -> StepReport {
     }
 }
 
-/// Notes what the runs do not say: that an answer is no result, that a plugin could not be started, and that a limit could not
-/// be changed, for which no plugin is run.
+/// Adds what the runs do not show: an answer that is not a result, a plugin that could not be started, and a limit that could not
+/// be changed, for which no plugin runs.
 fn note_cause(cause: &Failure, plan: &Plan, steps: &mut Vec<StepReport>) {
     let (label, step, plugin, verb, took, error) = match cause {
         Failure::Attach { label, source } => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Which processes get some time to finish when the process that called a plugin dies, before the group is killed.
+/// Which processes get some time to finish, before the group is killed, when the process that called a plugin dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::runtime::launcher) enum Grace {
     /// The processes that the plugin has started. The kernel kills the plugin itself at once. An IPAM plugin that is killed

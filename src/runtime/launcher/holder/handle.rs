@@ -14,38 +14,38 @@ use super::super::disk_work::DiskWork;
 use super::super::spawn::new_group;
 use super::child::{Arguments, start};
 use super::grace::Grace;
-use super::lifeline::{LET_GO, LET_INPUT_GO, send_input};
+use super::lifeline::{CLOSE_INPUT, DISMISS, send_input};
 use super::sync_outcome::SyncOutcome;
 use crate::runtime::process::{wait, wait_at_most};
 
 /// How long to wait until a dismissed holder exits.
 const DISMISSAL: Duration = Duration::from_secs(1);
 
-/// What makes a process group die with this process: a process of its own, in the group.
+/// A process in the group of the plugins, which makes the group die with this process.
 #[derive(Debug)]
 pub(in crate::runtime::launcher) struct Holder {
     pid: Pid,
     group: Option<Pid>,
     grace: Grace,
-    /// Closed by the kernel when this process dies. What is written to it are orders.
+    /// The kernel closes it when this process dies. This process sends orders over it.
     lifeline: UnixStream,
     state: State,
-    /// Set when a dismissed holder does not exit, so that its copies of the locks do not close.
+    /// Set if a dismissed holder does not exit, so that its copies of the lock files stay open.
     hangs: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It watches over its group.
-    Holding,
+    Watching,
     /// It has been dismissed.
-    LetGo,
-    /// It is left behind, to kill what is in its group and to keep the locks until that is gone.
+    Dismissed,
+    /// It was left to kill its group, and keeps the locks until the group is gone.
     LeftBehind,
 }
 
 impl Holder {
-    /// Makes a holder that is in no plugin's group yet. Of this process's descriptors it keeps `kept_open` open and no other.
+    /// Makes a holder that is not yet in a plugin's group. It keeps the descriptors in `kept_open`, and closes all others.
     pub(in crate::runtime::launcher) fn new(kept_open: &[BorrowedFd<'_>], grace: Grace) -> io::Result<Self> {
         Self::syncing(kept_open, grace, &[]).map(|(holder, _)| holder)
     }
@@ -79,13 +79,13 @@ impl Holder {
             group: None,
             grace,
             lifeline,
-            state: State::Holding,
+            state: State::Watching,
             hangs: Arc::default(),
         };
         Ok((holder, SyncOutcome(outcome)))
     }
 
-    /// Sets `hangs` if the holder does not exit when it is dismissed.
+    /// `hangs` is set if the holder does not exit when it is dismissed.
     pub(in crate::runtime::launcher) fn reporting_to(mut self, hangs: &Arc<AtomicBool>) -> Self {
         self.hangs = Arc::clone(hangs);
         self
@@ -93,34 +93,34 @@ impl Holder {
 
     /// Puts it into the process group `group`.
     pub(in crate::runtime::launcher) fn join(&mut self, group: Pid) {
-        // A plugin that has left its group as soon as it ran has left nothing behind to join, and is on its own.
+        // If joining fails, the plugin has left its own group immediately. There is nothing to kill, and the plugin is not watched.
         self.group = setpgid(self.pid, group).is_ok().then_some(group);
     }
 
-    /// Puts it into a group in which nothing else is. What has been left running in the group that it was in is not its any more.
+    /// Puts the holder into a new group, in which nothing else is. It no longer watches the processes of its previous group.
     ///
     /// # Errors
     /// When no group can be made.
     pub(in crate::runtime::launcher) fn join_new_group(&mut self) -> io::Result<()> {
         let leader = new_group()?;
         self.join(leader);
-        // The group is there for as long as something is in it.
+        // The group exists for as long as a process is in it.
         wait(leader)?;
         self.group.map(drop).ok_or_else(|| io::Error::other("its process group cannot be joined"))
     }
 
-    /// Keeps the standard input of a plugin open, until [`Self::let_input_go`] or it is not needed any more.
+    /// Keeps the standard input of a plugin open, until [`Self::close_input`] is called or the holder exits.
     ///
     /// # Errors
     /// When the message cannot be sent.
-    pub(in crate::runtime::launcher) fn keep_input(&self, input: BorrowedFd<'_>) -> io::Result<()> {
+    pub(in crate::runtime::launcher) fn keep_input_open(&self, input: BorrowedFd<'_>) -> io::Result<()> {
         send_input(&self.lifeline, input)
     }
 
-    /// Has it close the input that it keeps open: the plugin's turn has come.
-    pub(in crate::runtime::launcher) fn let_input_go(&mut self) {
+    /// Makes the holder close the input that it keeps open, because the plugin's turn has come.
+    pub(in crate::runtime::launcher) fn close_input(&mut self) {
         // One that is gone has nothing open.
-        let _ = self.lifeline.write(&[LET_INPUT_GO]);
+        let _ = self.lifeline.write(&[CLOSE_INPUT]);
     }
 
     /// The group it is in, for plugins to join.
@@ -128,30 +128,30 @@ impl Holder {
         self.group
     }
 
-    /// What happens to its plugins when this process dies.
+    /// Which processes get time to finish when this process dies.
     pub(in crate::runtime::launcher) fn grace(&self) -> Grace {
         self.grace
     }
 
-    /// Dismisses it, and does not wait for its exit as `drop` does. What a plugin has left running on
-    /// purpose stays.
-    pub(in crate::runtime::launcher) fn let_go(&mut self) {
-        if self.state == State::Holding {
-            self.state = State::LetGo;
-            let _ = self.lifeline.write(&[LET_GO]);
+    /// Dismisses the holder. Does not wait for its exit, as `drop` does. Processes that a plugin left running on purpose are not
+    /// killed.
+    pub(in crate::runtime::launcher) fn dismiss(&mut self) {
+        if self.state == State::Watching {
+            self.state = State::Dismissed;
+            let _ = self.lifeline.write(&[DISMISS]);
             let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
 
-    /// Kills everything in the group, itself included.
+    /// Kills everything in the group, including the holder.
     pub(in crate::runtime::launcher) fn kill_group(mut self) {
         if let Some(group) = self.group {
             let _ = killpg(group, Signal::SIGKILL);
         }
-        self.let_go();
+        self.dismiss();
     }
 
-    /// Leaves the holder to kill its group, as if this process had died, because something in the group has not exited.
+    /// Leaves the holder to kill its group, as if this process had died, because a process in the group has not exited.
     pub(in crate::runtime::launcher) fn leave_behind(mut self) {
         self.state = State::LeftBehind;
     }
@@ -162,7 +162,7 @@ impl Drop for Holder {
         if self.state == State::LeftBehind {
             return;
         }
-        self.let_go();
+        self.dismiss();
         if matches!(wait_at_most(self.pid, DISMISSAL), Ok(None)) {
             // It ends when the kernel lets it.
             self.hangs.store(true, Ordering::Relaxed);
@@ -235,7 +235,7 @@ mod tests {
     fn a_holder_that_is_dismissed_exits_without_a_signal() {
         let (mut shell, group) = family();
         let mut holder = holder_of(group);
-        holder.lifeline.write_all(&[LET_GO]).unwrap();
+        holder.lifeline.write_all(&[DISMISS]).unwrap();
         assert!(wait_at_most(holder.pid, Duration::from_secs(20)).unwrap().is_some_and(|status| status.success()));
         assert!(shell.try_wait().unwrap().is_none());
         holder.state = State::LeftBehind;

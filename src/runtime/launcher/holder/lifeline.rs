@@ -10,12 +10,12 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-/// What is written to a lifeline to let the holder go.
-pub(super) const LET_GO: u8 = 1;
-/// What comes with a plugin's standard input, which is to be kept open.
-pub(super) const KEEP_INPUT: u8 = 2;
-/// What is written to a lifeline to have that closed.
-pub(super) const LET_INPUT_GO: u8 = 3;
+/// The order to exit.
+pub(super) const DISMISS: u8 = 1;
+/// The order to keep open the standard input of a plugin, which is sent with it.
+pub(super) const KEEP_INPUT_OPEN: u8 = 2;
+/// The order to close that standard input.
+pub(super) const CLOSE_INPUT: u8 = 3;
 
 /// Sends the order to keep the standard input of a plugin open.
 ///
@@ -26,11 +26,11 @@ pub(super) fn send_input(lifeline: &UnixStream, input: BorrowedFd<'_>) -> io::Re
     let mut control = SendAncillaryBuffer::new(&mut space);
     let inputs = [input];
     let _has_room = control.push(SendAncillaryMessage::ScmRights(&inputs));
-    sendmsg(lifeline, &[IoSlice::new(&[KEEP_INPUT])], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(lifeline, &[IoSlice::new(&[KEEP_INPUT_OPEN])], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Reads the next order, and an input that comes with it; nothing once the parent is gone.
+/// Reads the next order, and the input that comes with it. Nothing if the parent is gone.
 pub(super) fn read_order(
     lifeline: BorrowedFd<'_>,
     input: &mut Option<OwnedFd>,

@@ -1,4 +1,4 @@
-//! How syncing went: the holder writes an error number, and its parent reads it.
+//! The outcome of syncing: the holder writes an error number, and its parent reads it.
 
 use std::ffi::c_int;
 use std::io::{self, PipeReader, Read};
@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::runtime::process::poll_timeout;
 
-/// What the holder says of how syncing went.
+/// The holder's report on syncing.
 #[derive(Debug)]
 pub(in crate::runtime::launcher) struct SyncOutcome(pub(super) PipeReader);
 
@@ -42,7 +42,7 @@ impl SyncOutcome {
     }
 }
 
-/// Writes how syncing went, without allocating.
+/// Reports the outcome of syncing. Does not allocate.
 pub(super) fn report(outcome: Result<(), rustix::io::Errno>, to: BorrowedFd<'_>) {
     let error: c_int = outcome.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
     let _ = rustix::io::write(to, &error.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Resource claims as they are written in files (`resource.k8s.io`).
+//! Resource claims in files (`resource.k8s.io`).
 
 use serde_saphyr::Spanned;
 
@@ -12,25 +12,26 @@ const MAX_DEVICES: usize = 32;
 pub struct PodClaim {
     /// Its name in the pod.
     pub name: String,
-    /// The `ResourceClaim` that it is, if it is one that exists by itself.
+    /// The name of a `ResourceClaim` that exists independently of the pod.
     pub claim: Option<String>,
-    /// The `ResourceClaimTemplate` that it is made from, if it is made for the pod.
+    /// The `ResourceClaimTemplate` from which it is made for the pod.
     pub template: Option<String>,
 }
 
-/// What a `ResourceClaim` or a `ResourceClaimTemplate` requests.
+/// The requests of a `ResourceClaim` or a `ResourceClaimTemplate`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClaimSpec {
     /// The requests.
     pub requests: Vec<RequestSpec>,
 }
 
-/// A request of a claim. Devices are given for one of its alternatives.
+/// A request of a claim. Devices are allocated for one of its alternatives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestSpec {
     /// Its name.
     pub name: String,
-    /// For how many devices each alternative is, by its name as `request/alternative`; by the request's where it has no list.
+    /// The number of devices of each alternative, by the name `request/alternative`, or by the request's name if it has no
+    /// alternatives.
     pub alternatives: Vec<(String, usize)>,
 }
 
@@ -44,7 +45,7 @@ pub(super) fn pod_claims(spec: &Node) -> Vec<PodClaim> {
     list(spec, "resourceClaims").iter().filter_map(claim).collect()
 }
 
-/// What a claim requests, by the `spec` of a `ResourceClaim`.
+/// The requests in the `spec` of a `ResourceClaim`.
 pub(super) fn claim(spec: &Node) -> ClaimSpec {
     let requests = list(spec.at("devices").unwrap_or(&Node::Null), "requests");
     ClaimSpec { requests: requests.iter().filter_map(|request| self::request(&request.value)).collect() }
@@ -58,7 +59,7 @@ fn request(request: &Node) -> Option<RequestSpec> {
     });
     let mut alternatives: Vec<_> = alternatives.collect();
     if alternatives.is_empty() {
-        // Before `v1beta2` a request had its own count.
+        // Before `v1beta2`, the request itself had the count.
         let exactly = request.at("exactly").unwrap_or(request);
         alternatives.push((name.to_owned(), devices(exactly)));
     }

@@ -1,7 +1,8 @@
-//! A container that lives is brought to what its pod asks for now.
+//! Changes a running container to match what its pod asks for now.
 //!
-//! `planning` decides without changing anything, and while the container is not locked: the API server may be slow, and DEL does
-//! not wait for it. `repair` begins a journal for a container that another plugin has attached. `work` locks the container, makes sure that it is still as it was, and brings the difference about.
+//! `planning` decides what to do. It changes nothing and takes no lock, because the API server may be slow and DEL must not wait
+//! for it. `repair` begins a journal for a container that another plugin has attached. `work` locks the container, makes sure that
+//! it has not changed meanwhile, and makes the changes.
 
 mod planning;
 mod repair;

@@ -1,4 +1,4 @@
-//! What is to be done for a container, from a look at its journal and its pod.
+//! Plans what to do for a container, given its journal and its pod.
 
 use super::super::super::error::Error;
 use super::super::super::preflight::preflight;
@@ -35,10 +35,10 @@ pub(super) struct Work {
 pub(super) struct New {
     /// Its selection.
     pub(super) selection: usize,
-    /// The network, as the annotation names it, and the interface if that is known.
+    /// The network, as named in the annotation, and the interface if it is known.
     pub(super) network: String,
     pub(super) interface: Option<String>,
-    /// The attachment that is detached before, by its place in the journal.
+    /// The index of the attachment that is detached first.
     pub(super) replaced: Option<usize>,
     /// It, or why it cannot be.
     pub(super) planned: Result<Attachment, CniError>,
@@ -49,7 +49,7 @@ pub(super) fn origin(selection: usize) -> String {
     format!("{NETWORKS}[{selection}]")
 }
 
-/// The attachments that selections of the pod's annotation have led to.
+/// The attachments that come from selections of the pod's annotation.
 fn asked_by_pod(state: &State) -> Vec<Has<'_>> {
     let is_asked = |attachment: &Attachment| {
         let place = attachment.origin.strip_prefix(NETWORKS);
@@ -62,14 +62,14 @@ fn asked_by_pod(state: &State) -> Vec<Has<'_>> {
         .collect()
 }
 
-/// Finds out what is different between what a pod asks for and what its container has.
+/// Compares what a pod asks for with what its container has.
 pub(super) fn difference(state: &State, pod: &Pod) -> Difference {
     let asked: Vec<Asked<'_>> =
         pod.networks.iter().map(|selection| Asked { selection, references: pod.references(selection) }).collect();
     Difference::between(&asked, &asked_by_pod(state))
 }
 
-/// Plans the attachments to be made, as ADD does, each for itself.
+/// Plans the new attachments by the rules of ADD, each separately.
 pub(super) struct Planner<'a> {
     pub(super) config: &'a Config,
     pub(super) request: &'a Request,
@@ -115,7 +115,7 @@ impl Planner<'_> {
         Ok(Work { difference, new })
     }
 
-    /// Plans one attachment beside those that there will be, with a name that is none of the `reserved` ones.
+    /// Plans one attachment in addition to the future ones, with a name that is not `reserved`.
     fn attachment(&self, gathered: Gathered, beside: &[Attachment], reserved: &[String]) -> Result<Attachment, Error> {
         let mut taken: Vec<String> = beside.iter().map(|attachment| attachment.ifname.clone()).collect();
         taken.extend(reserved.iter().cloned());

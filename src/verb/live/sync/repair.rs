@@ -1,5 +1,6 @@
-//! Pods that run without networks that they ask for, because another plugin has attached them: before Braid's configuration was
-//! there, or under another one. What is known of them is what the runtime's libcni keeps of their primary network.
+//! Pods that run without networks that they ask for, because another plugin has attached them: before Braid was configured, or
+//! under another configuration. All that is known about them is the result of their primary network in the cache of the runtime's
+//! libcni.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::super::locked::request_of;
 use super::super::pod_status::write_primary;
 use super::planning::Seen;
 use super::report::{Failed, Synced};
-use super::work::{Syncing, asking};
+use super::work::{Syncing, cluster_error};
 use crate::cni::AddResult;
 use crate::cni::CniError;
 use crate::cni::error::code;
@@ -26,26 +27,26 @@ use crate::transaction::journal::{FORMAT, Header, State, boot_id, now_millis};
 use crate::transaction::multus::{Asking, MultusState};
 use crate::transaction::{Journal, Opened, Sharing, Store, Transaction};
 
-/// The interface that containerd gives every container beside its networks.
+/// The interface that containerd adds to every container.
 const LOOPBACK: &str = "lo";
-/// The interface of a pod's primary network, where the runtime keeps several results.
+/// The interface of a pod's primary network, if the cache has several results.
 const PRIMARY: &str = "eth0";
 
-/// A container that Braid has no journal of.
+/// A container without a journal of Braid.
 #[derive(Debug, Clone, Copy)]
 pub struct Unknown<'a> {
     /// Its whole ID.
     pub container: &'a str,
     /// The directory in which the runtime's libcni keeps its results.
     pub cache: &'a Path,
-    /// Where plugins are looked up, as in `CNI_PATH`.
+    /// The directories with plugins, as in `CNI_PATH`.
     pub cni_path: &'a str,
 }
 
 impl Live {
-    /// Brings a container that lives, and that another plugin has attached, to what its pod asks for. Its networks are attached
-    /// behind the primary one that is there, if Braid's configuration says `repair`; else the outcome says what is missing. From
-    /// then on Braid has a journal of it.
+    /// Changes a running container that another plugin has attached to match what its pod asks for. If Braid's configuration has
+    /// `repair`, its networks are attached in addition to the existing primary one, and from then on Braid has a journal of the
+    /// container. Otherwise the outcome lists what is missing.
     ///
     /// # Errors
     /// When the runtime keeps no result of such a container, or as [`Live::sync`].
@@ -66,12 +67,12 @@ impl Live {
             return Ok(missing);
         }
         let until = deadline::from(std::time::Instant::now(), live.timeouts.total);
-        let session = Session::open(config, &request_of(&state.header.plan)?, until).map_err(asking)?;
+        let session = Session::open(config, &request_of(&state.header.plan)?, until).map_err(cluster_error)?;
         let session = session.ok_or_else(nobody)?;
-        let now = session.pod_now(&request_of(&state.header.plan)?).map_err(asking)?;
+        let now = session.pod_now(&request_of(&state.header.plan)?).map_err(cluster_error)?;
         if !config.kubernetes.repair || missing.attached.is_empty() {
             let report = as_unrepaired(missing, !config.kubernetes.repair);
-            syncing.announce(&session, &now.pod, &report, is_trial);
+            syncing.post_events(&session, &now.pod, &report, is_trial);
             return Ok(report);
         }
         live.begin_journal(&state)?;
@@ -86,7 +87,7 @@ impl Live {
         Ok(report)
     }
 
-    /// Begins the journal of a container without any attachment of ours. One that is there already stays.
+    /// Begins the journal of a container without any of Braid's attachments. An existing journal is kept.
     fn begin_journal(&self, state: &State) -> Result<(), LiveError> {
         let plan = &state.header.plan;
         let context = self.context(&plan.container_id);
@@ -106,7 +107,7 @@ impl Live {
     }
 }
 
-/// The state of a container whose primary attachment is another plugin's, and which has nothing else.
+/// The state of a container that has only a primary attachment, made by another plugin.
 fn as_attached(config: &Config, cached: &Cached, cni_path: &str) -> Result<State, LiveError> {
     let container_id = cached.container_id.clone();
     let gone = || LiveError::Gone { container_id: container_id.clone(), netns: cached.netns.clone() };
@@ -135,7 +136,7 @@ fn as_attached(config: &Config, cached: &Cached, cni_path: &str) -> Result<State
     Ok(state)
 }
 
-/// What the runtime keeps of the primary network of a pod that runs.
+/// The cached result of the primary network of a running pod.
 fn primary(unknown: Unknown<'_>) -> Option<Cached> {
     let mut results = Cache::new(unknown.cache).of_container(unknown.container).unwrap_or_default();
     results.retain(|cached| {
@@ -146,15 +147,15 @@ fn primary(unknown: Unknown<'_>) -> Option<Cached> {
     (!results.is_empty()).then(|| results.swap_remove(at))
 }
 
-/// Whether Multus has attached the container, and whatever its pod asked for.
+/// Whether Multus has attached the container, with all networks that its pod asked for.
 fn is_by_multus(config: &Config, cached: &Cached) -> bool {
     let args = cached.attachment().args;
-    let asking =
+    let cluster_error =
         Asking { container_id: &cached.container_id, ifname: &cached.if_name, netns: &cached.netns, args: &args };
-    !matches!(MultusState::read(&config.multus_dir, asking), Ok(None))
+    !matches!(MultusState::read(&config.multus_dir, cluster_error), Ok(None))
 }
 
-/// Reports what would be attached as missing.
+/// Reports the attachments that would be made as missing.
 fn as_unrepaired(missing: Synced, needs_repair: bool) -> Synced {
     let why = "the pod asks for it, and another plugin has attached the pod without it; \"repair\": true in \
                \"kubernetes\" of braid's configuration has braid attach it";

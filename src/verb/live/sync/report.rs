@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cni::CniError;
 use crate::source::kubernetes::Notice;
 
-/// What was done for a container, or would be.
+/// What was done for a container, or what would be done.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Synced {
@@ -15,7 +15,7 @@ pub struct Synced {
     pub interface: String,
     /// Its pod.
     pub pod: PodName,
-    /// Attachments that are not there any more, those included that were made anew.
+    /// Attachments that no longer exist, including those that were replaced.
     pub detached: Vec<Network>,
     /// Attachments that have other values.
     pub updated: Vec<Network>,
@@ -23,13 +23,13 @@ pub struct Synced {
     pub attached: Vec<AttachedNow>,
     /// What could not be done.
     pub failed: Vec<Failed>,
-    /// The network-attachment-definitions that the pod's selections name, as `namespace/name`.
+    /// The NetworkAttachmentDefinitions that the pod's selections name, as `namespace/name`.
     pub definitions: Vec<String>,
-    /// Why nothing was done, although nobody knows whether the container is as its pod asks.
+    /// Why nothing was done. It is then not known whether the container matches what its pod asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
-    /// Whether the container lacks what `repair` would give it: another plugin has attached it, and Braid's configuration does
-    /// not say `repair`.
+    /// Whether the container lacks networks that only `repair` would attach: another plugin has attached it, and Braid's
+    /// configuration does not have `repair`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub needs_repair: bool,
     /// The events to post about the pod.
@@ -51,7 +51,7 @@ pub struct PodName {
 /// An attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
-    /// The network, as `network-status` names it.
+    /// The network, as named in `network-status`.
     pub network: String,
     /// The interface in the container.
     pub interface: String,
@@ -62,7 +62,7 @@ pub struct Network {
 pub struct AttachedNow {
     /// The selection that asks for it.
     pub selection: String,
-    /// The network, as `network-status` names it.
+    /// The network, as named in `network-status`.
     pub network: String,
     /// The interface in the container.
     pub interface: String,
@@ -73,9 +73,9 @@ pub struct AttachedNow {
 /// Something that could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failed {
-    /// The selection, the annotation as a whole, or nothing where the pod asks for it no more.
+    /// The selection, or the annotation as a whole. `None` if the pod no longer asks for it.
     pub selection: Option<String>,
-    /// The network, as the annotation or `network-status` names it.
+    /// The network, as named in the annotation or in `network-status`.
     pub network: String,
     /// The interface in the container, if it has one.
     pub interface: Option<String>,
@@ -84,7 +84,7 @@ pub struct Failed {
 }
 
 impl Synced {
-    /// Whether the container is as its pod asks.
+    /// Whether the container matches what its pod asks for.
     pub fn is_whole(&self) -> bool {
         self.failed.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Making the changes that a pod asks for, with the container locked.
+//! Makes the changes that a pod asks for, with the container locked.
 
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::Live;
@@ -19,15 +19,15 @@ use crate::source::pod::{NETWORKS, Pod, PodNow};
 use crate::transaction::journal::State;
 use crate::transaction::{self, ChangeError, Journal};
 
-/// How often a container is looked at that others change meanwhile.
-const LOOKS: usize = 5;
+/// How many times to start again because others have changed the container.
+const ATTEMPTS: usize = 5;
 
 impl Live {
-    /// Gives a running container what its pod asks for now, by the rules of ADD: attaches what is missing, detaches what
-    /// is gone, and gives other values to what has changed. What the operator attached stays. `config` is Braid's configuration.
+    /// Changes a running container to match what its pod asks for now, by the rules of ADD: attaches what is missing, detaches what
+    /// is no longer asked for, and updates what has changed. Attachments of the operator stay. `config` is Braid's configuration.
     ///
-    /// Each selection is handled by itself, so one that fails does not prevent the others; what failed is in the outcome.
-    /// With `is_trial`, nothing is changed, and the outcome says what would be.
+    /// Each selection is handled separately, so that one that fails does not prevent the others; failures are in the outcome. With
+    /// `is_trial`, nothing is changed, and the outcome says what would be done.
     ///
     /// # Errors
     /// When the container is not there or not whole, or its pod is gone or cannot be asked. Nothing was done then.
@@ -45,7 +45,7 @@ impl Live {
                 | LiveError::Gone { .. }
                 | LiveError::AnotherNamespace { .. }),
             ) => Ok(Synced { skipped: Some(error.to_string()), ..syncing.report(None) }),
-            Err(LiveError::NotWhole { .. }) if live.is_going(whole) => {
+            Err(LiveError::NotWhole { .. }) if live.is_being_deleted(whole) => {
                 let reason = format!("container {id:?} is being detached");
                 Ok(Synced { skipped: Some(reason), ..syncing.report(None) })
             }
@@ -53,7 +53,7 @@ impl Live {
         }
     }
 
-    /// Looks at a container without waiting for its lock.
+    /// Reads a container's journals without waiting for its lock.
     fn look_at(&self, which: Which<'_>) -> Result<Seen, LiveError> {
         let (store, id) = self.open(which)?;
         let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
@@ -68,7 +68,7 @@ impl Live {
     }
 
     /// Whether DEL has begun.
-    fn is_going(&self, which: Which<'_>) -> bool {
+    fn is_being_deleted(&self, which: Which<'_>) -> bool {
         self.look_at(which).map_or(true, |seen| seen.state.complete.is_some() && seen.state.is_being_undone())
     }
 }
@@ -82,20 +82,20 @@ pub(super) struct Syncing<'a> {
     pub(super) before: State,
 }
 
-/// How a container was found once it was locked.
+/// Whether the container had changed when it was locked.
 enum Found {
-    /// As it was looked at, and the work is done.
+    /// It had not changed, and the work is done.
     Done,
-    /// Otherwise: the work has to be planned anew.
-    Moved,
+    /// It had changed, and the work must be planned again.
+    Changed,
 }
 
 impl Syncing<'_> {
     pub(super) fn run(&self, first: Seen, is_trial: bool) -> Result<Synced, LiveError> {
         let mut seen = first;
         let (mut is_settled, mut unsettled) = (false, None);
-        for look in 0..LOOKS {
-            if look > 0 {
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
                 seen = self.live.look_at(self.which)?;
             }
             find::refuse_unfit(&seen.state)?;
@@ -105,15 +105,15 @@ impl Syncing<'_> {
             if crate::source::kubernetes::pod_of(&request).is_none() {
                 return Err(no_pod("its journal names no pod"));
             }
-            let session = Session::open(self.config, &request, context.deadline).map_err(asking)?;
+            let session = Session::open(self.config, &request, context.deadline).map_err(cluster_error)?;
             let session = session.ok_or_else(|| no_pod("braid's configuration has no \"kubeconfig\""))?;
-            let now = session.pod_now(&request).map_err(asking)?;
+            let now = session.pod_now(&request).map_err(cluster_error)?;
             let mut report = self.report(Some(&now.pod));
             if now.is_deleting {
                 return Ok(Synced { skipped: Some("the pod is being deleted".into()), ..report });
             }
             if !is_trial && is_owing(&seen.state) && !is_settled {
-                // It is tried once: what is owed after that does not keep the rest.
+                // Tried once only. If something stays owed, the other changes are made nevertheless.
                 is_settled = true;
                 unsettled = self.settle()?;
                 continue;
@@ -126,7 +126,7 @@ impl Syncing<'_> {
                     interface: None,
                     error: CniError::from(&SourceError::Annotation(problem.clone())),
                 });
-                self.announce(&session, &now.pod, &report, is_trial);
+                self.post_events(&session, &now.pod, &report, is_trial);
                 return Ok(report);
             }
             let finder = context.finder_for(&seen.state.header.plan.path);
@@ -134,16 +134,16 @@ impl Syncing<'_> {
                 Planner { config: self.config, request: &request, session: &session, pod: &now.pod, finder: &finder };
             let work = planner.plan(&seen, difference(&seen.state, &now.pod))?;
             if is_trial {
-                announce_work(&mut report, &seen.state, &work);
+                report_planned(&mut report, &seen.state, &work);
                 return Ok(report);
             }
-            if let Found::Moved = self.bring_about(&session, &now, &seen, work, &mut report)? {
+            if let Found::Changed = self.apply_if_unchanged(&session, &now, &seen, work, &mut report)? {
                 continue;
             }
-            self.announce(&session, &now.pod, &report, is_trial);
+            self.post_events(&session, &now.pod, &report, is_trial);
             return Ok(report);
         }
-        Err(LiveError::Moving { container_id: self.which.container.to_owned() })
+        Err(LiveError::KeepsChanging { container_id: self.which.container.to_owned() })
     }
 
     pub(super) fn report(&self, pod: Option<&Pod>) -> Synced {
@@ -163,13 +163,13 @@ impl Syncing<'_> {
         }
     }
 
-    pub(super) fn announce(&self, session: &Session, pod: &Pod, report: &Synced, is_trial: bool) {
+    pub(super) fn post_events(&self, session: &Session, pod: &Pod, report: &Synced, is_trial: bool) {
         if self.config.kubernetes.events && !is_trial && !report.notices.is_empty() {
-            session.announce(pod, &report.notices);
+            session.post_events(pod, &report.notices);
         }
     }
 
-    /// Tries what is owed again. Returns what is owed after that.
+    /// Tries again what is owed. Returns what is still owed afterwards.
     fn settle(&self) -> Result<Option<Failed>, LiveError> {
         self.live.locked(self.which, |locked, mut journal| {
             let settled = locked.settle(&mut journal).and_then(|()| {
@@ -189,8 +189,8 @@ impl Syncing<'_> {
         })
     }
 
-    /// Brings the work about, if the container is still as it was looked at.
-    fn bring_about(
+    /// Does the work, if the container has not changed since the plan was made.
+    fn apply_if_unchanged(
         &self,
         session: &Session,
         now: &PodNow,
@@ -199,23 +199,22 @@ impl Syncing<'_> {
         report: &mut Synced,
     ) -> Result<Found, LiveError> {
         let is_settled = work.difference.is_empty() && work.new.is_empty();
-        let has_changed = self.before.history.len() != seen.state.history.len()
-            || self.before.history.last() != seen.state.history.last();
+        let has_changed = !is_same(&self.before, &seen.state);
         self.live.locked(self.which, |locked, journal| {
-            // That there is nothing to do is sure under the lock alone: another sync may be at an older edit.
-            if !is_same(&journal.state, &seen.state) {
-                return Ok(Found::Moved);
+            // Only under the lock is it certain that nothing is to be done: another sync may be applying an older annotation.
+            if !is_same(&seen.state, &journal.state) {
+                return Ok(Found::Changed);
             }
             if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
                 return Ok(Found::Done);
             }
-            // A sync that waited for the lock may have read the annotation before others did that are done.
-            let latest = session.pod_now(&request_of(&journal.state.header.plan)?).map_err(asking)?;
+            // While this sync waited for the lock, the annotation may have changed and others may have applied the change.
+            let latest = session.pod_now(&request_of(&journal.state.header.plan)?).map_err(cluster_error)?;
             if latest.networks != now.networks || latest.is_deleting != now.is_deleting {
-                return Ok(Found::Moved);
+                return Ok(Found::Changed);
             }
             drop(journal);
-            Doing { locked, which: self.which, seen, report }.everything(work);
+            LockedSync { locked, which: self.which, seen, report }.apply(work);
             let after = locked.state(self.which)?;
             let written = write_pod_status(self.config, Some(&self.before), &after);
             let written = written.and_then(|()| {
@@ -238,11 +237,11 @@ impl Syncing<'_> {
     }
 }
 
-pub(super) fn asking(error: crate::source::ClusterError) -> LiveError {
+pub(super) fn cluster_error(error: crate::source::ClusterError) -> LiveError {
     LiveError::Plan(SourceError::from(error).into())
 }
 
-/// Whether a change was cut short, or something of the container could not be undone.
+/// Whether a change did not finish, or an attachment of the container could not be undone.
 fn is_owing(state: &State) -> bool {
     state.pending.is_some() || !owed(state).is_empty()
 }
@@ -255,8 +254,9 @@ fn owed_by(state: &State, index: usize) -> bool {
     !state.is_attached(index) && state.steps[index].iter().any(|step| step.owed.is_some())
 }
 
-/// Whether nobody has changed a container since it was looked at.
-fn is_same(locked: &State, seen: &State) -> bool {
+/// Whether a container has not changed between two readings of its journal: the attachments, those being changed, and the last
+/// change are the same.
+fn is_same(earlier: &State, later: &State) -> bool {
     let attachments = |state: &State| {
         let attachments =
             state.attachments().map(|(index, attachment)| (index, serde_json::to_string(attachment).ok()));
@@ -264,9 +264,9 @@ fn is_same(locked: &State, seen: &State) -> bool {
     };
     let is_changing =
         |state: &State| state.attachments().map(|(index, _)| state.is_changing(index)).collect::<Vec<_>>();
-    is_changing(locked) == is_changing(seen)
-        && locked.history.last() == seen.history.last()
-        && attachments(locked) == attachments(seen)
+    is_changing(earlier) == is_changing(later)
+        && earlier.history.last() == later.history.last()
+        && attachments(earlier) == attachments(later)
 }
 
 fn network(attachment: &Attachment) -> Network {
@@ -274,7 +274,7 @@ fn network(attachment: &Attachment) -> Network {
 }
 
 /// Says what would be done.
-fn announce_work(report: &mut Synced, state: &State, work: &Work) {
+fn report_planned(report: &mut Synced, state: &State, work: &Work) {
     let of = |index: usize| network(&state.header.plan.attachments[index]);
     report.detached.extend(work.difference.detach.iter().map(|index| of(*index)));
     for one in &work.difference.update {
@@ -316,16 +316,16 @@ fn attached(selection: usize, attachment: &Attachment, ips: Vec<String>) -> Atta
 }
 
 /// The work on a container that is locked.
-struct Doing<'a, 'b> {
+struct LockedSync<'a, 'b> {
     locked: &'a LockedContainer<'a>,
     which: Which<'a>,
     seen: &'a Seen,
     report: &'b mut Synced,
 }
 
-impl Doing<'_, '_> {
-    /// What goes comes first, as it may free names, addresses, ports and devices.
-    fn everything(&mut self, work: Work) {
+impl LockedSync<'_, '_> {
+    /// Detaches first, because that may free names, addresses, ports and devices.
+    fn apply(&mut self, work: Work) {
         let mut going = work.difference.detach;
         let is_planned = |new: &&New| new.planned.is_ok();
         going.extend(work.new.iter().filter(is_planned).filter_map(|new| new.replaced));
@@ -348,7 +348,8 @@ impl Doing<'_, '_> {
         }
     }
 
-    /// The journal, with no change under way but for what is still being undone.
+    /// The journal. A change that did not finish is settled first, except that attachments may still be in the state of being
+    /// detached.
     fn journal(&self) -> Result<Journal, LiveError> {
         let mut journal = find::journal(self.locked.container, self.which)?;
         if journal.state.pending.as_ref().is_some_and(|one| !one.attaching.is_empty() || one.redone.is_some()) {
@@ -414,7 +415,8 @@ impl Doing<'_, '_> {
         let (journal, locked) = (self.journal()?, self.locked);
         let ifname = &attachment.ifname;
         let state = &journal.state;
-        let is_taken = state.attachments().any(|(index, one)| one.ifname == *ifname && !state.is_forgone(index));
+        let is_taken =
+            state.attachments().any(|(index, one)| one.ifname == *ifname && !state.is_failed_optional(index));
         if is_taken {
             let container_id = locked.container.id().to_owned();
             return Err(LiveError::Taken { container_id, ifname: ifname.clone() });

@@ -25,7 +25,7 @@ pub(in crate::cli) fn install(args: &Install) -> Outcome {
     for path in [places.executable(), places.kubeconfig(), places.conflist()] {
         files::remove_temporaries(&path);
     }
-    let mut keeper = Keeper {
+    let mut maintenance = Maintenance {
         args,
         extra,
         executable: Executable::new(places),
@@ -35,7 +35,7 @@ pub(in crate::cli) fn install(args: &Install) -> Outcome {
     };
     let mut problem = Problem::default();
     loop {
-        let outcome = keeper.keep();
+        let outcome = maintenance.maintain();
         if args.once {
             return outcome.map(|()| ExitCode::SUCCESS).map_err(CliError::Plain);
         }
@@ -48,35 +48,35 @@ pub(in crate::cli) fn install(args: &Install) -> Outcome {
 }
 
 /// What keeps the node as it should be.
-struct Keeper<'a> {
+struct Maintenance<'a> {
     args: &'a Install,
     extra: ExtraKeys,
     executable: Executable,
     kubeconfig: Kubeconfig<'a>,
     conflist: Conflist,
-    /// Whether Braid has said that it could serve a pod with the configuration that is there.
+    /// Whether Braid's STATUS has succeeded with the current configuration.
     is_ready: bool,
 }
 
-impl Keeper<'_> {
-    /// Looks at everything and mends what is not as it should be. A problem with one thing keeps the others from being
-    /// mended only where they need it.
-    fn keep(&mut self) -> Result<(), String> {
+impl Maintenance<'_> {
+    /// Checks everything and repairs what has changed. A problem with one part prevents the repair of another only if that needs
+    /// it.
+    fn maintain(&mut self) -> Result<(), String> {
         let executable = self.args.places.executable();
         let problems = [
-            self.executable.keep().map_err(|error| format!("{}: {error}", executable.display())),
-            self.kubeconfig.keep(),
+            self.executable.maintain().map_err(|error| format!("{}: {error}", executable.display())),
+            self.kubeconfig.maintain(),
         ];
         let problems: Vec<String> = problems.into_iter().filter_map(Result::err).collect();
-        // What is there from before can still be used.
+        // The earlier files can still be used.
         let can_serve = problems.is_empty() || (executable.exists() && self.kubeconfig.is_there());
-        let outcome = if can_serve { self.keep_in_front() } else { Ok(()) };
+        let outcome = if can_serve { self.maintain_conflist() } else { Ok(()) };
         let problems: Vec<String> = problems.into_iter().chain(outcome.err()).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
 
-    /// Keeps Braid's configuration in front of the primary network's.
-    fn keep_in_front(&mut self) -> Result<(), String> {
+    /// Keeps Braid's configuration before the primary network's.
+    fn maintain_conflist(&mut self) -> Result<(), String> {
         let places = &self.args.places;
         let kept = "what braid wrote before stays";
         let primary = primary(&places.conf_dir, self.conflist.primary().as_deref())
@@ -85,7 +85,7 @@ impl Keeper<'_> {
                 format!("{} holds no configuration of a primary network yet; {kept}", places.conf_dir.display())
             })?;
         let kubeconfig = self.kubeconfig.is_there().then(|| places.kubeconfig());
-        let (conflist, is_written) = self.conflist.keep(&self.extra, &primary, places, kubeconfig.as_deref())?;
+        let (conflist, is_written) = self.conflist.maintain(&self.extra, &primary, places, kubeconfig.as_deref())?;
         self.is_ready &= !is_written;
         let own = places.conflist();
         if let Some(first) = first_file(&places.conf_dir).filter(|first| *first != own) {
