@@ -143,7 +143,8 @@ fn attachment(args: &AttachmentArgs) -> Result<runtime::Attachment, CliError> {
         None => variable("CNI_IFNAME")?.unwrap_or_else(|| "eth0".into()),
     };
     validate::container_id(&container_id)?;
-    validate::interface_name(&ifname)?;
+    let source = if args.ifname.is_some() { "--ifname" } else { "CNI_IFNAME" };
+    validate::interface_name(&ifname).map_err(|error| CliError::Plain(format!("{source}: {error}")))?;
     parameters(container_id, netns, ifname)
 }
 

@@ -10,7 +10,7 @@ use super::paths::finder;
 use super::table::cell;
 use super::{CliError, Outcome, print};
 use crate::cni::config::RawObject;
-use crate::cni::{Args, NetworkConfig, PluginConfig};
+use crate::cni::{Args, NetworkConfig, PluginConfig, Version};
 use crate::config::Config;
 use crate::config::Problems;
 use crate::config::meta::is_braid;
@@ -207,7 +207,10 @@ impl File {
             return file;
         }
         match load::from_file(path) {
-            Ok(loaded) => file.content = Content::Network(loaded.network),
+            Ok(loaded) => {
+                file.report.version_key(&loaded.object);
+                file.content = Content::Network(loaded.network);
+            }
             Err(error) => file.fails(&error),
         }
         file
@@ -273,6 +276,17 @@ fn is_manifest(path: &Path) -> bool {
 }
 
 impl Report {
+    /// A network without `cniVersion` speaks 0.1.0, which hardly anybody means who has written `version`.
+    fn version_key(&mut self, object: &RawObject) {
+        let is_missing = !object.contains_key("cniVersion") && !object.contains_key("cniVersions");
+        if is_missing && object.contains_key("version") {
+            let spoken = Version::DEFAULT;
+            self.warnings.push(format!(
+                "\"version\" is a key that nothing reads; expected \"cniVersion\", without which the network speaks CNI {spoken}"
+            ));
+        }
+    }
+
     fn network(&mut self, network: &NetworkConfig, given: &Given) {
         let plugins: Vec<&str> = network.plugins.iter().map(PluginConfig::plugin_type).collect();
         self.summary = format!("network {:?}, CNI {}, {}", network.name, network.version, plugins.join(" > "));

@@ -19,6 +19,16 @@ fn a_good_file_is_ok() {
     assert_eq!(ran.stderr, "");
 }
 
+/// Such a network speaks 0.1.0, and has neither CHECK nor STATUS.
+#[rstest]
+#[case::list("pods.conflist", braid(GOOD))]
+#[case::single("pods.conf", r#"{"cniVersion":"1.0.0","name":"pods","type":"bridge"}"#.to_owned())]
+fn a_version_under_another_key_is_a_warning(#[case] file: &str, #[case] text: String) {
+    let machine = Machine::new().conf(file, &*text.replace("cniVersion", "version"));
+    let ran = machine.run("braid validate /etc/cni/net.d").succeeds();
+    ran.prints("warning: \"version\" is a key that nothing reads; expected \"cniVersion\"");
+}
+
 /// Each problem with its file, its place, what is there and what is expected.
 #[rstest]
 #[case::json("pods.conflist", "{".to_owned(), "not a JSON object: EOF while parsing an object at line 1")]
