@@ -12,6 +12,7 @@ use super::find::Finder;
 use super::launcher::Durable;
 use super::reverse::undo_in_reverse;
 use crate::cni::config::{Insert, NetworkConfig, PluginConfig, RawObject, parse_object, raw};
+use crate::cni::error::code;
 use crate::cni::validate::{self, InvalidName};
 use crate::cni::{AddResult, CniError, ValidAttachment, Verb, Version};
 
@@ -186,7 +187,7 @@ impl Chain<'_> {
     pub fn status(&self) -> Result<(), StepError> {
         for step in 0..self.network.plugins.len() {
             if self.is_called(Verb::Status) {
-                self.run(step, Verb::Status, None, None, None)?;
+                self.run(step, Verb::Status, None, None, None).map_err(|error| self.explain_status(step, error))?;
             } else {
                 self.finder
                     .find(self.network.plugins[step].plugin_type())
@@ -194,6 +195,21 @@ impl Chain<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What STATUS of a plugin has failed with. One of before 1.1.0 knows no STATUS, and answers with whatever it misses first.
+    fn explain_status(&self, step: usize, error: StepError) -> StepError {
+        let is_answer = |own: &CniError| [code::UNAVAILABLE, code::LIMITED].contains(&own.code);
+        if matches!(&error.source, PluginError::Reported(own) if is_answer(own)) || error.source.is_out_of_time() {
+            return error;
+        }
+        let version = self.network.version;
+        match self.versions(step) {
+            Ok(spoken) if !spoken.is_empty() && !spoken.contains(&version) => {
+                self.error(step, Verb::Status, PluginError::TooOld { version, spoken })
+            }
+            _ => error,
+        }
     }
 
     /// Runs GC of every plugin (SPEC §3, "Garbage-collecting a network"), if the network's version has GC and GC is not disabled,

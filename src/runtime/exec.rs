@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::launcher::{DiskWork, Durable, Killed, MAX_STDOUT};
 use crate::cni::error::code;
 use crate::cni::text::shortened;
-use crate::cni::{CniError, Verb};
+use crate::cni::{CniError, Verb, Version};
 
 /// How many bytes of an error are quoted from a plugin's answer.
 const MAX_QUOTE: usize = 2048;
@@ -96,6 +96,22 @@ pub enum PluginError {
     /// The plugin exited with 0, but its output is not what the operation requires.
     #[error("it succeeded, but {0}")]
     Output(String),
+    /// It does not speak the version of its network, and so does not know the operation.
+    #[error(
+        "it does not speak CNI {version}, only {}; install a newer one, or give the network a \"cniVersion\" that it speaks",
+        list(spoken)
+    )]
+    TooOld {
+        /// The network's version.
+        version: Version,
+        /// What it speaks.
+        spoken: Vec<Version>,
+    },
+}
+
+/// Versions, as a message lists them.
+fn list(versions: &[Version]) -> String {
+    versions.iter().map(Version::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl From<&PluginError> for CniError {
@@ -108,6 +124,7 @@ impl From<&PluginError> for CniError {
             PluginError::Exited { .. } => code::PLUGIN_FAILED,
             PluginError::TimedOut { .. } | PluginError::OutOfTime => code::TIMED_OUT,
             PluginError::TooMuchOutput { .. } | PluginError::Output(_) => code::DECODE,
+            PluginError::TooOld { .. } => code::INCOMPATIBLE_VERSION,
         };
         Self::new(own, error.to_string())
     }
@@ -127,7 +144,8 @@ impl PluginError {
             | Self::OutOfTime
             | Self::Reported(_)
             | Self::Exited { .. }
-            | Self::Output(_) => false,
+            | Self::Output(_)
+            | Self::TooOld { .. } => false,
         }
     }
 

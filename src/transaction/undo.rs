@@ -293,7 +293,10 @@ impl Work {
 /// that there is nothing to undo: it may have been half-way, in ADD as in DEL.
 fn is_refusal(error: &PluginError) -> bool {
     match error {
-        PluginError::Reported(_) | PluginError::Start { .. } | PluginError::NotFound { .. } => true,
+        PluginError::Reported(_)
+        | PluginError::Start { .. }
+        | PluginError::NotFound { .. }
+        | PluginError::TooOld { .. } => true,
         PluginError::Exited { status, .. } => status.code().is_some(),
         PluginError::NotDurable(_)
         | PluginError::OutOfTime

@@ -144,6 +144,15 @@ fn status_passes_the_delegates_code_on(#[case] code: u32) {
     case.status().fails(code.into()).says("beta refuses STATUS");
 }
 
+/// The bridge of 1.1.1 would say "missing containerID".
+#[test]
+fn status_names_a_plugin_that_is_too_old_for_it() {
+    let bridge = json!({"cniVersion": "1.1.0", "name": "old", "type": "bridge",
+        "ipam": {"type": "host-local", "subnet": "10.88.0.0/24"}});
+    let case = Case::with_reference_plugins().cni_version("1.1.0").delegate(bridge);
+    case.status().fails(50).says("\"old\"").says("\"bridge\"").says("does not speak CNI 1.1.0, only 0.1.0,");
+}
+
 #[test]
 fn status_misses_a_plugin() {
     let absent = json!({"cniVersion": "1.0.0", "name": "x", "type": "absent"});
