@@ -200,6 +200,23 @@ fn a_pod_may_replace_the_primary_network(#[values(Server::Double, Server::KubeAp
     case.del().succeeds().called(&["DEL beta net1", "DEL gamma eth0"]).leaves_nothing();
 }
 
+/// Undoing a pod and making it again costs more than waiting, but the wait ends with the call.
+#[test]
+fn a_status_is_written_by_a_slow_api_server_as_long_as_the_call_may_take() {
+    let patience = json!({"timeout": 1, "retries": 1});
+    let case = Case::new().delegate(recorder("alpha").link()).key("kubernetes", patience);
+    let (case, api) = in_cluster(case);
+    api.pod("web", "shop", &json!({}));
+    api.server.misbehave("PATCH", "/status", Fault::Status(503, None), 5);
+    case.add().succeeds().called(&["ADD alpha eth0"]).stderr_contains("trying again");
+    assert!(api.status("web", "shop").is_some());
+    case.del().succeeds().leaves_nothing();
+
+    let case = case.key("timeouts", json!({"total": 4}));
+    api.server.misbehave("PATCH", "/status", Fault::Status(503, None), 1000);
+    case.add().fails(11).called(&["ADD alpha eth0", "DEL alpha eth0"]).leaves_nothing();
+}
+
 #[test]
 fn a_status_that_cannot_be_written_undoes_everything() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta").link()));

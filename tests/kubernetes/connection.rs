@@ -167,7 +167,9 @@ fn a_pause_that_never_ends_is_not_waited_for(
     #[case] code: u64,
     #[case] calls: &[&str],
 ) {
-    for pause in [1 << 63, u64::MAX, 3] {
+    // For the status there is all the time of the call, in which three seconds pass.
+    let pauses = if method == "GET" { &[1 << 63, u64::MAX, 3][..] } else { &[1 << 63, u64::MAX] };
+    for pause in pauses.iter().copied() {
         let (case, api) = node();
         api.server.misbehave(method, path, Fault::Status(503, Some(pause)), 9);
         let outcome = case.add().fails(code).says("503").called(calls).leaves_nothing();

@@ -95,15 +95,40 @@ impl Api {
 
     /// Sends a request, with retries, and returns the body of the answer. `action` describes the request for messages.
     pub(super) async fn send(&self, action: &str, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, ClusterError> {
+        let until = deadline::from(Instant::now(), self.timeout).min(self.deadline);
+        self.send_until(until, self.retries, action, request).await
+    }
+
+    /// Does the same for as long as the whole call may take, and says so in the log where that is longer than other requests get.
+    pub(super) async fn send_patiently(
+        &self,
+        action: &str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<Vec<u8>, ClusterError> {
+        match self.send(action, request.clone()).await {
+            Err(error @ ClusterError::Unavailable { .. }) if Instant::now() < self.deadline => {
+                tracing::warn!("{error}; trying again, as what is attached would be undone otherwise");
+                self.send_until(self.deadline, u32::MAX, action, request).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn send_until(
+        &self,
+        until: Instant,
+        retries: u32,
+        action: &str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<Vec<u8>, ClusterError> {
         let began = Instant::now();
-        let until = deadline::from(began, self.timeout).min(self.deadline);
         let mut attempts = 0;
         let mut has_new_credentials = false;
         loop {
             attempts += 1;
             let left = until.saturating_duration_since(Instant::now());
-            let is_last = attempts > self.retries;
-            let patience = if is_last { left } else { left / 2 };
+            let is_last = attempts > retries;
+            let patience = if is_last { left } else { (left / 2).min(self.timeout) };
             let (reason, pause) = match self.within(patience, action, request.clone()).await {
                 Ok(body) => return Ok(body),
                 Err(Failure::Unauthorized(_)) if !has_new_credentials => {

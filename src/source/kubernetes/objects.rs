@@ -104,14 +104,23 @@ pub(super) fn is_what_was_asked_for(
     Err(ClusterError::Refused { action: action.into(), status: 200, reason: format!("with another object: {shown:?}") })
 }
 
-/// Writes the status of a pod's networks. Because of the UID, the API server refuses another pod of the same name.
-pub(super) async fn write_status(api: &Api, namespace: &str, pod: &Pod, status: &str) -> Result<(), ClusterError> {
+/// Writes the status of a pod's networks, which may take as long as the whole call if it is `patient`. Because of the UID, the API
+/// server refuses another pod of the same name.
+pub(super) async fn write_status(
+    api: &Api,
+    namespace: &str,
+    pod: &Pod,
+    status: &str,
+    patient: bool,
+) -> Result<(), ClusterError> {
     let metadata = json!({ "uid": pod.uid, "annotations": { NETWORK_STATUS: status } });
     let patch = Patch::Merge(json!({ "metadata": metadata }));
     let request = ApiRequest::new(ApiPod::url_path(&(), Some(namespace)))
         .patch_subresource("status", &pod.name, &PatchParams::default(), &patch)
         .map_err(not_a_request)?;
-    api.send(&format!("write the network status of pod {namespace}/{}", pod.name), request).await.map(drop)
+    let action = format!("write the network status of pod {namespace}/{}", pod.name);
+    let sent = if patient { api.send_patiently(&action, request).await } else { api.send(&action, request).await };
+    sent.map(drop)
 }
 
 /// Posts an event about a pod.

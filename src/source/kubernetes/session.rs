@@ -244,20 +244,25 @@ impl Session {
         let now = annotation(&metadata, objects::NETWORK_STATUS).unwrap_or_default();
         let edited = edit(now);
         if edited != now {
-            self.write_status(&pod, &edited)?;
+            self.put_status(&pod, &edited, false)?;
         }
         Ok(pod)
     }
 
-    /// Writes the status of the pod's networks. Succeeds if the pod no longer exists.
+    /// Writes the status of the pod's networks. Succeeds if the pod no longer exists. An API server that does not answer is asked
+    /// again for as long as the whole call may take.
     ///
     /// # Errors
     /// When the API server does not take it.
     pub fn write_status(&self, pod: &Pod, status: &str) -> Result<(), ClusterError> {
+        self.put_status(pod, status, true)
+    }
+
+    fn put_status(&self, pod: &Pod, status: &str, patient: bool) -> Result<(), ClusterError> {
         self.executor.block_on(async {
             let mut attempts = 1;
             loop {
-                let refusal = match objects::write_status(&self.api, &self.namespace, pod, status).await {
+                let refusal = match objects::write_status(&self.api, &self.namespace, pod, status, patient).await {
                     Err(ClusterError::Refused { status: 404, .. }) => {
                         self.note_gone();
                         return Ok(());
