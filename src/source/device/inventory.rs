@@ -307,15 +307,14 @@ impl Inventory {
 
     /// The request that would find out more about a device, if there is one.
     pub(super) fn question_about(&self, name: &str, key: &DeviceKey, needs_resource: bool) -> Option<Question> {
-        let known = self.identity(key);
+        // What one slice says counts only once all are known: another may be of a newer generation of its pool.
+        let described = || self.described.get(key).cloned().unwrap_or_default();
+        let known = if self.has_listed_slices(&key.driver) { self.identity(key) } else { described() };
         if known.id.is_some() && (known.resource.is_some() || !needs_resource) {
             return None;
         }
         if let Some(question) = self.metadata_question(name, &key.driver) {
             return Some(question);
-        }
-        if self.published(key).is_some() {
-            return None;
         }
         let scope = SliceScope::ALL.into_iter().find(|scope| !self.listed.contains(&(key.driver.clone(), *scope)))?;
         Some(Question::Slices { driver: key.driver.clone(), scope })

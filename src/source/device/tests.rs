@@ -116,6 +116,7 @@ fn a_claim_that_the_kubelet_knows_in_part_is_read_before_a_device_is_missed() {
     inventory.add_metadata("web-nics", DRIVER, Vec::new());
     let devices = [("gpu", Identity::default()), ("a", identity("0000:01:00.1", "example/vf"))];
     inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, Vec::new());
     let demands = [of_resource("1", "example/vf")];
     assert_eq!(inventory.assign(&demands).unwrap_err(), Question::Claim("web-nics".into()));
     inventory.add_grants("web-nics", Some(vec![grant("gpu", "gpu"), grant("nic", "a")]));
@@ -146,6 +147,21 @@ fn an_older_generation_of_a_pool_does_not_count() {
     }
 }
 
+/// A driver may go over from slices of a node to slices that name none.
+#[test]
+fn a_newer_generation_without_a_node_wins_over_an_older_one_of_the_node() {
+    let mut inventory = Inventory::new(Devices::new(), []);
+    inventory.add_claims_of_pod(pod(&["nics"]));
+    inventory.add_grants("web-nics", Some(vec![grant("one", "a")]));
+    inventory.add_metadata("web-nics", DRIVER, Vec::new());
+    inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &[("a", identity("old", ""))])]);
+    let demands = [of_claim("1", "nics", Some("one"))];
+    let unbound = Question::Slices { driver: DRIVER.into(), scope: SliceScope::Unbound };
+    assert_eq!(inventory.assign(&demands).unwrap_err(), unbound);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, vec![slice(2, &[("a", identity("new", ""))])]);
+    assert_eq!(ids(&inventory, &demands), ["new"]);
+}
+
 #[test]
 fn claims_come_before_extended_resources_and_these_before_device_plugins() {
     let mut inventory = Inventory::new(plugin("r", &["plugin", "C"]), []);
@@ -162,6 +178,7 @@ fn claims_come_before_extended_resources_and_these_before_device_plugins() {
     }
     let devices = [("c", identity("C", "r")), ("e", identity("E", "")), ("x", identity("X", ""))];
     inventory.add_slices(DRIVER, SliceScope::Node, vec![slice(1, &devices)]);
+    inventory.add_slices(DRIVER, SliceScope::Unbound, Vec::new());
     let demands = ["1", "2", "3", "4"].map(|origin| of_resource(origin, "r"));
     let shown = ids(&inventory, &demands);
     // Device C of the device plugin is the claim's, and is not assigned a second time.
