@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::value::RawValue;
 
 use self::shown::{CniErrorShown, Shown, StepShown, dry_run, millis, synced_table};
-use self::values::{Mappings, PluginName, bandwidth, key_and_value, plugin, port_mappings};
+use self::values::{Key, Mappings, PluginName, bandwidth, key, key_and_value, plugin, port_mappings};
 
 use super::operations::loaded;
 use super::paths::{cache_dir, cni_path};
@@ -92,18 +92,21 @@ pub(super) struct UpdateArgs {
     /// Limits in bits per second, such as ingress=50M,egress=20M,egressBurst=2M; `ingress=none`, or `none` for both directions
     #[arg(long, value_name = "LIMITS", value_parser = bandwidth)]
     bandwidth: Option<BandwidthUpdate>,
-    /// The new list of all mappings, such as 8080:80/tcp,127.0.0.1:53:53/udp, or as JSON; `none` for none
+    /// The new list of all mappings, such as 8080:80/tcp,127.0.0.1:53:53/udp,9000-9002:90-92, or as JSON; `none` for none
     #[arg(long, value_name = "MAPPINGS", value_parser = port_mappings)]
     port_mappings: Option<Mappings>,
     /// A plugin of the interface's chain, by its type: bandwidth, portmap, firewall or tuning; #2 is the second of that type
     #[arg(long, value_name = "TYPE[#N]", value_parser = plugin)]
     plugin: Option<PluginName>,
-    /// A key of that plugin's configuration and its new value, in JSON
+    /// Keys of that plugin's configuration and their new values, in JSON
     #[arg(long, value_name = "KEY=JSON", requires = "plugin", value_parser = key_and_value)]
     set: Vec<(String, Box<RawValue>)>,
-    /// A key to remove from that plugin's configuration
+    /// Keys to remove from that plugin's configuration
     #[arg(long, value_name = "KEY", requires = "plugin")]
     unset: Vec<String>,
+    /// More keys of --set and --unset
+    #[arg(value_name = "KEY[=JSON]", requires = "plugin", value_parser = key, hide = true)]
+    more: Vec<Key>,
     /// Print which steps would be undone and done, and with which values, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -166,7 +169,7 @@ pub(super) fn detach(args: &Detach) -> super::Outcome {
 }
 
 pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
-    let (which, values) = (args.container.which(), args.update());
+    let (which, values) = (args.container.which(), args.update()?);
     if args.dry_run {
         let live = args.container.live();
         let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
@@ -312,17 +315,32 @@ impl Container {
 }
 
 impl UpdateArgs {
-    fn update(&self) -> Update {
+    fn update(&self) -> Result<Update, CliError> {
+        let (mut set, mut unset) = (self.set.clone(), self.unset.clone());
+        for key in &self.more {
+            match key {
+                Key::Set(key, value) if !self.set.is_empty() => set.push((key.clone(), value.clone())),
+                Key::Unset(key) if !self.unset.is_empty() => unset.push(key.clone()),
+                Key::Set(key, _) => return Err(wrong(format!("--set is missing before {key:?}"))),
+                Key::Unset(key) => return Err(wrong(format!("--unset is missing before {key:?}"))),
+            }
+        }
+        let mut seen = RawObject::new();
+        for (key, value) in set {
+            if seen.insert(key.clone(), value).is_some() {
+                return Err(wrong(format!("--set has the key {key:?} twice")));
+            }
+        }
         let plugins = self.plugin.as_ref().map(|name| PluginUpdate {
             plugin_type: name.plugin_type.clone(),
             number: name.number,
-            set: self.set.iter().cloned().collect::<RawObject>(),
-            unset: self.unset.clone(),
+            set: seen,
+            unset,
         });
-        Update {
+        Ok(Update {
             bandwidth: self.bandwidth,
             port_mappings: self.port_mappings.clone().map(|Mappings(mappings)| mappings),
             plugins: plugins.into_iter().collect(),
-        }
+        })
     }
 }

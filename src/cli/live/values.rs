@@ -87,28 +87,56 @@ pub(super) fn port_mappings(text: &str) -> Result<Mappings, String> {
     if text.trim_start().strip_prefix('[').is_some_and(is_json) {
         return PortMapping::parse_list(text).map(Mappings).map_err(|error| error.to_string());
     }
-    text.split(',').map(port_mapping).collect::<Result<_, _>>().map(Mappings)
+    let lists = text.split(',').map(mappings_of).collect::<Result<Vec<_>, _>>()?;
+    Ok(Mappings(lists.into_iter().flatten().collect()))
 }
 
-/// Reads `[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`; an IPv6 address is in brackets.
-fn port_mapping(text: &str) -> Result<PortMapping, String> {
-    let expected = || format!("{text:?} is not a mapping such as 8080:80/tcp or 127.0.0.1:53:53/udp");
+/// Reads `[HOSTIP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`, where both ports may be ranges of one length, such as `9000-9002`; an
+/// IPv6 address is in brackets.
+fn mappings_of(text: &str) -> Result<Vec<PortMapping>, String> {
+    let expected =
+        || format!("{text:?} is not a mapping such as 8080:80/tcp, 127.0.0.1:53:53/udp or 9000-9002:90-92/tcp");
     let (ports, protocol) = text.trim().split_once('/').unwrap_or((text.trim(), "tcp"));
     let (rest, container_port) = ports.rsplit_once(':').ok_or_else(expected)?;
     let (host_ip, host_port) = rest.rsplit_once(':').unwrap_or(("", rest));
     let host_ip = host_ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(host_ip);
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(expected);
+    let ports = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Ok::<_, String>(port(first)?..=port(last)?)
+    };
     if !["tcp", "udp", "sctp"].contains(&protocol)
         || !(host_ip.is_empty() || host_ip.parse::<std::net::IpAddr>().is_ok())
     {
         return Err(expected());
     }
-    Ok(PortMapping {
-        host_port: port(host_port)?,
-        container_port: port(container_port)?,
+    let (of_host, of_container) = (ports(host_port)?, ports(container_port)?);
+    if of_host.is_empty() || of_host.len() != of_container.len() {
+        return Err(expected());
+    }
+    let mapping = |(host_port, container_port)| PortMapping {
+        host_port,
+        container_port,
         protocol: protocol.to_owned(),
         host_ip: host_ip.to_owned(),
-    })
+    };
+    Ok(of_host.zip(of_container).map(mapping).collect())
+}
+
+/// A key of a plugin's configuration, to be set or to be left out.
+#[derive(Debug, Clone)]
+pub(super) enum Key {
+    Set(String, Box<RawValue>),
+    Unset(String),
+}
+
+/// Reads one more `KEY=JSON` of `--set`, or one more `KEY` of `--unset`.
+pub(super) fn key(text: &str) -> Result<Key, String> {
+    if text.contains('=') {
+        key_and_value(text).map(|(key, value)| Key::Set(key, value))
+    } else {
+        Ok(Key::Unset(text.to_owned()))
+    }
 }
 
 pub(super) fn plugin(text: &str) -> Result<PluginName, String> {
@@ -168,16 +196,37 @@ mod tests {
 
     #[test]
     fn mappings_as_text() {
-        let one =
-            |text: &str| port_mapping(text).map(|one| (one.host_ip, one.host_port, one.container_port, one.protocol));
+        let one = |text: &str| {
+            let one = mappings_of(text)?.remove(0);
+            Ok::<_, String>((one.host_ip, one.host_port, one.container_port, one.protocol))
+        };
         let expected =
             |ip: &str, host, container, protocol: &str| Ok((ip.to_owned(), host, container, protocol.to_owned()));
         assert_eq!(one("8080:80"), expected("", 8080, 80, "tcp"));
         assert_eq!(one("127.0.0.1:53:5353/udp"), expected("127.0.0.1", 53, 5353, "udp"));
         assert_eq!(one("[fd00::1]:53:5353/sctp"), expected("fd00::1", 53, 5353, "sctp"));
-        for wrong in ["", "80", "0:80", "80:0", "80:80/icmp", "65536:80", "host:80:80", ":80:80:80"] {
+        for wrong in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "80:80/icmp",
+            "65536:80",
+            "host:80:80",
+            ":80:80:80",
+            "80-82:80",
+            "80-82:80-81",
+            "82-80:82-80",
+            "0-1:1-2",
+            "80-:80-",
+            "65535-65536:1-2",
+        ] {
             assert!(one(wrong).is_err(), "{wrong}");
         }
+        let range = port_mappings("[::1]:9000-9002:90-92/udp,80:80").unwrap().0;
+        let ports: Vec<_> = range.iter().map(|one| (one.host_ip.as_str(), one.host_port, one.container_port)).collect();
+        assert_eq!(ports, [("::1", 9000, 90), ("::1", 9001, 91), ("::1", 9002, 92), ("", 80, 80)]);
+        assert_eq!(port_mappings("1-65535:1-65535").unwrap().0.len(), 65535);
         assert_eq!(port_mappings("none").unwrap().0.len(), 0);
         assert_eq!(port_mappings("80:80,81:81").unwrap().0.len(), 2);
         assert_eq!(port_mappings("[::1]:80:80,[fd00::1]:81:81/udp").unwrap().0[1].host_ip, "fd00::1");

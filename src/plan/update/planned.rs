@@ -20,7 +20,12 @@ pub enum Kind {
 impl Kind {
     /// The kind of a plugin, if its steps can be redone.
     pub fn of(plugin: &PluginConfig) -> Option<Self> {
-        match plugin.plugin_type() {
+        Self::of_type(plugin.plugin_type())
+    }
+
+    /// The kind of the plugins of a type.
+    pub fn of_type(plugin_type: &str) -> Option<Self> {
+        match plugin_type {
             "bandwidth" => Some(Self::Bandwidth),
             "portmap" => Some(Self::Portmap),
             "firewall" => Some(Self::Firewall),

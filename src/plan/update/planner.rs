@@ -83,11 +83,11 @@ impl Planner<'_> {
     }
 
     fn set_keys(&self, new: &mut Attachment, update: &PluginUpdate) -> Result<(), UpdateError> {
-        let at = self.find(&update.plugin_type, update.number)?;
         let plugin_type = update.plugin_type.clone();
-        if Kind::of(&new.network.plugins[at]).is_none() {
+        if Kind::of_type(&plugin_type).is_none() {
             return Err(UpdateError::Kind { label: self.label.clone(), plugin_type });
         }
+        let at = self.find(&plugin_type, update.number)?;
         if update.set.is_empty() && update.unset.is_empty() {
             return Err(self.value(&plugin_type, "--plugin", "no key is given: --set KEY=JSON or --unset KEY"));
         }
@@ -325,7 +325,7 @@ impl Planner<'_> {
                 "firewall",
                 key,
                 "its DEL does not take back what this key makes, as other containers of the bridge may depend on it; \
-                 braid detach and braid attach make the attachment anew",
+                 braid detach and braid attach make an attachment anew, and a new container its primary one",
             )),
         }
     }
@@ -474,7 +474,10 @@ mod tests {
         let error = |attachment: &Attachment, wanted: &Update| update(attachment, wanted).unwrap_err().to_string();
         let plain = attachment("", "{}");
         assert!(error(&plain, &keys("portmap", "{}", &[])).contains("no plugin of type \"portmap\", only bridge"));
-        assert!(error(&plain, &keys("bridge", r#"{"mtu":1}"#, &[])).contains("braid detach and braid attach"));
+        for other in ["bridge", "host-local"] {
+            let message = error(&plain, &keys(other, r#"{"mtu":1}"#, &[]));
+            assert!(message.contains("braid detach and braid attach"), "{message}");
+        }
         let two = attachment(r#",{"type":"tuning"},{"type":"tuning"}"#, "{}");
         let numbered = PluginUpdate { plugin_type: "tuning".into(), number: Some(3), ..PluginUpdate::default() };
         assert!(error(&two, &keys("tuning", r#"{"mtu":1}"#, &[])).contains("say which one, such as tuning#1"));
