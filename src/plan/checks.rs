@@ -90,7 +90,7 @@ pub(super) fn foreign_names<'a>(
     taken: &'a [String],
 ) -> Vec<(&'a str, &'a str)> {
     let incoming = (position == Position::Chained)
-        .then_some((request.ifname.as_str(), "the interface that braid is chained after"));
+        .then_some((request.ifname.as_str(), "the interface that the runtime asked for"));
     let held = taken.iter().map(|name| (name.as_str(), "another network of this container"));
     incoming.into_iter().chain(held).collect()
 }

@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
-use super::{attach, change, detach, interfaces, live, network};
-use crate::support::{Case, Network, bridge, host_local, portmap, ptp, recorder};
+use super::{attach, change, detach, interfaces, live, network, update};
+use crate::support::{Case, Network, Plugin, bridge, host_local, portmap, ptp, recorder};
 
 /// A container on one recorder's network, and two more networks to be attached.
 fn case() -> Case {
@@ -383,5 +383,68 @@ fn rules_that_two_attachments_share_are_removed_with_both() {
     assert_eq!(rules(), before);
     detach(&case, &["a1", "a2"]).succeeds();
     assert!(!rules().iter().any(|rule| rule.contains("--to-destination")), "{:?}", rules());
+    case.del().succeeds().leaves_nothing();
+}
+
+/// A container, and networks whose plugins keep something under the names of the network and the container.
+fn sharing(extras: &[Value]) -> Case {
+    let first = json!({"cniVersion": "1.0.0", "name": "first", "type": "alpha", "recorder": {"link": true}});
+    let case = live(Case::with_reference_plugins(), &[&[first], extras].concat());
+    let limit = Plugin::new("net-bandwidth", "bandwidth").key("capabilities", json!({"bandwidth": true}));
+    let case = network(case, "limited", &[bridge("br-one", "10.66.1.0/24").key("ipMasq", false), limit]);
+    network(case, "masked", &[bridge("br-two", "10.66.2.0/24").key("ipMasq", true)])
+}
+
+fn limited(ifname: &str) -> Value {
+    json!({"name": "limited", "interface": ifname, "bandwidth": {"egressRate": 1_000_000, "egressBurst": 1_000_000}})
+}
+
+/// The limits on the host, and the rules of iptables.
+fn kept(case: &Case) -> Vec<String> {
+    let text = case.host().run("tc qdisc show") + &case.host().run("iptables-save -t nat");
+    text.lines().filter(|line| line.contains("tbf") || line.starts_with("-A")).map(str::to_owned).collect()
+}
+
+/// The DEL of a second attachment, in a rollback too, would remove the limit or the masquerading of the first.
+#[test]
+fn what_is_shared_with_a_new_attachment_is_not_attached() {
+    let case = sharing(&[]);
+    case.add().succeeds();
+    attach(&case, &[&limited("b1").to_string(), "masked@m1"]).succeeds();
+    let before = kept(&case);
+    for second in [limited("b2").to_string(), "limited@b2".into(), "masked@m2".into()] {
+        attach(&case, &[&second]).fails(7).says("different names");
+    }
+    assert_eq!(kept(&case), before);
+    detach(&case, &["m1"]).succeeds();
+    attach(&case, &["masked@m2,masked@m3"]).fails(7).says("different names");
+    attach(&case, &["masked@m2"]).succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// ADD makes two attachments of one network of which one has a limit.
+#[test]
+fn a_limit_outlives_the_other_attachment_of_its_network() {
+    let case = sharing(&[limited("b1"), json!({"name": "limited", "interface": "b2"})]);
+    case.add().succeeds();
+    let before = kept(&case);
+    detach(&case, &["b2"]).fails(7).says("b1").says("take the limit away before");
+    update(&case, &["b2", "--bandwidth", "egress=1M"]).fails(7).says("b1");
+    assert_eq!(kept(&case), before);
+    update(&case, &["b1", "--bandwidth", "egress=2M"]).succeeds();
+    update(&case, &["b1", "--bandwidth", "egress=none"]).succeeds();
+    detach(&case, &["b2"]).succeeds();
+    update(&case, &["b1", "--bandwidth", "egress=1M,egressBurst=1M"]).succeeds();
+    assert_eq!(kept(&case), before);
+    case.del().succeeds().leaves_nothing();
+}
+
+#[test]
+fn a_selection_that_does_not_apply_is_named() {
+    let case = case();
+    case.add().succeeds();
+    let outcome = attach(&case, &[r#"{"name":"blue","when":{"pod":["db-*"]}}"#]).succeeds();
+    outcome.called_nothing().stderr_contains("not attached: selection 1 (blue)");
+    attach(&case, &["blue@eth0"]).fails(7).message_contains("the interface that the runtime asked for");
     case.del().succeeds().leaves_nothing();
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{interfaces, live, update};
+use super::{change, interfaces, live, update};
 use crate::support::{
     Case, Network, Plugin, bridge, firewall, new_plugins, portmap, recorder, reference_plugins, tuning,
 };
@@ -325,7 +325,11 @@ fn a_host_port_of_another_container_is_refused() {
     };
     second("ADD");
     let before = nat(&case);
-    update(&case, &["eth0", "--port-mappings", "9090:80"]).fails(7).says("9090/tcp").says("container-2");
+    for words in
+        [&["eth0", "--port-mappings", "9080-9099:80-99"][..], &["eth0", "--port-mappings", "9090:80", "--dry-run"]]
+    {
+        update(&case, words).fails(7).says("9090/tcp").says("container-2");
+    }
     assert_eq!(nat(&case), before);
     update(&case, &["eth0", "--port-mappings", "9090:80/udp"]).succeeds();
     second("DEL");
@@ -457,5 +461,29 @@ fn values_that_contradict_themselves_are_refused() {
     // The burst of a tenth of a second would be more than the plugin can count.
     update(&case, &["eth0", "--bandwidth", "ingress=none"]).succeeds();
     update(&case, &["eth0", "--bandwidth", "ingress=400G"]).succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
+/// `--set a=1 b=2` and `--unset c d`, wherever the container stands.
+#[test]
+fn several_keys_follow_one_option() {
+    let case = case(reference_plugins(), &[tuning()]);
+    case.add().succeeds();
+    let show = |words: &[&str]| {
+        let words = [&["eth0", "--dry-run", "--plugin", "tuning"], words].concat();
+        String::from_utf8(change(&case, "update", &words).output().stdout).expect("UTF-8")
+    };
+    let shown = show(&["--set", "mtu=1300", "promisc=true", "allmulti=true"]);
+    assert!(shown.contains(r#""mtu":1300,"promisc":true,"allmulti":true"#), "{shown}");
+    assert_eq!(shown, show(&["--set", "mtu=1300", "--set", "promisc=true", "allmulti=true"]));
+    let shown = show(&["--unset", "allmulti", "mtu", "--set", "promisc=true"]);
+    assert!(!shown.lines().any(|line| line.starts_with("ADD") && line.contains("mtu")), "{shown}");
+    for (words, message) in [
+        (&["--set", "mtu=1300", "promisc"][..], "--unset is missing before \"promisc\""),
+        (&["--unset", "mtu", "promisc=true"], "--set is missing before \"promisc\""),
+        (&["--set", "mtu=1300", "mtu=1400"], "twice"),
+    ] {
+        update(&case, &[&["eth0", "--plugin", "tuning"], words].concat()).fails(7).says(message);
+    }
     case.del().succeeds().leaves_nothing();
 }

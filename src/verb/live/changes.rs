@@ -7,9 +7,10 @@ use std::time::Instant;
 use super::super::context::Context;
 use super::error::LiveError;
 use super::find::{self, Which};
-use super::locked::{LockedContainer, request_of};
+use super::locked::{LockedContainer, refuse_missing_plugins, request_of};
 use super::pod_status::write_pod_status;
 use super::ports;
+use super::shared;
 use super::tried;
 use crate::cni::Version;
 use crate::config::{Config, OperatorSelection, Timeouts};
@@ -119,6 +120,7 @@ impl Live {
                 return unchanged(&journal.state);
             }
             ports::refuse_taken_by_new(locked.store, locked.container, &journal.state, &attachments)?;
+            shared::refuse_with_new(locked.container, &journal.state, &attachments)?;
             locked.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, attachments))
         })
     }
@@ -145,7 +147,7 @@ impl Live {
             if indexes.is_empty() {
                 return unchanged(&journal.state);
             }
-            ports::refuse_shared_with_rest(locked.store, locked.container, &journal.state, &indexes)?;
+            shared::refuse_with_rest(locked.container, &journal.state, &indexes)?;
             locked.reported("detach", journal, |means, journal| transaction::detach(means, journal, &indexes))
         })
     }
@@ -160,7 +162,8 @@ impl Live {
             find::refuse_debts(&journal.state)?;
             let (index, planned) = planned(&journal.state, interface, values)?;
             ports::refuse_taken(locked.store, locked.container, &journal.state, index, &planned)?;
-            locked.refuse_missing_plugins(&journal.state, &planned.attachment)?;
+            shared::refuse_for_update(locked.container, &journal.state, index, &planned)?;
+            refuse_missing_plugins(&journal.state.header.plan, &planned.attachment, locked.tools.finder)?;
             if planned.steps.is_empty() {
                 return unchanged(&journal.state);
             }
@@ -178,17 +181,17 @@ impl Live {
         interface: &str,
         values: &Update,
     ) -> Result<(Attachment, PlannedUpdate), LiveError> {
-        self.look(which, |state| {
-            let (index, planned) = planned(state, interface, values)?;
-            Ok((state.header.plan.attachments[index].clone(), planned))
-        })?
-    }
-
-    /// Looks at a container's journal.
-    fn look<T>(&self, which: Which<'_>, look: impl FnOnce(&State) -> T) -> Result<T, LiveError> {
         let (store, id) = self.open(which)?;
         let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
-        Ok(look(&find::look(&container, which)?))
+        let state = find::look(&container, which)?;
+        find::refuse_unfit(&state)?;
+        find::refuse_debts(&state)?;
+        let (index, planned) = planned(&state, interface, values)?;
+        ports::refuse_taken(&store, &container, &state, index, &planned)?;
+        shared::refuse_for_update(&container, &state, index, &planned)?;
+        let plan = &state.header.plan;
+        refuse_missing_plugins(plan, &planned.attachment, &self.context(&id).finder_for(&plan.path))?;
+        Ok((plan.attachments[index].clone(), planned))
     }
 
     /// Reads the plan at the beginning of a container's journal. The rest is much longer if the container has been changed often.

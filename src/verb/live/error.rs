@@ -142,18 +142,17 @@ pub enum LiveError {
         /// Its interface.
         ifname: String,
     },
-    /// The plugin cannot distinguish the rules of two attachments.
-    #[error(
-        "portmap cannot distinguish the rules of {ifname:?} and {other:?} ({why}), so changing or removing one's rules would \
-         remove the other's; attach the networks under different names and with the iptables backend, and detach these two at once"
-    )]
-    SharedRules {
+    /// A plugin keeps something that belongs to two attachments at once.
+    #[error("{what}, so changing or removing {ifname:?} would take from {other:?} what it needs; {remedy}")]
+    Shared {
         /// The interface to be attached, updated or detached.
         ifname: String,
         /// The other one.
         other: String,
-        /// Why not.
-        why: &'static str,
+        /// What they share.
+        what: &'static str,
+        /// What helps.
+        remedy: &'static str,
     },
     /// There is no way to find out what the container's pod asks for.
     #[error("container {container_id:?} cannot be compared with its pod: {why}")]
@@ -243,7 +242,7 @@ fn code_of(error: &LiveError) -> u32 {
         | LiveError::Taken { .. }
         | LiveError::PortTaken { .. }
         | LiveError::NoPod { .. }
-        | LiveError::SharedRules { .. } => code::INVALID_CONFIG,
+        | LiveError::Shared { .. } => code::INVALID_CONFIG,
         LiveError::Corrupt { .. } | LiveError::Owed { .. } => code::CLEANUP_INCOMPLETE,
         LiveError::NotWhole { .. } | LiveError::KeepsChanging { .. } => code::TRY_AGAIN,
         LiveError::Namespace(_) => code::NAMESPACE,

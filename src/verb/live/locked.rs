@@ -13,6 +13,7 @@ use crate::config::{Config, Delegate, MultusKeys, OperatorSelection, Problems};
 use crate::netns::Netns;
 use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
+use crate::runtime::Finder;
 use crate::source::device::HeldDevice;
 use crate::source::kubernetes::Session;
 use crate::source::{self, SourceError};
@@ -90,12 +91,6 @@ impl<'a> LockedContainer<'a> {
         Err(ChangeError::Incomplete(failures).into())
     }
 
-    pub(super) fn refuse_missing_plugins(&self, state: &State, attachment: &Attachment) -> Result<(), LiveError> {
-        let mut plan = state.header.plan.clone();
-        plan.attachments = vec![attachment.clone()];
-        Ok(preflight(&plan, self.tools.finder)?)
-    }
-
     /// Plans additional attachments by the rules of ADD.
     pub(super) fn plan(
         &self,
@@ -120,6 +115,9 @@ impl<'a> LockedContainer<'a> {
         let planned = problems.or_first(planned).map_err(Error::from)?;
         for warning in gathered.warnings.iter().chain(&planned.warnings) {
             tracing::warn!("{warning}");
+        }
+        for reason in &gathered.dropped {
+            tracing::warn!(container = self.container.id(), "not attached: {reason}");
         }
         let mut plan = planned.plan;
         forgo_without_plugins(&mut plan, self.tools.finder);
@@ -151,6 +149,12 @@ impl<'a> LockedContainer<'a> {
         parts.extend(there.filter_map(|(_, attachment)| part(attachment)));
         Ok(parts)
     }
+}
+
+/// Every plugin of an attachment with new values has an executable.
+pub(super) fn refuse_missing_plugins(plan: &Plan, attachment: &Attachment, finder: &Finder) -> Result<(), LiveError> {
+    let plan = Plan { attachments: vec![attachment.clone()], ..plan.clone() };
+    Ok(preflight(&plan, finder)?)
 }
 
 /// The call that a journal is of.

@@ -27,6 +27,7 @@ mod find;
 mod locked;
 mod pod_status;
 mod ports;
+mod shared;
 mod sync;
 mod tried;
 

@@ -1,9 +1,9 @@
-//! Checks that `portmap` does not make: whether another container uses a host port, and to which attachment its rules belong.
+//! Checks that `portmap` does not make: whether another container uses a host port.
 
 use serde_json::value::RawValue;
 
 use super::error::LiveError;
-use crate::cni::config::{PluginConfig, RawObject, find_folded};
+use crate::cni::config::{PluginConfig, RawObject};
 use crate::config::selection::PortMapping;
 use crate::plan::Attachment;
 use crate::plan::update::{How, Kind, PlannedUpdate};
@@ -23,7 +23,7 @@ pub(super) fn refuse_taken(
     }
     let mut known = known(store, container, state)?;
     known.retain(|known| known.index != Some(index));
-    refuse(&planned.attachment, &known, container.id())
+    refuse(&planned.attachment, &known)
 }
 
 /// Compares the mappings of new attachments with all mappings in the node's journals, and with one another.
@@ -38,27 +38,10 @@ pub(super) fn refuse_taken_by_new(
     }
     let mut known = known(store, container, state)?;
     for attachment in attachments.iter().filter(|attachment| !mappings(attachment).is_empty()) {
-        refuse(attachment, &known, container.id())?;
+        refuse(attachment, &known)?;
         known.push(Known { container_id: container.id().to_owned(), index: None, attachment: attachment.clone() });
     }
     Ok(())
-}
-
-/// Refuses to detach an attachment if its DEL would remove rules of one that stays.
-pub(super) fn refuse_shared_with_rest(
-    store: &Store,
-    container: &Container,
-    state: &State,
-    indexes: &[usize],
-) -> Result<(), LiveError> {
-    let detached = indexes.iter().map(|index| &state.header.plan.attachments[*index]);
-    let mut detached = detached.filter(|attachment| !mappings(attachment).is_empty()).peekable();
-    if detached.peek().is_none() {
-        return Ok(());
-    }
-    let mut known = known(store, container, state)?;
-    known.retain(|known| known.container_id == container.id() && known.index.is_none_or(|at| !indexes.contains(&at)));
-    detached.try_for_each(|attachment| known.iter().try_for_each(|known| refuse_shared(attachment, &known.attachment)))
 }
 
 /// An attachment in one of the node's journals.
@@ -103,14 +86,8 @@ fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>
     Ok(found)
 }
 
-fn refuse(new: &Attachment, known: &[Known], own_id: &str) -> Result<(), LiveError> {
-    for Known { container_id, attachment, .. } in known {
-        refuse_same_port(new, attachment, container_id)?;
-        if container_id == own_id {
-            refuse_shared(new, attachment)?;
-        }
-    }
-    Ok(())
+fn refuse(new: &Attachment, known: &[Known]) -> Result<(), LiveError> {
+    known.iter().try_for_each(|known| refuse_same_port(new, &known.attachment, &known.container_id))
 }
 
 fn refuse_same_port(new: &Attachment, known: &Attachment, container_id: &str) -> Result<(), LiveError> {
@@ -126,38 +103,13 @@ fn refuse_same_port(new: &Attachment, known: &Attachment, container_id: &str) ->
     Ok(())
 }
 
-/// Rules of `iptables` are in a chain for the network and the container. Rules of `nft` are marked with only the container.
-fn refuse_shared(new: &Attachment, known: &Attachment) -> Result<(), LiveError> {
-    if mappings(known).is_empty() {
-        return Ok(());
-    }
-    let shared = |why| Err(LiveError::SharedRules { ifname: new.ifname.clone(), other: known.ifname.clone(), why });
-    if new.network.name == known.network.name {
-        return shared("they are of one network");
-    }
-    let uses_nft = |attachment: &Attachment| portmap(attachment).any(is_nftables);
-    if uses_nft(new) && uses_nft(known) {
-        return shared("its nftables backend marks rules with the container alone");
-    }
-    Ok(())
-}
-
-fn portmap(attachment: &Attachment) -> impl Iterator<Item = &PluginConfig> {
+/// The steps that forward ports.
+pub(super) fn portmap(attachment: &Attachment) -> impl Iterator<Item = &PluginConfig> {
     attachment.network.plugins.iter().filter(|plugin| Kind::of(plugin) == Some(Kind::Portmap))
 }
 
-/// Whether `portmap` uses nftables. Without `backend`, it uses iptables if that is installed.
-fn is_nftables(plugin: &PluginConfig) -> bool {
-    match find_folded(plugin.keys(), "backend").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
-        Some(backend) => backend == "nftables",
-        None => !["/usr/sbin/iptables", "/sbin/iptables", "/usr/bin/iptables", "/bin/iptables"]
-            .iter()
-            .any(|path| std::path::Path::new(path).exists()),
-    }
-}
-
 /// The mappings that an attachment has.
-fn mappings(attachment: &Attachment) -> Vec<PortMapping> {
+pub(super) fn mappings(attachment: &Attachment) -> Vec<PortMapping> {
     let declares = portmap(attachment).any(|plugin| plugin.declares("portMappings"));
     let given: Option<&RawValue> = get(&attachment.capability_args).filter(|_| declares);
     given

@@ -4,9 +4,10 @@ use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::Live;
 use super::super::error::LiveError;
 use super::super::find::{self, Which};
-use super::super::locked::{LockedContainer, request_of};
+use super::super::locked::{LockedContainer, refuse_missing_plugins, request_of};
 use super::super::pod_status::{complete_pod_status, is_written, write_pod_status};
 use super::super::ports;
+use super::super::shared;
 use super::planning::{New, Planner, Seen, Work, difference, origin};
 use super::report::{AttachedNow, Failed, Network, PodName, Synced};
 use crate::cni::CniError;
@@ -387,7 +388,8 @@ impl LockedSync<'_, '_> {
             let index = find::attachment(&journal.state, &network.interface)?;
             let locked = self.locked;
             ports::refuse_taken(locked.store, locked.container, &journal.state, index, &planned)?;
-            locked.refuse_missing_plugins(&journal.state, &planned.attachment)?;
+            shared::refuse_for_update(locked.container, &journal.state, index, &planned)?;
+            refuse_missing_plugins(&journal.state.header.plan, &planned.attachment, locked.tools.finder)?;
             locked.reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))
         });
         match outcome {
@@ -423,6 +425,7 @@ impl LockedSync<'_, '_> {
         }
         let new = [attachment.clone()];
         ports::refuse_taken_by_new(locked.store, locked.container, &journal.state, &new)?;
+        shared::refuse_with_new(locked.container, &journal.state, &new)?;
         let mut plan = journal.state.header.plan.clone();
         plan.attachments = new.to_vec();
         let mut netns = open_namespace(&plan)?;
@@ -440,7 +443,7 @@ impl LockedSync<'_, '_> {
 impl LockedContainer<'_> {
     /// Undoes attachments.
     fn detach(&self, journal: Journal, indexes: &[usize]) -> Result<(), LiveError> {
-        ports::refuse_shared_with_rest(self.store, self.container, &journal.state, indexes)?;
+        shared::refuse_with_rest(self.container, &journal.state, indexes)?;
         self.reported("detach", journal, |means, journal| transaction::detach(means, journal, indexes))?;
         Ok(())
     }
