@@ -4,6 +4,7 @@
 //! agent, finding that out costs a call one system call. [`Report`] is the datagram, one JSON object.
 
 use std::borrow::Cow;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -148,6 +149,17 @@ fn nanos(duration: Duration) -> u64 {
 /// The socket on which a node's agent receives reports.
 pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("events.sock")
+}
+
+/// The file that a node's agent holds a lock on while it runs.
+pub fn agent_lock_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("agent.lock")
+}
+
+/// Whether a node's agent runs, as far as can be seen.
+pub fn has_agent(state_dir: &Path) -> bool {
+    let is_held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    File::open(agent_lock_path(state_dir)).is_ok_and(is_held)
 }
 
 /// Whether there may be an agent: the socket exists. Without one, nothing needs to be recorded for it.

@@ -8,9 +8,7 @@ use std::path::Path;
 use nix::libc::O_NOFOLLOW;
 
 use super::error::AgentError;
-
-/// The file, in the state directory, that the agent holds a lock on.
-const FILE: &str = "agent.lock";
+use crate::telemetry::agent_lock_path;
 
 /// The lock of a node's one agent. The kernel releases it when the process ends, however it ends.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ impl Lock {
         };
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&attachments);
         made.map_err(wrong("make the state directory", &attachments))?;
-        let path = state_dir.join(FILE);
+        let path = agent_lock_path(state_dir);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
         let mut file = options.open(&path).map_err(wrong("open", &path))?;
@@ -78,7 +76,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let first = Lock::take(&state).unwrap();
-        assert_eq!(fs::read_to_string(state.join(FILE)).unwrap().trim(), std::process::id().to_string());
+        assert_eq!(fs::read_to_string(agent_lock_path(&state)).unwrap().trim(), std::process::id().to_string());
         let (sender, receiver) = mpsc::channel();
         let second = thread::spawn({
             let state = state.clone();
@@ -93,8 +91,8 @@ mod tests {
     #[test]
     fn a_link_in_the_place_of_the_lock_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        symlink("/dev/null", dir.path().join(FILE)).unwrap();
+        symlink("/dev/null", agent_lock_path(dir.path())).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("cannot open") && error.contains(FILE), "{error}");
+        assert!(error.contains("cannot open") && error.contains("agent.lock"), "{error}");
     }
 }

@@ -190,7 +190,7 @@ impl Queue {
 
     /// A definition has changed: every pod that asks for it is looked at.
     pub(super) fn definition_has_changed(&mut self, definition: &str, now: Instant) {
-        let names = |item: &&mut Item| !item.needs_repair() && item.definitions.iter().any(|name| name == definition);
+        let names = |item: &&mut Item| item.definitions.iter().any(|name| name == definition);
         for item in self.items.values_mut().filter(names) {
             item.ask(Urgency::Changed, now);
         }
@@ -590,8 +590,11 @@ mod tests {
         queue.container_is("1", unknown("c1"), now);
         assert_eq!(queue.take(now).unwrap().container, Container::Unknown("c1".into()));
         assert_eq!(queue.finished("1", Outcome::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0)), None);
-        // It is counted, and nothing is asked for it time and again.
+        // What it lacks may be something else by now.
         queue.definition_has_changed("web/a", now);
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        queue.finished("1", Outcome::NeedsRepair, Some(vec!["web/a".into()]), (now, 0.0));
+        // It is counted, and nothing is asked for it time and again.
         queue.pod_is(PodOfNode { status: Some("[]".into()), ..pod("1", 2, "a") }, unknown("c1"), now);
         queue.pod_is(pod("1", 3, "a"), unknown("c1"), now);
         assert_eq!((queue.failing(), queue.asks_for_definitions(), queue.next()), (1, (true, false), None));

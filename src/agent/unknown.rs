@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::meta::is_braid;
 use crate::config::{Config, Problems};
+use crate::netns::Netns;
 use crate::runtime::cache::{Cache, Cached};
 use crate::runtime::load;
 
@@ -23,11 +24,32 @@ const LOOPBACK: &str = "lo";
 /// A file as it was looked at: when it was changed, and its size.
 type Stamp = (PathBuf, Option<SystemTime>, u64);
 
+/// How new a container is: the greatest is the newest. The machine's clock decides only between those that were there when the
+/// agent started, as it may have been set since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    /// Whether its namespace was there when it was looked at.
+    is_there: bool,
+    /// The look at which it was first seen.
+    seen: u64,
+    /// When its result was written.
+    since: SystemTime,
+}
+
 /// A container of which libcni keeps a result.
 #[derive(Debug)]
 struct Seen {
     container: String,
-    since: SystemTime,
+    age: Age,
+}
+
+/// A pod's result of a network that is not Braid's.
+struct Result {
+    uid: String,
+    container: String,
+    netns: String,
+    /// The file's name.
+    file: String,
 }
 
 /// The containers that another plugin has attached, by the UIDs of their pods.
@@ -36,6 +58,10 @@ pub(super) struct Unknown {
     cache_dir: PathBuf,
     conf_dir: PathBuf,
     pods: HashMap<String, Seen>,
+    /// The look at which each container was first seen, for as long as it is there.
+    first_seen: HashMap<String, u64>,
+    /// How many looks there have been.
+    looks: u64,
     /// When the directory of results had been changed last, if nothing can have escaped the look.
     results_of: Option<SystemTime>,
     /// The configurations of the node.
@@ -52,6 +78,8 @@ impl Unknown {
             cache_dir: cache_dir.to_owned(),
             conf_dir: conf_dir.to_owned(),
             pods: HashMap::new(),
+            first_seen: HashMap::new(),
+            looks: 0,
             results_of: None,
             files: Vec::new(),
             configuration: None,
@@ -107,24 +135,34 @@ impl Unknown {
                 return;
             }
         };
-        for (uid, container, file) in cached.filter_map(|cached| of_another(&cached)) {
+        self.looks += 1;
+        let before = std::mem::take(&mut self.first_seen);
+        for Result { uid, container, netns, file } in cached.filter_map(|cached| of_another(&cached)) {
+            let seen = before.get(&container).copied().unwrap_or(self.looks);
+            self.first_seen.insert(container.clone(), seen);
             let written = results.join(file).metadata().and_then(|metadata| metadata.modified());
             let since = written.unwrap_or(SystemTime::UNIX_EPOCH);
-            if self.pods.get(&uid).is_none_or(|before| before.since <= since) {
-                self.pods.insert(uid, Seen { container, since });
+            let age = Age { is_there: Netns::open(Path::new(&netns)).is_ok(), seen, since };
+            if self.pods.get(&uid).is_none_or(|before| before.age <= age) {
+                self.pods.insert(uid, Seen { container, age });
             }
         }
     }
 }
 
-/// The pod's UID, the container and the file's name of a pod's result of a network that is not Braid's. One of Braid's stays for
-/// a moment after DEL has removed the journal.
-fn of_another(cached: &Cached) -> Option<(String, String, String)> {
+/// What is known from a pod's result of a network that is not Braid's. One of Braid's stays for a moment after DEL has removed the
+/// journal.
+fn of_another(cached: &Cached) -> Option<Result> {
     let Cached { network_name, container_id, if_name, .. } = cached;
     let uid = cached.cni_args.iter().flatten().find(|[key, _]| key == "K8S_POD_UID").map(|[_, uid]| uid)?;
     let is_braids = || cached.network().is_ok_and(|network| network.plugins.iter().any(is_braid));
     let is_wanted = !uid.is_empty() && if_name != LOOPBACK && !is_braids();
-    is_wanted.then(|| (uid.clone(), container_id.clone(), format!("{network_name}-{container_id}-{if_name}")))
+    is_wanted.then(|| Result {
+        uid: uid.clone(),
+        container: container_id.clone(),
+        netns: cached.netns.clone(),
+        file: format!("{network_name}-{container_id}-{if_name}"),
+    })
 }
 
 /// The configurations of a directory in the order in which runtimes take them.
@@ -153,6 +191,8 @@ fn configuration(files: &[Stamp]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use serde_json::json;
     use serde_json::value::RawValue;
 
@@ -160,9 +200,13 @@ mod tests {
     use crate::runtime::Attachment;
 
     fn keep(dir: &Path, network: &str, kind: &str, container: &str, (ifname, uid): (&str, &str)) {
+        keep_at(dir, (network, kind), container, (ifname, uid), "/run/netns/c");
+    }
+
+    fn keep_at(dir: &Path, (network, kind): (&str, &str), container: &str, (ifname, uid): (&str, &str), netns: &str) {
         let config = json!({"cniVersion": "1.0.0", "name": network, "plugins": [{"type": kind}]}).to_string();
         let args = format!("IgnoreUnknown=1;K8S_POD_UID={uid}");
-        let attachment = Attachment { args, ..Attachment::new(container, "/run/netns/c", ifname) };
+        let attachment = Attachment { args, ..Attachment::new(container, netns, ifname) };
         let result = RawValue::from_string("{}".into()).unwrap();
         Cache::new(dir).store(network, config.as_bytes(), &attachment, &result).unwrap();
     }
@@ -197,5 +241,37 @@ mod tests {
         unknown.refresh(now);
         assert_eq!(unknown.container_of("1"), None);
         assert_eq!(unknown.next(now), now + AGAIN);
+    }
+
+    fn date(cache: &Path, file: &str, time: SystemTime) {
+        File::options().append(true).open(cache.join("results").join(file)).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn the_newest_container_of_a_pod_is_known_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, conf) = (dir.path().join("cni"), dir.path().join("net.d"));
+        fs::create_dir(&conf).unwrap();
+        let plugin = json!({"type": "braid", "kubeconfig": "/none", "delegates": [{"cniVersion": "1.0.0", "name": "extra", "type": "bridge"}]});
+        let text = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}, plugin]});
+        fs::write(conf.join("50-braid.conflist"), text.to_string()).unwrap();
+        let yesterday = SystemTime::now() - Duration::from_secs(86400);
+        keep(&cache, "cbr0", "bridge", "c1", ("eth0", "1"));
+        let (mut unknown, now) = (Unknown::new(&cache, &conf), Instant::now());
+        unknown.refresh(now);
+        assert_eq!(unknown.container_of("1"), Some("c1"));
+        keep(&cache, "cbr0", "bridge", "c2", ("eth0", "1"));
+        date(&cache, "cbr0-c2-eth0", yesterday);
+        unknown.refresh(now);
+        assert_eq!(unknown.container_of("1"), Some("c2"), "it was seen later");
+        // Another agent goes by the clock, but only where both have a namespace, or neither.
+        let mut another = Unknown::new(&cache, &conf);
+        another.refresh(now);
+        assert_eq!(another.container_of("1"), Some("c1"));
+        keep_at(&cache, ("cbr0", "bridge"), "c3", ("eth0", "1"), "/proc/self/ns/net");
+        date(&cache, "cbr0-c3-eth0", yesterday);
+        let mut another = Unknown::new(&cache, &conf);
+        another.refresh(now);
+        assert_eq!(another.container_of("1"), Some("c3"));
     }
 }

@@ -54,8 +54,8 @@ pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
         );
         let mending = if node.living.has_refused() {
             Mending::Not("there are namespaces that must not be looked into".into())
-        } else if one.age < min_age {
-            Mending::Not(format!("it was given {} s ago, and an ADD may be under way", one.age.as_secs()))
+        } else if let Some(age) = one.age.filter(|age| *age < min_age) {
+            Mending::Not(format!("it was given {} s ago, and an ADD may be under way", age.as_secs()))
         } else {
             Mending::Safe
         };

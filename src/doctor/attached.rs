@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::living::{Living, Place};
+use super::unexamined::Unexamined;
 use crate::netns::{DefaultRoute, Family, Netns, Sameness};
 use crate::runtime::deadline;
 use crate::transaction::journal::State;
@@ -106,7 +107,7 @@ pub struct Attached {
     /// What cannot be used.
     pub unusable: Vec<SeenUnusable>,
     /// What could not be looked at, and why.
-    pub unexamined: BTreeMap<PathBuf, String>,
+    pub unexamined: BTreeMap<PathBuf, Unexamined>,
 }
 
 impl Attached {
@@ -148,7 +149,7 @@ impl Attached {
     }
 
     fn cannot(&mut self, path: &Path, error: &StoreError) {
-        self.unexamined.insert(path.to_owned(), error.to_string());
+        self.unexamined.insert(path.to_owned(), Unexamined::record(error));
     }
 
     fn read_container(&mut self, store: &Store, id: &str) -> Result<(), StoreError> {

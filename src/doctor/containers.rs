@@ -27,14 +27,18 @@ pub fn deserted(node: &Node) -> Vec<String> {
 
 fn of_journal(node: &Node, journal: &SeenJournal) -> Option<Finding> {
     let plan = &journal.state.header.plan;
+    let owed = journal.state.steps.iter().flatten().find_map(|step| step.owed.as_ref());
     if journal.fate(&node.living) == Fate::Gone {
-        let meaning = format!(
-            "the container is gone, and nobody has called DEL: what it had on network {:?} is still held",
-            plan.network
-        );
+        let network = &plan.network;
+        let meaning = match owed {
+            None => format!(
+                "the container is gone, and nobody has called DEL: what it had on network {network:?} is still held"
+            ),
+            Some(owed) => format!("the container is gone, and its DEL of network {network:?} has failed: {}", owed.msg),
+        };
         return Some(Finding::safe(Kind::ContainerGone, journal.id(), meaning, "undo its attachments, as GC does"));
     }
-    let owed = journal.state.steps.iter().flatten().find_map(|step| step.owed.as_ref())?;
+    let owed = owed?;
     let meaning = format!("its DEL has failed, and its namespace is still there: {}", owed.msg);
     let remedy = "remove the cause; the runtime repeats its DEL. `braid show CONTAINER` lists what is owed";
     let reason = "the container may live".to_owned();

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{
-    Finding, Kind, Node, Places, addresses, configurations, containers, interfaces, requirements, results, rules,
-    tokens,
+    Finding, Node, Places, addresses, claims, configurations, containers, interfaces, requirements, results, rules,
+    tokens, unexamined,
 };
 use crate::netns::NetnsError;
 
@@ -25,16 +25,16 @@ pub struct Examined {
 pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
     let mut findings = containers::check(node);
     findings.extend(results::check(node));
-    findings.extend(addresses::check(node, min_age));
-    findings.extend(rules::check(node));
+    let mut unaccounted = addresses::check(node, min_age);
+    unaccounted.extend(rules::check(node));
+    unexamined::leave_alone(&mut unaccounted, node);
+    findings.extend(unaccounted);
     findings.extend(interfaces::check(node));
+    findings.extend(claims::check(node));
     findings.extend(configurations::check(node));
     findings.extend(requirements::check(node));
     findings.extend(tokens::check(node));
-    let remedy = "run it as root, on the node itself";
-    findings.extend(node.unexamined.iter().map(|(path, why)| {
-        Finding::by_hand(Kind::NotExamined, path.display().to_string(), format!("it was not looked at: {why}"), remedy)
-    }));
+    findings.extend(unexamined::check(node));
     findings.sort_by(|a, b| (a.kind, &a.subject).cmp(&(b.kind, &b.subject)));
     findings
 }

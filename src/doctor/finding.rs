@@ -22,6 +22,8 @@ pub enum Kind {
     RuleLeaked,
     /// An interface on the host whose other end is nobody's.
     InterfaceOrphaned,
+    /// The status of a resource claim that names what a pod had that is gone.
+    ClaimStatusLeft,
     /// A configuration that the runtime takes in the place of Braid's.
     ConfigurationHidden,
     /// A plugin that is not there.
@@ -40,7 +42,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ContainerGone,
         Self::CleanupOwed,
         Self::Debt,
@@ -49,6 +51,7 @@ impl Kind {
         Self::AddressLeaked,
         Self::RuleLeaked,
         Self::InterfaceOrphaned,
+        Self::ClaimStatusLeft,
         Self::ConfigurationHidden,
         Self::PluginMissing,
         Self::ProgramMissing,
@@ -69,6 +72,7 @@ impl Kind {
             Self::AddressLeaked => "address-leaked",
             Self::RuleLeaked => "rule-leaked",
             Self::InterfaceOrphaned => "interface-orphaned",
+            Self::ClaimStatusLeft => "claim-status-left",
             Self::ConfigurationHidden => "configuration-hidden",
             Self::PluginMissing => "plugin-missing",
             Self::ProgramMissing => "program-missing",
@@ -91,6 +95,7 @@ impl Kind {
                 | Self::AddressLeaked
                 | Self::RuleLeaked
                 | Self::InterfaceOrphaned
+                | Self::ClaimStatusLeft
         )
     }
 }

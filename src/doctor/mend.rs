@@ -6,20 +6,22 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{io, thread};
 
 use super::attached::{Attached, Fate, PATIENCE};
 use super::living::Living;
 use super::records::{Reservation, SeenResult};
-use super::{Examined, Finding, Kind, Mending, Node, Places, examine, rules};
+use super::{Examined, Finding, Kind, Mending, Node, Places, claims, examine, rules};
 use crate::config::{Concurrency, Timeouts};
 use crate::netns::Netns;
 use crate::request::GUARD;
 use crate::runtime::chain::Limits;
 use crate::runtime::{Finder, Launcher, LookAhead, Networks, deadline};
 use crate::transaction::multus::{Asking, MultusState};
-use crate::transaction::{Debt, DebtId, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};
+use crate::transaction::{
+    Debt, DebtId, Journal, Opened, ReleasedClaims, Sharing, Store, StoreError, Tools, remove_undone, undo,
+};
 
 /// How long an interface or a rule has to look like nobody's: a plugin makes it and gives it to its container in less.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -56,6 +58,7 @@ pub fn mend(places: &Places, min_age: Duration, examined: &Examined, attempted: 
     let mender = Mender { places, min_age, node: &examined.node };
     let mut all = mender.results(&of_kinds(&[Kind::ResultStale]));
     all.extend(mender.records(&of_kinds(&[Kind::ContainerGone, Kind::Debt])));
+    all.extend(mender.claims(&of_kinds(&[Kind::ClaimStatusLeft])));
     all.extend(mender.unaccounted(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
     all
 }
@@ -245,6 +248,28 @@ impl Mender<'_> {
         if path.is_empty() { self.places.finder.clone() } else { Finder::new(path) }
     }
 
+    /// Takes back what the status of resource claims says of pods, unless one of their containers is attached by now.
+    fn claims(&self, findings: &[&Finding]) -> Vec<Mended> {
+        each(findings, |finding| {
+            let mut notes = self.node.claims.iter();
+            let one = notes.find(|one| one.released.uid == finding.subject).ok_or("it is not there any more")?;
+            let until = deadline::after(Timeouts::default().total);
+            let store =
+                Store::open_existing(&one.state_dir, Sharing::Exclusive, until).map_err(|error| error.to_string())?;
+            let mut attached = Attached::default();
+            if let Some(store) = &store {
+                attached.read_store(store);
+            }
+            if claims::has_container(&attached, &one.released.uid) {
+                return Err("a container of its pod is attached".into());
+            }
+            let kubeconfig = claims::kubeconfig(self.node, &one.state_dir).ok_or("there is no kubeconfig")?;
+            take_back_claims(kubeconfig, &one.released)?;
+            one.released.forget(&one.state_dir).map_err(|error| error.to_string())?;
+            Ok("took it back".into())
+        })
+    }
+
     /// Mends what no record accounts for, if one more look says the same.
     fn unaccounted(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
@@ -265,11 +290,35 @@ impl Mender<'_> {
                 return Err("one more look says otherwise".into());
             }
             match finding.kind {
-                Kind::AddressLeaked => release(Path::new(&finding.subject), &node),
+                Kind::AddressLeaked => self.release(Path::new(&finding.subject), &node),
                 Kind::RuleLeaked => rules::remove(&finding.subject, &node),
                 _ => self.remove(&finding.subject, &node),
             }
         })
+    }
+
+    /// Releases an address as host-local would: with its pool locked.
+    fn release(&self, file: &Path, node: &Node) -> Attempt {
+        let text = |error: io::Error| error.to_string();
+        let seen = node.reservations.iter().find(|one| one.file() == file).ok_or("it is not there any more")?;
+        let lock = lock_pool(&seen.pool)?;
+        let now = Reservation::read(file, node.now).ok_or("it is not there any more")?;
+        if now != *seen {
+            return Err("it was given to another container meanwhile".into());
+        }
+        if seen.age.is_none() && !self.min_age.is_zero() {
+            // Nothing tells how old it is. From now on it grows old.
+            let dated = File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
+            dated.map_err(text)?;
+            return Err(format!(
+                "by its file it was given at a time that is still to come, as the clock was set back; the file has the \
+                 present time now, and --fix releases the address in {} s",
+                self.min_age.as_secs()
+            ));
+        }
+        fs::remove_file(file).map_err(text)?;
+        drop(lock);
+        Ok("released it".into())
     }
 
     fn remove(&self, name: &str, node: &Node) -> Attempt {
@@ -284,6 +333,17 @@ impl Mender<'_> {
         let removed = Netns::current().and_then(|mut host| host.remove_link(&now));
         removed.map(|()| "removed it".into()).map_err(|error| error.to_string())
     }
+}
+
+#[cfg(feature = "kubernetes")]
+fn take_back_claims(kubeconfig: &Path, released: &ReleasedClaims) -> Result<(), String> {
+    crate::source::kubernetes::node::take_back_claims(kubeconfig, &released.namespace, &released.claims, &released.uid)
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn take_back_claims(_: &Path, _: &ReleasedClaims) -> Result<(), String> {
+    Err("this build has no part for Kubernetes".into())
 }
 
 fn look_at_living() -> Option<Living> {
@@ -303,20 +363,6 @@ fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tool
         concurrency: Concurrency::AtMost(1),
         after: None,
     }
-}
-
-/// Releases an address as host-local would: with its pool locked.
-fn release(file: &Path, node: &Node) -> Attempt {
-    let text = |error: io::Error| error.to_string();
-    let seen = node.reservations.iter().find(|one| one.file() == file).ok_or("it is not there any more")?;
-    let lock = lock_pool(&seen.pool)?;
-    let now = Reservation::read(file, node.now).ok_or("it is not there any more")?;
-    if now != *seen {
-        return Err("it was given to another container meanwhile".into());
-    }
-    fs::remove_file(file).map_err(text)?;
-    drop(lock);
-    Ok("released it".into())
 }
 
 /// Locks a pool of host-local.

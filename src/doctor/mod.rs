@@ -12,12 +12,14 @@
 //! | `records` | what libcni and host-local write down |
 //! | `setup` | configurations, and what they need |
 //! | `finding` | what can be wrong |
-//! | `containers`, `results`, `addresses`, `rules`, `interfaces`, `configurations`, `requirements`, `tokens` | the checks, each family in a file, pure |
+//! | `unexamined` | what could not be looked at |
+//! | `containers`, `results`, `addresses`, `rules`, `interfaces`, `claims`, `configurations`, `requirements`, `tokens` | the checks, each family in a file, pure |
 //! | `examination` | all checks together |
 //! | `mend` | what `--fix` and `--forget` do |
 
 mod addresses;
 mod attached;
+mod claims;
 mod configurations;
 mod containers;
 mod examination;
@@ -34,8 +36,10 @@ mod setup;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod unexamined;
 
 pub use attached::{Attached, Fate, SeenDebt, SeenJournal, SeenUnusable};
+pub use claims::SeenClaims;
 pub use containers::deserted;
 pub use examination::{Examined, examine, look_twice};
 pub use finding::{Finding, Kind, Mending};

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::attached::Attached;
+use super::claims::{self, SeenClaims};
 use super::living::Living;
 use super::records::{self, Reservation, SeenResult};
 use super::rules::{self, SeenRule};
 use super::setup::{self, Configuration, Kernel, Lacks, Uses};
+use super::unexamined::Unexamined;
 use crate::cni::NetworkConfig;
 use crate::netns::{Device, Netns, NetnsError};
 use crate::runtime::Finder;
@@ -62,6 +64,8 @@ pub struct Node {
     pub addressed: HashSet<u32>,
     /// The links of the host that a filter redirects to.
     pub redirected_to: HashSet<u32>,
+    /// What is noted of the status of resource claims for an agent that does not run.
+    pub claims: Vec<SeenClaims>,
     /// The configurations in the runtime's directory.
     pub configurations: Vec<Configuration>,
     /// The plugins that are missing.
@@ -75,7 +79,7 @@ pub struct Node {
     /// The state directories.
     pub state_dirs: Vec<PathBuf>,
     /// What could not be looked at, and why.
-    pub unexamined: BTreeMap<PathBuf, String>,
+    pub unexamined: BTreeMap<PathBuf, Unexamined>,
 }
 
 impl Node {
@@ -84,7 +88,7 @@ impl Node {
     /// # Errors
     /// When the kernel does not say what links there are.
     pub fn look(places: &Places) -> Result<Self, NetnsError> {
-        let configurations = setup::configurations(&places.conf_dir);
+        let (configurations, unread) = setup::configurations(&places.conf_dir);
         let state_dirs = setup::state_dirs(&places.state_dir, &configurations);
         let attached = Attached::read(&state_dirs);
         let now = SystemTime::now();
@@ -93,28 +97,43 @@ impl Node {
         let links = host.devices()?;
         let living = Living::look(&mut host);
         let mut unexamined = attached.unexamined.clone();
+        unexamined.extend(unread);
         if living.is_barred {
-            unexamined.insert("/proc".into(), "not all processes may be looked at".into());
+            let denied =
+                std::io::Error::new(std::io::ErrorKind::PermissionDenied, "not all processes may be looked at");
+            unexamined.insert("/proc".into(), Unexamined::record(&denied));
         }
-        let (results, unread): (Vec<_>, Vec<_>) =
-            records::results(&places.cache_dirs, booted(now)).into_iter().partition(Result::is_ok);
-        let results: Vec<SeenResult> = results.into_iter().flatten().collect();
-        unexamined.extend(unread.into_iter().filter_map(Result::err).map(|(path, error)| (path, error.to_string())));
+        let mut noted = |(path, error): (PathBuf, std::io::Error)| {
+            unexamined.insert(path, Unexamined::record(&error));
+        };
+        let mut results = Vec::new();
+        for read in records::results(&places.cache_dirs, booted(now)) {
+            match read {
+                Ok(result) => results.push(result),
+                Err(unread) => noted(unread),
+            }
+        }
+        let known_to_multus = records::known_to_multus(&places.multus_dir).unwrap_or_else(|unread| {
+            noted(unread);
+            HashSet::new()
+        });
         let networks = networks(&configurations, &attached, &results);
-        let data_dirs = records::data_dirs(networks.iter());
+        let (pools, unread) = records::pools(&records::data_dirs(networks.iter()));
+        unexamined.extend(unread.iter().map(|(path, error)| (path.clone(), Unexamined::other(error))));
         let uses = Uses::of(&configurations, &attached, places.finder.path());
         let mut kernel = Kernel::new();
         Ok(Self {
             now,
-            reservations: records::reservations(&data_dirs, now),
+            reservations: records::reservations(&pools, now),
             rules: rules::rules(),
-            known_to_multus: records::known_to_multus(&places.multus_dir),
+            known_to_multus,
             addressed: addressed(&mut host)?,
             redirected_to: redirected_to(&mut host, &links)?,
             missing_plugins: uses.missing_plugins(&places.finder),
             missing_programs: uses.missing_programs(&|name| setup::program(name).is_some()),
             missing_kinds: uses.missing_kinds(&mut |kind| kernel.knows(kind)),
             tokens: tokens(&places.conf_dir, &configurations),
+            claims: claims::notes(&state_dirs),
             living,
             attached,
             results,

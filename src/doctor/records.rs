@@ -129,8 +129,8 @@ pub struct Reservation {
     pub address: IpAddr,
     /// Whose it is; empty where host-local was killed before it had written that.
     pub container_id: String,
-    /// How long ago it was given.
-    pub age: Duration,
+    /// How long ago it was given. None if that time is still to come: the clock was set back.
+    pub age: Option<Duration>,
 }
 
 impl Reservation {
@@ -143,15 +143,35 @@ impl Reservation {
     pub(super) fn read(file: &Path, now: SystemTime) -> Option<Self> {
         let address = host_local::address_of(file)?;
         let container_id = host_local::container_of(file).ok()?;
-        let age = age_of(file, now).unwrap_or_default();
+        let age = now.duration_since(file.metadata().and_then(|metadata| metadata.modified()).ok()?).ok();
         Some(Self { pool: file.parent()?.to_owned(), address, container_id, age })
     }
 }
 
-/// Reads the pools of host-local, by network and address.
-pub(super) fn reservations(data_dirs: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Reservation> {
-    let entries = data_dirs.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-    let pools: BTreeSet<PathBuf> = entries.map(|entry| entry.path()).collect();
+/// The pools of host-local below its directories, and which of these cannot be read.
+pub(super) fn pools(data_dirs: &BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, Vec<(PathBuf, io::Error)>) {
+    let (mut pools, mut unread) = (BTreeSet::new(), Vec::new());
+    for directory in data_dirs {
+        match fs::read_dir(directory) {
+            Ok(entries) => pools.extend(entries.flatten().map(|entry| entry.path())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => unread.push((directory.clone(), error)),
+        }
+    }
+    // Other files may lie beside them.
+    pools.retain(|pool| pool.is_dir());
+    pools.retain(|pool| match fs::read_dir(pool) {
+        Ok(_) => true,
+        Err(error) => {
+            unread.push((pool.clone(), error));
+            false
+        }
+    });
+    (pools, unread)
+}
+
+/// Reads pools of host-local, by network and address.
+pub(super) fn reservations(pools: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Reservation> {
     let files = pools
         .iter()
         .flat_map(|pool| host_local::addresses(pool).into_iter().map(|address| host_local::file_of(pool, address)));
@@ -177,8 +197,9 @@ pub(super) fn ipam(plugin: &PluginConfig) -> Option<RawObject> {
 }
 
 /// The containers in Multus's own state.
-pub(super) fn known_to_multus(multus_dir: &Path) -> HashSet<String> {
-    let own = crate::transaction::multus::MultusState::container_ids(multus_dir).unwrap_or_default();
-    let cached = Cache::new(multus_dir).all().unwrap_or_default();
-    own.into_iter().chain(cached.into_iter().map(|cached| cached.container_id)).collect()
+pub(super) fn known_to_multus(multus_dir: &Path) -> Result<HashSet<String>, (PathBuf, io::Error)> {
+    let unread = |error| (multus_dir.to_owned(), error);
+    let own = crate::transaction::multus::MultusState::container_ids(multus_dir).map_err(unread)?;
+    let cached = Cache::new(multus_dir).all().map_err(unread)?;
+    Ok(own.into_iter().chain(cached.into_iter().map(|cached| cached.container_id)).collect())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::attached::Attached;
 use super::records::ipam;
+use super::unexamined::Unexamined;
 use crate::cni::config::{get, get_bool};
 use crate::cni::{NetworkConfig, PluginConfig};
 use crate::config::meta::is_braid;
@@ -43,13 +44,25 @@ impl Configuration {
     }
 }
 
-/// Reads the configurations of a directory in the order in which runtimes take them: by name. What cannot be read is passed
-/// over, as they do.
-pub(super) fn configurations(conf_dir: &Path) -> Vec<Configuration> {
-    let mut files = load::files(conf_dir).unwrap_or_default();
+/// Reads the configurations of a directory in the order in which runtimes take them: by name. Says which of them cannot be
+/// used.
+pub(super) fn configurations(conf_dir: &Path) -> (Vec<Configuration>, BTreeMap<PathBuf, Unexamined>) {
+    let mut unread = BTreeMap::new();
+    let mut files = load::files(conf_dir).unwrap_or_else(|error| {
+        unread.insert(conf_dir.to_owned(), Unexamined::other(&error));
+        Vec::new()
+    });
     files.sort();
-    let loaded = files.into_iter().filter_map(|file| Some((load::from_file(&file).ok()?.network, file)));
-    let read = loaded.map(|(network, file)| {
+    let mut loaded = Vec::new();
+    for file in files {
+        match load::from_file(&file) {
+            Ok(one) => loaded.push((one.network, file)),
+            Err(error) => {
+                unread.insert(file, Unexamined::configuration(&error));
+            }
+        }
+    }
+    let read = loaded.into_iter().map(|(network, file)| {
         let plugins = network.plugins.iter().enumerate().filter(|(_, plugin)| is_braid(plugin));
         let braids = plugins.filter_map(|(index, _)| Config::in_network(&network, index, &mut Problems::new()));
         let braids: Vec<Config> = braids.collect();
@@ -57,7 +70,7 @@ pub(super) fn configurations(conf_dir: &Path) -> Vec<Configuration> {
         let delegates = delegates.map(|(network, _)| network).collect();
         Configuration { file, network, braids, delegates }
     });
-    read.collect()
+    (read.collect(), unread)
 }
 
 /// Where the Braids of configurations keep their journals, wherever else they are looked for.
@@ -216,7 +229,7 @@ fn kinds_of(plugin: &PluginConfig) -> &'static [&'static str] {
         "dummy" => &["dummy"],
         "vrf" => &["vrf"],
         "bond" => &["bond"],
-        "tap" => &["tun"],
+        "tap" => &[TUN],
         _ => &[],
     }
 }
@@ -234,6 +247,9 @@ pub(super) struct Kernel {
 /// Kinds whose modules make links by themselves, each with its module.
 const MAKES_LINKS: [(&str, &str); 3] = [("ifb", "ifb"), ("dummy", "dummy"), ("bond", "bonding")];
 
+/// The kind of tun and tap interfaces, and its module.
+const TUN: &str = "tun";
+
 impl Kernel {
     pub(super) fn new() -> Self {
         Self { netns: Netns::fresh().ok(), known: BTreeMap::new() }
@@ -242,6 +258,9 @@ impl Kernel {
     pub(super) fn knows(&mut self, kind: &'static str) -> bool {
         if let Some(known) = self.known.get(kind) {
             return *known;
+        }
+        if kind == TUN {
+            return has_tun();
         }
         let is_harmless = MAKES_LINKS.iter().all(|(name, module)| *name != kind || cannot_be_loaded(module));
         let known = match &mut self.netns {
@@ -252,6 +271,12 @@ impl Kernel {
         self.known.insert(kind, known);
         known
     }
+}
+
+/// Whether there can be tun and tap interfaces. The kernel makes them for whoever opens a device, and not when it is asked for a
+/// link.
+fn has_tun() -> bool {
+    Path::new("/sys/class/misc/tun").exists() || Path::new("/proc/modules").exists() && is_module_there(TUN)
 }
 
 /// Whether asking for a module's kind loads nothing: the kernel has no modules, or this one already.

@@ -27,6 +27,7 @@ fn nothing() -> Node {
         links: Vec::new(),
         addressed: HashSet::new(),
         redirected_to: HashSet::new(),
+        claims: Vec::new(),
         configurations: Vec::new(),
         missing_plugins: Lacks::new(),
         missing_programs: Lacks::new(),
@@ -144,7 +145,7 @@ fn reservation(container_id: &str, age: u64) -> Reservation {
         pool: "/var/lib/cni/networks/pods".into(),
         address: "10.1.0.7".parse().unwrap(),
         container_id: container_id.into(),
-        age: Duration::from_secs(age),
+        age: Some(Duration::from_secs(age)),
     }
 }
 
@@ -323,7 +324,7 @@ fn configurations(files: &[(&str, &str)]) -> Vec<Configuration> {
     for (name, text) in files {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    setup::configurations(dir.path())
+    setup::configurations(dir.path()).0
 }
 
 fn of_files(files: &[(&str, &str)]) -> Vec<Finding> {

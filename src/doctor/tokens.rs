@@ -19,7 +19,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             }
             Err(error) => format!("Braid has no access to the API server: {error}"),
         };
-        let remedy = "see why `braid install` does not renew it: the logs of its DaemonSet's pod on this node";
+        let remedy = "if `braid install` has written it, see why it does not renew it: the logs of its DaemonSet's pod on this node; \
+            else put a new token in its place";
         Some(Finding::by_hand(Kind::TokenEnding, seen.kubeconfig.display().to_string(), meaning, remedy))
     });
     findings.collect()

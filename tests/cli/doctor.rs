@@ -310,6 +310,13 @@ fn what_the_node_lacks_is_named_with_who_needs_it() {
     let is_missing = knows.contains("Unknown device type");
     assert_eq!(kernel, ["kernel-feature-missing ipvlan (ipvlan)"][..usize::from(is_missing)]);
     assert_eq!(machine.run("ip -br link").succeeds().stdout, links, "nothing is left of the question");
+    // The kernel refuses to make a tap interface as a link, and makes one for who opens its device.
+    let tap = json!({"cniVersion": "1.0.0", "name": "tap", "plugins": [{"type": "tap"}]});
+    machine.write("net.d/95-tap.conflist", &tap.to_string());
+    let found = findings(&machine, "--ignore plugin-missing").into_iter().any(|one| one.contains("tun (tap)"));
+    let can = machine.run("unshare --net ip tuntap add probe mode tap && echo made").stdout.contains("made");
+    assert_eq!(found, !can);
+    machine.run("rm /etc/cni/net.d/95-tap.conflist").succeeds();
     let options = "--ignore configuration-hidden --ignore kernel-feature-missing --ignore plugin-missing";
     assert_eq!(findings(&machine, options), [""; 0]);
     machine.run("braid doctor --ignore everything").exits(2).says("plugin-missing");
@@ -344,4 +351,72 @@ fn what_cannot_be_looked_at_is_said() {
     machine.run("mkdir -p /var/lib/cni/braid; touch /var/lib/cni/braid/attachments").succeeds();
     let found = findings(&machine, "");
     assert_eq!(found, ["not-examined /var/lib/cni/braid"]);
+    machine.run("rm /var/lib/cni/braid/attachments").succeeds();
+    // Each is in the place of a directory, but for the last, which has half of a configuration.
+    for (path, text) in [
+        ("/var/lib/cni/results", ""),
+        ("/var/lib/cni/networks", ""),
+        ("/var/lib/cni/multus", ""),
+        ("/etc/cni/net.d/05-torn.conflist", r#"{"cniVersion": "1.0.0", "name": "torn", "plu"#),
+    ] {
+        machine.run(&format!("rm -rf {path}; printf %s '{text}' >{path}")).succeeds();
+        assert_eq!(findings(&machine, ""), [format!("not-examined {path}")]);
+        let ran = machine.run("braid doctor").exits(1).prints(if text.is_empty() {
+            "see what is there"
+        } else {
+            "correct or"
+        });
+        ran.require(!ran.stdout.contains("as root"), "it runs as root already");
+        machine.run(&format!("rm {path}")).succeeds();
+        assert_eq!(findings(&machine, ""), [""; 0]);
+    }
+    machine.run("mkdir /etc/cni/net.d/50-directory.conflist").succeeds();
+    assert_eq!(findings(&machine, ""), [""; 0], "runtimes pass it over");
+    let barred =
+        machine.run("mkdir -m 0 /var/lib/cni/results; setpriv --bounding-set -all --inh-caps -all braid doctor");
+    barred.exits(1).prints("not-examined  /var/lib/cni/results").prints("as root, with all capabilities");
+}
+
+/// A clock that was set back neither makes an address look old nor keeps it for as long as it was set back by.
+#[test]
+fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() {
+    let machine = machine();
+    let file = "/var/lib/cni/networks/plain/10.3.0.77";
+    machine.run(&format!("echo ghost >{file}; touch -d '+1 day' {file}")).succeeds();
+    let leaked = format!("address-leaked {file}");
+    assert_eq!(findings(&machine, ""), [&*leaked]);
+    machine
+        .run("braid doctor --fix")
+        .exits(1)
+        .prints("at a time that is still to come")
+        .prints("releases the address in 300 s");
+    machine.run("braid doctor --fix").exits(1).prints("an ADD may be under way");
+    machine.run(&format!("[[ $(cat {file}) == ghost ]]; touch -d '-301 seconds' {file}")).succeeds();
+    machine.run("braid doctor --fix").exits(0).prints("released it");
+    machine.is_as_noted();
+}
+
+/// What cannot be read may say whose an address is.
+#[test]
+fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
+    let machine = machine();
+    machine.run("ip netns add app; braid add plain app --container-id app-1; ip netns del app").succeeds();
+    let address = "address-leaked /var/lib/cni/networks/plain/10.3.0.3";
+    machine.run("mv /var/lib/cni/results /var/lib/cni/kept; touch /var/lib/cni/results").succeeds();
+    assert_eq!(findings(&machine, "--fix --min-age 0"), [address, "not-examined /var/lib/cni/results"]);
+    machine.run("braid doctor --min-age 0").exits(1).prints("/var/lib/cni/results may account for it");
+    machine.run("rm /var/lib/cni/results; mv /var/lib/cni/kept /var/lib/cni/results").succeeds();
+    machine.run("braid doctor --fix --min-age 0").exits(0).prints("called DEL of network \"plain\"");
+    machine.is_as_noted();
+}
+
+/// DEL was called, and has failed, before the container went.
+#[test]
+fn a_failed_del_of_a_container_that_is_gone_is_told_with_its_error() {
+    let machine = failing();
+    machine.run("braid del pods web --container-id web-1").exits(1);
+    machine.run("ip netns del web").succeeds();
+    assert_eq!(findings(&machine, "--ignore result-stale"), ["container-gone web-1/eth0"]);
+    let told = machine.run("braid doctor").exits(1).prints("its DEL of network \"pods\" has failed");
+    told.prints("the switch does not answer");
 }

@@ -327,6 +327,10 @@ impl State {
             "PATCH" => self.patch(request),
             "POST" if request.path.ends_with("/events") => {
                 let event: Value = serde_json::from_slice(&request.body).expect("an event is JSON");
+                let name = &event["metadata"]["name"];
+                if !name.is_null() && self.events.iter().any(|one| one["metadata"]["name"] == *name) {
+                    return refusal(409, "there is an event of this name");
+                }
                 self.events.push(event.clone());
                 (201, event)
             }

@@ -595,3 +595,39 @@ fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone(
     agent.logs("the status of a pod's claims is taken back");
     assert_eq!(fs::read_dir(case.dir().join("state/claims")).expect("a directory").count(), 0);
 }
+
+/// The agent was uninstalled, and what DEL has noted for it stays.
+#[test]
+fn a_claims_status_is_taken_back_by_doctor_where_no_agent_runs() {
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [{"type": "braid", "stateDir": "@DIR@/state",
+        "kubeconfig": "@DIR@/kubeconfig", "delegates": [recorder("alpha").value()]}]});
+    let case = node_with_claim_status().configuration("outer.conflist", list);
+    let Some((case, api)) = with_claims(Server::Double, case) else { return };
+    networks(&api);
+    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
+    kubelet(&case, &[]);
+    claim(&api, &[("one", "a")]);
+    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    let written = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
+    let uid = api.uid("web", "shop");
+    let doctor = |words: &[&str]| -> Vec<String> {
+        let own = ["doctor", "-o", "json", "--only", &uid, "--state-dir", "@DIR@/state"];
+        let output = case.braid(&[&own, words].concat()).output();
+        let lines: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let text = |line: &Value| {
+            format!("{} {}", line["kind"].as_str().expect("text"), line["state"].as_str().expect("text"))
+        };
+        lines.as_array().expect("a list").iter().map(text).collect()
+    };
+    StandIn::new(&case);
+    let agent = Agent::start(&case, &[]);
+    wait_for("the agent", || agent.get("/healthz"));
+    case.add().succeeds();
+    case.del().succeeds();
+    assert_eq!((written(), doctor(&[])), (1, Vec::new()), "the agent takes it back once the pod is gone");
+    drop(agent);
+    assert_eq!(doctor(&[]), ["claim-status-left found"]);
+    assert_eq!(doctor(&["--fix"]), ["claim-status-left mended"]);
+    assert_eq!((written(), doctor(&[])), (0, Vec::new()));
+    assert_eq!(fs::read_dir(case.dir().join("state/claims")).expect("a directory").count(), 0);
+}

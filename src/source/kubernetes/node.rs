@@ -5,6 +5,7 @@
 //! pods, so they are small.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
 use super::api::{Api, is_about_trust, not_a_request, with_causes};
+use super::executor::Executor;
 use super::objects::{self, DEFINITIONS, NETWORK_STATUS};
 use super::{claim_status, dra};
 use crate::config::KubernetesConfig;
@@ -285,6 +287,25 @@ impl Node {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes back what the status of claims says of a pod, as [`Node::take_back_claim_status`] does for each.
+///
+/// # Errors
+/// When the API server cannot be asked, or refuses.
+pub fn take_back_claims(
+    kubeconfig: &Path,
+    namespace: &str,
+    claims: &BTreeSet<String>,
+    uid: &str,
+) -> Result<(), ClusterError> {
+    let node = Node::new(Some(kubeconfig));
+    Executor::start()?.block_on(async {
+        for claim in claims {
+            node.take_back_claim_status(namespace, claim, uid).await?;
+        }
+        Ok(())
+    })
 }
 
 impl WatchHealth {

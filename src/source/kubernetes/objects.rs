@@ -8,6 +8,7 @@ use kube::api::{GetParams, Patch, PatchParams, PostParams};
 use kube::core::{PartialObjectMeta, Request as ApiRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::api::{Api, not_a_request};
 use super::status::Notice;
@@ -123,20 +124,28 @@ pub(super) async fn write_status(
     sent.map(drop)
 }
 
-/// Posts an event about a pod.
+/// Posts an event about a pod. One that is said once has its name from what it says, so that the API server refuses another.
 pub(super) async fn post_event(api: &Api, namespace: &str, pod: &Pod, notice: &Notice) -> Result<(), ClusterError> {
     let body = serde_json::to_vec(&event(namespace, pod, notice)).unwrap_or_default();
     let path = format!("/api/v1/namespaces/{namespace}/events");
     let request = ApiRequest::new(path).create(&PostParams::default(), body).map_err(not_a_request)?;
-    api.send("post an event", request).await.map(drop)
+    match api.send("post an event", request).await {
+        Err(ClusterError::Refused { status: 409, .. }) if notice.is_said_once => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 fn event(namespace: &str, pod: &Pod, notice: &Notice) -> Value {
+    let metadata = if notice.is_said_once {
+        json!({ "name": name_of_event(pod, notice), "namespace": namespace })
+    } else {
+        json!({ "generateName": format!("{}.", pod.name), "namespace": namespace })
+    };
     let now = format!("{:.0}", k8s_openapi::jiff::Timestamp::now());
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "generateName": format!("{}.", pod.name), "namespace": namespace },
+        "metadata": metadata,
         "involvedObject": {
             "apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod.name, "uid": pod.uid,
         },
@@ -148,6 +157,17 @@ fn event(namespace: &str, pod: &Pod, notice: &Notice) -> Value {
         "lastTimestamp": now,
         "count": 1,
     })
+}
+
+/// A name that two events have in common if they say the same of the same pod.
+fn name_of_event(pod: &Pod, notice: &Notice) -> String {
+    const LONGEST: usize = 253;
+    let digest = Sha256::digest(format!("{}\n{}\n{}", pod.uid, notice.reason, notice.message));
+    let first: [u8; 8] = std::array::from_fn(|index| digest[index]);
+    let hash = format!("{:016x}", u64::from_be_bytes(first));
+    // The API server has taken the pod's name, which is ASCII.
+    let name = pod.name.get(..LONGEST - 1 - hash.len()).unwrap_or(&pod.name);
+    format!("{name}.{hash}")
 }
 
 #[cfg(test)]

@@ -79,7 +79,10 @@ impl Session {
             && config.kubernetes.events
         {
             let message = error.to_string();
-            self.post_events(&view.pod, &[Notice { reason: "NoNetworkFound", message, is_warning: true }]);
+            self.post_events(
+                &view.pod,
+                &[Notice { reason: "NoNetworkFound", message, is_warning: true, is_said_once: false }],
+            );
         }
         Ok((with_pod_args(request, &view.pod), gathered?, view.pod))
     }

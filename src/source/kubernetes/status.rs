@@ -214,6 +214,9 @@ pub struct Notice {
     pub message: String,
     /// Whether it reports a problem.
     pub is_warning: bool,
+    /// Whether it is said once, however often it is found: an event that says the same is there for as long as the API server
+    /// keeps events.
+    pub is_said_once: bool,
 }
 
 impl Notice {
@@ -226,25 +229,25 @@ impl Notice {
     /// The event for an attachment with these addresses.
     pub fn attached_with(network: &str, ifname: &str, ips: &[String]) -> Self {
         let message = format!("Add {ifname} [{}] from {network}", ips.join(" "));
-        Self { reason: "AddedInterface", message, is_warning: false }
+        Self { reason: "AddedInterface", message, is_warning: false, is_said_once: false }
     }
 
     /// The event for an attachment that was removed.
     pub fn detached(network: &str, ifname: &str) -> Self {
         let message = format!("Remove {ifname} from {network}");
-        Self { reason: "RemovedInterface", message, is_warning: false }
+        Self { reason: "RemovedInterface", message, is_warning: false, is_said_once: false }
     }
 
     /// The event for an attachment that could not be made.
     pub fn not_attached(network: &str, ifname: &str, reason: &str) -> Self {
         let message = format!("Failed to add {}: {reason}", interface_of(network, ifname));
-        Self { reason: "FailedAddingInterface", message: bounded(message), is_warning: true }
+        Self { reason: "FailedAddingInterface", message: bounded(message), is_warning: true, is_said_once: false }
     }
 
     /// The event for an attachment that could not be undone.
     pub fn not_detached(network: &str, ifname: &str, reason: &str) -> Self {
         let message = format!("Failed to remove {}: {reason}", interface_of(network, ifname));
-        Self { reason: "FailedRemovingInterface", message: bounded(message), is_warning: true }
+        Self { reason: "FailedRemovingInterface", message: bounded(message), is_warning: true, is_said_once: false }
     }
 }
 

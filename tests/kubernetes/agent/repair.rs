@@ -90,6 +90,34 @@ fn without_repair_it_is_reported_once_and_repaired_when_the_configuration_says_s
     case.del().succeeds();
 }
 
+#[rstest]
+fn another_agent_says_it_no_second_time_unless_it_is_something_else_by_now(
+    #[values(Server::Double, Server::KubeApiserver)] server: Server,
+) {
+    let Some((case, api)) = server.with(node(false)) else { return };
+    attached_without(&case, &api, "one,late");
+    let case = case.args(&api.args("web", "shop"));
+    api.kubeconfig_of_agent();
+    let failures = || -> Vec<String> {
+        let events = api.events("web", "shop").into_iter();
+        events.filter(|event| event.starts_with("FailedAddingInterface")).collect()
+    };
+    for _ in 0..3 {
+        let agent = Agent::start_real(&case, &reference_plugins());
+        agent.logs("once its annotation or Braid's configuration changes");
+    }
+    assert_eq!(failures().len(), 2, "{:?}", failures());
+    let of_late =
+        |text: &str| failures().iter().filter(|event| event.contains("web/late") && event.contains(text)).count();
+    assert_eq!((of_late("\"repair\": true"), of_late("")), (0, 1), "{:?}", failures());
+    // An agent that runs asks for the definition once a minute.
+    api.definition("web", "late", &case.expand(&bridge("br-late", "10.13.0.0/24").without("name").into_json()));
+    let _agent = Agent::start_real(&case, &reference_plugins());
+    wait_for("another event", || (of_late("\"repair\": true") == 1).then_some(()));
+    assert_eq!(failures().len(), 3, "{:?}", failures());
+    assert_eq!(interfaces(&case), ["lo"]);
+}
+
 #[test]
 fn what_braid_itself_has_attached_needs_no_repair_while_it_is_taken_down() {
     let (case, api) = in_cluster(node(true));

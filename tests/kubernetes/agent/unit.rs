@@ -6,6 +6,20 @@ use std::process::Command;
 
 use crate::support::braid;
 
+/// systemd starts no service of which a directory to be written to is missing, unless it may be missing or is made before.
+#[test]
+fn the_unit_of_the_agent_makes_the_directories_that_it_writes_to() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/braid-agent.service");
+    let text = fs::read_to_string(file).expect("the unit");
+    let values = |key: &str| -> Vec<String> {
+        let values = text.lines().filter_map(|line| line.strip_prefix(key)).flat_map(str::split_whitespace);
+        values.map(str::to_owned).collect()
+    };
+    let (made, written) = (values("ExecStartPre=+mkdir -p "), values("ReadWritePaths="));
+    assert!(!written.is_empty());
+    assert_eq!(made, written);
+}
+
 /// Its children leave the mount namespace of the unit, and keep what the kernel hands down: so some is left that looks exposed.
 #[test]
 fn the_unit_of_the_agent_is_sandboxed_as_far_as_it_goes() {

@@ -167,5 +167,9 @@ fn as_unrepaired(missing: Synced, needs_repair: bool) -> Synced {
     });
     let mut report = Synced { attached: Vec::new(), failed: Vec::new(), notices: Vec::new(), needs_repair, ..missing };
     missing.failed.into_iter().chain(unrepaired).for_each(|failed| report.fail_to_attach(failed));
+    // Each agent finds it anew.
+    for notice in &mut report.notices {
+        notice.is_said_once = needs_repair;
+    }
     report
 }
