@@ -136,6 +136,8 @@ fn a_namespace_that_anything_holds_is_alive() {
 fn what_killed_plugins_have_left_is_found_and_released() {
     let machine = machine();
     machine.write("recorder/behaviour/alpha.json", &json!({"on": ["ADD"], "sleep_ms": 600_000}).to_string());
+    // The recording plugin's own note of what it was asked for.
+    let note = machine.dir().join("recorder/state/alpha-app-1-eth0").display().to_string();
     let kill = |network: &str, namespace: &str| {
         machine
             .run(&format!(
@@ -143,10 +145,10 @@ fn what_killed_plugins_have_left_is_found_and_released() {
                  </dev/null >/dev/null 2>&1 & echo $! >/run/killed"
             ))
             .succeeds();
-        machine.until("pgrep -x alpha");
-        machine.run(
-            "pkill -KILL -x alpha; kill -KILL -- -$(</run/killed) 2>/dev/null || true; pkill -KILL -x alpha || true",
-        );
+        // The recording plugin has its input by now, and the one before it has ended: it may have been started ahead.
+        machine.until(&format!("test -e {note}"));
+        // Whoever calls the plugin first, so that it does not begin to undo.
+        machine.run("kill -KILL -- -$(</run/killed) $(pgrep -x alpha); pkill -KILL -x alpha || true");
         machine.until("! pgrep -x 'alpha|braid|bridge'");
     };
     kill("plain", "app");
@@ -163,8 +165,7 @@ fn what_killed_plugins_have_left_is_found_and_released() {
     assert_eq!(findings(&machine, ""), leaked);
     machine.run("touch -d '6 minutes ago' /var/lib/cni/networks/plain/10.3.0.*");
     machine.run("braid doctor --fix").exits(0).prints("released it");
-    // The recording plugin's own note of what it was asked for.
-    machine.run(&format!("rm {}/recorder/state/alpha-app-1-eth0", machine.dir().display())).succeeds();
+    machine.run(&format!("rm {note}")).succeeds();
     machine.is_as_noted();
 }
 
