@@ -60,8 +60,7 @@ impl Attached {
     }
 
     fn attachments(&self) -> impl Iterator<Item = &Attachment> {
-        let attachments = self.0.header.plan.attachments.iter().enumerate();
-        attachments.filter(|(index, _)| self.0.is_attached(*index)).map(|(_, attachment)| attachment)
+        self.0.attached().map(|(_, attachment)| attachment)
     }
 }
 

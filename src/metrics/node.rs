@@ -70,10 +70,8 @@ impl Node {
     }
 
     fn attached(&mut self, state: &State) {
-        for (index, attachment) in state.attachments() {
-            if state.is_attached(index) {
-                *self.attachments.entry(attachment.reference.clone()).or_default() += 1;
-            }
+        for (_, attachment) in state.attached() {
+            *self.attachments.entry(attachment.reference.clone()).or_default() += 1;
         }
         if state.steps.iter().flatten().any(|step| step.owed.is_some()) {
             self.debt(state);

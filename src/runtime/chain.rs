@@ -1,6 +1,7 @@
 //! All the plugins of one network, in order (SPEC §3).
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -172,12 +173,20 @@ impl Chain<'_> {
     /// Runs CHECK of every plugin (SPEC §3, "Checking an attachment") and collects the failures. Runs nothing if the configuration
     /// has `disableCheck`, or below 0.4.0.
     pub fn check(&self, attachment: &Attachment, prev_result: Option<&RawValue>) -> Vec<StepError> {
+        self.check_steps(0..self.network.plugins.len(), attachment, prev_result)
+    }
+
+    /// Runs CHECK of the plugins at `steps` only.
+    pub fn check_steps(
+        &self,
+        steps: Range<usize>,
+        attachment: &Attachment,
+        prev_result: Option<&RawValue>,
+    ) -> Vec<StepError> {
         if !self.is_called(Verb::Check) {
             return Vec::new();
         }
-        (0..self.network.plugins.len())
-            .filter_map(|step| self.run(step, Verb::Check, Some(attachment), prev_result, None).err())
-            .collect()
+        steps.filter_map(|step| self.run(step, Verb::Check, Some(attachment), prev_result, None).err()).collect()
     }
 
     /// Runs STATUS of every plugin, if the network's version has STATUS.

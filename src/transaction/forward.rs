@@ -26,8 +26,9 @@ type Outcome = Result<Option<AddResult>, Failure>;
 /// # Panics
 /// If a thread that attaches panics.
 pub fn attach(tx: &Transaction<'_>) -> Result<Vec<Option<AddResult>>, Failure> {
-    let parts = tx.tools.parts(tx.plan);
-    let schedule = tx.tools.schedule_parts(Verb::Add, &parts.iter().collect::<Vec<_>>());
+    let all: Vec<usize> = (0..tx.plan.attachments.len()).collect();
+    let parts = tx.tools.parts(tx.plan, &all);
+    let schedule = tx.tools.schedule_parts(Verb::Add, &parts);
     let ahead = tx.tools.ahead(schedule.at_once());
     expect(tx, &ahead, &parts, schedule.at_once() > 1);
     let outcome = attach_each(tx, &ahead, &parts, &schedule);
@@ -138,7 +139,6 @@ enum Concurrency {
 fn attach_part(tx: &Transaction<'_>, ahead: &Ahead<'_>, part: &Part, concurrency: Concurrency) -> Outcome {
     let index = part.attachment;
     let attachment = &tx.plan.attachments[index];
-    let began = Instant::now();
     match run_part(tx, ahead, part, concurrency) {
         Ok(result) if !is_last(tx, part) => Ok(Some(result)),
         Ok(result) => {
@@ -146,7 +146,7 @@ fn attach_part(tx: &Transaction<'_>, ahead: &Ahead<'_>, part: &Part, concurrency
                 network = attachment.network.name,
                 interface = attachment.ifname,
                 reference = attachment.reference,
-                durationMs = began.elapsed().as_secs_f64() * 1e3,
+                durationMs = tx.with_state(|state| state.plugins_took(index)).as_secs_f64() * 1e3,
                 "attached"
             );
             Ok(Some(result))

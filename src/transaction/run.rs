@@ -1,5 +1,6 @@
 //! One ADD under way, and its rollback.
 
+use std::borrow::Borrow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use crate::cni::{CniError, Verb};
 use crate::config::Concurrency;
 use crate::netns::{self, NetnsError};
 use crate::panic::{Panicked, caught};
-use crate::plan::concurrency::{Needs, Part, parts, schedule, schedule_parts};
+use crate::plan::concurrency::{Needs, Part, parts, schedule, schedule_parts, whole_parts};
 use crate::plan::update::UpdateError;
 use crate::plan::{Attachment, Plan};
 use crate::runtime::chain::Limits;
@@ -63,13 +64,18 @@ impl<'a> Tools<'a> {
         Ahead::new(self.exec, self.look_ahead, at_once)
     }
 
-    /// The parts of a plan, each worked on in one go.
-    pub(super) fn parts(&self, plan: &Plan) -> Vec<Part> {
-        parts(self.concurrency, plan)
+    /// The parts of some attachments of a plan, which are given by their indexes. Each part is worked on in one go.
+    pub fn parts(&self, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
+        parts(self.concurrency, plan, attachments)
+    }
+
+    /// The same, with each attachment as one part.
+    pub fn whole_parts(&self, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
+        whole_parts(self.concurrency, plan, attachments)
     }
 
     /// Which of these parts, in this order, may be worked on at once by plugins that are called with `verb`.
-    pub(super) fn schedule_parts(&self, verb: Verb, parts: &[&Part]) -> Schedule {
+    pub fn schedule_parts<P: Borrow<Part>>(&self, verb: Verb, parts: &[P]) -> Schedule {
         schedule_parts(self.concurrency, verb, parts)
     }
 

@@ -166,7 +166,7 @@ impl Work {
     /// undone at once that may be by the tools. Events and failures come in the order in which one after another would have them: those of
     /// a part once all that come before it are undone.
     fn undo(&self, tools: Tools<'_>, netns: &str, note: &mut (dyn FnMut(Event) + Send)) -> Vec<CleanupFailure> {
-        let parts = tools.parts(&self.plan);
+        let parts = tools.parts(&self.plan, &self.attachments);
         let (pieces, schedule) = self.pieces(&parts, tools);
         let ahead = tools.ahead(schedule.at_once());
         self.expect(&ahead, tools, netns);

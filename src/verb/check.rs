@@ -1,5 +1,6 @@
 //! CHECK: is everything as ADD left it?
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use crate::cni::{AddResult, Verb};
 use crate::config::{Author, Config, PodChecks};
 use crate::merge::follow_default_route;
 use crate::netns::{Netns, NetnsError};
-use crate::plan::concurrency::Needs;
+use crate::plan::concurrency::Part;
 use crate::plan::{Attachment, Position};
 use crate::request::Request;
 use crate::runtime::{Ahead, Chain, together};
@@ -101,46 +102,57 @@ impl Check<'_> {
         }
         let attached = self.attached();
         findings.extend(self.look(&attached));
-        // A plugin that hangs takes time from later ones, so the plugins that can make CHECK fail come first.
-        let (by_pod, by_operator): (Vec<_>, Vec<_>) =
-            attached.iter().partition(|attached| attached.attachment.author == Author::Pod);
-        // The primary attachment is checked alone.
-        let is_primary = |attached: &&Attached<'_>| {
-            let plan = &self.state.header.plan;
-            plan.position == Position::Primary && attached.attachment.ifname == plan.ifname
-        };
-        let (primary, by_operator) =
-            by_operator.split_at(by_operator.iter().take_while(|attached| is_primary(attached)).count());
-        let rounds = [primary, by_operator, &by_pod].map(|attached| {
-            let needs = attached.iter().map(|attached| Needs::of(attached.attachment));
-            (attached, self.tools.schedule(Verb::Check, needs))
-        });
-        let ahead = self.tools.ahead(rounds.iter().map(|(_, schedule)| schedule.at_once()).max().unwrap_or(1));
-        rounds.iter().flat_map(|(attached, _)| *attached).for_each(|one| self.expect(&ahead, one.attachment));
-        for (attached, schedule) in rounds {
-            together(
-                &schedule,
-                |index| self.ask_plugins(&ahead, attached[index]),
-                |index, found| findings.extend(self.apply_pod_checks(attached[index].attachment, found)),
-            );
-        }
+        findings.extend(self.ask_plugins(&attached));
         findings
     }
 
-    /// Expects the CHECK of every plugin of an attachment.
-    fn expect(&self, ahead: &Ahead<'_>, attachment: &Attachment) {
+    /// Runs CHECK of the attachments' plugins. A plugin that hangs takes time from later ones, so the plugins that can make CHECK
+    /// fail come first.
+    fn ask_plugins(&self, attached: &BTreeMap<usize, Attached<'_>>) -> Vec<Finding> {
+        let (by_pod, by_operator): (Vec<usize>, Vec<usize>) =
+            attached.keys().partition(|index| attached[*index].attachment.author == Author::Pod);
+        let mut in_order = by_operator;
+        in_order.extend(by_pod.iter().filter(|_| self.config.pod_checks != PodChecks::Off));
+        let parts = self.tools.parts(&self.state.header.plan, &in_order);
+        let schedule = self.tools.schedule_parts(Verb::Check, &parts);
+        let ahead = self.tools.ahead(schedule.at_once());
+        for part in &parts {
+            self.expect(&ahead, part);
+        }
+        let mut findings = Vec::new();
+        together(
+            &schedule,
+            |index| self.check_part(&ahead, &parts[index], &attached[&parts[index].attachment]),
+            |index, found| findings.extend(self.apply_pod_checks(attached[&parts[index].attachment].attachment, found)),
+        );
+        findings
+    }
+
+    /// Expects the CHECK of every plugin of a part.
+    fn expect(&self, ahead: &Ahead<'_>, part: &Part) {
+        let attachment = &self.state.header.plan.attachments[part.attachment];
         let chain = self.tools.chain(attachment);
-        if chain.is_called(Verb::Check) && self.asks_plugins_of(attachment) {
+        if chain.is_called(Verb::Check) {
             let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
-            ahead.expect(0, &chain, Verb::Check, 0..chain.network.plugins.len(), Some(&parameters));
+            ahead.expect(part.attachment, &chain, Verb::Check, part.steps.clone(), Some(&parameters));
         }
     }
 
-    /// The existing attachments, each in the state that it should be in.
-    fn attached(&self) -> Vec<Attached<'_>> {
+    /// Runs CHECK of the plugins of a part.
+    fn check_part(&self, ahead: &Ahead<'_>, part: &Part, attached: &Attached<'_>) -> Vec<Finding> {
+        let attachment = attached.attachment;
+        let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
+        let chain = Chain { exec: ahead, ..self.tools.chain(attachment) };
+        let failures = chain.check_steps(part.steps.clone(), &parameters, Some(&attached.prev_result));
+        let finding = |error| Finding { label: attachment.label(), what: What::Plugin(error) };
+        failures.into_iter().map(finding).collect()
+    }
+
+    /// The existing attachments by their indexes in the plan, each in the state that it should be in.
+    fn attached(&self) -> BTreeMap<usize, Attached<'_>> {
         let later = self.later_changes();
-        let attached = self.state.attachments().filter(|(index, _)| self.state.is_attached(*index));
-        attached
+        self.state
+            .attached()
             .filter_map(|(index, attachment)| {
                 let version = attachment.network.version;
                 let raw = self.state.result(index)?;
@@ -155,7 +167,7 @@ impl Check<'_> {
                 // Unchanged text, unless something has been changed since.
                 let prev_result = if result == answered { raw.to_owned() } else { result.to_raw(version) };
                 let claims = self.expected_claims(index, &result);
-                Some(Attached { attachment, prev_result, claims })
+                Some((index, Attached { attachment, prev_result, claims }))
             })
             .collect()
     }
@@ -191,37 +203,20 @@ impl Check<'_> {
     }
 
     /// What is not in the namespace.
-    fn look(&self, attached: &[Attached<'_>]) -> Vec<Finding> {
-        if attached.iter().all(|attached| attached.claims.is_empty()) {
+    fn look(&self, attached: &BTreeMap<usize, Attached<'_>>) -> Vec<Finding> {
+        if attached.values().all(|attached| attached.claims.is_empty()) {
             return Vec::new();
         }
-        let claims = attached.iter().flat_map(|attached| &attached.claims);
+        let claims = attached.values().flat_map(|attached| &attached.claims);
         let seen = Netns::open(Path::new(&self.request.netns)).and_then(|mut netns| Seen::look(&mut netns, claims));
         attached
-            .iter()
+            .values()
             .flat_map(|attached| {
                 let changed = missing(&seen, &attached.claims);
                 changed.into_iter().map(|changed| (attached.attachment.label(), changed))
             })
             .map(|(label, changed)| Finding { label, what: What::Changed(changed) })
             .collect()
-    }
-
-    fn ask_plugins(&self, ahead: &Ahead<'_>, attached: &Attached<'_>) -> Vec<Finding> {
-        let attachment = attached.attachment;
-        if !self.asks_plugins_of(attachment) {
-            return Vec::new();
-        }
-        let parameters = attachment.parameters(&self.request.container_id, &self.request.netns);
-        let chain = Chain { exec: ahead, ..self.tools.chain(attachment) };
-        let failures = chain.check(&parameters, Some(&attached.prev_result));
-        let finding = |error| Finding { label: attachment.label(), what: What::Plugin(error) };
-        failures.into_iter().map(finding).collect()
-    }
-
-    /// Whether CHECK of an attachment's plugins is run.
-    fn asks_plugins_of(&self, attachment: &Attachment) -> bool {
-        attachment.author != Author::Pod || self.config.pod_checks != PodChecks::Off
     }
 
     /// What the failures of an attachment's plugins mean for CHECK. For an attachment that a pod asked for, `podChecks` decides.

@@ -12,11 +12,11 @@ use super::takeover;
 use crate::cni::{NetworkConfig, Verb};
 use crate::config::{Config, InvalidConfig, Problems};
 use crate::netns::has_no_process;
-use crate::plan::concurrency::Needs;
-use crate::plan::{self, Asked, Attachment, Plan, Position};
+use crate::plan::concurrency::Part;
+use crate::plan::{self, Asked, Attachment, Plan};
 use crate::request::Request;
 use crate::runtime::cache::{self, Cache, Cached};
-use crate::runtime::{Chain, Exec, Launcher, Schedule, Shares, StepError, chain, together};
+use crate::runtime::{Chain, Exec, Launcher, Shares, StepError, chain, together};
 use crate::source::{self, Candidate};
 use crate::transaction::journal::State;
 use crate::transaction::{Container, Journal, Opened, Sharing, Store, StoreError, Tools, remove_undone, undo};
@@ -201,34 +201,33 @@ impl Del<'_> {
             }
         };
         let tools = context.tools(&context.finder, launcher);
-        let is_there = |attachment: &&Attachment| {
+        let is_there = |attachment: &Attachment| {
             let missing = attachment.network.plugins.iter().find_map(|p| context.finder.find(p.plugin_type()).err());
             if let Some(error) = &missing {
                 tracing::warn!(container = request.container_id, "{} is not deleted: {error}", attachment.label());
             }
             missing.is_none()
         };
-        let is_ours = |attachment: &&Attachment| !held.contains(&attachment.ifname);
-        let attachments: Vec<&Attachment> = plan.attachments.iter().filter(is_ours).filter(is_there).collect();
-        let is_primary = |one: &&Attachment| plan.position == Position::Primary && one.ifname == plan.ifname;
-        let (primary, others) = attachments.split_at(attachments.partition_point(is_primary));
-        let schedule = tools.schedule(Verb::Del, others.iter().rev().map(|attachment| Needs::of(attachment)));
+        let is_ours = |attachment: &Attachment| !held.contains(&attachment.ifname);
+        let attachments: Vec<usize> = (0..plan.attachments.len())
+            .rev()
+            .filter(|index| is_ours(&plan.attachments[*index]) && is_there(&plan.attachments[*index]))
+            .collect();
+        let parts = tools.whole_parts(&plan, &attachments);
+        let schedule = tools.schedule_parts(Verb::Del, &parts);
         let ahead = tools.ahead(schedule.at_once());
-        for (index, attachment) in attachments.iter().enumerate().rev() {
+        for Part { attachment: index, steps, .. } in &parts {
+            let attachment = &plan.attachments[*index];
             let parameters = attachment.parameters(&request.container_id, &request.netns);
-            let steps = (0..attachment.network.plugins.len()).rev();
-            ahead.expect(index, &tools.chain(attachment), Verb::Del, steps, Some(&parameters));
+            ahead.expect(*index, &tools.chain(attachment), Verb::Del, steps.clone().rev(), Some(&parameters));
         }
-        let shares = Shares::new(tools.limits, attachments.len());
+        let shares = Shares::new(tools.limits, parts.len());
         let mut failures = Vec::new();
-        for (attachments, schedule) in [(others, schedule), (primary, Schedule::at_most(1, primary.len()))] {
-            let attachments: Vec<&Attachment> = attachments.iter().rev().copied().collect();
-            let del = |index: usize| {
-                let tools = Tools { exec: &ahead, limits: shares.next(), ..tools };
-                del_by_configuration(request, attachments[index], tools)
-            };
-            together(&schedule, del, |_, failed| failures.extend(failed));
-        }
+        let del = |part: usize| {
+            let tools = Tools { exec: &ahead, limits: shares.next(), ..tools };
+            del_by_configuration(request, &plan.attachments[parts[part].attachment], tools)
+        };
+        together(&schedule, del, |_, failed| failures.extend(failed));
         failures
     }
 }

@@ -47,6 +47,24 @@ fn are_about(events: &[Value], verb: &str, has_container: bool) {
     }
 }
 
+/// With `"auto"`, the end of the primary attachment's chain runs beside the others.
+#[test]
+fn an_attachment_takes_as_long_as_all_of_its_plugins() {
+    let primary = Network::new("one").version("1.1.0").plugin(recorder("alpha")).plugin(recorder("tuning"));
+    let case = Case::new().cni_version("1.1.0").key("concurrency", "auto").recorder_as("tuning");
+    let case = case.delegate(primary).delegate(recorder("beta").version("1.1.0"));
+    let case = case.key("logFile", "@DIR@/log").key("logLevel", "debug");
+    case.add().succeeds();
+    let events = take(&case);
+    let of_primary = events.iter().filter(|event| event["interface"] == "eth0");
+    let took = |message: &str| -> f64 {
+        let durations = of_primary.clone().filter(|event| event["message"] == message);
+        durations.map(|event| event["durationMs"].as_f64().expect("a number")).sum()
+    };
+    assert!(took("plugin done") > 0.0 && took("attached") >= took("plugin done"), "{events:#?}");
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn every_call_and_each_of_its_steps_is_a_line() {
     let case = case();

@@ -128,7 +128,7 @@ fn steps(case: &Case, verb: &str) -> Vec<String> {
 fn what_only_adds_to_the_primary_interface_runs_beside_others() {
     let case = primary_with_chain();
     let place = |steps: &[String], step: &str| steps.iter().position(|one| one == step).expect("it was called");
-    for (verb, step) in [("ADD", "portmap"), ("DEL", "tuning")] {
+    for (verb, step) in [("ADD", "portmap"), ("CHECK", "portmap"), ("DEL", "tuning")] {
         for kind in ["tap", step] {
             case.behave(kind, json!({"hold": {"at": "before", "name": format!("{kind} {verb}")}, "on": [verb]}));
         }
@@ -151,6 +151,8 @@ fn what_only_adds_to_the_primary_interface_runs_beside_others() {
     // What needs the same chains waits, and what is unknown is alone.
     assert!(place(&added, "tuning eth0") < place(&added, "ptp net2"), "{added:?}");
     assert_eq!(added[6], "beta net3");
+    let checked = steps(&case, "CHECK");
+    assert_eq!((checked[0].as_str(), checked[6].as_str()), ("alpha eth0", "beta net3"), "{checked:?}");
     let deleted = steps(&case, "DEL");
     assert_eq!((deleted[0].as_str(), deleted[6].as_str()), ("beta net3", "alpha eth0"), "{deleted:?}");
     assert!(place(&deleted, "tuning eth0") < place(&deleted, "portmap eth0"), "{deleted:?}");

@@ -6,7 +6,8 @@ use crate::plan::Plan;
 
 /// Says of each attachment with which others it is made at once, and why. Empty where all are made one after another.
 pub fn explain(concurrency: Concurrency, plan: &Plan) -> Vec<String> {
-    let parts = parts(concurrency, plan);
+    let all: Vec<usize> = (0..plan.attachments.len()).collect();
+    let parts = parts(concurrency, plan, &all);
     let after_primary = parts.iter().filter(|part| !part.makes_primary).count();
     if after_primary < 2 || concurrency == Concurrency::AtMost(1) {
         return Vec::new();

@@ -6,4 +6,4 @@ mod parts;
 
 pub use explain::explain;
 pub use needs::Needs;
-pub use parts::{Part, parts, schedule, schedule_parts};
+pub use parts::{Part, parts, schedule, schedule_parts, whole_parts};

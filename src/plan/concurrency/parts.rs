@@ -4,6 +4,7 @@
 //! others have what they may rely on. What is left of its chain, such as `portmap` and `firewall`, is then a part of its own, which
 //! runs beside them if the table allows it.
 
+use std::borrow::Borrow;
 use std::ops::Range;
 
 use super::needs::{Needs, adds_to_interface};
@@ -29,7 +30,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// All of an attachment, given by its index in the plan, to be worked on alone.
+    /// All of an attachment, given by its index in the plan, with nothing known of what it needs.
     pub fn whole(plan: &Plan, attachment: usize) -> Self {
         Self {
             attachment,
@@ -53,19 +54,32 @@ impl Part {
     }
 }
 
-/// The parts of a plan, in its order.
-pub fn parts(concurrency: Concurrency, plan: &Plan) -> Vec<Part> {
-    let indexes = 0..plan.attachments.len();
-    if concurrency != Concurrency::Auto || plan.attachments.len() < 2 {
-        return indexes.map(|index| Part::whole(plan, index)).collect();
-    }
-    indexes.flat_map(|index| parts_of(plan, index)).collect()
+/// The parts of some attachments of a plan, which are given by their indexes, in their order.
+pub fn parts(concurrency: Concurrency, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
+    let of = |index: &usize| match concurrency {
+        Concurrency::Auto if attachments.len() > 1 => parts_of(plan, *index),
+        _ => vec![Part::whole(plan, *index)],
+    };
+    attachments.iter().flat_map(of).collect()
+}
+
+/// The same without dividing any attachment: each is one part.
+pub fn whole_parts(concurrency: Concurrency, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
+    let of = |index: &usize| match concurrency {
+        Concurrency::Auto if attachments.len() > 1 => whole_with_needs(plan, *index),
+        _ => Part::whole(plan, *index),
+    };
+    attachments.iter().map(of).collect()
+}
+
+fn whole_with_needs(plan: &Plan, index: usize) -> Part {
+    Part { needs: Needs::of(&plan.attachments[index]), ..Part::whole(plan, index) }
 }
 
 /// The parts of an attachment with what they need: two if it makes the primary interface and more comes after that.
 fn parts_of(plan: &Plan, index: usize) -> Vec<Part> {
     let attachment = &plan.attachments[index];
-    let whole = Part { needs: Needs::of(attachment), ..Part::whole(plan, index) };
+    let whole = whole_with_needs(plan, index);
     let (chain, made) = (whole.steps.end, steps_that_make_interface(attachment));
     if !whole.makes_primary || made == chain {
         return vec![whole];
@@ -82,8 +96,8 @@ fn steps_that_make_interface(attachment: &Attachment) -> usize {
 }
 
 /// Which of these parts, in this order, may be worked on at once by plugins that are called with `verb`.
-pub fn schedule_parts(concurrency: Concurrency, verb: Verb, parts: &[&Part]) -> Schedule {
-    let must_not_meet = |earlier: usize, later: usize| parts[earlier].must_not_meet(parts[later]);
+pub fn schedule_parts<P: Borrow<Part>>(concurrency: Concurrency, verb: Verb, parts: &[P]) -> Schedule {
+    let must_not_meet = |earlier: usize, later: usize| parts[earlier].borrow().must_not_meet(parts[later].borrow());
     match concurrency {
         Concurrency::AtMost(number) => Schedule::new(parts.len(), number, must_not_meet),
         Concurrency::Auto => auto(verb, parts.len(), must_not_meet),

@@ -86,7 +86,7 @@ pub fn merged(state: &State) -> Result<AddResult, String> {
 /// When one cannot be read, in words.
 pub fn results(state: &State) -> Result<Vec<(usize, AddResult)>, String> {
     let mut results = Vec::new();
-    for (index, attachment) in state.attachments().filter(|(index, _)| state.is_attached(*index)) {
+    for (index, attachment) in state.attached() {
         let Some(raw) = state.result(index) else { continue };
         let result = AddResult::parse(raw.get().as_bytes(), attachment.network.version)
             .map_err(|error| format!("{}: {error}", attachment.label()))?;

@@ -42,7 +42,7 @@ pub struct Redone {
 }
 
 impl State {
-    /// The existing attachments, with their indexes in the plan: those that no change has detached.
+    /// The attachments that no change has detached, with their indexes in the plan.
     pub fn attachments(&self) -> impl Iterator<Item = (usize, &Attachment)> {
         self.header.plan.attachments.iter().enumerate().filter(|(index, _)| !self.is_detached(*index))
     }

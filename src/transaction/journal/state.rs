@@ -11,6 +11,7 @@ use super::format::{Change, Event, Header, Step, boot_id, now_millis};
 use crate::cni::CniError;
 use crate::cni::error::code;
 use crate::netns::{self, DefaultRouteChange, Sameness, Sysctls};
+use crate::plan::Attachment;
 use crate::transaction::claim::Claim;
 
 /// What is known of one step.
@@ -129,12 +130,22 @@ impl State {
         self.steps[attachment].iter().rev().find_map(|step| step.result.as_deref())
     }
 
+    /// How long the plugins of an attachment took in ADD.
+    pub fn plugins_took(&self, attachment: usize) -> Duration {
+        Duration::from_micros(self.steps[attachment].iter().filter_map(|step| step.micros).sum())
+    }
+
     /// Whether an attachment exists: its last step has a result, and no step has been undone.
     pub fn is_attached(&self, attachment: usize) -> bool {
         let steps = &self.steps[attachment];
         !self.is_detached(attachment)
             && steps.last().is_some_and(|step| step.result.is_some())
             && !steps.iter().any(|step| step.undone)
+    }
+
+    /// The attachments that exist, with their indexes in the plan.
+    pub fn attached(&self) -> impl Iterator<Item = (usize, &Attachment)> {
+        self.attachments().filter(|(index, _)| self.is_attached(*index))
     }
 
     /// The steps that still have to be undone, in the order of ADD.

@@ -109,7 +109,7 @@ pub(super) fn refuse_unfit(state: &State) -> Result<Netns, LiveError> {
 fn has_our_interfaces(state: &State, netns: &mut Netns) -> Result<bool, LiveError> {
     let links = netns.links().map_err(LiveError::Namespace)?;
     let mut seen = false;
-    for (index, attachment) in state.attachments().filter(|(index, _)| state.is_attached(*index)) {
+    for (index, attachment) in state.attached() {
         let Some(raw) = state.result(index) else { continue };
         let result = AddResult::parse(raw.get().as_bytes(), attachment.network.version).unwrap_or_default();
         for interface in

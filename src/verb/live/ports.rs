@@ -54,7 +54,7 @@ struct Known {
 
 /// The attachments of the node.
 fn known(store: &Store, container: &Container, state: &State) -> Result<Vec<Known>, LiveError> {
-    let own = state.attachments().filter(|(index, _)| state.is_attached(*index));
+    let own = state.attached();
     let own = own.map(|(index, attachment)| Known {
         container_id: container.id().to_owned(),
         index: Some(index),
@@ -75,7 +75,7 @@ fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>
         // A journal that cannot be read is skipped: its ports are not known.
         if let Ok(Opened::Journal(journal)) = Journal::look(&container, &ifname) {
             let state = &journal.state;
-            let there = state.attachments().filter(|(index, _)| state.is_attached(*index));
+            let there = state.attached();
             found.extend(there.map(|(_, attachment)| Known {
                 container_id: id.to_owned(),
                 index: None,

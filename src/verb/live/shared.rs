@@ -87,14 +87,14 @@ pub(super) fn refuse_for_update(
 
 /// The attachments of the container, and the places of those in the journal that is being changed.
 fn of_container(container: &Container, state: &State) -> Result<Vec<(Option<usize>, Attachment)>, LiveError> {
-    let own = state.attachments().filter(|(index, _)| state.is_attached(*index));
+    let own = state.attached();
     let mut found: Vec<_> = own.map(|(index, attachment)| (Some(index), attachment.clone())).collect();
     let ifnames = container.entries()?.ifnames;
     for ifname in ifnames.iter().filter(|ifname| **ifname != state.header.plan.ifname) {
         // A journal that cannot be read names no attachment.
         if let Ok(Opened::Journal(journal)) = Journal::look(container, ifname) {
             let state = &journal.state;
-            let there = state.attachments().filter(|(index, _)| state.is_attached(*index));
+            let there = state.attached();
             found.extend(there.map(|(_, attachment)| (None, attachment.clone())));
         }
     }

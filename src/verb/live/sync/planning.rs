@@ -56,8 +56,8 @@ fn asked_by_pod(state: &State) -> Vec<Has<'_>> {
         attachment.author == Author::Pod && place.is_some_and(|place| place.starts_with('['))
     };
     state
-        .attachments()
-        .filter(|(index, attachment)| state.is_attached(*index) && !state.is_changing(*index) && is_asked(attachment))
+        .attached()
+        .filter(|(index, attachment)| !state.is_changing(*index) && is_asked(attachment))
         .map(|(index, attachment)| Has { index, attachment })
         .collect()
 }
