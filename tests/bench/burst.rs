@@ -10,7 +10,7 @@ use std::{fs, process, thread};
 use serde_json::{Value, json};
 
 use crate::measure::{Call, Samples};
-use crate::real::{Entrant, FloorMemory, Networks, on_a_host};
+use crate::real::{Entrant, FloorMemory, Networks, Settings, on_a_host};
 use crate::setup::{Bench, namespace};
 
 const VERBS: [&str; 2] = ["ADD", "DEL"];
@@ -42,7 +42,11 @@ impl Bench {
         let rounds = self.count(1, 7);
         let mut entrants = Entrant::all(self, &[(0, json!(1)), (1, json!(1)), (1, json!("auto"))]);
         if let Some(contender) = self.contenders.iter().find(|contender| contender.name == "Braid, state in memory") {
-            entrants.push(Entrant { name: contender.name.clone(), contender, settings: Some((1, json!(1))) });
+            entrants.push(Entrant {
+                name: contender.name.clone(),
+                contender,
+                settings: Settings::Braid { look_ahead: 1, concurrency: json!(1) },
+            });
         }
         on_a_host(|| {
             let namespaces: Vec<_> = (0..self.burst_size()).map(|_| namespace()).collect();

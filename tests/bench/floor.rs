@@ -3,16 +3,19 @@
 //! It reads the configuration, and runs the same plugins with the same input one after another. It looks at no answer
 //! but to pass it on, checks nothing, keeps nothing, and waits for as long as a plugin takes. If one fails in ADD, it runs DEL
 //! of everything in reverse. What real plugins answered to ADD, it is given for CHECK and DEL.
+//!
+//! With `started` in its configuration it measures the bound instead: see `bound.rs`.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 
 mod answer;
+mod bound;
 
 use std::error::Error;
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -30,6 +33,8 @@ struct Configuration<'a> {
     /// For the first delegate, as a runtime's is.
     #[serde(borrow, rename = "runtimeConfig")]
     runtime_config: Option<&'a RawValue>,
+    /// Measures the bound, with this many attachments at once.
+    started: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +68,7 @@ fn main() -> Outcome<()> {
         configuration,
     };
     match launcher.verb.as_str() {
+        _ if launcher.configuration.started.is_some() => launcher.bound(),
         "ADD" => launcher.add(),
         "DEL" => launcher.del(&launcher.results()),
         _ => launcher.check(),
@@ -94,8 +100,7 @@ impl Launcher<'_> {
         }
         let answer =
             if self.configuration.results.is_some() { format!("[{}]", results.join(",")) } else { results.remove(0) };
-        io::stdout().write_all(answer.as_bytes())?;
-        Ok(())
+        print(&answer)
     }
 
     fn check(&self) -> Outcome<()> {
@@ -136,24 +141,44 @@ impl Launcher<'_> {
     /// Runs one plugin. The standard library starts it by `posix_spawn`.
     fn run(&self, verb: &str, index: usize, raw: &RawValue, prev_result: Option<&str>) -> Outcome<Vec<u8>> {
         let plugin: Plugin<'_> = serde_json::from_str(raw.get())?;
-        let runtime_config = self.configuration.runtime_config.filter(|_| index == 0 && plugin.capabilities.is_some());
-        let members = [("runtimeConfig", runtime_config.map(RawValue::get)), ("prevResult", prev_result)];
-        let request = request(self.configuration.delegates[index].name, raw, &members);
-        let executable = self.directory.join(plugin.r#type);
-        let mut command = Command::new(&executable);
+        let child = self.start(verb, index, &plugin)?;
+        self.finish(child, index, raw, &plugin, prev_result)
+    }
+
+    fn start(&self, verb: &str, index: usize, plugin: &Plugin<'_>) -> Outcome<Child> {
+        let mut command = Command::new(self.directory.join(plugin.r#type));
         if verb != self.verb {
             command.env("CNI_COMMAND", verb);
         }
-        let mut child =
-            command.env("CNI_IFNAME", self.interface(index)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        command.env("CNI_IFNAME", self.interface(index)).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
+    /// Gives a started plugin its input, and waits for its answer.
+    fn finish(
+        &self,
+        mut child: Child,
+        index: usize,
+        raw: &RawValue,
+        plugin: &Plugin<'_>,
+        prev_result: Option<&str>,
+    ) -> Outcome<Vec<u8>> {
+        let runtime_config = self.configuration.runtime_config.filter(|_| index == 0 && plugin.capabilities.is_some());
+        let members = [("runtimeConfig", runtime_config.map(RawValue::get)), ("prevResult", prev_result)];
+        let request = request(self.configuration.delegates[index].name, raw, &members);
         child.stdin.take().expect("piped").write_all(request.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-            return Err(format!("{} ended with {}: {answer}", executable.display(), output.status).into());
+            return Err(format!("{} exited with {}: {answer}", plugin.r#type, output.status).into());
         }
         Ok(output.stdout)
     }
+}
+
+fn print(answer: &str) -> Outcome<()> {
+    io::stdout().write_all(answer.as_bytes())?;
+    Ok(())
 }
 
 /// What a plugin gets, put together as text.

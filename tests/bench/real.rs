@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -89,9 +90,13 @@ impl Networks {
             config["runtimeConfig"] =
                 json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
         }
-        if let Some((look_ahead, concurrency)) = &who.settings {
-            config["lookAhead"] = json!(look_ahead);
-            config["concurrency"] = concurrency.clone();
+        match &who.settings {
+            Settings::None => {}
+            Settings::Braid { look_ahead, concurrency } => {
+                config["lookAhead"] = json!(look_ahead);
+                config["concurrency"] = concurrency.clone();
+            }
+            Settings::Bound(at_once) => config["started"] = json!(at_once),
         }
         config
     }
@@ -105,14 +110,24 @@ fn ipam(number: usize) -> Value {
     json!({"type": "host-local", "dataDir": "@IPAM@", "ranges": [[{"subnet": format!("10.{}.0.0/16", 20 + number)}]]})
 }
 
-/// A contender, and how its look-ahead and concurrency are set.
+/// A contender, and what is asked of it.
 pub(crate) struct Entrant<'a> {
     /// What the tables call it.
     pub(crate) name: String,
     /// Whose executable it is.
     pub(crate) contender: &'a Contender,
-    /// `lookAhead` and `concurrency`, where they are Braid's.
-    pub(crate) settings: Option<(usize, Value)>,
+    /// What its configuration says beside the networks.
+    pub(crate) settings: Settings,
+}
+
+/// How it handles the networks.
+pub(crate) enum Settings {
+    /// As it does by itself.
+    None,
+    /// As these keys of Braid say.
+    Braid { look_ahead: usize, concurrency: Value },
+    /// The floor's program measures the bound, with this many attachments at once.
+    Bound(usize),
 }
 
 impl<'a> Entrant<'a> {
@@ -124,13 +139,37 @@ impl<'a> Entrant<'a> {
                 "Braid" => entrants.extend(settings.iter().map(|(look_ahead, concurrency)| Self {
                     name: format!("Braid, `lookAhead` {look_ahead}, `concurrency` {concurrency}"),
                     contender,
-                    settings: Some((*look_ahead, concurrency.clone())),
+                    settings: Settings::Braid { look_ahead: *look_ahead, concurrency: concurrency.clone() },
                 })),
                 "Braid, state in memory" | STATIC_FLOOR => {}
-                name => entrants.push(Self { name: name.to_owned(), contender, settings: None }),
+                name => entrants.push(Self { name: name.to_owned(), contender, settings: Settings::None }),
             }
         }
         entrants
+    }
+
+    /// The most that starting plugins ahead can gain, with this many attachments at once.
+    fn bounds(bench: &'a Bench, at_once: &[usize]) -> impl Iterator<Item = Self> {
+        let bound = |at_once: &usize| Self {
+            name: format!("bound, {at_once} at once"),
+            contender: bench.contender("floor"),
+            settings: Settings::Bound(*at_once),
+        };
+        at_once.iter().map(bound).collect::<Vec<_>>().into_iter()
+    }
+
+    /// What a call took, and its answer. The bound says itself what it took.
+    fn outcome(&self, (took, answer): (Duration, String)) -> (Duration, String) {
+        if !matches!(self.settings, Settings::Bound(_)) {
+            return (took, answer);
+        }
+        let (took, answer) = answer.split_once('\n').expect("two lines");
+        (Duration::from_micros(took.parse().expect("a number")), answer.to_owned())
+    }
+
+    /// Whether it does this: the bound is of what succeeds.
+    fn does(&self, verb: &str) -> bool {
+        verb != "rollback" || !matches!(self.settings, Settings::Bound(_))
     }
 }
 
@@ -156,7 +195,8 @@ impl Bench {
     pub(crate) fn real(&self) -> Vec<Row> {
         let settings =
             [(0, json!(1)), (1, json!(1)), (2, json!(1)), (1, json!(4)), (1, json!("auto")), (2, json!("auto"))];
-        let entrants = Entrant::all(self, &settings);
+        let mut entrants = Entrant::all(self, &settings);
+        entrants.extend(Entrant::bounds(self, &[1, 2, 8]));
         let mut rows = Vec::new();
         for (networks, rounds) in [(Networks::Bridge, 61), (Networks::Four, 21), (Networks::Macvlans, 15)] {
             rows.extend(on_a_host(|| self.real_rows(networks, &entrants, self.count(2, rounds))));
@@ -202,11 +242,15 @@ impl Bench {
         let samples = turns(entrants.len(), VERBS, rounds, |who, verb, container| {
             let contender = entrants[who].contender;
             let [good, failing] = &configurations[who];
+            if !entrants[who].does(verb) {
+                return Duration::ZERO;
+            }
             if verb == "rollback" {
                 return self.call(contender, "ADD", container, failing.to_string().as_bytes()).run(false).0;
             }
             let stdin = memory.borrow().configuration(contender, verb, good);
-            let (took, answer) = self.call(contender, verb, container, stdin.as_bytes()).run(true);
+            let outcome = self.call(contender, verb, container, stdin.as_bytes()).run(true);
+            let (took, answer) = entrants[who].outcome(outcome);
             memory.borrow_mut().keep(contender, verb, answer);
             took
         });
@@ -223,7 +267,7 @@ fn rows<const N: usize>(
 ) -> Vec<Row> {
     let mut rows = Vec::new();
     for (v, verb) in verbs.iter().enumerate() {
-        for (who, samples_of) in entrants.iter().zip(samples) {
+        for (who, samples_of) in entrants.iter().zip(samples).filter(|(who, _)| who.does(verb)) {
             rows.push(Row {
                 verb: (*verb).into(),
                 what: networks.into(),

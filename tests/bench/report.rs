@@ -97,7 +97,9 @@ impl Report {
     /// Real plugins.
     pub(crate) fn real(&mut self, version: &str, rows: Vec<Row>) {
         self.say(&format!("The reference plugins {version}. *rollback* is an ADD with one more step at its end, which fails: everything"));
-        self.say("is undone. The floor undoes it too.\n");
+        self.say("is undone. The floor undoes it too. *bound* is what the plugins themselves take: all of them are started before the time is");
+        self.say("taken, and nothing is planned, recorded or merged. The plugin that makes the primary interface runs alone, and of the rest as");
+        self.say("many attachments at once as the row says.\n");
         self.rows("networks", rows);
     }
 
