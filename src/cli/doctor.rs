@@ -54,13 +54,13 @@ fn kinds() -> impl clap::builder::TypedValueParser<Value = Kind> {
 pub(super) fn doctor(args: &Doctor) -> Outcome {
     let places = places(args)?;
     let min_age = Duration::from_secs(args.min_age.into());
-    let mut examined = doctor::look_twice(&places, min_age)?;
+    let mut examined = doctor::examine_twice(&places, min_age)?;
     if !args.forget.is_empty() {
         for id in &args.forget {
             doctor::forget(&examined.node.state_dirs, id)?;
             eprint_line!("braid: forgot debt {id}");
         }
-        examined = doctor::look_twice(&places, min_age)?;
+        examined = doctor::examine_twice(&places, min_age)?;
     }
     leave_out(&mut examined, args);
     let mut mended = Vec::new();
@@ -71,20 +71,20 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
                 break;
             }
             mended.extend(done);
-            examined = doctor::look_twice(&places, min_age)?;
+            examined = doctor::examine_twice(&places, min_age)?;
             leave_out(&mut examined, args);
         }
     }
-    if !examined.node.living.sees_all {
+    if !examined.node.running.sees_all {
         eprint_line!(
             "braid: not all processes of this machine are seen from here, so that less is found: run it in the host's PID namespace, as root"
         );
     }
-    let deserted = doctor::deserted(&examined.node);
-    if !deserted.is_empty() {
+    let without_process = doctor::without_process(&examined.node);
+    if !without_process.is_empty() {
         eprint_line!(
             "braid: no process is in the namespace of {}; if their runtime does not know them any more, remove the namespaces and run this again",
-            cell(&deserted.join(", "))
+            cell(&without_process.join(", "))
         );
     }
     report(args, &examined.findings, &mended)

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::{Finding, Kind, Mending, Node, Reservation};
 
 /// The containers and addresses in the records on the node.
-pub(super) struct Accounted<'a> {
+pub(super) struct InUse<'a> {
     node: &'a Node,
     containers: HashSet<&'a str>,
     cached: HashSet<IpAddr>,
 }
 
-impl<'a> Accounted<'a> {
+impl<'a> InUse<'a> {
     pub(super) fn of(node: &'a Node) -> Self {
         let containers = node
             .attached
@@ -27,22 +27,21 @@ impl<'a> Accounted<'a> {
 
     /// Whether a container is in a record, or a process is in it.
     pub(super) fn has_container(&self, id: &str) -> bool {
-        self.containers.contains(id) || self.node.living.has_process_of(id)
+        self.containers.contains(id) || self.node.running.has_process_of(id)
     }
 
     /// Whether an address is in a cached result, or in a namespace that lives.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
-        self.cached.contains(&address) || self.node.living.has_address(address)
+        self.cached.contains(&address) || self.node.running.has_address(address)
     }
 }
 
 /// All findings of this family. Addresses given less than `min_age` ago are left alone: an ADD may be under way that only its
 /// own runtime knows of.
 pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
-    let accounted = Accounted::of(node);
-    let is_nobodys =
-        |one: &&Reservation| !accounted.has_container(&one.container_id) && !accounted.has_address(one.address);
-    let leaked = node.reservations.iter().filter(is_nobodys);
+    let in_use = InUse::of(node);
+    let is_unused = |one: &&Reservation| !in_use.has_container(&one.container_id) && !in_use.has_address(one.address);
+    let leaked = node.reservations.iter().filter(is_unused);
     let findings = leaked.map(|one| {
         let network = one.pool.file_name().unwrap_or_default().to_string_lossy();
         let owner = match one.container_id.as_str() {
@@ -52,7 +51,7 @@ pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
         let meaning = format!(
             "host-local keeps an address of {network:?} {owner}: no journal, no cached result and no namespace accounts for it"
         );
-        let mending = if node.living.has_refused() {
+        let mending = if node.running.has_refused_namespace() {
             Mending::Not("there are namespaces that must not be looked into".into())
         } else if let Some(age) = one.age.filter(|age| *age < min_age) {
             Mending::Not(format!("it was given {} s ago, and an ADD may be under way", age.as_secs()))

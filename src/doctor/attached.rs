@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::living::{Living, Place};
+use super::running::{PathTarget, Running};
 use super::unexamined::Unexamined;
 use crate::netns::{DefaultRoute, Family, Netns, Sameness};
 use crate::runtime::deadline;
@@ -11,11 +11,11 @@ use crate::transaction::journal::State;
 use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
 
 /// How long another call's lock on the state directory is waited for.
-pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What has become of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum ContainerState {
     /// It lives, or may live.
     Alive,
     /// It is gone for certain.
@@ -24,18 +24,18 @@ pub enum Fate {
 
 /// A journal.
 #[derive(Debug, Clone)]
-pub struct SeenJournal {
+pub struct JournalRecord {
     /// The state directory.
     pub state_dir: PathBuf,
     /// What it says.
     pub state: State,
     /// What its path of the namespace leads to.
-    pub place: Place,
+    pub target: PathTarget,
     /// The default routes of its container, where that is its namespace for certain.
     pub default_routes: Vec<DefaultRoute>,
 }
 
-impl SeenJournal {
+impl JournalRecord {
     /// The container.
     pub fn container_id(&self) -> &str {
         &self.state.header.plan.container_id
@@ -47,35 +47,35 @@ impl SeenJournal {
     }
 
     /// What has become of its container.
-    pub fn fate(&self, living: &Living) -> Fate {
+    pub fn container_state(&self, running: &Running) -> ContainerState {
         if self.state.is_of_another_boot() {
-            return Fate::Gone;
+            return ContainerState::Gone;
         }
         let identity = self.state.header.netns_id;
-        let is_out_of_sight = match self.place {
-            Place::Namespace(now) => match identity {
+        let is_out_of_sight = match self.target {
+            PathTarget::Namespace(now) => match identity {
                 Some(then) => then.compare(&now) != Sameness::Different,
                 None => true,
             },
-            Place::Nothing | Place::SomethingElse => false,
+            PathTarget::Nothing | PathTarget::SomethingElse => false,
             // Its process has exited. Others may be in the namespace.
-            Place::OutOfSight => {
+            PathTarget::Unknown => {
                 let is_of_a_process = Path::new(&self.state.header.plan.netns).starts_with("/proc");
-                !(is_of_a_process && living.sees_all && identity.is_some())
+                !(is_of_a_process && running.sees_all && identity.is_some())
             }
         };
-        let is_elsewhere = identity.is_some_and(|identity| living.has(&identity));
-        if is_out_of_sight || is_elsewhere || living.has_process_of(self.container_id()) {
-            Fate::Alive
+        let is_elsewhere = identity.is_some_and(|identity| running.has(&identity));
+        if is_out_of_sight || is_elsewhere || running.has_process_of(self.container_id()) {
+            ContainerState::Alive
         } else {
-            Fate::Gone
+            ContainerState::Gone
         }
     }
 }
 
 /// A debt that can be tried again.
 #[derive(Debug, Clone)]
-pub struct SeenDebt {
+pub struct DebtRecord {
     /// The state directory.
     pub state_dir: PathBuf,
     /// Which.
@@ -86,7 +86,7 @@ pub struct SeenDebt {
 
 /// Something that cannot be used, and shows that something may be attached.
 #[derive(Debug, Clone)]
-pub struct SeenUnusable {
+pub struct UnusableRecord {
     /// The file.
     pub path: PathBuf,
     /// The container.
@@ -101,11 +101,11 @@ pub struct SeenUnusable {
 #[derive(Debug, Clone, Default)]
 pub struct Attached {
     /// The journals of attachments.
-    pub journals: Vec<SeenJournal>,
+    pub journals: Vec<JournalRecord>,
     /// The debts.
-    pub debts: Vec<SeenDebt>,
+    pub debts: Vec<DebtRecord>,
     /// What cannot be used.
-    pub unusable: Vec<SeenUnusable>,
+    pub unusable: Vec<UnusableRecord>,
     /// What could not be looked at, and why.
     pub unexamined: BTreeMap<PathBuf, Unexamined>,
 }
@@ -115,10 +115,10 @@ impl Attached {
     pub(super) fn read(state_dirs: &[PathBuf]) -> Self {
         let mut all = Self::default();
         for state_dir in state_dirs {
-            match Store::open_existing(state_dir, Sharing::Shared, deadline::after(PATIENCE)) {
+            match Store::open_existing(state_dir, Sharing::Shared, deadline::after(LOCK_TIMEOUT)) {
                 Ok(Some(store)) => all.read_store(&store),
                 Ok(None) => {}
-                Err(error) => all.cannot(state_dir, &error),
+                Err(error) => all.note_unexamined(state_dir, &error),
             }
         }
         all
@@ -130,25 +130,25 @@ impl Attached {
             Ok(ids) => {
                 for id in ids {
                     if let Err(error) = self.read_container(store, &id) {
-                        self.cannot(&store.path().join("attachments").join(&id), &error);
+                        self.note_unexamined(&store.path().join("attachments").join(&id), &error);
                     }
                 }
             }
-            Err(error) => self.cannot(store.path(), &error),
+            Err(error) => self.note_unexamined(store.path(), &error),
         }
         match store.debts() {
             Ok(debts) => debts.into_iter().for_each(|id| self.read_debt(store, id)),
-            Err(error) => self.cannot(store.path(), &error),
+            Err(error) => self.note_unexamined(store.path(), &error),
         }
         for path in store.not_directories().unwrap_or_default() {
             let container_id = path.extension().unwrap_or_default().to_string_lossy().into_owned();
             let reason = "it is no directory".into();
-            self.unusable.push(SeenUnusable { path, container_id, reason, debt: None });
+            self.unusable.push(UnusableRecord { path, container_id, reason, debt: None });
         }
-        self.journals.sort_by_cached_key(SeenJournal::id);
+        self.journals.sort_by_cached_key(JournalRecord::id);
     }
 
-    fn cannot(&mut self, path: &Path, error: &StoreError) {
+    fn note_unexamined(&mut self, path: &Path, error: &StoreError) {
         self.unexamined.insert(path.to_owned(), Unexamined::record(error));
     }
 
@@ -157,17 +157,17 @@ impl Attached {
         let entries = container.entries()?;
         for ifname in entries.ifnames {
             match State::peek(&container, &ifname)? {
-                Some(Ok(state)) => self.journals.push(seen(store.path(), state)),
+                Some(Ok(state)) => self.journals.push(read_record(store.path(), state)),
                 Some(Err(reason)) => {
                     let path = container.journal_path(&ifname);
-                    self.unusable.push(SeenUnusable { path, container_id: id.into(), reason, debt: None });
+                    self.unusable.push(UnusableRecord { path, container_id: id.into(), reason, debt: None });
                 }
                 None => {}
             }
         }
         for path in entries.set_aside {
             let reason = "it was set aside".into();
-            self.unusable.push(SeenUnusable { path, container_id: id.into(), reason, debt: None });
+            self.unusable.push(UnusableRecord { path, container_id: id.into(), reason, debt: None });
         }
         Ok(())
     }
@@ -176,19 +176,19 @@ impl Attached {
         let reason = match look_at_debt(store, &id) {
             Ok(None) => return,
             Ok(Some(Parked::Journal(journal))) => {
-                return self.debts.push(SeenDebt { state_dir: store.path().into(), id, state: journal.state });
+                return self.debts.push(DebtRecord { state_dir: store.path().into(), id, state: journal.state });
             }
             Ok(Some(Parked::Unusable(_))) if !id.is_journal() => "it was set aside".to_owned(),
             Ok(Some(Parked::Unusable(reason))) => reason,
             Err(error) => error.to_string(),
         };
         let (path, container_id) = (id.path(store.path()), id.container_id().to_owned());
-        self.unusable.push(SeenUnusable { path, container_id, reason, debt: Some(id) });
+        self.unusable.push(UnusableRecord { path, container_id, reason, debt: Some(id) });
     }
 
     /// The containers that are named here, whether or not they still exist.
     pub fn container_ids(&self) -> impl Iterator<Item = &str> {
-        let journals = self.journals.iter().map(SeenJournal::container_id);
+        let journals = self.journals.iter().map(JournalRecord::container_id);
         let debts = self.debts.iter().map(|debt| debt.id.container_id());
         journals.chain(debts).chain(self.unusable.iter().map(|one| one.container_id.as_str()))
     }
@@ -199,15 +199,15 @@ impl Attached {
     }
 }
 
-fn seen(state_dir: &Path, state: State) -> SeenJournal {
+fn read_record(state_dir: &Path, state: State) -> JournalRecord {
     let path = Path::new(&state.header.plan.netns);
-    let place = Place::of(path);
-    let is_same = match (place, state.header.netns_id) {
-        (Place::Namespace(now), Some(then)) => then.compare(&now) == Sameness::Same,
+    let target = PathTarget::of(path);
+    let is_same = match (target, state.header.netns_id) {
+        (PathTarget::Namespace(now), Some(then)) => then.compare(&now) == Sameness::Same,
         _ => false,
     };
     let default_routes = if is_same { default_routes(path) } else { Vec::new() };
-    SeenJournal { state_dir: state_dir.to_owned(), state, place, default_routes }
+    JournalRecord { state_dir: state_dir.to_owned(), state, target, default_routes }
 }
 
 /// The default routes at a path. What cannot be read is no finding of its own: the container may be ending.

@@ -10,7 +10,7 @@ use crate::transaction::ReleasedClaims;
 
 /// What DEL has noted for an agent.
 #[derive(Debug, Clone)]
-pub struct SeenClaims {
+pub struct ClaimsNote {
     /// The state directory.
     pub state_dir: PathBuf,
     /// The note.
@@ -18,10 +18,10 @@ pub struct SeenClaims {
 }
 
 /// The notes in state directories whose agent does not run.
-pub(super) fn notes(state_dirs: &[PathBuf]) -> Vec<SeenClaims> {
+pub(super) fn notes(state_dirs: &[PathBuf]) -> Vec<ClaimsNote> {
     let of_directory = |state_dir: &PathBuf| {
         let notes = if has_agent(state_dir) { Vec::new() } else { all(state_dir) };
-        notes.into_iter().map(|released| SeenClaims { state_dir: state_dir.clone(), released }).collect::<Vec<_>>()
+        notes.into_iter().map(|released| ClaimsNote { state_dir: state_dir.clone(), released }).collect::<Vec<_>>()
     };
     state_dirs.iter().flat_map(of_directory).collect()
 }

@@ -22,7 +22,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         findings.extend(configuration.braids.iter().flat_map(|config| two_default_routes(configuration, config)));
     }
     findings.extend(node.attached.journals.iter().filter_map(|journal| {
-        let (family, routes) = rivals(&journal.default_routes)?;
+        let (family, routes) = competing_routes(&journal.default_routes)?;
         let meaning = format!("the container has two default routes of IPv{family} with one metric: {routes}");
         let remedy =
             "say which attachment is the way out: `default-route` in its selection, then make the container anew";
@@ -97,8 +97,8 @@ fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Fin
         let gateways = candidates.iter().filter_map(|candidate| candidate.selection.default_route.as_ref()).flatten();
         gateways.into_iter().any(|gateway| gateway.is_ipv4() == (family == "4"))
     };
-    let rivals = setting.into_iter().filter(|(family, networks)| networks.len() > 1 && !is_chosen(family));
-    rivals
+    let competing = setting.into_iter().filter(|(family, networks)| networks.len() > 1 && !is_chosen(family));
+    competing
         .map(|(family, networks)| {
             let meaning = format!("networks {} all set a default route of IPv{family}", networks.join(" and "));
             let remedy = "give the way out a selection with `default-route`, or leave the others' default routes out";
@@ -132,7 +132,7 @@ fn default_families(network: &NetworkConfig) -> Vec<&'static str> {
 }
 
 /// Two default routes of the same family and metric to different destinations, as text.
-fn rivals(routes: &[DefaultRoute]) -> Option<(&'static str, String)> {
+fn competing_routes(routes: &[DefaultRoute]) -> Option<(&'static str, String)> {
     for (family, name) in [(Family::V4, "4"), (Family::V6, "6")] {
         let own: Vec<_> = routes.iter().filter(|route| route.family == family && route.from.is_none()).collect();
         let lowest = own.iter().map(|route| route.metric).min()?;

@@ -1,34 +1,34 @@
 //! Checks of Braid's own records: journals of containers that are gone, what is owed, and what cannot be used.
 
-use super::attached::{Fate, SeenDebt, SeenJournal, SeenUnusable};
-use super::{Finding, Kind, Mending, Node, Place};
+use super::attached::{ContainerState, DebtRecord, JournalRecord, UnusableRecord};
+use super::{Finding, Kind, Mending, Node, PathTarget};
 use crate::netns::Sameness;
 
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let attached = &node.attached;
-    let journals = attached.journals.iter().filter_map(|journal| of_journal(node, journal));
-    let debts = attached.debts.iter().map(of_debt);
-    journals.chain(debts).chain(attached.unusable.iter().map(of_unusable)).collect()
+    let journals = attached.journals.iter().filter_map(|journal| check_journal(node, journal));
+    let debts = attached.debts.iter().map(check_debt);
+    journals.chain(debts).chain(attached.unusable.iter().map(check_unusable)).collect()
 }
 
 /// Containers that count as alive although no process is in their namespace, as `CONTAINER/INTERFACE`: one that was killed
 /// with its runtime leaves its namespace behind, and so does one that has not begun. Nothing where not all processes are seen.
-pub fn deserted(node: &Node) -> Vec<String> {
-    let is_empty = |journal: &&SeenJournal| {
-        let Place::Namespace(now) = journal.place else { return false };
-        let mut namespaces = node.living.namespaces.iter();
+pub fn without_process(node: &Node) -> Vec<String> {
+    let is_empty = |journal: &&JournalRecord| {
+        let PathTarget::Namespace(now) = journal.target else { return false };
+        let mut namespaces = node.running.namespaces.iter();
         let own = namespaces.find(|namespace| namespace.identity.compare(&now) == Sameness::Same);
-        own.is_some_and(|own| !own.is_inhabited) && journal.fate(&node.living) == Fate::Alive
+        own.is_some_and(|own| !own.has_process) && journal.container_state(&node.running) == ContainerState::Alive
     };
-    let journals = node.attached.journals.iter().filter(|_| node.living.sees_all).filter(is_empty);
-    journals.map(SeenJournal::id).collect()
+    let journals = node.attached.journals.iter().filter(|_| node.running.sees_all).filter(is_empty);
+    journals.map(JournalRecord::id).collect()
 }
 
-fn of_journal(node: &Node, journal: &SeenJournal) -> Option<Finding> {
+fn check_journal(node: &Node, journal: &JournalRecord) -> Option<Finding> {
     let plan = &journal.state.header.plan;
     let owed = journal.state.steps.iter().flatten().find_map(|step| step.owed.as_ref());
-    if journal.fate(&node.living) == Fate::Gone {
+    if journal.container_state(&node.running) == ContainerState::Gone {
         let network = &plan.network;
         let meaning = match owed {
             None => format!(
@@ -46,7 +46,7 @@ fn of_journal(node: &Node, journal: &SeenJournal) -> Option<Finding> {
     Some(Finding { mending: Mending::Not(reason), ..finding })
 }
 
-fn of_debt(debt: &SeenDebt) -> Finding {
+fn check_debt(debt: &DebtRecord) -> Finding {
     let owed = debt.state.steps.iter().flatten().find_map(|step| step.owed.as_ref());
     let why = owed.map(|error| format!(": {}", error.msg)).unwrap_or_default();
     let meaning = format!("DEL has given up on network {:?}{why}", debt.state.header.plan.network);
@@ -54,7 +54,7 @@ fn of_debt(debt: &SeenDebt) -> Finding {
     Finding::safe(Kind::Debt, debt.id.to_string(), meaning, remedy)
 }
 
-fn of_unusable(one: &SeenUnusable) -> Finding {
+fn check_unusable(one: &UnusableRecord) -> Finding {
     let path = one.path.display();
     let (subject, remedy) = match &one.debt {
         Some(id) => {

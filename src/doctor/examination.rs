@@ -27,7 +27,7 @@ pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
     findings.extend(results::check(node));
     let mut unaccounted = addresses::check(node, min_age);
     unaccounted.extend(rules::check(node));
-    unexamined::leave_alone(&mut unaccounted, node);
+    unexamined::refuse_mending(&mut unaccounted, node);
     findings.extend(unaccounted);
     findings.extend(interfaces::check(node));
     findings.extend(claims::check(node));
@@ -42,16 +42,16 @@ pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
 /// Looks at the node and, if calls that are under way may be what was seen, once more: only what is seen twice is a finding.
 ///
 /// # Errors
-/// As [`Node::look`].
-pub fn look_twice(places: &Places, min_age: Duration) -> Result<Examined, NetnsError> {
-    let node = Node::look(places)?;
+/// As [`Node::read`].
+pub fn examine_twice(places: &Places, min_age: Duration) -> Result<Examined, NetnsError> {
+    let node = Node::read(places)?;
     let first = examine(&node, min_age);
-    if !first.iter().any(|finding| finding.kind.can_pass()) {
+    if !first.iter().any(|finding| finding.kind.can_be_transient()) {
         return Ok(Examined { node, findings: first });
     }
     thread::sleep(PAUSE);
-    let node = Node::look(places)?;
+    let node = Node::read(places)?;
     let mut findings = examine(&node, min_age);
-    findings.retain(|finding| !finding.kind.can_pass() || first.iter().any(|seen| seen.is_same(finding)));
+    findings.retain(|finding| !finding.kind.can_be_transient() || first.iter().any(|seen| seen.is_same(finding)));
     Ok(Examined { node, findings })
 }

@@ -84,7 +84,7 @@ impl Kind {
     }
 
     /// Whether calls that are under way can look like it for a moment.
-    pub fn can_pass(self) -> bool {
+    pub fn can_be_transient(self) -> bool {
         matches!(
             self,
             Self::ContainerGone
@@ -103,7 +103,7 @@ impl Kind {
 /// Whether `--fix` mends a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mending {
-    /// It does: nothing that a living container has can be hit.
+    /// It does: nothing that a running container has can be hit.
     Safe,
     /// It does not, for this reason.
     Not(String),

@@ -15,8 +15,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     let recorded = recorded(node);
     let made = node.links.iter().filter(|device| !recorded.contains(&device.link.name));
     made.filter_map(|device| match device.kind.as_str() {
-        "veth" if is_named(device, &VETHS) => of_veth(node, device),
-        "ifb" if is_named(device, &IFBS) => of_ifb(node, device),
+        "veth" if is_named(device, &VETHS) => check_veth(node, device),
+        "ifb" if is_named(device, &IFBS) => check_ifb(node, device),
         _ => None,
     })
     .collect()
@@ -31,7 +31,7 @@ fn recorded(node: &Node) -> HashSet<String> {
             crate::cni::AddResult::parse(raw.get().as_bytes(), attachment.network.version).ok()
         })
     });
-    let results = states.chain(node.results.iter().map(super::records::SeenResult::result));
+    let results = states.chain(node.results.iter().map(super::records::ResultRecord::result));
     results.flat_map(|result| result.interfaces).map(|interface| interface.name).collect()
 }
 
@@ -44,7 +44,7 @@ fn is_named(device: &Device, patterns: &[(&str, usize)]) -> bool {
     })
 }
 
-fn of_veth(node: &Node, device: &Device) -> Option<Finding> {
+fn check_veth(node: &Node, device: &Device) -> Option<Finding> {
     let name = &device.link.name;
     let Some(number) = device.other_netns else {
         let peer = node.links.iter().find(|other| Some(other.link.index) == device.other_end)?;
@@ -59,9 +59,9 @@ fn of_veth(node: &Node, device: &Device) -> Option<Finding> {
         let meaning = format!("its other end, {}, is on the host too: no container has it", peer.link.name);
         return Some(Finding::safe(Kind::InterfaceOrphaned, name, meaning, "remove it"));
     };
-    let is_known = node.living.namespaces.iter().any(|namespace| namespace.number == Some(number));
+    let is_known = node.running.namespaces.iter().any(|namespace| namespace.number == Some(number));
     // A namespace that is not visible here may be a container's.
-    if is_known || !node.living.sees_all || !node.living.is_known() {
+    if is_known || !node.running.sees_all || !node.running.is_known() {
         return None;
     }
     let meaning = "its other end is in a network namespace that no process, mount or open file holds";
@@ -70,7 +70,7 @@ fn of_veth(node: &Node, device: &Device) -> Option<Finding> {
     Some(Finding { mending: Mending::Not("something unseen may hold its namespace".into()), ..finding })
 }
 
-fn of_ifb(node: &Node, device: &Device) -> Option<Finding> {
+fn check_ifb(node: &Node, device: &Device) -> Option<Finding> {
     if node.redirected_to.contains(&device.link.index) {
         return None;
     }

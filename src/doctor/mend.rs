@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use std::{io, thread};
 
-use super::attached::{Attached, Fate, PATIENCE};
-use super::living::Living;
-use super::records::{Reservation, SeenResult};
+use super::attached::{Attached, ContainerState, LOCK_TIMEOUT};
+use super::records::{Reservation, ResultRecord};
+use super::running::Running;
 use super::{Examined, Finding, Kind, Mending, Node, Places, claims, examine, rules};
 use crate::config::{Concurrency, Timeouts};
 use crate::netns::Netns;
@@ -56,10 +56,10 @@ pub fn mend(places: &Places, min_age: Duration, examined: &Examined, attempted: 
         safe.iter().filter(|finding| kinds.contains(&finding.kind)).copied().collect()
     };
     let mender = Mender { places, min_age, node: &examined.node };
-    let mut all = mender.results(&of_kinds(&[Kind::ResultStale]));
-    all.extend(mender.records(&of_kinds(&[Kind::ContainerGone, Kind::Debt])));
-    all.extend(mender.claims(&of_kinds(&[Kind::ClaimStatusLeft])));
-    all.extend(mender.unaccounted(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
+    let mut all = mender.mend_results(&of_kinds(&[Kind::ResultStale]));
+    all.extend(mender.mend_records(&of_kinds(&[Kind::ContainerGone, Kind::Debt])));
+    all.extend(mender.mend_claims(&of_kinds(&[Kind::ClaimStatusLeft])));
+    all.extend(mender.mend_unaccounted(&of_kinds(&[Kind::AddressLeaked, Kind::RuleLeaked, Kind::InterfaceOrphaned])));
     all
 }
 
@@ -69,7 +69,7 @@ pub fn mend(places: &Places, min_age: Duration, examined: &Examined, attempted: 
 /// When there is no such debt, or it cannot be removed.
 pub fn forget(state_dirs: &[PathBuf], id: &DebtId) -> Result<(), ForgetError> {
     for state_dir in state_dirs {
-        let until = deadline::after(PATIENCE);
+        let until = deadline::after(LOCK_TIMEOUT);
         let Some(store) = Store::open_existing(state_dir, Sharing::Shared, until)? else { continue };
         if let Some(debt) = Debt::open(&store, id, until)? {
             return Ok(debt.forget()?);
@@ -97,22 +97,22 @@ struct Mender<'a> {
 }
 
 impl Mender<'_> {
-    fn results(&self, findings: &[&Finding]) -> Vec<Mended> {
-        let Some(living) = (!findings.is_empty()).then(look_at_living).flatten() else { return Vec::new() };
+    fn mend_results(&self, findings: &[&Finding]) -> Vec<Mended> {
+        let Some(running) = (!findings.is_empty()).then(read_running).flatten() else { return Vec::new() };
         let attached = Attached::read(&self.node.state_dirs);
-        each(findings, |finding| {
+        attempt_each(findings, |finding| {
             let result = self.node.results.iter().find(|result| result.id() == finding.subject);
             let mut result = result.ok_or("it is not there any more")?.clone();
-            result.place = result.look_for_netns();
-            match result.fate(&living, &attached) {
-                Fate::Gone => self.result(&result, &attached),
-                Fate::Alive => Err("its container may live".into()),
+            result.target = result.look_for_netns();
+            match result.container_state(&running, &attached) {
+                ContainerState::Gone => self.mend_result(&result, &attached),
+                ContainerState::Alive => Err("its container may live".into()),
             }
         })
     }
 
     /// Calls DEL of a result's network as libcni would, and removes the result.
-    fn result(&self, one: &SeenResult, attached: &Attached) -> Attempt {
+    fn mend_result(&self, one: &ResultRecord, attached: &Attached) -> Attempt {
         let id = &one.cached.container_id;
         let remove = || {
             let cache = crate::runtime::cache::Cache::new(&one.cache_dir);
@@ -122,7 +122,7 @@ impl Mender<'_> {
             return remove().map(|()| "removed it; its configuration is not whole, so no DEL was called".into());
         };
         if network.plugins.iter().any(|plugin| ["multus", "multus-shim"].contains(&plugin.plugin_type())) {
-            let undone = self.left_by_multus(one)?;
+            let undone = self.undo_multus(one)?;
             return remove().map(|()| format!("{undone}removed it"));
         }
         let own = attached.journals.iter().find(|journal| journal.container_id() == id);
@@ -138,7 +138,7 @@ impl Mender<'_> {
         deleted.map(|()| format!("called DEL of network {:?} and removed it", network.name))
     }
 
-    fn left_by_multus(&self, one: &SeenResult) -> Attempt {
+    fn undo_multus(&self, one: &ResultRecord) -> Attempt {
         let asking =
             Asking { container_id: &one.cached.container_id, ifname: &one.cached.if_name, netns: "", args: "" };
         let state = MultusState::read(&self.places.multus_dir, asking).map_err(|error| error.to_string())?;
@@ -154,7 +154,7 @@ impl Mender<'_> {
     }
 
     /// Mends what Braid's own records name.
-    fn records(&self, findings: &[&Finding]) -> Vec<Mended> {
+    fn mend_records(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
         }
@@ -166,9 +166,9 @@ impl Mender<'_> {
                 continue;
             }
             match Store::open_existing(state_dir, Sharing::Exclusive, deadline::after(Timeouts::default().total)) {
-                Ok(Some(store)) => all.extend(self.in_store(&store, &findings)),
-                Ok(None) => all.extend(each(&findings, |_| Err("it is not there any more".into()))),
-                Err(error) => all.extend(each(&findings, |_| Err(error.to_string()))),
+                Ok(Some(store)) => all.extend(self.mend_in_store(&store, &findings)),
+                Ok(None) => all.extend(attempt_each(&findings, |_| Err("it is not there any more".into()))),
+                Err(error) => all.extend(attempt_each(&findings, |_| Err(error.to_string()))),
             }
         }
         all
@@ -183,31 +183,31 @@ impl Mender<'_> {
         attached.journals.iter().find(|journal| journal.id() == finding.subject).map(|journal| &journal.state_dir)
     }
 
-    fn in_store(&self, store: &Store, findings: &[&Finding]) -> Vec<Mended> {
+    fn mend_in_store(&self, store: &Store, findings: &[&Finding]) -> Vec<Mended> {
         let until = deadline::after(Timeouts::default().total);
         let launcher = Launcher::new().with_variable(GUARD, "braid doctor").holding(vec![store.lock_handle()]);
-        let Some(living) = look_at_living() else { return Vec::new() };
+        let Some(running) = read_running() else { return Vec::new() };
         let mut attached = Attached::default();
         attached.read_store(store);
-        each(findings, |finding| {
+        attempt_each(findings, |finding| {
             if Instant::now() >= until {
                 return Err("the others have taken all of the time; run it again".into());
             }
             if finding.kind == Kind::Debt {
-                return self.debt(store, &finding.subject, &launcher, until);
+                return self.mend_debt(store, &finding.subject, &launcher, until);
             }
             match attached.journals.iter().find(|journal| journal.id() == finding.subject) {
                 None => Ok("undone with its cached result".into()),
-                Some(journal) if journal.fate(&living) == Fate::Gone => {
+                Some(journal) if journal.container_state(&running) == ContainerState::Gone => {
                     let plan = &journal.state.header.plan;
-                    self.journal(store, (&plan.container_id, &plan.ifname), &launcher, until)
+                    self.mend_journal(store, (&plan.container_id, &plan.ifname), &launcher, until)
                 }
                 Some(_) => Err("its container may live".into()),
             }
         })
     }
 
-    fn journal(&self, store: &Store, (id, ifname): (&str, &str), launcher: &Launcher, until: Instant) -> Attempt {
+    fn mend_journal(&self, store: &Store, (id, ifname): (&str, &str), launcher: &Launcher, until: Instant) -> Attempt {
         let text = |error: StoreError| error.to_string();
         let Some(container) = store.existing_container(id, until).map_err(text)? else {
             return Ok("somebody else has undone it".into());
@@ -230,7 +230,7 @@ impl Mender<'_> {
         outcome
     }
 
-    fn debt(&self, store: &Store, id: &str, launcher: &Launcher, until: Instant) -> Attempt {
+    fn mend_debt(&self, store: &Store, id: &str, launcher: &Launcher, until: Instant) -> Attempt {
         let id: DebtId = id.parse().map_err(|error: <DebtId as std::str::FromStr>::Err| error.to_string())?;
         let Some(mut debt) = Debt::open(store, &id, until).map_err(|error| error.to_string())? else {
             return Ok("somebody else has undone it".into());
@@ -249,8 +249,8 @@ impl Mender<'_> {
     }
 
     /// Takes back what the status of resource claims says of pods, unless one of their containers is attached by now.
-    fn claims(&self, findings: &[&Finding]) -> Vec<Mended> {
-        each(findings, |finding| {
+    fn mend_claims(&self, findings: &[&Finding]) -> Vec<Mended> {
+        attempt_each(findings, |finding| {
             let mut notes = self.node.claims.iter();
             let one = notes.find(|one| one.released.uid == finding.subject).ok_or("it is not there any more")?;
             let until = deadline::after(Timeouts::default().total);
@@ -271,7 +271,7 @@ impl Mender<'_> {
     }
 
     /// Mends what no record accounts for, if one more look says the same.
-    fn unaccounted(&self, findings: &[&Finding]) -> Vec<Mended> {
+    fn mend_unaccounted(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
         }
@@ -279,26 +279,26 @@ impl Mender<'_> {
         if findings.iter().any(|finding| finding.kind != Kind::AddressLeaked) {
             thread::sleep(PAUSE);
         }
-        let node = match Node::look(self.places) {
+        let node = match Node::read(self.places) {
             Ok(node) => node,
-            Err(error) => return each(findings, |_| Err(error.to_string())),
+            Err(error) => return attempt_each(findings, |_| Err(error.to_string())),
         };
         let again = examine(&node, self.min_age);
-        each(findings, |finding| {
+        attempt_each(findings, |finding| {
             let is_still = again.iter().any(|seen| seen.is_same(finding) && seen.mending == Mending::Safe);
             if !is_still {
                 return Err("one more look says otherwise".into());
             }
             match finding.kind {
-                Kind::AddressLeaked => self.release(Path::new(&finding.subject), &node),
+                Kind::AddressLeaked => self.release_address(Path::new(&finding.subject), &node),
                 Kind::RuleLeaked => rules::remove(&finding.subject, &node),
-                _ => self.remove(&finding.subject, &node),
+                _ => self.remove_interface(&finding.subject, &node),
             }
         })
     }
 
     /// Releases an address as host-local would: with its pool locked.
-    fn release(&self, file: &Path, node: &Node) -> Attempt {
+    fn release_address(&self, file: &Path, node: &Node) -> Attempt {
         let text = |error: io::Error| error.to_string();
         let seen = node.reservations.iter().find(|one| one.file() == file).ok_or("it is not there any more")?;
         let lock = lock_pool(&seen.pool)?;
@@ -321,7 +321,7 @@ impl Mender<'_> {
         Ok("released it".into())
     }
 
-    fn remove(&self, name: &str, node: &Node) -> Attempt {
+    fn remove_interface(&self, name: &str, node: &Node) -> Attempt {
         let of =
             |node: &Node| node.links.iter().find(|device| device.link.name == name).map(|device| device.link.clone());
         let (Some(before), Some(now)) = (of(self.node), of(node)) else {
@@ -346,8 +346,8 @@ fn take_back_claims(_: &Path, _: &ReleasedClaims) -> Result<(), String> {
     Err("this build has no part for Kubernetes".into())
 }
 
-fn look_at_living() -> Option<Living> {
-    Netns::current().ok().map(|mut host| Living::look(&mut host))
+fn read_running() -> Option<Running> {
+    Netns::current().ok().map(|mut host| Running::read(&mut host))
 }
 
 fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tools<'a> {
@@ -371,7 +371,7 @@ fn lock_pool(pool: &Path) -> Result<File, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     // host-local makes it with its first address. One that is not there has no holder.
     let file = File::options().read(true).append(true).create(true).open(&path).map_err(failed)?;
-    let until = deadline::after(PATIENCE);
+    let until = deadline::after(LOCK_TIMEOUT);
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -381,7 +381,7 @@ fn lock_pool(pool: &Path) -> Result<File, String> {
     }
 }
 
-fn each(findings: &[&Finding], attempt: impl FnMut(&Finding) -> Attempt) -> Vec<Mended> {
+fn attempt_each(findings: &[&Finding], attempt: impl FnMut(&Finding) -> Attempt) -> Vec<Mended> {
     let mut attempt = attempt;
     let outcomes = findings.iter().map(|finding| {
         let outcome = match attempt(finding) {

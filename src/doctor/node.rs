@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::attached::Attached;
-use super::claims::{self, SeenClaims};
-use super::living::Living;
-use super::records::{self, Reservation, SeenResult};
-use super::rules::{self, SeenRule};
-use super::setup::{self, Configuration, Kernel, Lacks, Uses};
+use super::claims::{self, ClaimsNote};
+use super::records::{self, Reservation, ResultRecord};
+use super::rules::{self, ContainerRule};
+use super::running::Running;
+use super::setup::{self, Configuration, Kernel, Missing, UsedPlugins};
 use super::unexamined::Unexamined;
 use crate::cni::NetworkConfig;
 use crate::netns::{Device, Netns, NetnsError};
@@ -34,7 +34,7 @@ pub struct Places {
 
 /// A token of a kubeconfig.
 #[derive(Debug, Clone)]
-pub struct SeenToken {
+pub struct KubeconfigToken {
     /// The kubeconfig.
     pub kubeconfig: PathBuf,
     /// The token, or why it is none.
@@ -47,17 +47,17 @@ pub struct Node {
     /// When it was looked at.
     pub now: SystemTime,
     /// What lives on it.
-    pub living: Living,
+    pub running: Running,
     /// What the state directories hold.
     pub attached: Attached,
     /// What libcni keeps.
-    pub results: Vec<SeenResult>,
+    pub results: Vec<ResultRecord>,
     /// The containers in Multus's own state.
     pub known_to_multus: HashSet<String>,
     /// The addresses that host-local has given away.
     pub reservations: Vec<Reservation>,
     /// The rules of iptables that plugins have marked with a container.
-    pub rules: Vec<SeenRule>,
+    pub rules: Vec<ContainerRule>,
     /// The links of the host.
     pub links: Vec<Device>,
     /// The links of the host that have addresses, other than those that every link has.
@@ -65,17 +65,17 @@ pub struct Node {
     /// The links of the host that a filter redirects to.
     pub redirected_to: HashSet<u32>,
     /// What is noted of the status of resource claims for an agent that does not run.
-    pub claims: Vec<SeenClaims>,
+    pub claims: Vec<ClaimsNote>,
     /// The configurations in the runtime's directory.
     pub configurations: Vec<Configuration>,
     /// The plugins that are missing.
-    pub missing_plugins: Lacks,
+    pub missing_plugins: Missing,
     /// The programs that are missing.
-    pub missing_programs: Lacks,
+    pub missing_programs: Missing,
     /// The kinds of links that are missing.
-    pub missing_kinds: Lacks,
+    pub missing_kinds: Missing,
     /// The tokens of the kubeconfigs.
-    pub tokens: Vec<SeenToken>,
+    pub tokens: Vec<KubeconfigToken>,
     /// The state directories.
     pub state_dirs: Vec<PathBuf>,
     /// What could not be looked at, and why.
@@ -87,7 +87,7 @@ impl Node {
     ///
     /// # Errors
     /// When the kernel does not say what links there are.
-    pub fn look(places: &Places) -> Result<Self, NetnsError> {
+    pub fn read(places: &Places) -> Result<Self, NetnsError> {
         let (configurations, unread) = setup::configurations(&places.conf_dir);
         let state_dirs = setup::state_dirs(&places.state_dir, &configurations);
         let attached = Attached::read(&state_dirs);
@@ -95,10 +95,10 @@ impl Node {
         let mut host = Netns::current()?;
         // The kernel gives a namespace its number as it lists a link that leads there.
         let links = host.devices()?;
-        let living = Living::look(&mut host);
+        let running = Running::read(&mut host);
         let mut unexamined = attached.unexamined.clone();
         unexamined.extend(unread);
-        if living.is_barred {
+        if running.is_restricted {
             let denied =
                 std::io::Error::new(std::io::ErrorKind::PermissionDenied, "not all processes may be looked at");
             unexamined.insert("/proc".into(), Unexamined::record(&denied));
@@ -107,7 +107,7 @@ impl Node {
             unexamined.insert(path, Unexamined::record(&error));
         };
         let mut results = Vec::new();
-        for read in records::results(&places.cache_dirs, booted(now)) {
+        for read in records::results(&places.cache_dirs, boot_time(now)) {
             match read {
                 Ok(result) => results.push(result),
                 Err(unread) => noted(unread),
@@ -120,7 +120,7 @@ impl Node {
         let networks = networks(&configurations, &attached, &results);
         let (pools, unread) = records::pools(&records::data_dirs(networks.iter()));
         unexamined.extend(unread.iter().map(|(path, error)| (path.clone(), Unexamined::other(error))));
-        let uses = Uses::of(&configurations, &attached, places.finder.path());
+        let used = UsedPlugins::of(&configurations, &attached, places.finder.path());
         let mut kernel = Kernel::new();
         Ok(Self {
             now,
@@ -129,12 +129,12 @@ impl Node {
             known_to_multus,
             addressed: addressed(&mut host)?,
             redirected_to: redirected_to(&mut host, &links)?,
-            missing_plugins: uses.missing_plugins(&places.finder),
-            missing_programs: uses.missing_programs(&|name| setup::program(name).is_some()),
-            missing_kinds: uses.missing_kinds(&mut |kind| kernel.knows(kind)),
+            missing_plugins: used.missing_plugins(&places.finder),
+            missing_programs: used.missing_programs(&|name| setup::program(name).is_some()),
+            missing_kinds: used.missing_kinds(&mut |kind| kernel.knows(kind)),
             tokens: tokens(&places.conf_dir, &configurations),
             claims: claims::notes(&state_dirs),
-            living,
+            running,
             attached,
             results,
             links,
@@ -146,7 +146,7 @@ impl Node {
 }
 
 /// All networks that are named anywhere on the node.
-fn networks(configurations: &[Configuration], attached: &Attached, results: &[SeenResult]) -> Vec<NetworkConfig> {
+fn networks(configurations: &[Configuration], attached: &Attached, results: &[ResultRecord]) -> Vec<NetworkConfig> {
     let configured = configurations.iter().flat_map(|one| std::iter::once(&one.network).chain(&one.delegates)).cloned();
     let attached = attached.states().flat_map(|state| &state.header.plan.attachments);
     let cached = results.iter().filter_map(|one| one.cached.network().ok());
@@ -154,7 +154,7 @@ fn networks(configurations: &[Configuration], attached: &Attached, results: &[Se
 }
 
 /// When the machine was started.
-fn booted(now: SystemTime) -> SystemTime {
+fn boot_time(now: SystemTime) -> SystemTime {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds: f64 = uptime.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
     let uptime = Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -184,7 +184,7 @@ fn redirected_to(host: &mut Netns, links: &[Device]) -> Result<HashSet<u32>, Net
 }
 
 /// The tokens of the kubeconfig that `install` writes, and of those that configurations name.
-fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<SeenToken> {
+fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<KubeconfigToken> {
     if !cfg!(feature = "kubernetes") {
         return Vec::new();
     }
@@ -196,12 +196,12 @@ fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<SeenToken> {
 }
 
 /// The tokens of a kubeconfig in JSON, as `install` writes it.
-fn tokens_of(kubeconfig: &Path) -> Vec<SeenToken> {
+fn tokens_of(kubeconfig: &Path) -> Vec<KubeconfigToken> {
     let read = crate::runtime::load::read(kubeconfig).ok();
     let object = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()).unwrap_or_default();
     let users = object["users"].as_array().into_iter().flatten();
     let texts = users.filter_map(|user| user["user"]["token"].as_str());
-    let seen = texts.map(|text| SeenToken {
+    let seen = texts.map(|text| KubeconfigToken {
         kubeconfig: kubeconfig.to_owned(),
         token: Token::parse(text.as_bytes(), SystemTime::now()),
     });

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::attached::{Attached, Fate};
-use super::living::{Living, Place, age_of};
+use super::attached::{Attached, ContainerState};
+use super::running::{PathTarget, Running, age_of};
 use crate::cni::AddResult;
 use crate::cni::config::{RawObject, get};
 use crate::cni::{NetworkConfig, PluginConfig, Version};
@@ -22,18 +22,18 @@ const NO_MAC: &str = "00:00:00:00:00:00";
 
 /// A result that libcni keeps.
 #[derive(Debug, Clone)]
-pub struct SeenResult {
+pub struct ResultRecord {
     /// libcni's directory, in which the results are.
     pub cache_dir: PathBuf,
     /// What libcni wrote.
     pub cached: Cached,
     /// Where it says that the namespace is.
-    pub place: Place,
+    pub target: PathTarget,
     /// Whether it was written before the machine was started.
     pub is_of_another_boot: bool,
 }
 
-impl SeenResult {
+impl ResultRecord {
     /// As libcni names the file: `NETWORK-CONTAINER-INTERFACE`.
     pub fn id(&self) -> String {
         let Cached { network_name, container_id, if_name, .. } = &self.cached;
@@ -50,9 +50,9 @@ impl SeenResult {
     }
 
     /// What is at the namespace's path now.
-    pub(super) fn look_for_netns(&self) -> Place {
+    pub(super) fn look_for_netns(&self) -> PathTarget {
         let netns = self.netns();
-        if netns.is_empty() { Place::OutOfSight } else { Place::of(Path::new(&netns)) }
+        if netns.is_empty() { PathTarget::Unknown } else { PathTarget::of(Path::new(&netns)) }
     }
 
     /// The result, as far as it can be read.
@@ -62,60 +62,68 @@ impl SeenResult {
     }
 
     /// What has become of its container. libcni keeps no identity of the namespace, so that more evidence is needed.
-    pub fn fate(&self, living: &Living, attached: &Attached) -> Fate {
+    pub fn container_state(&self, running: &Running, attached: &Attached) -> ContainerState {
         let own = || attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
-        if own().any(|journal| journal.fate(living) == Fate::Alive) || living.has_process_of(&self.cached.container_id)
+        if own().any(|journal| journal.container_state(running) == ContainerState::Alive)
+            || running.has_process_of(&self.cached.container_id)
         {
-            return Fate::Alive;
+            return ContainerState::Alive;
         }
         // A journal knows which namespace it was.
         let netns = self.netns();
         if own().any(|journal| netns.is_empty() || journal.state.header.plan.netns == netns) {
-            return Fate::Gone;
+            return ContainerState::Gone;
         }
-        if matches!(self.place, Place::Namespace(_)) {
-            return Fate::Alive;
+        if matches!(self.target, PathTarget::Namespace(_)) {
+            return ContainerState::Alive;
         }
         // Every namespace has the loopback interface.
         let result = self.result();
         let is_telling = |mac: &str| !mac.is_empty() && mac != NO_MAC;
         let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && is_telling(&one.mac));
         let ips = || result.ips.iter().map(|ip| ip.address.addr()).filter(|ip| !ip.is_loopback());
-        if ips().any(|ip| living.has_address(ip)) || macs().any(|one| living.has_mac(&one.mac)) {
-            return Fate::Alive;
+        if ips().any(|ip| running.has_address(ip)) || macs().any(|one| running.has_mac(&one.mac)) {
+            return ContainerState::Alive;
         }
         // After the evidence of what lives: a clock that was set makes files look older than they are.
         if self.is_of_another_boot {
-            return Fate::Gone;
+            return ContainerState::Gone;
         }
         let is_known = ips().next().is_some() || macs().next().is_some();
         let is_of_a_process = Path::new(&netns).starts_with("/proc");
-        match self.place {
-            Place::Nothing | Place::SomethingElse if !netns.is_empty() => Fate::Gone,
+        match self.target {
+            PathTarget::Nothing | PathTarget::SomethingElse if !netns.is_empty() => ContainerState::Gone,
             // The process is gone, and no namespace that lives has what is in the result.
-            Place::OutOfSight if is_of_a_process && living.sees_all && !living.has_refused() && is_known => Fate::Gone,
-            _ => Fate::Alive,
+            PathTarget::Unknown
+                if is_of_a_process && running.sees_all && !running.has_refused_namespace() && is_known =>
+            {
+                ContainerState::Gone
+            }
+            _ => ContainerState::Alive,
         }
     }
 }
 
 /// Reads the results below libcni's directories.
-pub(super) fn results(cache_dirs: &[PathBuf], booted: SystemTime) -> Vec<Result<SeenResult, (PathBuf, io::Error)>> {
+pub(super) fn results(
+    cache_dirs: &[PathBuf],
+    boot_time: SystemTime,
+) -> Vec<Result<ResultRecord, (PathBuf, io::Error)>> {
     let mut all = Vec::new();
     for cache_dir in cache_dirs {
         match Cache::new(cache_dir).all() {
-            Ok(results) => all.extend(results.into_iter().map(|cached| Ok(seen(cache_dir, cached, booted)))),
+            Ok(results) => all.extend(results.into_iter().map(|cached| Ok(seen(cache_dir, cached, boot_time)))),
             Err(error) => all.push(Err((cache_dir.join("results"), error))),
         }
     }
     all
 }
 
-fn seen(cache_dir: &Path, cached: Cached, booted: SystemTime) -> SeenResult {
-    let (place, is_of_another_boot) = (Place::OutOfSight, false);
-    let mut one = SeenResult { cache_dir: cache_dir.into(), cached, place, is_of_another_boot };
-    one.place = one.look_for_netns();
-    let age = age_of(&cache_dir.join("results").join(one.id()), booted);
+fn seen(cache_dir: &Path, cached: Cached, boot_time: SystemTime) -> ResultRecord {
+    let (target, is_of_another_boot) = (PathTarget::Unknown, false);
+    let mut one = ResultRecord { cache_dir: cache_dir.into(), cached, target, is_of_another_boot };
+    one.target = one.look_for_netns();
+    let age = age_of(&cache_dir.join("results").join(one.id()), boot_time);
     one.is_of_another_boot = age.is_some_and(|age| age > BOOT_MARGIN);
     one
 }

@@ -1,11 +1,14 @@
 //! Checks of the results that libcni keeps.
 
-use super::attached::Fate;
+use super::attached::ContainerState;
 use super::{Finding, Kind, Node};
 
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
-    let gone = node.results.iter().filter(|result| result.fate(&node.living, &node.attached) == Fate::Gone);
+    let gone = node
+        .results
+        .iter()
+        .filter(|result| result.container_state(&node.running, &node.attached) == ContainerState::Gone);
     let findings = gone.map(|result| {
         let meaning = format!(
             "libcni keeps a result in {} for a container that is gone",

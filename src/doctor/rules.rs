@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use super::addresses::Accounted;
+use super::addresses::InUse;
 use super::setup::program;
 use super::{Finding, Kind, Node};
 
@@ -17,7 +17,7 @@ const PROGRAMS: [(&str, &str); 2] = [("iptables-save", "iptables"), ("ip6tables-
 
 /// A rule that leads to a chain which a plugin has made for one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenRule {
+pub struct ContainerRule {
     /// The program that changes it.
     pub program: &'static str,
     /// The table.
@@ -34,7 +34,7 @@ pub struct SeenRule {
     pub addresses: Vec<IpAddr>,
 }
 
-impl SeenRule {
+impl ContainerRule {
     /// What names it in a finding.
     fn subject(&self) -> String {
         format!("{} {} {}", self.program, self.table, self.target)
@@ -42,7 +42,7 @@ impl SeenRule {
 }
 
 /// Lists the rules of all families whose program exists.
-pub(super) fn rules() -> Vec<SeenRule> {
+pub(super) fn rules() -> Vec<ContainerRule> {
     let listed = PROGRAMS.iter().flat_map(|(save, change)| {
         let output = program(save).and_then(|path| Command::new(path).stdin(Stdio::null()).output().ok());
         output.map(|output| parse(change, &String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
@@ -52,14 +52,14 @@ pub(super) fn rules() -> Vec<SeenRule> {
 
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
-    let accounted = Accounted::of(node);
-    let is_nobodys = |rule: &&SeenRule| {
+    let in_use = InUse::of(node);
+    let is_unused = |rule: &&ContainerRule| {
         !rule.addresses.is_empty()
-            && !accounted.has_container(&rule.container_id)
-            && !rule.addresses.iter().any(|address| accounted.has_address(*address))
+            && !in_use.has_container(&rule.container_id)
+            && !rule.addresses.iter().any(|address| in_use.has_address(*address))
     };
     let mut seen = HashSet::new();
-    let leaked = node.rules.iter().filter(is_nobodys).filter(|rule| seen.insert(rule.subject()));
+    let leaked = node.rules.iter().filter(is_unused).filter(|rule| seen.insert(rule.subject()));
     let findings = leaked.map(|rule| {
         let meaning = format!(
             "a plugin has made these rules for network {:?} of container {}, and no record of that container is left",
@@ -72,7 +72,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
 
 /// Removes the rules of a finding, and the chain that they lead to.
 pub(super) fn remove(subject: &str, node: &Node) -> Result<String, String> {
-    let rules: Vec<&SeenRule> = node.rules.iter().filter(|rule| rule.subject() == subject).collect();
+    let rules: Vec<&ContainerRule> = node.rules.iter().filter(|rule| rule.subject() == subject).collect();
     let Some(first) = rules.first() else { return Err("it is not there any more".into()) };
     for rule in &rules {
         change(rule, "-D", &rule.rule)?;
@@ -83,7 +83,7 @@ pub(super) fn remove(subject: &str, node: &Node) -> Result<String, String> {
     Ok("removed the rule and its chain".into())
 }
 
-fn change(rule: &SeenRule, action: &str, words: &[String]) -> Result<(), String> {
+fn change(rule: &ContainerRule, action: &str, words: &[String]) -> Result<(), String> {
     let path = program(rule.program).ok_or_else(|| format!("{} is not on this node", rule.program))?;
     let mut command = Command::new(path);
     command.args(["-w", "5", "-t", &rule.table, action]).args(words).stdin(Stdio::null());
@@ -95,7 +95,7 @@ fn change(rule: &SeenRule, action: &str, words: &[String]) -> Result<(), String>
 }
 
 /// Reads what `iptables-save` prints.
-fn parse(program: &'static str, text: &str) -> Vec<SeenRule> {
+fn parse(program: &'static str, text: &str) -> Vec<ContainerRule> {
     let mut table = "";
     let mut rules = Vec::new();
     let mut chains: Vec<(String, String, Vec<IpAddr>)> = Vec::new();
@@ -117,13 +117,13 @@ fn parse(program: &'static str, text: &str) -> Vec<SeenRule> {
 }
 
 /// A rule that is marked as a container's, and leads to a chain of its own.
-fn marked(program: &'static str, table: &str, words: &[String], addresses: &[IpAddr]) -> Option<SeenRule> {
+fn marked(program: &'static str, table: &str, words: &[String], addresses: &[IpAddr]) -> Option<ContainerRule> {
     let after = |word: &str| words.iter().position(|other| other == word).and_then(|at| words.get(at + 1));
     let target = after("-j").filter(|target| is_own_chain(target))?;
     let comment = after("--comment")?;
     let (network, rest) = comment.split_once("name: \"")?.1.split_once('"')?;
     let (container_id, _) = rest.split_once("id: \"")?.1.split_once('"')?;
-    Some(SeenRule {
+    Some(ContainerRule {
         program,
         table: table.to_owned(),
         rule: words.to_vec(),

@@ -85,7 +85,7 @@ pub(super) fn state_dirs(own: &Path, configurations: &[Configuration]) -> Vec<Pa
 
 /// Something that a plugin needs and that is not there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Lack {
+pub struct Requirement {
     /// What: a plugin's type, a program, a kind of link.
     pub what: String,
     /// The plugin that needs it; empty where it is the plugin itself.
@@ -95,15 +95,15 @@ pub struct Lack {
 }
 
 /// What is missing, each with who needs it: configurations and containers.
-pub type Lacks = BTreeMap<Lack, Vec<String>>;
+pub type Missing = BTreeMap<Requirement, Vec<String>>;
 
 /// The plugins that the node uses.
-pub(super) struct Uses<'a> {
-    all: Vec<Use<'a>>,
+pub(super) struct UsedPlugins<'a> {
+    all: Vec<UsedPlugin<'a>>,
 }
 
 /// A plugin that is used.
-struct Use<'a> {
+struct UsedPlugin<'a> {
     plugin: &'a PluginConfig,
     /// Who uses it.
     user: String,
@@ -111,7 +111,7 @@ struct Use<'a> {
     path: String,
 }
 
-impl<'a> Uses<'a> {
+impl<'a> UsedPlugins<'a> {
     pub(super) fn of(configurations: &'a [Configuration], attached: &'a Attached, cni_path: &str) -> Self {
         let mut all = Vec::new();
         for configuration in configurations {
@@ -120,7 +120,7 @@ impl<'a> Uses<'a> {
                 let path = of_delegate.map_or_else(|| cni_path.to_owned(), |config| config.plugin_path(cni_path));
                 let user = configuration.file_name();
                 let plugins = network.plugins.iter();
-                all.extend(plugins.map(|plugin| Use { plugin, user: user.clone(), path: path.clone() }));
+                all.extend(plugins.map(|plugin| UsedPlugin { plugin, user: user.clone(), path: path.clone() }));
             }
         }
         for state in attached.states() {
@@ -128,15 +128,15 @@ impl<'a> Uses<'a> {
             for (_, attachment) in state.attachments() {
                 let user = format!("container {}", plan.container_id);
                 let plugins = attachment.network.plugins.iter();
-                all.extend(plugins.map(|plugin| Use { plugin, user: user.clone(), path: plan.path.clone() }));
+                all.extend(plugins.map(|plugin| UsedPlugin { plugin, user: user.clone(), path: plan.path.clone() }));
             }
         }
         Self { all }
     }
 
     /// The plugins that are not where they are looked up. `finder` is that of `CNI_PATH`.
-    pub(super) fn missing_plugins(&self, finder: &Finder) -> Lacks {
-        let mut lacks = Lacks::new();
+    pub(super) fn missing_plugins(&self, finder: &Finder) -> Missing {
+        let mut missing = Missing::new();
         let mut finders: BTreeMap<&str, Finder> = BTreeMap::new();
         for one in &self.all {
             let is_default = one.path.is_empty() || one.path == finder.path();
@@ -149,40 +149,41 @@ impl<'a> Uses<'a> {
                 let is_there = own.find(&name).is_ok() || name == "braid" && finder.find(&name).is_ok();
                 if !is_there {
                     let searched = if one.path.is_empty() { finder.path() } else { &one.path };
-                    note(&mut lacks, &name, "", searched, &one.user);
+                    note(&mut missing, &name, "", searched, &one.user);
                 }
             }
         }
-        lacks
+        missing
     }
 
     /// The programs that plugins call and that are not on the node.
-    pub(super) fn missing_programs(&self, is_there: &dyn Fn(&str) -> bool) -> Lacks {
-        let mut lacks = Lacks::new();
+    pub(super) fn missing_programs(&self, is_there: &dyn Fn(&str) -> bool) -> Missing {
+        let mut missing = Missing::new();
         for one in &self.all {
             let programs = programs_of(one.plugin);
             if !programs.is_empty() && !programs.iter().any(|program| is_there(program)) {
                 let plugin = one.plugin.plugin_type();
-                note(&mut lacks, &programs.join(" or "), plugin, &PROGRAM_DIRECTORIES.join(":"), &one.user);
+                note(&mut missing, &programs.join(" or "), plugin, &PROGRAM_DIRECTORIES.join(":"), &one.user);
             }
         }
-        lacks
+        missing
     }
 
     /// The kinds of links that plugins make and the kernel does not know.
-    pub(super) fn missing_kinds(&self, knows: &mut dyn FnMut(&'static str) -> bool) -> Lacks {
-        let mut lacks = Lacks::new();
+    pub(super) fn missing_kinds(&self, knows: &mut dyn FnMut(&'static str) -> bool) -> Missing {
+        let mut missing = Missing::new();
         for one in &self.all {
             for kind in kinds_of(one.plugin).iter().filter(|kind| !knows(kind)) {
-                note(&mut lacks, kind, one.plugin.plugin_type(), "", &one.user);
+                note(&mut missing, kind, one.plugin.plugin_type(), "", &one.user);
             }
         }
-        lacks
+        missing
     }
 }
 
-fn note(lacks: &mut Lacks, what: &str, plugin: &str, searched: &str, user: &str) {
-    let users = lacks.entry(Lack { what: what.into(), plugin: plugin.into(), searched: searched.into() }).or_default();
+fn note(missing: &mut Missing, what: &str, plugin: &str, searched: &str, user: &str) {
+    let users =
+        missing.entry(Requirement { what: what.into(), plugin: plugin.into(), searched: searched.into() }).or_default();
     if !users.iter().any(|known| known == user) {
         users.push(user.to_owned());
     }
@@ -314,8 +315,8 @@ mod tests {
         vec![Configuration { file, network: network(plugins), braids: Vec::new(), delegates: Vec::new() }]
     }
 
-    fn names(lacks: &Lacks) -> Vec<(&str, &str)> {
-        lacks.keys().map(|lack| (lack.what.as_str(), lack.plugin.as_str())).collect()
+    fn names(missing: &Missing) -> Vec<(&str, &str)> {
+        missing.keys().map(|requirement| (requirement.what.as_str(), requirement.plugin.as_str())).collect()
     }
 
     #[test]
@@ -323,9 +324,9 @@ mod tests {
         let attached = Attached::default();
         let needed = |plugins: &str, there: &'static [&'static str]| {
             let configurations = configuration(plugins);
-            let uses = Uses::of(&configurations, &attached, "/opt/cni/bin");
-            let lacks = uses.missing_programs(&|program| there.contains(&program));
-            names(&lacks).into_iter().map(|(what, plugin)| format!("{plugin}: {what}")).collect::<Vec<_>>().join("; ")
+            let used = UsedPlugins::of(&configurations, &attached, "/opt/cni/bin");
+            let missing = used.missing_programs(&|program| there.contains(&program));
+            names(&missing).into_iter().map(|(what, plugin)| format!("{plugin}: {what}")).collect::<Vec<_>>().join("; ")
         };
         assert_eq!(needed(r#"{"type":"portmap"}"#, &[]), "portmap: iptables or nft");
         assert_eq!(needed(r#"{"type":"portmap"}"#, &["nft"]), "");
@@ -341,10 +342,10 @@ mod tests {
     fn a_plugin_needs_the_kind_of_links_that_it_makes() {
         let configurations = configuration(r#"{"type":"bridge"},{"type":"bandwidth"},{"type":"ipvlan"}"#);
         let attached = Attached::default();
-        let uses = Uses::of(&configurations, &attached, "");
-        let lacks = uses.missing_kinds(&mut |kind| kind != "ifb" && kind != "ipvlan");
-        assert_eq!(names(&lacks), [("ifb", "bandwidth"), ("ipvlan", "ipvlan")]);
-        assert_eq!(lacks.values().next().unwrap(), &["10-n.conflist"]);
+        let used = UsedPlugins::of(&configurations, &attached, "");
+        let missing = used.missing_kinds(&mut |kind| kind != "ifb" && kind != "ipvlan");
+        assert_eq!(names(&missing), [("ifb", "bandwidth"), ("ipvlan", "ipvlan")]);
+        assert_eq!(missing.values().next().unwrap(), &["10-n.conflist"]);
     }
 
     #[test]
@@ -354,8 +355,8 @@ mod tests {
         let finder = Finder::new(dir.path().to_str().unwrap());
         let configurations = configuration(r#"{"type":"bridge","ipam":{"type":"host-local"}},{"type":"tuning"}"#);
         let attached = Attached::default();
-        let lacks = Uses::of(&configurations, &attached, finder.path()).missing_plugins(&finder);
-        assert_eq!(names(&lacks), [("host-local", ""), ("tuning", "")]);
+        let missing = UsedPlugins::of(&configurations, &attached, finder.path()).missing_plugins(&finder);
+        assert_eq!(names(&missing), [("host-local", ""), ("tuning", "")]);
     }
 
     #[test]

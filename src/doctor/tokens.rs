@@ -6,16 +6,16 @@ use super::{Finding, Kind, Node};
 use crate::source::bearer_token::Token;
 
 /// The part of its life that a token still has when it should have been renewed.
-const LAST_PART: u32 = 6;
+const RENEWAL_FRACTION: u32 = 6;
 /// The same of one that does not say when it began.
-const LAST_TIME: Duration = Duration::from_secs(24 * 3600);
+const RENEWAL_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let findings = node.tokens.iter().filter_map(|seen| {
         let meaning = match &seen.token {
             Ok(token) => {
-                format!("its token ends in {} min and was not renewed", ending(token, node.now)?.as_secs() / 60)
+                format!("its token ends in {} min and was not renewed", short_time_left(token, node.now)?.as_secs() / 60)
             }
             Err(error) => format!("Braid has no access to the API server: {error}"),
         };
@@ -27,11 +27,11 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
 }
 
 /// How long a token still has, if that is little.
-fn ending(token: &Token, now: SystemTime) -> Option<Duration> {
+fn short_time_left(token: &Token, now: SystemTime) -> Option<Duration> {
     let expiry = token.expiry()?;
     let left = expiry.duration_since(now).unwrap_or_default();
     let life = token.issued().and_then(|issued| expiry.duration_since(issued).ok());
-    let is_little = left < life.map_or(LAST_TIME, |life| life / LAST_PART);
+    let is_little = left < life.map_or(RENEWAL_TIME, |life| life / RENEWAL_FRACTION);
     is_little.then_some(left)
 }
 
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_token_in_the_last_part_of_its_life_is_about_to_end() {
         let week = token(r#"{"iat":0,"exp":604800}"#);
-        let left = |token: &Token, now| ending(token, UNIX_EPOCH + Duration::from_secs(now));
+        let left = |token: &Token, now| short_time_left(token, UNIX_EPOCH + Duration::from_secs(now));
         assert_eq!(left(&week, 500_000), None);
         assert_eq!(left(&week, 504_800), Some(Duration::from_secs(100_000)));
         let hour = token(r#"{"iat":0,"exp":3600}"#);

@@ -58,7 +58,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
 }
 
 /// Leaves things alone that something may account for that could not be looked at.
-pub(super) fn leave_alone(findings: &mut [Finding], node: &Node) {
+pub(super) fn refuse_mending(findings: &mut [Finding], node: &Node) {
     let Some((path, _)) = node.unexamined.iter().find(|(_, one)| one.is_record) else { return };
     for finding in findings.iter_mut().filter(|finding| finding.mending == Mending::Safe) {
         finding.mending = Mending::Not(format!("{} may account for it, and was not looked at", path.display()));

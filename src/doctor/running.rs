@@ -30,7 +30,7 @@ pub struct Namespace {
     /// The number that the host's namespace uses for it.
     pub number: Option<i32>,
     /// Whether a process that is visible here is in it.
-    pub is_inhabited: bool,
+    pub has_process: bool,
     /// Whether the rest is known.
     pub access: Access,
 }
@@ -48,7 +48,7 @@ pub enum Access {
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy)]
-pub enum Place {
+pub enum PathTarget {
     /// A network namespace.
     Namespace(Identity),
     /// Nothing, where its directory is there.
@@ -56,24 +56,24 @@ pub enum Place {
     /// Something that is not a namespace, left after an unmount.
     SomethingElse,
     /// Nothing is known: the directory does not exist, or may not be read.
-    OutOfSight,
+    Unknown,
 }
 
-impl Place {
+impl PathTarget {
     /// What is at a path.
     pub fn of(path: &Path) -> Self {
         match Netns::open(path) {
-            Ok(netns) => netns.identity().map_or(Self::OutOfSight, Self::Namespace),
+            Ok(netns) => netns.identity().map_or(Self::Unknown, Self::Namespace),
             Err(NetnsError::NotANamespace { .. }) => Self::SomethingElse,
             Err(NetnsError::Gone { .. }) if path.parent().is_some_and(Path::is_dir) => Self::Nothing,
-            Err(_) => Self::OutOfSight,
+            Err(_) => Self::Unknown,
         }
     }
 }
 
 /// What lives.
 #[derive(Debug, Clone, Default)]
-pub struct Living {
+pub struct Running {
     /// The namespaces.
     pub namespaces: Vec<Namespace>,
     /// The words in the names of the cgroups that have processes.
@@ -81,23 +81,23 @@ pub struct Living {
     /// Whether all processes are visible, and with them all namespaces that a process keeps.
     pub sees_all: bool,
     /// Whether something about a process may not be read.
-    pub is_barred: bool,
+    pub is_restricted: bool,
 }
 
-impl Living {
+impl Running {
     /// Reads the state of the node. `host` is the host's own namespace.
-    pub fn look(host: &mut Netns) -> Self {
-        let mut living = Self { sees_all: sees_all_processes(), ..Self::default() };
-        let processes = Processes::look();
-        living.cgroups = processes.cgroups;
+    pub fn read(host: &mut Netns) -> Self {
+        let mut running = Self { sees_all: sees_all_processes(), ..Self::default() };
+        let processes = Processes::read();
+        running.cgroups = processes.cgroups;
         for (inode, paths) in &processes.namespaces {
-            let is_inhabited = processes.inhabited.contains(inode);
-            living.namespaces.push(Namespace { is_inhabited, ..enter(host, *inode, paths) });
+            let has_process = processes.with_process.contains(inode);
+            running.namespaces.push(Namespace { has_process, ..enter(host, *inode, paths) });
         }
         // Without the right to read others' files and namespaces, not all of them are visible.
-        living.is_barred = processes.is_barred;
-        living.sees_all &= !processes.is_barred;
-        living
+        running.is_restricted = processes.is_restricted;
+        running.sees_all &= !processes.is_restricted;
+        running
     }
 
     /// Whether a namespace exists that has, or may have, this identity.
@@ -127,7 +127,7 @@ impl Living {
     }
 
     /// Whether a namespace may not be entered, so that its contents are not known.
-    pub fn has_refused(&self) -> bool {
+    pub fn has_refused_namespace(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.access == Access::Refused)
     }
 }
@@ -143,7 +143,7 @@ fn enter(host: &mut Netns, inode: u64, paths: &BTreeSet<PathBuf>) -> Namespace {
     }
     let own = host.identity().map(|own| own.of_inode(inode));
     let identity = own.unwrap_or_default();
-    Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, is_inhabited: false, access }
+    Namespace { identity, addresses: Vec::new(), macs: Vec::new(), number: None, has_process: false, access }
 }
 
 /// Enters the namespace at a path and reads it. `None` if it is another namespace by now.
@@ -158,7 +158,7 @@ fn look_into(host: &mut Netns, inode: u64, path: &Path) -> Result<Option<Namespa
         addresses: netns.addresses()?.iter().map(|address| address.net.addr()).collect(),
         macs: netns.links()?.into_iter().filter_map(|link| link.mac).collect(),
         number: host.number_of(&netns)?,
-        is_inhabited: false,
+        has_process: false,
         access: Access::Entered,
     }))
 }
@@ -170,9 +170,9 @@ struct Processes {
     namespaces: BTreeMap<u64, BTreeSet<PathBuf>>,
     cgroups: HashSet<String>,
     /// The inodes of the namespaces that have a process.
-    inhabited: HashSet<u64>,
+    with_process: HashSet<u64>,
     /// Whether something about a process could not be read, for another reason than its exit.
-    is_barred: bool,
+    is_restricted: bool,
     /// The mount namespaces that have been read.
     mounts: HashSet<OsString>,
     /// The device of the files of namespaces.
@@ -183,16 +183,16 @@ struct Processes {
 const PATHS: usize = 4;
 
 impl Processes {
-    fn look() -> Self {
+    fn read() -> Self {
         let own = statx(CWD, "/proc/self/ns/net", AtFlags::empty(), StatxFlags::INO).ok();
         let mut all = Self { device: own.map(|own| (own.stx_dev_major, own.stx_dev_minor)), ..Self::default() };
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let name = entry.file_name();
             if name.as_bytes()[0].is_ascii_digit() {
-                let was_barred = all.is_barred;
+                let was_restricted = all.is_restricted;
                 all.process(&entry.path());
                 // The first process is the machine's own, and may have more rights than this one.
-                all.is_barred &= was_barred || name != "1";
+                all.is_restricted &= was_restricted || name != "1";
             }
         }
         all
@@ -206,7 +206,7 @@ impl Processes {
         for task in self.entries(&process.join("task")) {
             let link = task.join("ns/net");
             let inode = fs::read_link(&link).ok().and_then(|target| inode_of(target.as_os_str().as_bytes()));
-            self.inhabited.extend(inode);
+            self.with_process.extend(inode);
             self.link(&link);
         }
         for descriptor in self.entries(&process.join("fd")) {
@@ -230,7 +230,7 @@ impl Processes {
     }
 
     fn note(&mut self, error: &std::io::Error) {
-        self.is_barred |= error.kind() == std::io::ErrorKind::PermissionDenied;
+        self.is_restricted |= error.kind() == std::io::ErrorKind::PermissionDenied;
     }
 
     fn link(&mut self, path: &Path) {
@@ -351,7 +351,7 @@ mod tests {
             assert!(words_of_cgroups(&text).contains(id), "{text}");
         }
         assert!(words_of_cgroups("0::/web-1-web-1-web").contains("web-1-web-1-web"));
-        let living = Living { cgroups: words_of_cgroups("0::/system.slice/web"), ..Living::default() };
-        assert!(!living.has_process_of("web"), "so short a word proves nothing");
+        let running = Running { cgroups: words_of_cgroups("0::/system.slice/web"), ..Running::default() };
+        assert!(!running.has_process_of("web"), "so short a word proves nothing");
     }
 }
