@@ -1,4 +1,4 @@
-//! The reports of calls: counted for `/metrics`, and exported if they are traced.
+//! Receives the reports of calls. They are counted for `/metrics`, and exported if they are traced.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -19,16 +19,16 @@ use crate::telemetry::{FORMAT, Report, socket_path};
 /// The largest report that is read, in bytes: larger than any report can be.
 const MAX_REPORT: usize = 256 << 10;
 
-/// Counts reported calls, and exports the spans of traced ones, as long as the agent runs.
+/// Starts to count reported calls, and to export the spans of traced ones.
 ///
 /// # Errors
-/// When calls cannot be listened to, or nothing can be exported.
-pub(super) fn count(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Result<(), AgentError> {
+/// When the socket cannot be made, or the exporter cannot be set up.
+pub(super) fn start(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Result<(), AgentError> {
     let socket = listen(&settings.state_dir)?;
     let traced = match &settings.otlp_endpoint {
         Some(endpoint) => {
             let exporter = Exporter::new(endpoint.clone(), node)?;
-            let (traced, spans) = mpsc::channel(export::WAITING);
+            let (traced, spans) = mpsc::channel(export::MAX_WAITING);
             spawn_local(exporter.run(spans));
             Some(traced)
         }
@@ -39,7 +39,8 @@ pub(super) fn count(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Res
     Ok(())
 }
 
-/// Binds the socket to which calls send. A socket that an earlier agent has left behind is replaced; the agent's lock is held.
+/// Binds the socket to which calls send their reports. A socket that an earlier agent has left is replaced: this agent holds the
+/// lock.
 ///
 /// # Errors
 /// When it cannot be made.

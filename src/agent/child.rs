@@ -20,39 +20,40 @@ use super::settings::Settings;
 
 /// How much of a child's standard output is kept, in bytes.
 const MAX_STDOUT: usize = 1 << 20;
-/// How much of its standard error is kept, in bytes.
+/// How much of a child's standard error is kept, in bytes.
 const MAX_STDERR: usize = 16 << 10;
-/// How long to wait for the end of its output after it has exited: another process may hold the pipe open.
-const LEFTOVER: Duration = Duration::from_secs(1);
+/// How long to wait for the end of a child's output after it has exited. Another process may hold the pipe open.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a killed child may take to exit.
-const KILLED: Duration = Duration::from_secs(5);
-/// The directories of the node's programs. Plugins call `iptables` and others.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The `PATH` of children. Plugins call `iptables` and other programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The error of a command line that does not have the command.
-const NO_SUCH_COMMAND: i32 = 2;
+/// The exit status for an unknown command.
+const USAGE_ERROR: i32 = 2;
 
-/// How a `braid sync` ended.
+/// The outcome of a `braid sync`.
 #[derive(Debug)]
-pub(super) enum Ended {
-    /// It has answered.
+pub(super) enum SyncOutcome {
+    /// It has printed a report.
     Answered {
-        /// What.
+        /// The report.
         report: Report,
-        /// Whether the pod has what it asks for.
+        /// Whether the pod has everything that it asks for.
         is_whole: bool,
     },
-    /// The node's Braid has no such command.
-    Unknown,
-    /// It has not answered, and this is why.
-    Broken(String),
+    /// The node's Braid has no command `sync`.
+    UnknownCommand,
+    /// It has printed no report, for this reason.
+    NoAnswer(String),
 }
 
-/// Starts children.
+/// Runs the node's own Braid.
 #[derive(Debug)]
 pub(super) struct Children {
-    /// The program, and the arguments before its own.
+    /// The program that is started.
     program: PathBuf,
-    before: Vec<OsString>,
+    /// The arguments that stand before those of the node's Braid.
+    prefix: Vec<OsString>,
     state_dir: PathBuf,
     conf_dir: PathBuf,
     cni_path: String,
@@ -61,19 +62,19 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// Runs children in the namespaces of a process, or in the agent's own.
-    pub(super) fn new(settings: &Settings, enters: Option<u32>) -> Self {
+    /// Children run in the namespaces of the process `host`. Without one, they run in the agent's own namespaces.
+    pub(super) fn new(settings: &Settings, host: Option<u32>) -> Self {
         let braid = settings.braid.clone();
-        let (program, before) = match enters {
+        let (program, prefix) = match host {
             None => (braid, Vec::new()),
             Some(pid) => {
-                let words = ["enter".into(), pid.to_string().into(), braid.into_os_string()];
-                (PathBuf::from("/proc/self/exe"), words.into())
+                let arguments = ["enter".into(), pid.to_string().into(), braid.into_os_string()];
+                (PathBuf::from("/proc/self/exe"), arguments.into())
             }
         };
         Self {
             program,
-            before,
+            prefix,
             state_dir: settings.state_dir.clone(),
             conf_dir: settings.conf_dir.clone(),
             cni_path: settings.cni_path.clone(),
@@ -84,14 +85,14 @@ impl Children {
 
     /// Changes a container to match what its pod asks for. For a container without a journal, this uses the given configuration of
     /// Braid.
-    pub(super) async fn sync(&self, container: &Container, configuration: Option<&Path>) -> Ended {
-        let mut words: Vec<OsString> = vec!["sync".into(), container.id().into(), "--by".into(), "agent".into()];
-        if let (Container::Unknown(_), Some(configuration)) = (container, configuration) {
-            words.extend(["--network".into(), configuration.into()]);
+    pub(super) async fn sync(&self, container: &Container, configuration: Option<&Path>) -> SyncOutcome {
+        let mut arguments: Vec<OsString> = vec!["sync".into(), container.id().into(), "--by".into(), "agent".into()];
+        if let (Container::Foreign(_), Some(configuration)) = (container, configuration) {
+            arguments.extend(["--network".into(), configuration.into()]);
         }
-        match self.run(&words).await {
+        match self.run(&arguments).await {
             Ok(ran) => ran.outcome(),
-            Err(reason) => Ended::Broken(reason),
+            Err(reason) => SyncOutcome::NoAnswer(reason),
         }
     }
 
@@ -99,10 +100,10 @@ impl Children {
     /// refuses.
     ///
     /// # Errors
-    /// Why it is not undone.
+    /// The reason why it is not undone.
     pub(super) async fn undo(&self, id: &str) -> Result<(), String> {
-        let words: [OsString; 4] = ["doctor".into(), "--fix".into(), "--only".into(), id.into()];
-        let ran = self.run(&words).await?;
+        let arguments: [OsString; 4] = ["doctor".into(), "--fix".into(), "--only".into(), id.into()];
+        let ran = self.run(&arguments).await?;
         if ran.status.success() {
             return Ok(());
         }
@@ -111,9 +112,9 @@ impl Children {
         Err(if details.is_empty() { ran.error_text() } else { details.join("; ") })
     }
 
-    fn command(&self, words: &[OsString]) -> Command {
+    fn command(&self, arguments: &[OsString]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.before).args(words);
+        command.args(&self.prefix).args(arguments);
         command.arg("--state-dir").arg(&self.state_dir).args(["-o", "json"]);
         // The agent's own environment is not passed on: it may contain values that plugins must not see.
         command.env_clear().env("PATH", PATH).env("NETCONFPATH", &self.conf_dir).env("CNI_PATH", &self.cni_path);
@@ -124,11 +125,11 @@ impl Children {
     }
 
     /// Runs the node's Braid until it exits, or until its time limit.
-    async fn run(&self, words: &[OsString]) -> Result<Ran, String> {
-        let program = self.before.last().map_or_else(|| self.program.clone(), PathBuf::from);
+    async fn run(&self, arguments: &[OsString]) -> Result<ChildOutput, String> {
+        let program = self.prefix.last().map_or_else(|| self.program.clone(), PathBuf::from);
         let mut child =
-            self.command(words).spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
-        if let Ok(ran) = timeout(self.limit, to_the_end(&mut child)).await {
+            self.command(arguments).spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+        if let Ok(ran) = timeout(self.limit, wait_with_output(&mut child)).await {
             return ran.map_err(|error| format!("cannot wait for {}: {error}", program.display()));
         }
         kill(&mut child).await;
@@ -138,52 +139,53 @@ impl Children {
 
 /// The exit status and the output of a child.
 #[derive(Debug)]
-struct Ran {
+struct ChildOutput {
     status: ExitStatus,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-impl Ran {
-    fn outcome(self) -> Ended {
-        let said = String::from_utf8_lossy(&self.stderr);
-        if self.status.code() == Some(NO_SUCH_COMMAND) && said.contains("unrecognized subcommand") {
-            return Ended::Unknown;
+impl ChildOutput {
+    fn outcome(self) -> SyncOutcome {
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        if self.status.code() == Some(USAGE_ERROR) && stderr.contains("unrecognized subcommand") {
+            return SyncOutcome::UnknownCommand;
         }
         match (self.status.code(), Report::parse(&self.stdout)) {
-            (Some(0), Some(report)) => Ended::Answered { is_whole: report.failed.is_empty(), report },
-            (Some(1), Some(report)) if !report.failed.is_empty() => Ended::Answered { is_whole: false, report },
-            _ => Ended::Broken(self.error_text()),
+            (Some(0), Some(report)) => SyncOutcome::Answered { is_whole: report.failed.is_empty(), report },
+            (Some(1), Some(report)) if !report.failed.is_empty() => SyncOutcome::Answered { is_whole: false, report },
+            _ => SyncOutcome::NoAnswer(self.error_text()),
         }
     }
 
     /// The last line of its standard error, or how it exited.
     fn error_text(&self) -> String {
-        let said = String::from_utf8_lossy(&self.stderr);
-        match said.trim().lines().last() {
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        match stderr.trim().lines().last() {
             Some(line) if !line.is_empty() => line.to_owned(),
             _ => format!("{} and no answer", self.status),
         }
     }
 }
 
-async fn to_the_end(child: &mut Child) -> io::Result<Ran> {
+/// Waits until a child has exited, and reads its output.
+async fn wait_with_output(child: &mut Child) -> io::Result<ChildOutput> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut output = pin!(async { tokio::join!(read_to_end(stdout, MAX_STDOUT), read_to_end(stderr, MAX_STDERR)) });
     let (status, (stdout, stderr)) = tokio::select! {
         output = &mut output => (child.wait().await?, output),
-        status = child.wait() => (status?, timeout(LEFTOVER, &mut output).await.unwrap_or_default()),
+        status = child.wait() => (status?, timeout(OUTPUT_TIMEOUT, &mut output).await.unwrap_or_default()),
     };
-    Ok(Ran { status, stdout, stderr })
+    Ok(ChildOutput { status, stdout, stderr })
 }
 
-/// Reads to the end, and keeps at most this much.
-async fn read_to_end(pipe: Option<impl AsyncRead + Unpin>, at_most: usize) -> Vec<u8> {
+/// Reads a pipe to its end, and keeps the first `limit` bytes.
+async fn read_to_end(pipe: Option<impl AsyncRead + Unpin>, limit: usize) -> Vec<u8> {
     let Some(mut pipe) = pipe else { return Vec::new() };
     let mut kept = Vec::new();
     let mut buffer = [0; 4 << 10];
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-        let room = at_most - kept.len();
+        let room = limit - kept.len();
         kept.extend_from_slice(&buffer[..read.min(room)]);
     }
     kept
@@ -194,5 +196,5 @@ async fn kill(child: &mut Child) {
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    drop(timeout(KILLED, child.wait()).await);
+    drop(timeout(KILL_TIMEOUT, child.wait()).await);
 }

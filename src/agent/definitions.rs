@@ -1,7 +1,7 @@
 //! Finds out whether a NetworkAttachmentDefinition has changed.
 //!
-//! Braid may only get single definitions, and not watch all of a cluster. So the definitions that pods name are requested again and
-//! again: often while a pod waits for one, and otherwise seldom.
+//! Braid has the right to get single definitions, but not to watch all of them. So the agent requests the definitions that pods name
+//! at intervals: short ones while a pod waits for a definition, and otherwise long ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,33 +19,33 @@ pub(super) const LONG_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Definitions {
     /// The version of each definition. `None` if it does not exist.
     versions: BTreeMap<String, Option<String>>,
-    /// When all were last asked for.
-    all_asked: Option<Instant>,
-    /// When those of failing pods were.
-    some_asked: Option<Instant>,
+    /// When all definitions were last requested.
+    all_requested: Option<Instant>,
+    /// When the definitions of failing pods were last requested.
+    failing_requested: Option<Instant>,
 }
 
 impl Definitions {
-    /// When to make the next request, if there is a definition to request.
+    /// When to make the next request. `any` says whether a pod asks for a definition, and `failing` whether a failing pod does.
     pub(super) fn next(&self, failing: bool, any: bool, now: Instant) -> Option<Instant> {
-        let after = |asked: Option<Instant>, pause| asked.map_or(now, |asked| asked + pause);
-        let often = failing.then(|| after(self.some_asked, SHORT_INTERVAL));
-        let seldom = any.then(|| after(self.all_asked, LONG_INTERVAL));
-        [often, seldom].into_iter().flatten().min()
+        let after = |last: Option<Instant>, interval| last.map_or(now, |last| last + interval);
+        let of_failing = failing.then(|| after(self.failing_requested, SHORT_INTERVAL));
+        let of_all = any.then(|| after(self.all_requested, LONG_INTERVAL));
+        [of_failing, of_all].into_iter().flatten().min()
     }
 
     /// Begins a round of requests. Returns whether all definitions are due, and not only those of failing pods.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
-        self.some_asked = Some(now);
-        let is_due = self.all_asked.is_none_or(|asked| now >= asked + LONG_INTERVAL);
+        self.failing_requested = Some(now);
+        let is_due = self.all_requested.is_none_or(|last| now >= last + LONG_INTERVAL);
         if is_due {
-            self.all_asked = Some(now);
+            self.all_requested = Some(now);
         }
         is_due
     }
 
     /// Records versions. Returns the definitions that have changed.
-    pub(super) fn note(&mut self, found: Vec<(String, Option<String>)>) -> Vec<String> {
+    pub(super) fn record(&mut self, found: Vec<(String, Option<String>)>) -> Vec<String> {
         let mut changed = Vec::new();
         for (name, version) in found {
             match self.versions.insert(name.clone(), version.clone()) {
@@ -82,21 +82,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_reported_once_and_the_first_look_is_no_change() {
+    fn changes_are_reported_once_and_the_first_version_is_no_change() {
         let mut definitions = Definitions::default();
         let found = |version: Option<&str>| vec![("web/lan".to_owned(), version.map(str::to_owned))];
-        assert!(definitions.note(found(Some("1"))).is_empty());
-        assert!(definitions.note(found(Some("1"))).is_empty());
-        assert_eq!(definitions.note(found(Some("2"))), ["web/lan"]);
-        assert_eq!(definitions.note(found(None)), ["web/lan"]);
-        assert!(definitions.note(found(None)).is_empty());
-        assert_eq!(definitions.note(found(Some("9"))), ["web/lan"]);
+        assert!(definitions.record(found(Some("1"))).is_empty());
+        assert!(definitions.record(found(Some("1"))).is_empty());
+        assert_eq!(definitions.record(found(Some("2"))), ["web/lan"]);
+        assert_eq!(definitions.record(found(None)), ["web/lan"]);
+        assert!(definitions.record(found(None)).is_empty());
+        assert_eq!(definitions.record(found(Some("9"))), ["web/lan"]);
         definitions.keep_only(&BTreeSet::new());
-        assert!(definitions.note(found(Some("10"))).is_empty());
+        assert!(definitions.record(found(Some("10"))).is_empty());
     }
 
     #[test]
-    fn it_is_asked_often_only_while_something_fails_and_not_at_all_for_nothing() {
+    fn requests_are_frequent_only_while_a_pod_fails() {
         let mut definitions = Definitions::default();
         let start = Instant::now();
         assert_eq!(definitions.next(false, false, start), None);

@@ -1,4 +1,4 @@
-//! The namespaces of the node.
+//! Enters the namespaces of the node.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use super::error::AgentError;
 use super::settings::HostProcess;
 
-/// The namespaces in which a change is made, with the kernel's names for them.
+/// The kinds of namespaces in which a change is made: the name in messages, and the file below `/proc/PID/ns`.
 const NAMESPACES: [(&str, &str, CloneFlags); 2] =
     [("network", "net", CloneFlags::CLONE_NEWNET), ("mount", "mnt", CloneFlags::CLONE_NEWNS)];
 
@@ -41,21 +41,21 @@ pub(crate) fn enter(pid: u32, program: &Path, arguments: &[OsString]) -> AgentEr
 /// The process whose namespaces must be entered for a change. `None` if the agent is in them already.
 ///
 /// # Errors
-/// When that cannot be seen.
-pub(super) fn to_enter(host: HostProcess) -> Result<Option<u32>, AgentError> {
+/// When the namespaces of that process cannot be inspected or opened.
+pub(super) fn process_to_enter(host: HostProcess) -> Result<Option<u32>, AgentError> {
     let HostProcess::Pid(pid) = host else { return Ok(None) };
-    let is_in_all = || -> io::Result<bool> {
+    let is_inside = || -> io::Result<bool> {
         for (_, file, _) in NAMESPACES {
-            if fs::read_link(path(pid, file))? != fs::read_link(path_of_own(file))? {
+            if fs::read_link(path(pid, file))? != fs::read_link(own_path(file))? {
                 return Ok(false);
             }
         }
         Ok(true)
     };
-    match is_in_all() {
+    match is_inside() {
         Ok(true) => Ok(None),
         Ok(false) => {
-            // If another process may not be inspected, that is reported at the start.
+            // Opened now, so that a missing right is reported when the agent starts.
             for (_, file, _) in NAMESPACES {
                 File::open(path(pid, file)).map_err(|source| AgentError::Host { pid, source })?;
             }
@@ -65,11 +65,13 @@ pub(super) fn to_enter(host: HostProcess) -> Result<Option<u32>, AgentError> {
     }
 }
 
+/// The file of a namespace of a process.
 fn path(pid: u32, file: &str) -> PathBuf {
     format!("/proc/{pid}/ns/{file}").into()
 }
 
-fn path_of_own(file: &str) -> PathBuf {
+/// The file of a namespace of this process.
+fn own_path(file: &str) -> PathBuf {
     Path::new("/proc/self/ns").join(file)
 }
 

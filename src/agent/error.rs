@@ -12,9 +12,9 @@ pub(crate) enum AgentError {
     /// The state directory cannot be used.
     #[error("cannot {action} {}: {source}", path.display())]
     State {
-        /// What was tried.
+        /// What was attempted.
         action: &'static str,
-        /// With what.
+        /// The path.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -22,10 +22,10 @@ pub(crate) enum AgentError {
     /// A part of the agent has panicked. Whatever has started the agent should start it again.
     #[error("a defect of the agent: {0}")]
     Defect(#[from] JoinError),
-    /// The process lacks what it takes.
+    /// The kernel refuses something that the agent needs.
     #[error("the agent cannot start: {0}")]
     Start(#[source] io::Error),
-    /// Nobody can ask it how it is.
+    /// The HTTP server cannot listen.
     #[error("cannot listen on {address}: {source}; --listen takes another address, or none")]
     Listen {
         /// The address.
@@ -33,8 +33,8 @@ pub(crate) enum AgentError {
         /// Why not.
         source: io::Error,
     },
-    /// Calls cannot report what they did.
-    #[error("cannot listen to calls on {}: {source}", path.display())]
+    /// The socket for the reports of calls cannot be made.
+    #[error("cannot listen for the reports of calls on {}: {source}", path.display())]
     Events {
         /// The socket.
         path: PathBuf,
@@ -69,14 +69,14 @@ pub(crate) enum AgentError {
          SYS_PTRACE"
     )]
     Enter {
-        /// Of what kind it is.
+        /// The kind of the namespace.
         namespace: &'static str,
         /// The process.
         pid: u32,
         /// Why not.
         source: Errno,
     },
-    /// The program cannot be run there.
+    /// The program cannot be run in these namespaces.
     #[error("cannot run {}: {source}", program.display())]
     Run {
         /// The program.

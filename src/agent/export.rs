@@ -21,14 +21,14 @@ use crate::source::kubernetes::client_config_of_node;
 use crate::telemetry::Report;
 
 /// How long to wait for more calls after the first, to send them in one request.
-const GATHER: Duration = Duration::from_secs(1);
+const BATCH_PAUSE: Duration = Duration::from_secs(1);
 /// The most calls in one request.
-const AT_ONCE: usize = 128;
-/// The limit on the calls that wait to be exported. Further calls are lost.
-pub(super) const WAITING: usize = 1024;
+const MAX_BATCH: usize = 128;
+/// The limit on the calls that wait to be exported. Further calls are not exported.
+pub(super) const MAX_WAITING: usize = 1024;
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many times a request is made before its spans are lost.
+/// How many times a request is made before its spans are dropped.
 const ATTEMPTS: u32 = 5;
 /// The longest pause that a collector can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -60,21 +60,21 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What exports spans.
+/// Exports spans.
 #[derive(Debug)]
 pub(super) struct Exporter {
     endpoint: Endpoint,
     node: String,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// Whether the last export has failed. The failure is then in the log already.
+    /// Whether the last export has failed. A failure is logged once.
     is_failing: bool,
 }
 
-/// Why spans were not taken.
-struct Refusal {
+/// Why a request failed.
+struct Failure {
     reason: String,
     /// How long to wait before the next attempt. `None` if the collector will never accept the spans.
-    again_in: Option<Duration>,
+    retry_in: Option<Duration>,
 }
 
 impl Exporter {
@@ -94,12 +94,12 @@ impl Exporter {
         Ok(Self { endpoint, node: node.to_owned(), client, is_failing: false })
     }
 
-    /// Exports the spans of calls, until there are no more.
+    /// Exports the spans of calls as they arrive, until the channel is closed.
     pub(super) async fn run(mut self, mut traced: mpsc::Receiver<Report<'static>>) {
         while let Some(first) = traced.recv().await {
-            sleep(GATHER).await;
+            sleep(BATCH_PAUSE).await;
             let mut batch = vec![first];
-            while batch.len() < AT_ONCE
+            while batch.len() < MAX_BATCH
                 && let Ok(report) = traced.try_recv()
             {
                 batch.push(report);
@@ -111,16 +111,16 @@ impl Exporter {
     async fn export(&mut self, batch: &[Report<'_>]) {
         let body = Bytes::from(otlp::request(batch, &self.node).to_string());
         for attempt in 1..=ATTEMPTS {
-            let refusal = match self.send(body.clone()).await {
+            let failure = match self.send(body.clone()).await {
                 Ok(()) => {
                     if std::mem::take(&mut self.is_failing) {
                         tracing::info!("spans are exported again to {}", self.endpoint);
                     }
                     return;
                 }
-                Err(refusal) => refusal,
+                Err(failure) => failure,
             };
-            match refusal.again_in {
+            match failure.retry_in {
                 Some(pause) if attempt < ATTEMPTS => sleep(pause.max(Duration::from_secs(1 << attempt) / 2)).await,
                 _ if self.is_failing => return,
                 _ => {
@@ -128,7 +128,7 @@ impl Exporter {
                     return tracing::warn!(
                         "spans cannot be exported to {}, and are lost: {}",
                         self.endpoint,
-                        refusal.reason
+                        failure.reason
                     );
                 }
             }
@@ -136,32 +136,32 @@ impl Exporter {
     }
 
     /// Makes one request (OTLP §"OTLP/HTTP Request").
-    async fn send(&self, body: Bytes) -> Result<(), Refusal> {
-        let again = |reason: String| Refusal { reason, again_in: Some(Duration::ZERO) };
+    async fn send(&self, body: Bytes) -> Result<(), Failure> {
+        let again = |reason: String| Failure { reason, retry_in: Some(Duration::ZERO) };
         let request = Request::post(&self.endpoint.0).header(CONTENT_TYPE, "application/json").body(Full::new(body));
-        let request = request.map_err(|error| Refusal { reason: error.to_string(), again_in: None })?;
+        let request = request.map_err(|error| Failure { reason: error.to_string(), retry_in: None })?;
         let response = timeout(REQUEST_TIMEOUT, self.client.request(request)).await;
         let response = response.map_err(|_| again("no answer in time".into()))?;
         let response = response.map_err(|error| again(error.to_string()))?;
-        let (status, wish) = (response.status(), retry_after(&response));
-        // Read to its end, so that the connection can be used again.
+        let (status, pause) = (response.status(), retry_after(&response));
+        // The answer is read to its end, so that the connection can be used again.
         drop(timeout(REQUEST_TIMEOUT, Limited::new(response.into_body(), MAX_ANSWER).collect()).await);
         if status.is_success() {
             return Ok(());
         }
         // The statuses after which OTLP requires another attempt.
-        let passes = matches!(
+        let is_temporary = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS
                 | StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
                 | StatusCode::GATEWAY_TIMEOUT
         );
-        Err(Refusal { reason: format!("it answers {status}"), again_in: passes.then_some(wish) })
+        Err(Failure { reason: format!("it answers {status}"), retry_in: is_temporary.then_some(pause) })
     }
 }
 
-/// How long a collector wants to be left alone.
+/// How long a collector asks the client to wait.
 fn retry_after(response: &Response<Incoming>) -> Duration {
     let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0)).min(MAX_RETRY_AFTER)

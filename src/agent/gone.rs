@@ -1,5 +1,5 @@
-//! When to retry each of these: undoing the attachments of containers that are gone, debts, and claims whose status names such
-//! containers. No I/O and no clock: the time is a parameter.
+//! When to undo the attachments of containers that are gone, debts, and the entries for such containers in the status of claims; and
+//! when to try again. There is no I/O and no clock here: the time is a parameter.
 //!
 //! containerd calls no GC, and a runtime that has lost a container calls no DEL. If the API server does not know a container's pod,
 //! the container may be gone. The agent requests the pod by its name, and again two minutes later; it never relies on the watch
@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// The pause before a request is repeated that could not be made.
-const UNANSWERED: Duration = Duration::from_secs(30);
+/// The pause before repeating a request that could not be made.
+const UNANSWERED_PAUSE: Duration = Duration::from_secs(30);
 /// The pause before the next request for a pod that the API server still knows. It doubles each time. The watch does not report the
 /// removal of a finished pod, and the object is usually removed a moment later.
-const KNOWN: Duration = Duration::from_secs(5);
+const KNOWN_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -36,25 +36,26 @@ pub(super) enum Subject {
     Claims(String),
 }
 
-/// What is to be done.
+/// A step towards undoing something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Request the pod of a container from the API server.
-    Ask(Subject, PodName),
-    /// Have it undone.
+    RequestPod(Subject, PodName),
+    /// Undo it.
     Undo(Subject),
 }
 
+/// Something that may have to be undone, and when the next step is due.
 #[derive(Debug)]
 struct Suspect {
     /// The pod of a container. `None` for everything else.
     pod: Option<PodName>,
     /// When the API server first answered that it does not know the pod, if no other answer has followed.
     unknown_since: Option<Instant>,
-    /// Whether that is certain.
-    is_certain: bool,
+    /// Whether the pod has been unknown for long enough.
+    is_confirmed: bool,
     /// How many times in a row the API server has answered that it knows the pod.
-    known: u32,
+    known_answers: u32,
     next: Instant,
     failures: u32,
     is_running: bool,
@@ -65,39 +66,46 @@ struct Suspect {
 pub(super) struct Gone {
     suspects: BTreeMap<Subject, Suspect>,
     /// How long the API server must not know a pod before its container counts as gone.
-    certain: Duration,
+    confirm_after: Duration,
     /// The first pause between two attempts. It doubles each time.
     first_pause: Duration,
 }
 
 impl Gone {
-    /// Starts empty. A pod counts as gone if the API server does not know it for the time `certain`. A failed attempt is repeated
+    /// Starts empty. A pod counts as gone if the API server does not know it for the time `confirm_after`. A failed attempt is repeated
     /// after `first_pause`, and later after up to an hour.
-    pub(super) fn new(certain: Duration, first_pause: Duration) -> Self {
-        Self { suspects: BTreeMap::new(), certain, first_pause }
+    pub(super) fn new(confirm_after: Duration, first_pause: Duration) -> Self {
+        Self { suspects: BTreeMap::new(), confirm_after, first_pause }
     }
 
     /// Sets the complete list: containers whose pod the watch does not list, debts, and claims that name a pod which is no longer
     /// attached. The pod of each container is known.
-    pub(super) fn are(&mut self, all: BTreeMap<Subject, Option<PodName>>, now: Instant) {
+    pub(super) fn set(&mut self, all: BTreeMap<Subject, Option<PodName>>, now: Instant) {
         self.suspects.retain(|subject, suspect| suspect.is_running || all.contains_key(subject));
         for (subject, pod) in all {
-            // A debt has just been tried.
+            // DEL has just tried to settle a debt.
             let next = if matches!(subject, Subject::Debt(_)) { now + self.first_pause } else { now };
-            let is_certain = pod.is_none();
-            let suspect =
-                Suspect { pod, unknown_since: None, is_certain, known: 0, next, failures: 0, is_running: false };
+            let is_confirmed = pod.is_none();
+            let suspect = Suspect {
+                pod,
+                unknown_since: None,
+                is_confirmed,
+                known_answers: 0,
+                next,
+                failures: 0,
+                is_running: false,
+            };
             self.suspects.entry(subject).or_insert(suspect);
         }
     }
 
-    /// What is due. It counts as begun.
+    /// Takes the steps that are due. They count as started.
     pub(super) fn take(&mut self, now: Instant) -> Vec<Step> {
         let due = self.suspects.iter_mut().filter(|(_, suspect)| !suspect.is_running && suspect.next <= now);
         due.map(|(subject, suspect)| {
             suspect.is_running = true;
             match &suspect.pod {
-                Some(pod) if !suspect.is_certain => Step::Ask(subject.clone(), pod.clone()),
+                Some(pod) if !suspect.is_confirmed => Step::RequestPod(subject.clone(), pod.clone()),
                 _ => Step::Undo(subject.clone()),
             }
         })
@@ -105,28 +113,28 @@ impl Gone {
     }
 
     /// Records whether the API server knows the pod of a container. `None` if the request could not be made.
-    pub(super) fn answered(&mut self, subject: &Subject, knows: Option<bool>, now: Instant) {
-        let certain = self.certain;
+    pub(super) fn record_answer(&mut self, subject: &Subject, knows: Option<bool>, now: Instant) {
+        let confirm_after = self.confirm_after;
         let Some(suspect) = self.suspects.get_mut(subject) else { return };
         suspect.is_running = false;
         match knows {
-            None => suspect.next = now + UNANSWERED,
+            None => suspect.next = now + UNANSWERED_PAUSE,
             Some(true) => {
                 suspect.unknown_since = None;
-                suspect.next = now + doubled(KNOWN, suspect.known, certain);
-                suspect.known = suspect.known.saturating_add(1);
+                suspect.next = now + doubled(KNOWN_PAUSE, suspect.known_answers, confirm_after);
+                suspect.known_answers = suspect.known_answers.saturating_add(1);
             }
             Some(false) => {
-                suspect.known = 0;
+                suspect.known_answers = 0;
                 let since = *suspect.unknown_since.get_or_insert(now);
-                suspect.is_certain = now >= since + certain;
-                suspect.next = if suspect.is_certain { now } else { since + certain };
+                suspect.is_confirmed = now >= since + confirm_after;
+                suspect.next = if suspect.is_confirmed { now } else { since + confirm_after };
             }
         }
     }
 
-    /// A try to undo something has ended.
-    pub(super) fn tried(&mut self, subject: &Subject, is_undone: bool, now: Instant) {
+    /// Records the outcome of an attempt to undo something.
+    pub(super) fn record_attempt(&mut self, subject: &Subject, is_undone: bool, now: Instant) {
         if is_undone {
             self.suspects.remove(subject);
         } else if let Some(suspect) = self.suspects.get_mut(subject) {
@@ -135,7 +143,7 @@ impl Gone {
             suspect.is_running = false;
             suspect.next = now + pause;
             // The pod is requested again before the next attempt, because its name may be another pod's by then.
-            (suspect.is_certain, suspect.unknown_since) = (suspect.pod.is_none(), None);
+            (suspect.is_confirmed, suspect.unknown_since) = (suspect.pod.is_none(), None);
         }
     }
 
@@ -158,7 +166,7 @@ mod tests {
         PodName { namespace: "web".into(), name: "shop".into(), uid: "1".into() }
     }
 
-    const CERTAIN: Duration = Duration::from_secs(120);
+    const CONFIRM_AFTER: Duration = Duration::from_secs(120);
     const FIRST_PAUSE: Duration = Duration::from_secs(60);
 
     fn container() -> Subject {
@@ -167,84 +175,84 @@ mod tests {
 
     /// A container whose pod the watch does not list.
     fn suspect(now: Instant) -> Gone {
-        let mut gone = Gone::new(CERTAIN, FIRST_PAUSE);
-        gone.are(BTreeMap::from([(container(), Some(pod()))]), now);
+        let mut gone = Gone::new(CONFIRM_AFTER, FIRST_PAUSE);
+        gone.set(BTreeMap::from([(container(), Some(pod()))]), now);
         gone
     }
 
     #[test]
-    fn the_api_server_is_asked_twice_two_minutes_apart() {
+    fn the_pod_is_requested_twice_two_minutes_apart() {
         let now = Instant::now();
         let mut gone = suspect(now);
-        assert_eq!(gone.take(now), [Step::Ask(container(), pod())]);
+        assert_eq!(gone.take(now), [Step::RequestPod(container(), pod())]);
         assert_eq!((gone.take(now), gone.next()), (Vec::new(), None));
-        gone.answered(&container(), Some(false), now);
-        assert_eq!(gone.next(), Some(now + CERTAIN));
-        let later = now + CERTAIN;
-        assert_eq!(gone.take(later), [Step::Ask(container(), pod())]);
-        gone.answered(&container(), Some(false), later);
+        gone.record_answer(&container(), Some(false), now);
+        assert_eq!(gone.next(), Some(now + CONFIRM_AFTER));
+        let later = now + CONFIRM_AFTER;
+        assert_eq!(gone.take(later), [Step::RequestPod(container(), pod())]);
+        gone.record_answer(&container(), Some(false), later);
         assert_eq!(gone.take(later), [Step::Undo(container())]);
-        gone.tried(&container(), true, later);
+        gone.record_attempt(&container(), true, later);
         assert_eq!(gone.next(), None);
     }
 
     #[test]
-    fn what_is_known_again_or_cannot_be_asked_for_is_not_undone() {
+    fn a_container_whose_pod_is_known_again_or_cannot_be_requested_is_not_undone() {
         let now = Instant::now();
         let mut gone = suspect(now);
         gone.take(now);
-        gone.answered(&container(), Some(false), now);
-        let later = now + CERTAIN;
+        gone.record_answer(&container(), Some(false), now);
+        let later = now + CONFIRM_AFTER;
         gone.take(later);
-        gone.answered(&container(), None, later);
-        assert_eq!(gone.next(), Some(later + UNANSWERED));
-        let later = later + UNANSWERED;
+        gone.record_answer(&container(), None, later);
+        assert_eq!(gone.next(), Some(later + UNANSWERED_PAUSE));
+        let later = later + UNANSWERED_PAUSE;
         gone.take(later);
-        gone.answered(&container(), Some(true), later);
+        gone.record_answer(&container(), Some(true), later);
         // It has to be unknown for two minutes again.
-        let later = later + KNOWN;
-        assert_eq!(gone.take(later), [Step::Ask(container(), pod())]);
-        gone.answered(&container(), Some(false), later);
-        assert_eq!(gone.next(), Some(later + CERTAIN));
+        let later = later + KNOWN_PAUSE;
+        assert_eq!(gone.take(later), [Step::RequestPod(container(), pod())]);
+        gone.record_answer(&container(), Some(false), later);
+        assert_eq!(gone.next(), Some(later + CONFIRM_AFTER));
         // The watch reports it again.
-        gone.are(BTreeMap::new(), later);
+        gone.set(BTreeMap::new(), later);
         assert_eq!(gone.next(), None);
     }
 
-    /// A pod has finished, and is removed later: the watch reports only the former.
+    /// The watch reports that a pod has finished. It does not report that the pod is removed later.
     #[test]
-    fn a_pod_that_is_still_known_is_asked_for_soon_and_then_less_often() {
+    fn a_pod_that_is_still_known_is_requested_soon_and_then_less_often() {
         let mut now = Instant::now();
         let mut gone = suspect(now);
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            assert_eq!(gone.take(now), [Step::Ask(container(), pod())]);
-            gone.answered(&container(), Some(true), now);
+            assert_eq!(gone.take(now), [Step::RequestPod(container(), pod())]);
+            gone.record_answer(&container(), Some(true), now);
             let next = gone.next().unwrap();
             pauses.push((next - now).as_secs());
             now = next;
         }
         assert_eq!(pauses, [5, 10, 20, 40, 80, 120, 120]);
         gone.take(now);
-        gone.answered(&container(), Some(false), now);
-        assert_eq!(gone.next(), Some(now + CERTAIN));
+        gone.record_answer(&container(), Some(false), now);
+        assert_eq!(gone.next(), Some(now + CONFIRM_AFTER));
     }
 
     #[test]
     fn debts_are_tried_with_longer_and_longer_pauses_up_to_an_hour() {
         let mut now = Instant::now();
-        let mut gone = Gone::new(CERTAIN, FIRST_PAUSE);
+        let mut gone = Gone::new(CONFIRM_AFTER, FIRST_PAUSE);
         let debt = Subject::Debt("c/eth0".into());
         let all = BTreeMap::from([(debt.clone(), None)]);
-        gone.are(all.clone(), now);
+        gone.set(all.clone(), now);
         let mut pauses = Vec::new();
         for _ in 0..9 {
             let next = gone.next().unwrap();
             pauses.push((next - now).as_secs());
             now = next;
             assert_eq!(gone.take(now), [Step::Undo(debt.clone())]);
-            gone.tried(&debt, false, now);
-            gone.are(all.clone(), now);
+            gone.record_attempt(&debt, false, now);
+            gone.set(all.clone(), now);
         }
         assert_eq!(pauses, [60, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
     }
@@ -252,25 +260,25 @@ mod tests {
     #[test]
     fn claims_are_taken_back_at_once() {
         let now = Instant::now();
-        let mut gone = Gone::new(CERTAIN, FIRST_PAUSE);
+        let mut gone = Gone::new(CONFIRM_AFTER, FIRST_PAUSE);
         let claims = Subject::Claims("1".into());
-        gone.are(BTreeMap::from([(claims.clone(), None)]), now);
+        gone.set(BTreeMap::from([(claims.clone(), None)]), now);
         assert_eq!(gone.take(now), [Step::Undo(claims.clone())]);
-        gone.tried(&claims, false, now);
+        gone.record_attempt(&claims, false, now);
         assert_eq!(gone.next(), Some(now + FIRST_PAUSE));
     }
 
     #[test]
-    fn a_container_that_could_not_be_undone_is_asked_for_again() {
+    fn the_pod_of_a_container_that_could_not_be_undone_is_requested_again() {
         let now = Instant::now();
         let mut gone = suspect(now);
-        for at in [now, now + CERTAIN] {
+        for at in [now, now + CONFIRM_AFTER] {
             gone.take(at);
-            gone.answered(&container(), Some(false), at);
+            gone.record_answer(&container(), Some(false), at);
         }
-        let later = now + CERTAIN;
+        let later = now + CONFIRM_AFTER;
         assert_eq!(gone.take(later), [Step::Undo(container())]);
-        gone.tried(&container(), false, later);
-        assert_eq!(gone.take(later + FIRST_PAUSE), [Step::Ask(container(), pod())]);
+        gone.record_attempt(&container(), false, later);
+        assert_eq!(gone.take(later + FIRST_PAUSE), [Step::RequestPod(container(), pod())]);
     }
 }

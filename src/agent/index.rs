@@ -18,32 +18,32 @@ use crate::transaction::journal::State;
 use crate::transaction::{Container, Sharing, Store, StoreError};
 
 /// The pause before an unfinished ADD is first read again. It doubles each time.
-const FIRST_LOOK: Duration = Duration::from_millis(250);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
-const LAST_LOOK: Duration = Duration::from_secs(16);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(16);
 
 /// The age of a container; the greatest value is the newest. The machine's clock is used only for containers that existed when the
 /// agent started, because it may have been set since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Age {
-    /// Whether its namespace existed when it was checked, as far as this process can see.
-    is_there: bool,
-    /// The look at which it was first seen.
-    seen: u64,
+    /// Whether its namespace existed when the journals were read, as far as this process can see.
+    has_netns: bool,
+    /// The number of the refresh that first found it.
+    first_refresh: u64,
     /// When its ADD began, in milliseconds since 1970.
     since: u64,
 }
 
-/// What is known of a container.
+/// A container, as its journals describe it.
 #[derive(Debug, Clone)]
-struct Known {
-    /// The time of its directory. If it differs, a journal has been made or removed.
+struct IndexedContainer {
+    /// The inode and the timestamp of its directory. If they differ, a journal has been made or removed.
     stamp: (u64, i64, i64),
     /// Its pod, if it has one.
     pod: Option<PodName>,
-    /// How new it is.
+    /// Its age.
     age: Age,
-    /// Whether every ADD has ended well.
+    /// Whether every ADD has succeeded.
     is_complete: bool,
 }
 
@@ -51,9 +51,9 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Index {
     state_dir: PathBuf,
-    containers: HashMap<String, Known>,
-    /// How many looks there have been.
-    looks: u64,
+    containers: HashMap<String, IndexedContainer>,
+    /// How many times the directories were read.
+    refreshes: u64,
     /// The time until an unfinished ADD is read again.
     pause: Duration,
 }
@@ -61,18 +61,18 @@ pub(super) struct Index {
 impl Index {
     /// An index of the containers of a state directory. Nothing is read yet.
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), looks: 0, pause: FIRST_LOOK }
+        Self { state_dir: state_dir.to_owned(), containers: HashMap::new(), refreshes: 0, pause: FIRST_RETRY_PAUSE }
     }
 
     /// The container of a pod. If there are several, the newest, because a pod gets another container after the first has exited.
     pub(super) fn container_of(&self, uid: &str) -> Option<&str> {
-        let of_pod = |(_, known): &(&String, &Known)| known.pod.as_ref().is_some_and(|pod| pod.uid == uid);
+        let of_pod = |(_, known): &(&String, &IndexedContainer)| known.pod.as_ref().is_some_and(|pod| pod.uid == uid);
         let newest = self.containers.iter().filter(of_pod).max_by_key(|(id, known)| (known.age, id.as_str()));
         newest.filter(|(_, known)| known.is_complete).map(|(id, _)| id.as_str())
     }
 
-    /// Whether there is a journal of a pod's container, or one is being written.
-    pub(super) fn knows(&self, uid: &str) -> bool {
+    /// Whether a container of a pod has a journal, complete or not.
+    pub(super) fn has_pod(&self, uid: &str) -> bool {
         self.containers.values().any(|known| known.pod.as_ref().is_some_and(|pod| pod.uid == uid))
     }
 
@@ -84,11 +84,11 @@ impl Index {
         // Does not wait for a GC; the directories are read again later.
         let store = Store::open_existing(&self.state_dir, Sharing::Shared, Instant::now())?;
         let ids = store.as_ref().map(Store::container_ids).transpose()?.unwrap_or_default();
-        self.looks += 1;
+        self.refreshes += 1;
         let mut changed = BTreeSet::new();
-        let there: BTreeSet<&String> = ids.iter().collect();
+        let existing: BTreeSet<&String> = ids.iter().collect();
         self.containers.retain(|id, known| {
-            let stays = there.contains(id);
+            let stays = existing.contains(id);
             if !stays {
                 changed.extend(uid_of(known));
             }
@@ -101,7 +101,7 @@ impl Index {
             }
             let Some(container) = store.unlocked_container(id)? else { continue };
             let mut known = read(&container, stamp);
-            known.age.seen = self.containers.get(id).map_or(self.looks, |before| before.age.seen);
+            known.age.first_refresh = self.containers.get(id).map_or(self.refreshes, |before| before.age.first_refresh);
             changed.extend(uid_of(&known));
             changed.extend(self.containers.insert(id.clone(), known).as_ref().and_then(uid_of));
         }
@@ -114,14 +114,14 @@ impl Index {
         of_pods.filter(|(_, pod)| !pod.namespace.is_empty() && !pod.name.is_empty())
     }
 
-    /// The time until an unfinished ADD is read again, if there is one.
-    pub(super) fn next_look(&mut self) -> Option<Duration> {
+    /// The pause before the journals are read again, if one of them has an unfinished ADD.
+    pub(super) fn next_retry(&mut self) -> Option<Duration> {
         if self.containers.values().all(|known| known.is_complete) {
-            self.pause = FIRST_LOOK;
+            self.pause = FIRST_RETRY_PAUSE;
             return None;
         }
         let pause = self.pause;
-        self.pause = (pause * 2).min(LAST_LOOK);
+        self.pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
         Some(pause)
     }
 
@@ -131,7 +131,7 @@ impl Index {
     }
 }
 
-fn uid_of(known: &Known) -> Option<String> {
+fn uid_of(known: &IndexedContainer) -> Option<String> {
     known.pod.as_ref().map(|pod| pod.uid.clone())
 }
 
@@ -143,8 +143,8 @@ fn pod_of(args: &Args) -> Option<PodName> {
 }
 
 /// Reads the journals of a container. `braid doctor` reports those that cannot be read.
-fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
-    let mut known = Known { stamp, pod: None, age: Age::default(), is_complete: true };
+fn read(container: &Container, stamp: (u64, i64, i64)) -> IndexedContainer {
+    let mut known = IndexedContainer { stamp, pod: None, age: Age::default(), is_complete: true };
     let entries = container.entries().unwrap_or_default();
     known.is_complete = !entries.ifnames.is_empty() || !entries.set_aside.is_empty();
     for ifname in entries.ifnames {
@@ -153,7 +153,7 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
                 let args: Args = state.header.plan.args.parse().unwrap_or_default();
                 known.pod = known.pod.or_else(|| pod_of(&args));
                 known.age.since = known.age.since.max(state.header.time);
-                known.age.is_there |= !state.is_container_gone();
+                known.age.has_netns |= !state.is_container_gone();
                 known.is_complete &= state.complete.is_some();
             }
             Ok(None) => known.is_complete = false,
@@ -165,9 +165,9 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> Known {
 }
 
 /// Reports when containers' directories are made or removed.
-pub(super) struct Changes(EventStream<[u8; 4 << 10]>);
+pub(super) struct DirectoryWatch(EventStream<[u8; 4 << 10]>);
 
-impl Changes {
+impl DirectoryWatch {
     /// Watches the directory of attachments, which is made if it does not exist.
     ///
     /// # Errors
@@ -206,15 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_is_known_by_its_uid_and_can_be_asked_for_by_its_name() {
+    fn a_pod_is_identified_by_its_uid_and_can_be_requested_by_its_name() {
         let pod = |text: &str| pod_of(&text.parse().unwrap());
         assert_eq!(pod("K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop"), None);
         let known = |id: &str, args: &str| {
-            (id.to_owned(), Known { stamp: (0, 0, 0), pod: pod(args), age: Age::default(), is_complete: true })
+            (
+                id.to_owned(),
+                IndexedContainer { stamp: (0, 0, 0), pod: pod(args), age: Age::default(), is_complete: true },
+            )
         };
         let containers =
             [known("c1", "K8S_POD_UID=1"), known("c2", "K8S_POD_UID=2;K8S_POD_NAMESPACE=web;K8S_POD_NAME=shop")];
-        let index = Index { state_dir: PathBuf::new(), containers: containers.into(), looks: 1, pause: FIRST_LOOK };
+        let index =
+            Index { state_dir: PathBuf::new(), containers: containers.into(), refreshes: 1, pause: FIRST_RETRY_PAUSE };
         assert_eq!((index.container_of("1"), index.container_of("2")), (Some("c1"), Some("c2")));
         assert_eq!(index.of_pods().map(|(id, _)| id).collect::<Vec<_>>(), ["c2"]);
     }

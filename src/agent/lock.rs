@@ -1,4 +1,4 @@
-//! One agent a node.
+//! Ensures that only one agent runs on a node.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -10,13 +10,13 @@ use nix::libc::O_NOFOLLOW;
 use super::error::AgentError;
 use crate::telemetry::agent_lock_path;
 
-/// The lock of a node's one agent. The kernel releases it when the process ends, however it ends.
+/// The lock that the agent of a node holds. The kernel releases it when the process exits, in whatever way.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "it is held, not used")] File);
 
 impl Lock {
-    /// Takes the lock, and makes the state directory if it is not there. Another agent that holds the lock is named once, and
-    /// waited for: it may be the one that this one replaces.
+    /// Makes the state directory if it does not exist, and takes the lock. If another agent holds the lock, logs that once and waits:
+    /// this agent may be replacing it.
     ///
     /// # Errors
     /// When the state directory cannot be used.
@@ -35,9 +35,9 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                tracing::warn!("{} holds {}; this one waits for it to end", holder(&mut file), path.display());
+                tracing::warn!("{} holds {}; this agent waits until it exits", holder(&mut file), path.display());
                 file.lock().map_err(wrong("lock", &path))?;
-                tracing::info!("the other agent has ended");
+                tracing::info!("the other agent has exited");
             }
             Err(TryLockError::Error(error)) => return Err(wrong("lock", &path)(error)),
         }
@@ -52,7 +52,7 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// Who holds the lock according to the file.
+/// The process that holds the lock, according to the file.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     match file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok()) {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_lock_is_refused() {
+    fn a_link_in_place_of_the_lock_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         symlink("/dev/null", agent_lock_path(dir.path())).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();

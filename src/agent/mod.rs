@@ -9,26 +9,28 @@
 //! | `run` | the loop: handles events and starts work |
 //! | `queue` | which pod needs work, and when; pure |
 //! | `index` | maps pods to their containers, using the journals |
-//! | `unknown` | the same for containers that another plugin has attached, using libcni's cache |
+//! | `foreign` | the same for containers that another plugin has attached, using libcni's cache |
 //! | `definitions` | whether a NetworkAttachmentDefinition has changed |
-//! | `gone` | containers that are gone, debts, and claims that name them; pure |
-//! | `tidy` | undoes these |
+//! | `gone` | when to undo the attachments of containers that are gone, debts, and claim statuses; pure |
+//! | `cleanup` | does that |
 //! | `child` | one run of the node's own Braid, with its limits |
 //! | `report` | the output of that run |
 //! | `enter` | the namespaces of the node, in which it runs |
 //! | `serve` | the HTTP server: `/healthz`, `/metrics` |
 //! | `calls` | counts the reports of calls |
 //! | `otlp`, `export` | sends spans of traced calls to a collector |
-//! | `lock` | ensures that there is one agent for each node |
+//! | `lock` | ensures that only one agent runs on a node |
 //!
 //! Nothing else needs the agent: ADD, DEL, CHECK, GC and STATUS do not depend on it.
 
 mod calls;
 mod child;
+mod cleanup;
 mod definitions;
 mod enter;
 mod error;
 mod export;
+mod foreign;
 mod gone;
 mod index;
 mod lock;
@@ -38,8 +40,6 @@ mod report;
 mod run;
 mod serve;
 mod settings;
-mod tidy;
-mod unknown;
 
 pub(crate) use enter::enter;
 pub(crate) use export::Endpoint;

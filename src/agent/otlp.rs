@@ -28,9 +28,9 @@ pub(super) fn request(reports: &[Report<'_>], node: &str) -> Value {
 fn spans(report: &Report<'_>) -> Vec<Value> {
     let Some(trace) = &report.trace else { return Vec::new() };
     let mut attributes = vec![text("cni.command", &report.verb), text("cni.network", &report.network)];
-    let about =
+    let optional =
         [("cni.container_id", &report.container), ("cni.ifname", &report.interface), ("k8s.pod.uid", &report.pod_uid)];
-    attributes.extend(about.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| text(key, value)));
+    attributes.extend(optional.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| text(key, value)));
     let call = json!({
         "traceId": trace.id, "spanId": trace.span, "parentSpanId": trace.parent,
         "name": format!("{} {}", report.verb, report.network), "kind": INTERNAL,
@@ -38,11 +38,11 @@ fn spans(report: &Report<'_>) -> Vec<Value> {
     let mut spans = vec![finished(call, (report.began, report.took), report.code, attributes)];
     spans.extend(report.plugins.iter().filter_map(|plugin| {
         let span = plugin.span.as_ref()?;
-        let begun = json!({
+        let child = json!({
             "traceId": trace.id, "spanId": span, "parentSpanId": trace.span,
             "name": format!("{} {}", plugin.verb, plugin.plugin_type), "kind": INTERNAL,
         });
-        Some(finished(begun, (plugin.began, plugin.took), plugin.code, attributes_of(plugin)))
+        Some(finished(child, (plugin.began, plugin.took), plugin.code, attributes_of(plugin)))
     }));
     spans
 }

@@ -1,12 +1,13 @@
-//! What `braid sync` answers.
+//! The report of `braid sync`.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The output of one `braid sync`, without the parts that are not used here.
+/// The report of one `braid sync`, without the parts that the agent does not use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Report {
+    /// What was detached, updated and attached.
     pub(super) detached: Vec<Value>,
     pub(super) updated: Vec<Value>,
     pub(super) attached: Vec<Value>,
@@ -27,7 +28,7 @@ pub(super) struct Failed {
     pub(super) error: Reason,
 }
 
-/// Why.
+/// Why it failed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Reason {
@@ -36,7 +37,7 @@ pub(super) struct Reason {
 }
 
 impl Report {
-    /// Reads it.
+    /// Parses the output of `braid sync`. `None` if it is no report.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Self>(text).ok()
     }
@@ -48,8 +49,8 @@ impl Report {
 
     /// What failed, as a text.
     pub(super) fn failures(&self) -> String {
-        let words: Vec<String> = self.failed.iter().map(Failed::describe).collect();
-        words.join("; ")
+        let failures: Vec<String> = self.failed.iter().map(Failed::describe).collect();
+        failures.join("; ")
     }
 }
 

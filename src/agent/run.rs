@@ -14,21 +14,21 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::calls;
-use super::child::{Children, Ended};
+use super::child::{Children, SyncOutcome};
+use super::cleanup::Cleanup;
 use super::definitions::{self, Definitions};
 use super::enter;
 use super::error::AgentError;
-use super::index::{Changes, Index};
+use super::foreign::Foreign;
+use super::index::{DirectoryWatch, Index};
 use super::lock::Lock;
 use super::queue::{Container, Outcome, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
-use super::tidy::Tidying;
-use super::unknown::Unknown;
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
 
-/// How long to wait for more changes of the journals after the first.
+/// How long to wait, after a change of the journals, for more changes.
 const SETTLE: Duration = Duration::from_millis(50);
 /// The pause before reading the journals again if they could not be read.
 const INDEX_RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -66,22 +66,22 @@ pub(crate) fn run(settings: &Settings) -> Result<(), AgentError> {
     outcome
 }
 
-/// The agent at work.
+/// The running agent.
 struct Agent {
     shared: Rc<Shared>,
     services: JoinSet<Infallible>,
     index: Index,
-    unknown: Unknown,
+    foreign: Foreign,
     children: Rc<Children>,
-    running: JoinSet<(Work, Ended)>,
+    running: JoinSet<(Work, SyncOutcome)>,
     definitions: Definitions,
     /// A request for the versions of definitions.
-    asking: JoinSet<Vec<(String, Option<String>)>>,
-    tidying: Tidying,
+    requests: JoinSet<Vec<(String, Option<String>)>>,
+    cleanup: Cleanup,
     /// Whether all pods of the node have been listed.
     has_list: bool,
-    /// When the journals are looked at next.
-    look_at: Option<Instant>,
+    /// When to read the journals next.
+    index_due: Option<Instant>,
     /// The pods of the list that is arriving.
     listing: Option<HashSet<String>>,
     random: RandomState,
@@ -93,7 +93,7 @@ impl Agent {
             Some(node) => node.clone(),
             None => enter::host_name().map_err(|_| AgentError::NodeName)?,
         };
-        let enters = enter::to_enter(settings.host)?;
+        let host = enter::process_to_enter(settings.host)?;
         let shared = Rc::new(Shared {
             node: Node::new(settings.kubeconfig.as_deref()),
             queue: RefCell::new(Queue::new(settings.concurrency)),
@@ -104,13 +104,13 @@ impl Agent {
             state_dir: settings.state_dir.clone(),
             conf_dir: settings.conf_dir.clone(),
         });
-        calls::count(settings, &node, &shared)?;
-        // What never ends.
+        calls::start(settings, &node, &shared)?;
+        // These tasks never end.
         let mut services = JoinSet::new();
         if let Listen::At(address) = settings.listen {
             services.spawn_local(serve::serve(serve::listen(address).await?, Rc::clone(&shared)));
         }
-        let changes = Changes::watch(&settings.state_dir)?;
+        let changes = DirectoryWatch::watch(&settings.state_dir)?;
         let (sender, events) = mpsc::unbounded_channel();
         services.spawn_local({
             let shared = Rc::clone(&shared);
@@ -121,73 +121,73 @@ impl Agent {
             shared,
             services,
             index: Index::new(&settings.state_dir),
-            unknown: Unknown::new(&settings.cache_dir, &settings.conf_dir),
-            children: Rc::new(Children::new(settings, enters)),
+            foreign: Foreign::new(&settings.cache_dir, &settings.conf_dir),
+            children: Rc::new(Children::new(settings, host)),
             running: JoinSet::new(),
             definitions: Definitions::default(),
-            asking: JoinSet::new(),
-            tidying: Tidying::new(settings),
+            requests: JoinSet::new(),
+            cleanup: Cleanup::new(settings),
             has_list: false,
-            look_at: None,
+            index_due: None,
             listing: None,
             random: RandomState::new(),
         };
-        tracing::info!(node, "the agent begins");
+        tracing::info!(node, "the agent starts");
         agent.work(settings, changes, events).await
     }
 
     async fn work(
         mut self,
         settings: &Settings,
-        mut changes: Changes,
+        mut changes: DirectoryWatch,
         mut events: mpsc::UnboundedReceiver<PodEvent>,
     ) -> Result<(), AgentError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Start)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Start)?;
-        self.look();
+        self.refresh_index();
         loop {
-            self.look_for_unknown();
+            self.refresh_foreign();
             self.start_due();
             let wake = self.next_wake();
             tokio::select! {
                 event = events.recv() => {
                     if let Some(event) = event {
-                        self.happened(event);
+                        self.handle_pod_event(event);
                     }
                     while let Ok(event) = events.try_recv() {
-                        self.happened(event);
+                        self.handle_pod_event(event);
                     }
                 }
                 Some(joined) = self.services.join_next() => match joined? {},
                 Some(joined) = self.running.join_next() => {
-                    let (work, ended) = joined?;
-                    self.finished(&work, ended);
+                    let (work, outcome) = joined?;
+                    self.finished(&work, outcome);
                 }
-                Some(stepped) = self.tidying.next_end() => {
-                    if self.tidying.finished(stepped?, Instant::now()) {
-                        self.look();
+                Some(outcome) = self.cleanup.next_end() => {
+                    if self.cleanup.finished(outcome?, Instant::now()) {
+                        self.refresh_index();
                     }
                 }
-                Some(found) = self.asking.join_next() => self.found(found?),
+                Some(found) = self.requests.join_next() => self.record_definitions(found?),
                 goes_on = changes.next() => {
                     if !goes_on {
                         // Somebody has removed the directory of attachments.
                         sleep(INDEX_RETRY_PAUSE).await;
-                        changes = Changes::watch(&settings.state_dir)?;
+                        changes = DirectoryWatch::watch(&settings.state_dir)?;
                     }
-                    self.look_by(Instant::now() + SETTLE);
+                    self.refresh_index_by(Instant::now() + SETTLE);
                 }
-                () = until(wake) => self.look_if_due(),
+                () = until(wake) => self.refresh_index_if_due(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
         }
-        self.end().await;
+        self.shut_down().await;
         Ok(())
     }
 
-    /// Something has happened to a pod.
-    fn happened(&mut self, event: PodEvent) {
+    /// Handles an event of the watch.
+    fn handle_pod_event(&mut self, event: PodEvent) {
         let now = Instant::now();
         let mut queue = self.shared.queue.borrow_mut();
         match event {
@@ -195,22 +195,22 @@ impl Agent {
                 if let Some(listing) = &mut self.listing {
                     listing.insert(pod.uid.clone());
                 }
-                let container = container_of(&self.index, &self.unknown, &pod.uid);
-                queue.pod_is(pod, container, now);
+                let container = container_of(&self.index, &self.foreign, &pod.uid);
+                queue.update_pod(pod, container, now);
             }
             PodEvent::Gone(uid) => {
-                queue.pod_is_gone(&uid);
+                queue.remove_pod(&uid);
                 drop(queue);
-                self.look_by(now + SETTLE);
+                self.refresh_index_by(now + SETTLE);
             }
             PodEvent::ListBegins => self.listing = Some(HashSet::new()),
             PodEvent::ListEnds => {
                 if let Some(listing) = self.listing.take() {
-                    queue.only(&listing);
+                    queue.keep_only(&listing);
                 }
                 self.has_list = true;
                 drop(queue);
-                self.look_by(now + SETTLE);
+                self.refresh_index_by(now + SETTLE);
             }
         }
     }
@@ -221,20 +221,20 @@ impl Agent {
         while let Some(work) = self.shared.queue.borrow_mut().take(now) {
             tracing::debug!(pod = work.pod, container = work.container.id(), "braid sync");
             let children = Rc::clone(&self.children);
-            let configuration = self.unknown.configuration().map(Path::to_owned);
+            let configuration = self.foreign.configuration().map(Path::to_owned);
             self.running.spawn_local(async move {
-                let ended = children.sync(&work.container, configuration.as_deref()).await;
-                (work, ended)
+                let outcome = children.sync(&work.container, configuration.as_deref()).await;
+                (work, outcome)
             });
         }
-        self.ask_for_definitions(now);
-        self.tidying.start_due(&self.shared, &self.children, now);
+        self.request_definitions(now);
+        self.cleanup.start_due(&self.shared, &self.children, now);
     }
 
-    fn ask_for_definitions(&mut self, now: Instant) {
+    fn request_definitions(&mut self, now: Instant) {
         let (any, failing) = self.shared.queue.borrow().asks_for_definitions();
         let is_due = self.definitions.next(failing, any, now).is_some_and(|at| at <= now);
-        if !self.asking.is_empty() || !is_due {
+        if !self.requests.is_empty() || !is_due {
             return;
         }
         let all = self.definitions.begin(now);
@@ -243,42 +243,42 @@ impl Agent {
             self.definitions.keep_only(&names);
         }
         let shared = Rc::clone(&self.shared);
-        self.asking.spawn_local(async move { definitions::versions(&shared.node, names).await });
+        self.requests.spawn_local(async move { definitions::versions(&shared.node, names).await });
     }
 
-    fn found(&mut self, versions: Vec<(String, Option<String>)>) {
-        for definition in self.definitions.note(versions) {
+    fn record_definitions(&mut self, versions: Vec<(String, Option<String>)>) {
+        for definition in self.definitions.record(versions) {
             tracing::info!(definition, "a network-attachment-definition has changed");
-            self.shared.queue.borrow_mut().definition_has_changed(&definition, Instant::now());
+            self.shared.queue.borrow_mut().definition_changed(&definition, Instant::now());
         }
     }
 
-    /// A `braid sync` has ended.
-    fn finished(&mut self, work: &Work, ended: Ended) {
+    /// Records the outcome of a `braid sync`.
+    fn finished(&mut self, work: &Work, sync: SyncOutcome) {
         let mut braid_problem = None;
-        let (outcome, definitions, reason) = match ended {
-            Ended::Answered { report, is_whole: true } => {
+        let (outcome, definitions, reason) = match sync {
+            SyncOutcome::Answered { report, is_whole: true } => {
                 if report.has_changes() {
                     tracing::info!(pod = work.pod, container = work.container.id(), "the pod has what it asks for now");
                 }
                 (Outcome::Done, Some(report.definitions), None)
             }
-            Ended::Answered { report, is_whole: false } => {
+            SyncOutcome::Answered { report, is_whole: false } => {
                 let reason = report.failures();
                 let outcome = if report.needs_repair { Outcome::NeedsRepair } else { Outcome::Failed };
                 (outcome, Some(report.definitions), Some(reason))
             }
-            Ended::Unknown => {
+            SyncOutcome::UnknownCommand => {
                 let problem = "the node's braid is older than the agent and has no `sync`".to_owned();
                 braid_problem = Some(problem.clone());
                 (Outcome::Failed, None, Some(problem))
             }
-            Ended::Broken(reason) => (Outcome::Failed, None, Some(reason)),
+            SyncOutcome::NoAnswer(reason) => (Outcome::Failed, None, Some(reason)),
         };
         self.report_braid_problem(braid_problem);
-        // It may have failed because its container is gone.
+        // The run may have failed because the container is gone.
         if outcome == Outcome::Failed {
-            self.look();
+            self.refresh_index();
         }
         let random = f64::from(u32::try_from(self.random.build_hasher().finish() % 1000).unwrap_or(0)) / 1000.0;
         let next = self.shared.queue.borrow_mut().finished(&work.uid, outcome, definitions, (Instant::now(), random));
@@ -307,85 +307,85 @@ impl Agent {
         }
     }
 
-    /// Looks at the journals.
-    fn look(&mut self) {
+    /// Reads the journals.
+    fn refresh_index(&mut self) {
         let now = Instant::now();
         match self.index.refresh() {
             Ok(changed) => {
                 let mut queue = self.shared.queue.borrow_mut();
                 for uid in changed {
-                    queue.container_is(&uid, container_of(&self.index, &self.unknown, &uid), now);
+                    queue.set_container(&uid, container_of(&self.index, &self.foreign, &uid), now);
                 }
                 if self.has_list {
-                    self.tidying.find(&self.index, &queue, &self.shared.state_dir, now);
+                    self.cleanup.find(&self.index, &queue, &self.shared.state_dir, now);
                 }
-                self.look_at = self.index.next_look().map(|pause| now + pause);
+                self.index_due = self.index.next_retry().map(|pause| now + pause);
             }
             Err(error) => {
-                tracing::debug!("the journals are looked at later: {error}");
-                self.look_at = Some(now + INDEX_RETRY_PAUSE);
+                tracing::debug!("the journals are read again later: {error}");
+                self.index_due = Some(now + INDEX_RETRY_PAUSE);
             }
         }
     }
 
     /// Looks for containers that another plugin has attached, if a pod that asks for networks has no journal.
-    fn look_for_unknown(&mut self) {
+    fn refresh_foreign(&mut self) {
         let now = Instant::now();
         let mut queue = self.shared.queue.borrow_mut();
-        let pods: Vec<String> = queue.without_journal().map(str::to_owned).collect();
-        if pods.is_empty() || now < self.unknown.next(now) {
+        let pods: Vec<String> = queue.pods_without_journal().map(str::to_owned).collect();
+        if pods.is_empty() || now < self.foreign.next(now) {
             return;
         }
-        let has_changed = self.unknown.refresh(now);
+        let has_changed = self.foreign.refresh(now);
         for uid in pods {
-            queue.container_is(&uid, container_of(&self.index, &self.unknown, &uid), now);
+            queue.set_container(&uid, container_of(&self.index, &self.foreign, &uid), now);
         }
         if has_changed {
-            queue.configuration_has_changed(now);
+            queue.configuration_changed(now);
         }
     }
 
-    fn look_by(&mut self, at: Instant) {
-        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+    fn refresh_index_by(&mut self, at: Instant) {
+        self.index_due = Some(self.index_due.map_or(at, |before| before.min(at)));
     }
 
-    fn look_if_due(&mut self) {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
-            self.look();
+    fn refresh_index_if_due(&mut self) {
+        if self.index_due.is_some_and(|at| at <= Instant::now()) {
+            self.refresh_index();
         }
     }
 
-    /// The time of the next work if there is no event before.
+    /// When to start the next work, unless an event comes first.
     fn next_wake(&self) -> Option<Instant> {
         let queue = self.shared.queue.borrow();
         let (any, failing) = queue.asks_for_definitions();
-        let ask = self.definitions.next(failing, any, Instant::now()).filter(|_| self.asking.is_empty());
-        let unknown = queue.without_journal().next().map(|_| self.unknown.next(Instant::now()));
-        [queue.next(), self.look_at, ask, self.tidying.next(), unknown].into_iter().flatten().min()
+        let request = self.definitions.next(failing, any, Instant::now()).filter(|_| self.requests.is_empty());
+        let foreign = queue.pods_without_journal().next().map(|_| self.foreign.next(Instant::now()));
+        [queue.next(), self.index_due, request, self.cleanup.next(), foreign].into_iter().flatten().min()
     }
 
-    /// Lets the children end that run.
-    async fn end(mut self) {
+    /// Waits for the children that run.
+    async fn shut_down(mut self) {
         let count = self.running.len();
-        tracing::info!(count, "the agent ends; changes that are being made are waited for");
+        tracing::info!(count, "the agent exits when the running changes have finished");
         let all = async { while self.running.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
-            tracing::warn!("a change takes long, and goes on without the agent");
+            tracing::warn!("a change takes long, and continues without the agent");
         }
         self.running.detach_all();
     }
 }
 
-/// The container of a pod, if it can be changed. A container that Braid is still attaching cannot.
-fn container_of(index: &Index, unknown: &Unknown, uid: &str) -> Option<Container> {
+/// The container of a pod, if it can be changed. A container that Braid is still attaching cannot be changed.
+fn container_of(index: &Index, foreign: &Foreign, uid: &str) -> Option<Container> {
     match index.container_of(uid) {
         Some(id) => Some(Container::Attached(id.to_owned())),
-        None if index.knows(uid) => None,
-        None => unknown.container_of(uid).map(|id| Container::Unknown(id.to_owned())),
+        None if index.has_pod(uid) => None,
+        None => foreign.container_of(uid).map(|id| Container::Foreign(id.to_owned())),
     }
 }
 
-/// Waits until a time. Waits for ever without one.
+/// Waits until a time. Without one, waits forever.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,

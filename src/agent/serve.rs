@@ -1,4 +1,4 @@
-//! The HTTP server: how the agent is.
+//! The HTTP server: the health of the agent, and the metrics.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,11 +28,11 @@ use crate::source::kubernetes::node::WatchState;
 /// How long a client may take for its request, and how long a connection may last.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The limit on concurrent connections. Further clients wait.
-const AT_ONCE: usize = 16;
-/// How long the watch may fail before the agent counts as not working.
-const WATCH_MAY_FAIL: Duration = Duration::from_secs(30);
-/// How long the lock of a GC is waited for.
-const LOCKS: Duration = Duration::from_millis(100);
+const MAX_CONNECTIONS: usize = 16;
+/// How long the watch may fail before the agent counts as unhealthy.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for a GC that holds the lock of the state directory.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// An answer.
 #[derive(Debug)]
@@ -42,10 +42,10 @@ pub(super) struct Reply {
     pub(super) body: String,
 }
 
-/// What is answered at which path.
+/// A path, and the function that answers requests for it.
 type Route = (&'static str, fn(&Shared, &HeaderMap) -> Reply);
 
-/// Every path that there is.
+/// All paths.
 const ROUTES: &[Route] = &[("/healthz", health), ("/metrics", metrics)];
 
 impl Reply {
@@ -54,18 +54,18 @@ impl Reply {
     }
 }
 
-/// Whether the agent works and, if not, why.
+/// Whether the agent is healthy and, if not, why.
 fn health(shared: &Shared, _: &HeaderMap) -> Reply {
     let queue = shared.queue.borrow();
     let now = Instant::now();
-    let signs = Signs {
+    let facts = HealthFacts {
         watch: shared.node.watch_state(),
         started: shared.started,
         braid_problem: shared.braid_problem.borrow().clone(),
         wait: queue.longest_wait(now),
         longest_wait: shared.longest_wait,
     };
-    match signs.ailment(now) {
+    match facts.problem(now) {
         None => {
             let (pods, failing) = (queue.pods(), queue.failing());
             Reply::text(StatusCode::OK, format!("ok: {pods} pods, {failing} of them without what they ask for"))
@@ -78,7 +78,7 @@ fn health(shared: &Shared, _: &HeaderMap) -> Reply {
 fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::accepted(accept);
-    let node = match metrics::Node::read(&shared.state_dir, &shared.conf_dir, deadline::after(LOCKS)) {
+    let node = match metrics::Node::read(&shared.state_dir, &shared.conf_dir, deadline::after(LOCK_TIMEOUT)) {
         Ok(node) => node,
         Err(error) => return Reply::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
@@ -90,10 +90,10 @@ fn metrics(shared: &Shared, headers: &HeaderMap) -> Reply {
     }
 }
 
-/// The facts that decide whether the agent works.
+/// The facts that decide whether the agent is healthy.
 #[derive(Debug)]
-struct Signs {
-    /// How the watch of pods is.
+struct HealthFacts {
+    /// The state of the watch of pods.
     watch: WatchState,
     /// When the agent was started.
     started: Instant,
@@ -101,14 +101,14 @@ struct Signs {
     braid_problem: Option<String>,
     /// How long a pod has waited for its turn.
     wait: Duration,
-    /// How long one may.
+    /// How long a pod may wait.
     longest_wait: Duration,
 }
 
-impl Signs {
-    /// Why the agent does not work, if it does not.
-    fn ailment(self, now: Instant) -> Option<String> {
-        let is_long_ago = |since| now.saturating_duration_since(since) >= WATCH_MAY_FAIL;
+impl HealthFacts {
+    /// Why the agent is unhealthy, if it is.
+    fn problem(self, now: Instant) -> Option<String> {
+        let is_long_ago = |since| now.saturating_duration_since(since) >= WATCH_TIMEOUT;
         match self.watch {
             WatchState::Starting if is_long_ago(self.started) => {
                 return Some("the Kubernetes API server has not answered yet".into());
@@ -125,22 +125,22 @@ impl Signs {
     }
 }
 
-/// Listens at an address.
+/// Listens on an address.
 ///
 /// # Errors
-/// When it cannot.
+/// When the address cannot be used.
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
     let wrong = |source| AgentError::Listen { address: address.to_string(), source };
     TcpListener::bind(address).await.map_err(wrong)
 }
 
-/// Answers for as long as the agent runs.
+/// Answers requests for as long as the agent runs.
 pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) -> Infallible {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = Arc::clone(&room).acquire_owned().await;
+        let permit = Arc::clone(&connections).acquire_owned().await;
         let Ok((stream, _)) = listener.accept().await else {
-            // Too many open files, say: it passes.
+            // This is temporary, for example because too many files are open.
             sleep(Duration::from_secs(1)).await;
             continue;
         };
@@ -156,7 +156,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>) -> Infallib
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), answer);
             drop(timeout(REQUEST_TIMEOUT, connection).await);
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -185,11 +185,11 @@ mod tests {
     #[test]
     fn a_watch_that_is_dead_and_a_queue_that_is_stuck_are_ailments() {
         let started = Instant::now();
-        let ailment = |watch: WatchState, wait, seconds| {
+        let problem = |watch: WatchState, wait, seconds| {
             let longest_wait = Duration::from_secs(600);
             let wait = Duration::from_secs(wait);
-            let signs = Signs { watch, started, braid_problem: None, wait, longest_wait };
-            signs.ailment(started + Duration::from_secs(seconds))
+            let facts = HealthFacts { watch, started, braid_problem: None, wait, longest_wait };
+            facts.problem(started + Duration::from_secs(seconds))
         };
         let failing = || WatchState::Failing { since: started, reason: "connection refused".into() };
         for (watch, wait, seconds, expected) in [
@@ -200,7 +200,7 @@ mod tests {
             (WatchState::Alive, 600, 3600, None),
             (WatchState::Alive, 601, 3600, Some("a pod has waited for 601 s for its turn")),
         ] {
-            assert_eq!(ailment(watch.clone(), wait, seconds).as_deref(), expected, "{watch:?}");
+            assert_eq!(problem(watch.clone(), wait, seconds).as_deref(), expected, "{watch:?}");
         }
     }
 }

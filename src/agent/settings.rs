@@ -1,4 +1,4 @@
-//! How the agent is to run.
+//! The settings of the agent.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::export::Endpoint;
 
-/// How the agent is to run.
+/// The settings of the agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The name of its node. Without one, the machine's host name.
+    /// The name of the node. If it is missing, the machine's host name is used.
     pub(crate) node: Option<String>,
-    /// The credentials for the API server. Without them, those of the pod in which the agent runs.
+    /// The credentials for the API server. If they are missing, those of the pod in which the agent runs are used.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Where the journals are.
     pub(crate) state_dir: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: PathBuf,
     /// The node's own Braid.
     pub(crate) braid: PathBuf,
-    /// In whose namespaces the children run.
+    /// The process in whose namespaces the children run.
     pub(crate) host: HostProcess,
     /// How many children run at once.
     pub(crate) concurrency: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Settings {
 /// The process in whose mount and network namespaces changes are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostProcess {
-    /// This one, which is in those of the node.
+    /// A process that is in the namespaces of the node.
     Pid(u32),
     /// The agent itself.
     None,
@@ -61,9 +61,9 @@ impl FromStr for HostProcess {
 /// Where the HTTP server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listen {
-    /// At this address.
+    /// On this address.
     At(SocketAddr),
-    /// Nowhere.
+    /// There is no HTTP server.
     None,
 }
 

@@ -197,7 +197,7 @@ fn the_second_agent_of_a_node_waits_for_the_first() {
     second.logs(&format!("another agent, process {},", first.pid()));
     first.signal(Signal::SIGTERM);
     assert!(first.wait().success());
-    second.logs("the other agent has ended");
+    second.logs("the other agent has exited");
     called(&stand_in, &container("shop"), 2);
 }
 

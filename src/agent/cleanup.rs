@@ -1,5 +1,5 @@
-//! Undoes the attachments of containers that are gone, debts, and the entries for them in the status of claims. `gone` decides on
-//! the steps, each of which is a request to the API server or a child.
+//! Undoes the attachments of containers that are gone, debts, and the entries for such containers in the status of claims. `gone`
+//! decides on the steps. Each step is a request to the API server, or a run of the node's own Braid.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,25 +20,29 @@ use crate::transaction::store::debts;
 
 /// The outcome of a step.
 #[derive(Debug)]
-pub(super) enum Stepped {
+pub(super) enum StepOutcome {
     /// Whether the API server knows the pod of a container, if the request could be made.
-    Answered(Subject, Option<bool>),
-    /// Why it is not undone, if it is not.
-    Tried(Subject, Result<(), String>),
+    PodRequested(Subject, Option<bool>),
+    /// Whether it is undone and, if not, why.
+    Undone(Subject, Result<(), String>),
 }
 
-/// The steps that are taken.
+/// The steps that are under way.
 #[derive(Debug)]
-pub(super) struct Tidying {
+pub(super) struct Cleanup {
     gone: Gone,
-    /// Held by the step that undoes something: no other call of Braid runs meanwhile.
-    one: Rc<Mutex<()>>,
-    steps: JoinSet<Stepped>,
+    /// Held while a child runs, so that one runs at a time.
+    child_lock: Rc<Mutex<()>>,
+    steps: JoinSet<StepOutcome>,
 }
 
-impl Tidying {
+impl Cleanup {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self { gone: Gone::new(settings.gone_after, settings.retry_after), one: Rc::default(), steps: JoinSet::new() }
+        Self {
+            gone: Gone::new(settings.gone_after, settings.retry_after),
+            child_lock: Rc::default(),
+            steps: JoinSet::new(),
+        }
     }
 
     /// Lists what may have to be undone, once the watch has listed all pods.
@@ -47,30 +51,32 @@ impl Tidying {
         let lost = lost.map(|(id, pod)| (Subject::Container(id.to_owned()), Some(pod.clone())));
         let debts = debts(state_dir).unwrap_or_default();
         let debts = debts.iter().filter(|debt| debt.is_journal()).map(|debt| (Subject::Debt(debt.to_string()), None));
-        // A running pod gets another container, and its claims' status then describes that one.
-        let is_over = |released: &ReleasedClaims| !index.knows(&released.uid) && !queue.may_be_attached(&released.uid);
+        // If the pod still exists, it gets another container, and the status of its claims then describes that one.
+        let is_over =
+            |released: &ReleasedClaims| !index.has_pod(&released.uid) && !queue.may_be_attached(&released.uid);
         let claims = ReleasedClaims::all(state_dir).unwrap_or_default().into_iter().filter(is_over);
         let claims = claims.map(|released| (Subject::Claims(released.uid), None));
         let all: BTreeMap<Subject, Option<PodName>> = lost.chain(debts).chain(claims).collect();
-        self.gone.are(all, now);
+        self.gone.set(all, now);
     }
 
-    /// Begins what is due.
+    /// Starts the steps that are due.
     pub(super) fn start_due(&mut self, shared: &Rc<Shared>, children: &Rc<Children>, now: Instant) {
         for step in self.gone.take(now) {
-            let (shared, children, one) = (Rc::clone(shared), Rc::clone(children), Rc::clone(&self.one));
+            let (shared, children) = (Rc::clone(shared), Rc::clone(children));
+            let child_lock = Rc::clone(&self.child_lock);
             self.steps.spawn_local(async move {
                 match step {
-                    Step::Ask(subject, pod) => ask(&shared, subject, &pod).await,
+                    Step::RequestPod(subject, pod) => request_pod(&shared, subject, &pod).await,
                     Step::Undo(subject) => {
                         let outcome = match &subject {
                             Subject::Container(id) | Subject::Debt(id) => {
-                                let _turn = one.lock().await;
+                                let _lock = child_lock.lock().await;
                                 undo(&shared, &children, &subject, id).await
                             }
                             Subject::Claims(uid) => take_back(&shared, uid).await,
                         };
-                        Stepped::Tried(subject, outcome)
+                        StepOutcome::Undone(subject, outcome)
                     }
                 }
             });
@@ -78,18 +84,18 @@ impl Tidying {
     }
 
     /// Waits for the end of a step. `None` if there is no step; an error if a step panics.
-    pub(super) async fn next_end(&mut self) -> Option<Result<Stepped, JoinError>> {
+    pub(super) async fn next_end(&mut self) -> Option<Result<StepOutcome, JoinError>> {
         self.steps.join_next().await
     }
 
     /// Records the outcome of a step. Returns whether something may have changed on the node.
-    pub(super) fn finished(&mut self, stepped: Stepped, now: Instant) -> bool {
-        match stepped {
-            Stepped::Answered(subject, knows) => {
-                self.gone.answered(&subject, knows, now);
+    pub(super) fn finished(&mut self, outcome: StepOutcome, now: Instant) -> bool {
+        match outcome {
+            StepOutcome::PodRequested(subject, knows) => {
+                self.gone.record_answer(&subject, knows, now);
                 false
             }
-            Stepped::Tried(subject, outcome) => {
+            StepOutcome::Undone(subject, outcome) => {
                 let (Subject::Container(id) | Subject::Debt(id) | Subject::Claims(id)) = &subject;
                 let is_claims = matches!(subject, Subject::Claims(_));
                 match &outcome {
@@ -102,7 +108,7 @@ impl Tidying {
                         tracing::warn!(id, "what a container had is not undone: {reason}; trying again later");
                     }
                 }
-                self.gone.tried(&subject, outcome.is_ok(), now);
+                self.gone.record_attempt(&subject, outcome.is_ok(), now);
                 true
             }
         }
@@ -114,12 +120,13 @@ impl Tidying {
     }
 }
 
-async fn ask(shared: &Shared, subject: Subject, pod: &PodName) -> Stepped {
+/// Requests the pod of a container from the API server.
+async fn request_pod(shared: &Shared, subject: Subject, pod: &PodName) -> StepOutcome {
     match shared.node.pod_uid(&pod.namespace, &pod.name).await {
-        Ok(uid) => Stepped::Answered(subject, Some(uid.as_deref() == Some(&pod.uid))),
+        Ok(uid) => StepOutcome::PodRequested(subject, Some(uid.as_deref() == Some(&pod.uid))),
         Err(error) => {
             tracing::debug!("{error}");
-            Stepped::Answered(subject, None)
+            StepOutcome::PodRequested(subject, None)
         }
     }
 }
