@@ -54,7 +54,11 @@ impl Cleanup {
         // If the pod still exists, it gets another container, and the status of its claims then describes that one.
         let is_over =
             |released: &ReleasedClaims| !index.has_pod(&released.uid) && !queue.may_be_attached(&released.uid);
-        let claims = ReleasedClaims::all(state_dir).unwrap_or_default().into_iter().filter(is_over);
+        let (notes, unread) = ReleasedClaims::all(state_dir);
+        for (path, error) in unread {
+            tracing::debug!("{} cannot be read: {error}", path.display());
+        }
+        let claims = notes.into_iter().filter(is_over);
         let claims = claims.map(|released| (Subject::Claims(released.uid), None));
         let all: BTreeMap<Subject, Option<PodName>> = lost.chain(debts).chain(claims).collect();
         self.gone.set(all, now);
@@ -141,7 +145,8 @@ async fn undo(shared: &Shared, children: &Children, subject: &Subject, id: &str)
 
 /// Removes the entries for a pod from the status of its claims.
 async fn take_back(shared: &Shared, uid: &str) -> Result<(), String> {
-    let Some(released) = ReleasedClaims::read(&shared.state_dir, uid) else { return Ok(()) };
+    let released = ReleasedClaims::read(&shared.state_dir, uid).map_err(|error| error.to_string())?;
+    let Some(released) = released else { return Ok(()) };
     for claim in &released.claims {
         let taken = shared.node.take_back_claim_status(&released.namespace, claim, uid).await;
         taken.map_err(|error| error.to_string())?;

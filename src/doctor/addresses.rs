@@ -1,4 +1,4 @@
-//! Checks of the addresses that host-local has given away.
+//! Checks of the addresses that host-local has assigned.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Finding, Kind, Mending, Node, Reservation};
 
-/// The containers and addresses in the records on the node.
+/// The containers and addresses that a record, a process or a namespace on the node accounts for.
 pub(super) struct InUse<'a> {
     node: &'a Node,
     containers: HashSet<&'a str>,
@@ -25,19 +25,19 @@ impl<'a> InUse<'a> {
         Self { node, containers, cached: results.map(|ip| ip.address.addr()).collect() }
     }
 
-    /// Whether a container is in a record, or a process is in it.
+    /// Whether a record names a container, or a process runs in it.
     pub(super) fn has_container(&self, id: &str) -> bool {
         self.containers.contains(id) || self.node.running.has_process_of(id)
     }
 
-    /// Whether an address is in a cached result, or in a namespace that lives.
+    /// Whether an address is in a cached result, or on an interface in a namespace.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.cached.contains(&address) || self.node.running.has_address(address)
     }
 }
 
-/// All findings of this family. Addresses given less than `min_age` ago are left alone: an ADD may be under way that only its
-/// own runtime knows of.
+/// All findings of this family. Addresses that were assigned less than `min_age` ago are not released: they may belong to an ADD that
+/// is under way, of which there is no record yet.
 pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
     let in_use = InUse::of(node);
     let is_unused = |one: &&Reservation| !in_use.has_container(&one.container_id) && !in_use.has_address(one.address);

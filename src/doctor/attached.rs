@@ -1,4 +1,4 @@
-//! What Braid's own state directories hold: journals, debts, and what cannot be used.
+//! The contents of Braid's state directories: journals, debts, and files that cannot be used.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,15 @@ use crate::runtime::deadline;
 use crate::transaction::journal::State;
 use crate::transaction::{DebtId, Parked, Sharing, Store, StoreError, look_at_debt};
 
-/// How long another call's lock on the state directory is waited for.
+/// How long to wait for another call that holds the lock of a state directory, or of a pool of host-local.
 pub(super) const LOCK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// What has become of a container.
+/// Whether a container still exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
-    /// It lives, or may live.
+    /// It exists, or may exist.
     Alive,
-    /// It is gone for certain.
+    /// It certainly does not exist.
     Gone,
 }
 
@@ -27,45 +27,45 @@ pub enum ContainerState {
 pub struct JournalRecord {
     /// The state directory.
     pub state_dir: PathBuf,
-    /// What it says.
+    /// Its contents.
     pub state: State,
-    /// What its path of the namespace leads to.
+    /// What the path of its network namespace leads to now.
     pub target: PathTarget,
-    /// The default routes of its container, where that is its namespace for certain.
+    /// The default routes of its container. Empty if the path may lead to another namespace.
     pub default_routes: Vec<DefaultRoute>,
 }
 
 impl JournalRecord {
-    /// The container.
+    /// The ID of the container.
     pub fn container_id(&self) -> &str {
         &self.state.header.plan.container_id
     }
 
-    /// As `CONTAINER/INTERFACE`.
+    /// Its ID: `CONTAINER/INTERFACE`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.container_id(), self.state.header.plan.ifname)
     }
 
-    /// What has become of its container.
+    /// Whether its container still exists.
     pub fn container_state(&self, running: &Running) -> ContainerState {
         if self.state.is_of_another_boot() {
             return ContainerState::Gone;
         }
         let identity = self.state.header.netns_id;
-        let is_out_of_sight = match self.target {
+        let may_be_there = match self.target {
             PathTarget::Namespace(now) => match identity {
                 Some(then) => then.compare(&now) != Sameness::Different,
                 None => true,
             },
             PathTarget::Nothing | PathTarget::SomethingElse => false,
-            // Its process has exited. Others may be in the namespace.
+            // If the path belongs to a process, that process has exited. Other processes may be in the namespace.
             PathTarget::Unknown => {
-                let is_of_a_process = Path::new(&self.state.header.plan.netns).starts_with("/proc");
-                !(is_of_a_process && running.sees_all && identity.is_some())
+                let is_process_path = Path::new(&self.state.header.plan.netns).starts_with("/proc");
+                !(is_process_path && running.sees_all && identity.is_some())
             }
         };
-        let is_elsewhere = identity.is_some_and(|identity| running.has(&identity));
-        if is_out_of_sight || is_elsewhere || running.has_process_of(self.container_id()) {
+        let has_namespace = identity.is_some_and(|identity| running.has(&identity));
+        if may_be_there || has_namespace || running.has_process_of(self.container_id()) {
             ContainerState::Alive
         } else {
             ContainerState::Gone
@@ -73,18 +73,18 @@ impl JournalRecord {
     }
 }
 
-/// A debt that can be tried again.
+/// A debt that can be retried.
 #[derive(Debug, Clone)]
 pub struct DebtRecord {
     /// The state directory.
     pub state_dir: PathBuf,
-    /// Which.
+    /// Its ID.
     pub id: DebtId,
-    /// What it says.
+    /// Its journal.
     pub state: State,
 }
 
-/// Something that cannot be used, and shows that something may be attached.
+/// A file that cannot be used. It shows that its container may have attachments.
 #[derive(Debug, Clone)]
 pub struct UnusableRecord {
     /// The file.
@@ -93,25 +93,25 @@ pub struct UnusableRecord {
     pub container_id: String,
     /// Why.
     pub reason: String,
-    /// The debt that it is, if it was set aside.
+    /// Its ID as a debt, if it was moved to the debts.
     pub debt: Option<DebtId>,
 }
 
-/// All that state directories hold.
+/// The contents of all state directories.
 #[derive(Debug, Clone, Default)]
 pub struct Attached {
     /// The journals of attachments.
     pub journals: Vec<JournalRecord>,
     /// The debts.
     pub debts: Vec<DebtRecord>,
-    /// What cannot be used.
+    /// The files that cannot be used.
     pub unusable: Vec<UnusableRecord>,
-    /// What could not be looked at, and why.
+    /// What could not be read, and why.
     pub unexamined: BTreeMap<PathBuf, Unexamined>,
 }
 
 impl Attached {
-    /// Reads state directories. No container is locked.
+    /// Reads state directories without locking containers.
     pub(super) fn read(state_dirs: &[PathBuf]) -> Self {
         let mut all = Self::default();
         for state_dir in state_dirs {
@@ -124,7 +124,7 @@ impl Attached {
         all
     }
 
-    /// Reads a state directory that is locked.
+    /// Reads a state directory, whose lock the caller holds.
     pub(super) fn read_store(&mut self, store: &Store) {
         match store.container_ids() {
             Ok(ids) => {
@@ -186,19 +186,20 @@ impl Attached {
         self.unusable.push(UnusableRecord { path, container_id, reason, debt: Some(id) });
     }
 
-    /// The containers that are named here, whether or not they still exist.
+    /// The IDs of all containers that have a record, whether or not they still exist.
     pub fn container_ids(&self) -> impl Iterator<Item = &str> {
         let journals = self.journals.iter().map(JournalRecord::container_id);
         let debts = self.debts.iter().map(|debt| debt.id.container_id());
         journals.chain(debts).chain(self.unusable.iter().map(|one| one.container_id.as_str()))
     }
 
-    /// All states that can be read.
+    /// The contents of all journals, including those of debts.
     pub fn states(&self) -> impl Iterator<Item = &State> {
         self.journals.iter().map(|journal| &journal.state).chain(self.debts.iter().map(|debt| &debt.state))
     }
 }
 
+/// Looks at the namespace that a journal names.
 fn read_record(state_dir: &Path, state: State) -> JournalRecord {
     let path = Path::new(&state.header.plan.netns);
     let target = PathTarget::of(path);
@@ -210,7 +211,7 @@ fn read_record(state_dir: &Path, state: State) -> JournalRecord {
     JournalRecord { state_dir: state_dir.to_owned(), state, target, default_routes }
 }
 
-/// The default routes at a path. What cannot be read is no finding of its own: the container may be ending.
+/// The default routes in the namespace at a path. Empty if they cannot be read, which is no fault: the container may be stopping.
 fn default_routes(path: &Path) -> Vec<DefaultRoute> {
     let Ok(mut netns) = Netns::open(path) else { return Vec::new() };
     [Family::V4, Family::V6].into_iter().flat_map(|family| netns.default_routes(family).unwrap_or_default()).collect()

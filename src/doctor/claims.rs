@@ -1,36 +1,39 @@
-//! Checks of what the status of resource claims says of pods that are gone, where no agent takes it back.
+//! Checks of the status of resource claims: entries for pods that are gone, which no agent removes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::attached::Attached;
+use super::unexamined::Unexamined;
 use super::{Finding, Kind, Mending, Node};
 use crate::cni::Args;
 use crate::telemetry::has_agent;
 use crate::transaction::ReleasedClaims;
 
-/// What DEL has noted for an agent.
+/// A note of DEL: the claims of a pod whose status entries the agent has to remove.
 #[derive(Debug, Clone)]
 pub struct ClaimsNote {
     /// The state directory.
     pub state_dir: PathBuf,
-    /// The note.
+    /// Its contents.
     pub released: ReleasedClaims,
 }
 
-/// The notes in state directories whose agent does not run.
-pub(super) fn notes(state_dirs: &[PathBuf]) -> Vec<ClaimsNote> {
-    let of_directory = |state_dir: &PathBuf| {
-        let notes = if has_agent(state_dir) { Vec::new() } else { all(state_dir) };
-        notes.into_iter().map(|released| ClaimsNote { state_dir: state_dir.clone(), released }).collect::<Vec<_>>()
-    };
-    state_dirs.iter().flat_map(of_directory).collect()
+/// The notes in state directories whose agent does not run. What cannot be read is added to `unexamined`, even where an agent runs:
+/// the agent cannot read it either.
+pub(super) fn notes(state_dirs: &[PathBuf], unexamined: &mut BTreeMap<PathBuf, Unexamined>) -> Vec<ClaimsNote> {
+    let mut all = Vec::new();
+    for state_dir in state_dirs {
+        let (notes, unread) = ReleasedClaims::all(state_dir);
+        unexamined.extend(unread.into_iter().map(|(path, error)| (path, Unexamined::other(&error))));
+        if !has_agent(state_dir) {
+            all.extend(notes.into_iter().map(|released| ClaimsNote { state_dir: state_dir.clone(), released }));
+        }
+    }
+    all
 }
 
-fn all(state_dir: &Path) -> Vec<ReleasedClaims> {
-    ReleasedClaims::all(state_dir).unwrap_or_default()
-}
-
-/// Whether a container of a pod is attached: its claims say what that has.
+/// Whether a container of a pod is attached. The status of the pod's claims then describes that container.
 pub(super) fn has_container(attached: &Attached, uid: &str) -> bool {
     let mut states = attached.journals.iter().map(|journal| &journal.state);
     states.any(|state| {
@@ -39,7 +42,8 @@ pub(super) fn has_container(attached: &Attached, uid: &str) -> bool {
     })
 }
 
-/// The kubeconfig by which the status of claims can be taken back: of a configuration with this state directory, else of any.
+/// The kubeconfig with which the status of claims can be taken back: that of a configuration with this state directory or, if there is
+/// none, that of any configuration.
 pub(super) fn kubeconfig<'a>(node: &'a Node, state_dir: &Path) -> Option<&'a Path> {
     let configs = || node.configurations.iter().flat_map(|one| &one.braids);
     let own = configs().filter(|config| config.state_dir == state_dir).find_map(|config| config.kubeconfig.as_deref());

@@ -83,7 +83,8 @@ fn two_meta_plugins(configurations: &[Configuration]) -> Option<Finding> {
     Some(Finding::by_hand(Kind::TwoDefaults, multus.file.display().to_string(), meaning, remedy))
 }
 
-/// Attachments that every container gets, several of which set a default route of one family without `default-route`.
+/// Networks that every container is attached to, several of which set a default route of the same family while none is chosen with
+/// `default-route`.
 fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Finding> {
     let request = Request::of_no_container(Args::default());
     let candidates: Vec<Candidate> = source::survey(config, &request, None).candidates.into_iter().flatten().collect();
@@ -131,14 +132,14 @@ fn default_families(network: &NetworkConfig) -> Vec<&'static str> {
     families
 }
 
-/// Two default routes of the same family and metric to different destinations, as text.
+/// Default routes of the same family and metric over different interfaces: the family, and the routes as text.
 fn competing_routes(routes: &[DefaultRoute]) -> Option<(&'static str, String)> {
     for (family, name) in [(Family::V4, "4"), (Family::V6, "6")] {
         let own: Vec<_> = routes.iter().filter(|route| route.family == family && route.from.is_none()).collect();
         let lowest = own.iter().map(|route| route.metric).min()?;
         let best: Vec<_> = own.iter().filter(|route| route.metric == lowest && route.tos == own[0].tos).collect();
-        let is_elsewhere = |route: &&&&DefaultRoute| route.interface != best[0].interface;
-        if best.iter().any(|route| is_elsewhere(&route)) {
+        let is_on_another = |route: &&&&DefaultRoute| route.interface != best[0].interface;
+        if best.iter().any(|route| is_on_another(&route)) {
             let words: Vec<String> = best.iter().map(ToString::to_string).collect();
             return Some((name, words.join(", ")));
         }

@@ -1,4 +1,4 @@
-//! Checks of Braid's own records: journals of containers that are gone, what is owed, and what cannot be used.
+//! Checks of Braid's own records: journals of containers that are gone, debts, and files that cannot be used.
 
 use super::attached::{ContainerState, DebtRecord, JournalRecord, UnusableRecord};
 use super::{Finding, Kind, Mending, Node, PathTarget};
@@ -12,8 +12,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     journals.chain(debts).chain(attached.unusable.iter().map(check_unusable)).collect()
 }
 
-/// Containers that count as alive although no process is in their namespace, as `CONTAINER/INTERFACE`: one that was killed
-/// with its runtime leaves its namespace behind, and so does one that has not begun. Nothing where not all processes are seen.
+/// The containers that count as alive although no process is in their namespace, as `CONTAINER/INTERFACE`. Such a container has not
+/// started yet, or was killed together with its runtime. Empty if not all processes are visible.
 pub fn without_process(node: &Node) -> Vec<String> {
     let is_empty = |journal: &&JournalRecord| {
         let PathTarget::Namespace(now) = journal.target else { return false };

@@ -1,4 +1,4 @@
-//! All checks together, once or twice.
+//! Runs all checks, once or twice.
 
 use std::thread;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::netns::NetnsError;
 
-/// How far apart two looks are: a DEL or an ADD that is under way is over, or has got further.
+/// The pause between the two examinations. By then, an ADD or DEL that was under way has ended or changed more.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A node that was looked at, and what is wrong with it.
+/// A node, and what is wrong with it.
 #[derive(Debug, Clone)]
 pub struct Examined {
     /// The node.
@@ -21,7 +21,7 @@ pub struct Examined {
     pub findings: Vec<Finding>,
 }
 
-/// Goes through all checks. `min_age` is how old an address has to be to be released.
+/// Runs all checks. `min_age` is the age that an address must have before it is released.
 pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
     let mut findings = containers::check(node);
     findings.extend(results::check(node));
@@ -39,7 +39,8 @@ pub fn examine(node: &Node, min_age: Duration) -> Vec<Finding> {
     findings
 }
 
-/// Looks at the node and, if calls that are under way may be what was seen, once more: only what is seen twice is a finding.
+/// Examines the node. If a call that is under way can be the cause of a finding, examines it again, and keeps only what is found
+/// twice.
 ///
 /// # Errors
 /// As [`Node::read`].

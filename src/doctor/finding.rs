@@ -1,8 +1,8 @@
-//! What is wrong with a node, and what mends it.
+//! What is wrong with a node, and how it is mended.
 
 use serde::Serialize;
 
-/// The kinds of what can be wrong. The names in the output are stable.
+/// What can be wrong with a node. The names in the output are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -10,33 +10,33 @@ pub enum Kind {
     ContainerGone,
     /// A container whose DEL has failed, and whose namespace is still there.
     CleanupOwed,
-    /// A debt that is parked.
+    /// A journal that DEL has given up on.
     Debt,
     /// A journal that cannot be used.
     JournalUnusable,
     /// A result that libcni keeps for a container that is gone.
     ResultStale,
-    /// An address of host-local that nothing accounts for.
+    /// An address of host-local for which there is no record and no namespace.
     AddressLeaked,
-    /// Rules of iptables for a container that nothing accounts for.
+    /// Rules of iptables for a container of which there is no record.
     RuleLeaked,
-    /// An interface on the host whose other end is nobody's.
+    /// An interface on the host that a plugin has made and no container uses.
     InterfaceOrphaned,
-    /// The status of a resource claim that names what a pod had that is gone.
+    /// An entry in the status of a resource claim for a pod that is gone.
     ClaimStatusLeft,
-    /// A configuration that the runtime takes in the place of Braid's.
+    /// A configuration that the runtime uses instead of Braid's.
     ConfigurationHidden,
-    /// A plugin that is not there.
+    /// A plugin that is missing.
     PluginMissing,
-    /// A program that a plugin needs and that is not there.
+    /// A missing program that a plugin needs.
     ProgramMissing,
     /// A kind of link that a plugin needs and that the kernel does not know.
     KernelFeatureMissing,
-    /// Two networks that both set the default route, or two configurations that both are the first.
+    /// Two networks that both set the default route, or Braid and Multus side by side.
     TwoDefaults,
-    /// A token that is about to end, or has ended.
+    /// A token that expires soon, has expired, or cannot be used.
     TokenEnding,
-    /// Something that could not be looked at.
+    /// Something that could not be read.
     NotExamined,
 }
 
@@ -61,7 +61,7 @@ impl Kind {
         Self::NotExamined,
     ];
 
-    /// Its name in the output.
+    /// The name in the output.
     pub fn name(self) -> &'static str {
         match self {
             Self::ContainerGone => "container-gone",
@@ -83,7 +83,7 @@ impl Kind {
         }
     }
 
-    /// Whether calls that are under way can look like it for a moment.
+    /// Whether an ADD or DEL that is under way can look like this for a moment.
     pub fn can_be_transient(self) -> bool {
         matches!(
             self,
@@ -103,26 +103,26 @@ impl Kind {
 /// Whether `--fix` mends a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mending {
-    /// It does: nothing that a running container has can be hit.
+    /// It does. This cannot affect a container that still exists.
     Safe,
     /// It does not, for this reason.
     Not(String),
-    /// It is not for a program to mend.
+    /// It does not: only a person can mend this.
     ByHand,
 }
 
-/// Something that is wrong.
+/// A fault of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
     /// What it is about: an ID, an address, a name or a file.
     pub subject: String,
-    /// What it means, in a sentence.
+    /// What it means, as a sentence.
     pub meaning: String,
     /// What mends it.
     pub remedy: String,
-    /// Whether `--fix` does.
+    /// Whether `--fix` mends it.
     pub mending: Mending,
 }
 

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use super::{Finding, Kind, Mending, Node};
 use crate::netns::Device;
 
-/// The names that plugins give to the host's ends of veths: the prefix, and the number of hexadecimal digits.
+/// The names that plugins give to the host's ends of veth pairs: a prefix, and the number of hexadecimal digits after it.
 const VETHS: [(&str, usize); 5] = [("veth", 8), ("cali", 11), ("eni", 11), ("azv", 7), ("vpc", 11)];
-/// The prefix of the names of ifb devices that the plugin `bandwidth` makes.
+/// The names of the ifb devices that the plugin `bandwidth` makes, in the same form.
 const IFBS: [(&str, usize); 1] = [("bwp", 12)];
 
 /// All findings of this family.

@@ -1,8 +1,8 @@
-//! What `--fix` does, each with one more look before: undo, release, remove. And what `--forget` does.
+//! What `--fix` and `--forget` do. Before anything is undone, released or removed, it is checked once more.
 //!
-//! Braid's own records are mended with the state directory locked as GC locks it, so that no ADD or DEL of Braid's is under
-//! way. DEL of a cached result is called as a runtime would, without that lock, as it may call Braid. A pool of host-local is
-//! locked as host-local locks it.
+//! Braid's own records are mended while the state directory is locked exclusively, as GC locks it, so that no ADD or DEL of Braid is
+//! under way. For a cached result, DEL is called as a runtime would call it. That needs to happen without the lock, because it may call
+//! Braid. A pool of host-local is locked as host-local itself locks it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::transaction::{
     Debt, DebtId, Journal, Opened, ReleasedClaims, Sharing, Store, StoreError, Tools, remove_undone, undo,
 };
 
-/// How long an interface or a rule has to look like nobody's: a plugin makes it and gives it to its container in less.
+/// How long an interface or a rule must be without an owner. A plugin takes less time to make it and to give it to its container.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The outcome of mending a finding.
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub enum Outcome {
     /// It is mended. The text says what was done.
     Mended(String),
-    /// It is left as it is. The text says why.
+    /// It is left as it was. The text says why.
     Left(String),
 }
 
@@ -44,7 +44,7 @@ pub struct Mended {
     pub outcome: Outcome,
 }
 
-/// The outcome of one attempt: what was done, or why nothing was.
+/// The outcome of one attempt: what was done, or why nothing was done.
 type Attempt = Result<String, String>;
 
 /// Mends those of the findings of an examination that are safe to mend, except for `attempted`.
@@ -78,17 +78,18 @@ pub fn forget(state_dirs: &[PathBuf], id: &DebtId) -> Result<(), ForgetError> {
     Err(ForgetError::None(id.clone()))
 }
 
-/// A debt that cannot be forgotten.
+/// Why a debt cannot be forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgetError {
-    /// There is none.
+    /// There is no such debt.
     #[error("there is no debt {0}; `braid list` shows those that there are")]
     None(DebtId),
-    /// Its file is in the way.
+    /// The state directory or the debt's file cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+/// Mends the findings of one examination.
 struct Mender<'a> {
     places: &'a Places,
     min_age: Duration,
@@ -153,7 +154,7 @@ impl Mender<'_> {
         Ok("undid what Multus had attached, and ".into())
     }
 
-    /// Mends what Braid's own records name.
+    /// Undoes what Braid's own records name.
     fn mend_records(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
@@ -248,7 +249,7 @@ impl Mender<'_> {
         if path.is_empty() { self.places.finder.clone() } else { Finder::new(path) }
     }
 
-    /// Takes back what the status of resource claims says of pods, unless one of their containers is attached by now.
+    /// Takes back the status of the resource claims of pods, except for pods of which a container is attached by now.
     fn mend_claims(&self, findings: &[&Finding]) -> Vec<Mended> {
         attempt_each(findings, |finding| {
             let mut notes = self.node.claims.iter();
@@ -270,12 +271,12 @@ impl Mender<'_> {
         })
     }
 
-    /// Mends what no record accounts for, if one more look says the same.
+    /// Mends what no record accounts for, if another examination finds the same.
     fn mend_unaccounted(&self, findings: &[&Finding]) -> Vec<Mended> {
         if findings.is_empty() {
             return Vec::new();
         }
-        // The age of an address is known.
+        // The age of an address is known, so only other findings need the pause.
         if findings.iter().any(|finding| finding.kind != Kind::AddressLeaked) {
             thread::sleep(PAUSE);
         }
@@ -283,11 +284,11 @@ impl Mender<'_> {
             Ok(node) => node,
             Err(error) => return attempt_each(findings, |_| Err(error.to_string())),
         };
-        let again = examine(&node, self.min_age);
+        let current = examine(&node, self.min_age);
         attempt_each(findings, |finding| {
-            let is_still = again.iter().any(|seen| seen.is_same(finding) && seen.mending == Mending::Safe);
-            if !is_still {
-                return Err("one more look says otherwise".into());
+            let is_still_found = current.iter().any(|seen| seen.is_same(finding) && seen.mending == Mending::Safe);
+            if !is_still_found {
+                return Err("another look at the node does not find it any more".into());
             }
             match finding.kind {
                 Kind::AddressLeaked => self.release_address(Path::new(&finding.subject), &node),
@@ -307,12 +308,12 @@ impl Mender<'_> {
             return Err("it was given to another container meanwhile".into());
         }
         if seen.age.is_none() && !self.min_age.is_zero() {
-            // Nothing tells how old it is. From now on it grows old.
+            // Its age is unknown. Its file gets the present time, so that its age is known from now on.
             let dated = File::options().append(true).open(file).and_then(|file| file.set_modified(SystemTime::now()));
             dated.map_err(text)?;
             return Err(format!(
-                "by its file it was given at a time that is still to come, as the clock was set back; the file has the \
-                 present time now, and --fix releases the address in {} s",
+                "its file has a time in the future, because the clock was set back; the file now has the present time, and \
+                 --fix releases the address in {} s",
                 self.min_age.as_secs()
             ));
         }
@@ -353,7 +354,7 @@ fn read_running() -> Option<Running> {
 fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tools<'a> {
     let timeouts = Timeouts::default();
     let limits = Limits { plugin: Some(timeouts.plugin), deadline: Some(until) };
-    // What it undoes may take its time.
+    // Undoing may take as long as a rollback.
     Tools {
         finder,
         exec: launcher,
@@ -369,7 +370,7 @@ fn tools<'a>(finder: &'a Finder, launcher: &'a Launcher, until: Instant) -> Tool
 fn lock_pool(pool: &Path) -> Result<File, String> {
     let path = pool.join("lock");
     let failed = |error: io::Error| format!("{}: {error}", path.display());
-    // host-local makes it with its first address. One that is not there has no holder.
+    // host-local makes this file with its first address.
     let file = File::options().read(true).append(true).create(true).open(&path).map_err(failed)?;
     let until = deadline::after(LOCK_TIMEOUT);
     loop {

@@ -1,17 +1,17 @@
 //! What is wrong with a node, and what mends it: `braid doctor`.
 //!
-//! [`Node::read`] reads everything once: the state directories, libcni's results, host-local's addresses, the namespaces that
-//! live, the host's links, the configurations and what they need. [`examine`] goes by that alone. What calls under way can look
-//! like for a moment is looked at twice ([`examine_twice`]). [`mend`] does what is safe.
+//! [`Node::read`] reads everything once: the state directories, libcni's results, host-local's addresses, the network namespaces, the
+//! host's links, the configurations and what they require. [`examine`] uses nothing else. [`examine_twice`] reads the node a second
+//! time where a call that is under way can look like a fault for a moment. [`mend`] mends what is safe to mend.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `node` | a node as it is |
+//! | `node` | the state of a node, read once |
 //! | `running` | the network namespaces that something holds |
-//! | `attached` | journals, debts, what cannot be used; what has become of a container |
-//! | `records` | what libcni and host-local write down |
-//! | `setup` | configurations, and what they need |
-//! | `finding` | what can be wrong |
+//! | `attached` | journals, debts and unusable files; whether a container is alive or gone |
+//! | `records` | the results that libcni keeps, and the addresses that host-local has assigned |
+//! | `setup` | configurations, and what their plugins require |
+//! | `finding` | the kinds of findings |
 //! | `unexamined` | what could not be looked at |
 //! | `containers`, `results`, `addresses`, `rules`, `interfaces`, `claims`, `configurations`, `requirements`, `tokens` | the checks, each family in a file, pure |
 //! | `examination` | all checks together |

@@ -1,4 +1,4 @@
-//! A node as it is now, read once: everything that the checks use.
+//! The state of a node, read once. The checks use nothing else.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -17,18 +17,18 @@ use crate::netns::{Device, Netns, NetnsError};
 use crate::runtime::Finder;
 use crate::source::bearer_token::{Token, TokenError};
 
-/// Where things are on the node.
+/// The files and directories that are read.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// The state directory. Those of the configurations are looked at too.
+    /// The state directory. Those that configurations name are read too.
     pub state_dir: PathBuf,
-    /// libcni's directories.
+    /// libcni's cache directories.
     pub cache_dirs: Vec<PathBuf>,
     /// The runtime's directory of configurations.
     pub conf_dir: PathBuf,
-    /// Where plugins are.
+    /// Finds plugins.
     pub finder: Finder,
-    /// Where Multus keeps its state.
+    /// The directory of Multus's state.
     pub multus_dir: PathBuf,
 }
 
@@ -37,34 +37,34 @@ pub struct Places {
 pub struct KubeconfigToken {
     /// The kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The token, or why it is none.
+    /// The token, or why it is not valid.
     pub token: Result<Token, TokenError>,
 }
 
-/// A node.
+/// The state of a node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// When it was looked at.
+    /// When it was read.
     pub now: SystemTime,
-    /// What lives on it.
+    /// The namespaces and cgroups that are in use.
     pub running: Running,
-    /// What the state directories hold.
+    /// The contents of the state directories.
     pub attached: Attached,
-    /// What libcni keeps.
+    /// The results in libcni's caches.
     pub results: Vec<ResultRecord>,
-    /// The containers in Multus's own state.
+    /// The IDs of the containers in Multus's own state.
     pub known_to_multus: HashSet<String>,
-    /// The addresses that host-local has given away.
+    /// The addresses that host-local has assigned.
     pub reservations: Vec<Reservation>,
-    /// The rules of iptables that plugins have marked with a container.
+    /// The rules of iptables whose comment names a container.
     pub rules: Vec<ContainerRule>,
     /// The links of the host.
     pub links: Vec<Device>,
-    /// The links of the host that have addresses, other than those that every link has.
+    /// The indexes of the host's links that have an address other than a link-local one.
     pub addressed: HashSet<u32>,
-    /// The links of the host that a filter redirects to.
+    /// The indexes of the host's links to which a filter redirects.
     pub redirected_to: HashSet<u32>,
-    /// What is noted of the status of resource claims for an agent that does not run.
+    /// Notes about the status of resource claims, in state directories whose agent does not run.
     pub claims: Vec<ClaimsNote>,
     /// The configurations in the runtime's directory.
     pub configurations: Vec<Configuration>,
@@ -78,22 +78,22 @@ pub struct Node {
     pub tokens: Vec<KubeconfigToken>,
     /// The state directories.
     pub state_dirs: Vec<PathBuf>,
-    /// What could not be looked at, and why.
+    /// What could not be read, and why.
     pub unexamined: BTreeMap<PathBuf, Unexamined>,
 }
 
 impl Node {
-    /// Looks at the node.
+    /// Reads the state of the node.
     ///
     /// # Errors
-    /// When the kernel does not say what links there are.
+    /// When the kernel does not list the links, or their addresses or filters.
     pub fn read(places: &Places) -> Result<Self, NetnsError> {
         let (configurations, unread) = setup::configurations(&places.conf_dir);
         let state_dirs = setup::state_dirs(&places.state_dir, &configurations);
         let attached = Attached::read(&state_dirs);
         let now = SystemTime::now();
         let mut host = Netns::current()?;
-        // The kernel gives a namespace its number as it lists a link that leads there.
+        // Listing the links comes first: the kernel numbers a namespace when it lists a link that leads there.
         let links = host.devices()?;
         let running = Running::read(&mut host);
         let mut unexamined = attached.unexamined.clone();
@@ -120,6 +120,7 @@ impl Node {
         let networks = networks(&configurations, &attached, &results);
         let (pools, unread) = records::pools(&records::data_dirs(networks.iter()));
         unexamined.extend(unread.iter().map(|(path, error)| (path.clone(), Unexamined::other(error))));
+        let claims = claims::notes(&state_dirs, &mut unexamined);
         let used = UsedPlugins::of(&configurations, &attached, places.finder.path());
         let mut kernel = Kernel::new();
         Ok(Self {
@@ -133,7 +134,7 @@ impl Node {
             missing_programs: used.missing_programs(&|name| setup::program(name).is_some()),
             missing_kinds: used.missing_kinds(&mut |kind| kernel.knows(kind)),
             tokens: tokens(&places.conf_dir, &configurations),
-            claims: claims::notes(&state_dirs),
+            claims,
             running,
             attached,
             results,
@@ -145,7 +146,7 @@ impl Node {
     }
 }
 
-/// All networks that are named anywhere on the node.
+/// All networks in configurations, journals and cached results.
 fn networks(configurations: &[Configuration], attached: &Attached, results: &[ResultRecord]) -> Vec<NetworkConfig> {
     let configured = configurations.iter().flat_map(|one| std::iter::once(&one.network).chain(&one.delegates)).cloned();
     let attached = attached.states().flat_map(|state| &state.header.plan.attachments);
@@ -158,20 +159,21 @@ fn boot_time(now: SystemTime) -> SystemTime {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds: f64 = uptime.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
     let uptime = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    // Without it, nothing counts as older.
+    // If the time is unknown, nothing counts as older.
     if uptime.is_zero() { SystemTime::UNIX_EPOCH } else { now.checked_sub(uptime).unwrap_or(SystemTime::UNIX_EPOCH) }
 }
 
+/// The links that have an address other than a link-local one, which every link gets.
 fn addressed(host: &mut Netns) -> Result<HashSet<u32>, NetnsError> {
-    let of_every_link = |address: std::net::IpAddr| match address {
+    let is_link_local = |address: std::net::IpAddr| match address {
         std::net::IpAddr::V4(_) => false,
         std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     let addresses = host.addresses()?.into_iter();
-    Ok(addresses.filter(|address| !of_every_link(address.net.addr())).map(|address| address.link).collect())
+    Ok(addresses.filter(|address| !is_link_local(address.net.addr())).map(|address| address.link).collect())
 }
 
-/// The links that filters lead to. Only where there are some that could be nobody's is it worth asking.
+/// The links to which filters redirect. The filters are listed only if there is an ifb device: no other link needs this check.
 fn redirected_to(host: &mut Netns, links: &[Device]) -> Result<HashSet<u32>, NetnsError> {
     let mut found = HashSet::new();
     if !links.iter().any(|link| link.kind == "ifb") {
@@ -183,7 +185,7 @@ fn redirected_to(host: &mut Netns, links: &[Device]) -> Result<HashSet<u32>, Net
     Ok(found)
 }
 
-/// The tokens of the kubeconfig that `install` writes, and of those that configurations name.
+/// The tokens in the kubeconfig that `install` writes, and in those that configurations name.
 fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<KubeconfigToken> {
     if !cfg!(feature = "kubernetes") {
         return Vec::new();
@@ -195,7 +197,7 @@ fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<KubeconfigTo
     files.into_iter().flat_map(|file| tokens_of(&file)).collect()
 }
 
-/// The tokens of a kubeconfig in JSON, as `install` writes it.
+/// The tokens in a kubeconfig that is JSON, as `install` writes it.
 fn tokens_of(kubeconfig: &Path) -> Vec<KubeconfigToken> {
     let read = crate::runtime::load::read(kubeconfig).ok();
     let object = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()).unwrap_or_default();

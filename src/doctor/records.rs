@@ -1,4 +1,4 @@
-//! What others write down of attachments: the results that libcni caches, and the addresses that host-local has given away.
+//! Records that others keep of attachments: the results in libcni's caches, and the addresses that host-local has assigned.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -15,32 +15,32 @@ use crate::cni::{NetworkConfig, PluginConfig, Version};
 use crate::runtime::cache::{Cache, Cached};
 use crate::runtime::host_local::{self, DEFAULT_DATA_DIR};
 
-/// How much older than the machine's start a file has to be to be of an earlier one: clocks are set.
+/// How much older than the last boot a file must be to be of an earlier boot. The clock may have been set since.
 const BOOT_MARGIN: Duration = Duration::from_secs(120);
 /// The hardware address of a loopback interface.
 const NO_MAC: &str = "00:00:00:00:00:00";
 
-/// A result that libcni keeps.
+/// A result in a cache of libcni.
 #[derive(Debug, Clone)]
 pub struct ResultRecord {
-    /// libcni's directory, in which the results are.
+    /// The cache directory.
     pub cache_dir: PathBuf,
     /// What libcni wrote.
     pub cached: Cached,
-    /// Where it says that the namespace is.
+    /// What the path of its network namespace leads to now.
     pub target: PathTarget,
-    /// Whether it was written before the machine was started.
+    /// Whether it was written before the last boot.
     pub is_of_another_boot: bool,
 }
 
 impl ResultRecord {
-    /// As libcni names the file: `NETWORK-CONTAINER-INTERFACE`.
+    /// Its ID, which is the name of its file: `NETWORK-CONTAINER-INTERFACE`.
     pub fn id(&self) -> String {
         let Cached { network_name, container_id, if_name, .. } = &self.cached;
         format!("{network_name}-{container_id}-{if_name}")
     }
 
-    /// The namespace's path. libcni before 1.2 does not write it down; the result may have it. Empty if nothing does.
+    /// The path of the network namespace. libcni before 1.2 does not record it, but the result may contain it. Empty if it does not.
     pub fn netns(&self) -> String {
         if !self.cached.netns.is_empty() {
             return self.cached.netns.clone();
@@ -55,13 +55,13 @@ impl ResultRecord {
         if netns.is_empty() { PathTarget::Unknown } else { PathTarget::of(Path::new(&netns)) }
     }
 
-    /// The result, as far as it can be read.
+    /// The result. Empty if it cannot be read.
     pub fn result(&self) -> AddResult {
         let raw = self.cached.result.as_ref();
         raw.and_then(|raw| AddResult::parse(raw.get().as_bytes(), Version::LATEST).ok()).unwrap_or_default()
     }
 
-    /// What has become of its container. libcni keeps no identity of the namespace, so that more evidence is needed.
+    /// Whether its container still exists. libcni does not record the identity of the namespace, so the answer needs more evidence.
     pub fn container_state(&self, running: &Running, attached: &Attached) -> ContainerState {
         let own = || attached.journals.iter().filter(|journal| journal.container_id() == self.cached.container_id);
         if own().any(|journal| journal.container_state(running) == ContainerState::Alive)
@@ -69,7 +69,7 @@ impl ResultRecord {
         {
             return ContainerState::Alive;
         }
-        // A journal knows which namespace it was.
+        // A journal records the identity of the namespace, so its answer is certain.
         let netns = self.netns();
         if own().any(|journal| netns.is_empty() || journal.state.header.plan.netns == netns) {
             return ContainerState::Gone;
@@ -77,25 +77,25 @@ impl ResultRecord {
         if matches!(self.target, PathTarget::Namespace(_)) {
             return ContainerState::Alive;
         }
-        // Every namespace has the loopback interface.
+        // The loopback interface is the same in every namespace, and proves nothing.
         let result = self.result();
-        let is_telling = |mac: &str| !mac.is_empty() && mac != NO_MAC;
-        let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && is_telling(&one.mac));
+        let is_unique = |mac: &str| !mac.is_empty() && mac != NO_MAC;
+        let macs = || result.interfaces.iter().filter(|one| !one.sandbox.is_empty() && is_unique(&one.mac));
         let ips = || result.ips.iter().map(|ip| ip.address.addr()).filter(|ip| !ip.is_loopback());
         if ips().any(|ip| running.has_address(ip)) || macs().any(|one| running.has_mac(&one.mac)) {
             return ContainerState::Alive;
         }
-        // After the evidence of what lives: a clock that was set makes files look older than they are.
+        // This comes after the evidence that the container exists: if the clock was set, files can look older than they are.
         if self.is_of_another_boot {
             return ContainerState::Gone;
         }
-        let is_known = ips().next().is_some() || macs().next().is_some();
-        let is_of_a_process = Path::new(&netns).starts_with("/proc");
+        let has_evidence = ips().next().is_some() || macs().next().is_some();
+        let is_process_path = Path::new(&netns).starts_with("/proc");
         match self.target {
             PathTarget::Nothing | PathTarget::SomethingElse if !netns.is_empty() => ContainerState::Gone,
-            // The process is gone, and no namespace that lives has what is in the result.
+            // The process has exited, and no namespace has the addresses in the result.
             PathTarget::Unknown
-                if is_of_a_process && running.sees_all && !running.has_refused_namespace() && is_known =>
+                if is_process_path && running.sees_all && !running.has_refused_namespace() && has_evidence =>
             {
                 ContainerState::Gone
             }
@@ -112,14 +112,14 @@ pub(super) fn results(
     let mut all = Vec::new();
     for cache_dir in cache_dirs {
         match Cache::new(cache_dir).all() {
-            Ok(results) => all.extend(results.into_iter().map(|cached| Ok(seen(cache_dir, cached, boot_time)))),
+            Ok(results) => all.extend(results.into_iter().map(|cached| Ok(record_of(cache_dir, cached, boot_time)))),
             Err(error) => all.push(Err((cache_dir.join("results"), error))),
         }
     }
     all
 }
 
-fn seen(cache_dir: &Path, cached: Cached, boot_time: SystemTime) -> ResultRecord {
+fn record_of(cache_dir: &Path, cached: Cached, boot_time: SystemTime) -> ResultRecord {
     let (target, is_of_another_boot) = (PathTarget::Unknown, false);
     let mut one = ResultRecord { cache_dir: cache_dir.into(), cached, target, is_of_another_boot };
     one.target = one.look_for_netns();
@@ -131,23 +131,23 @@ fn seen(cache_dir: &Path, cached: Cached, boot_time: SystemTime) -> ResultRecord
 /// An address that host-local has given away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// The folder of the network.
+    /// The directory of the network.
     pub pool: PathBuf,
     /// The address.
     pub address: IpAddr,
-    /// Whose it is; empty where host-local was killed before it had written that.
+    /// The container that has it. Empty if host-local was killed before it had written the ID.
     pub container_id: String,
-    /// How long ago it was given. None if that time is still to come: the clock was set back.
+    /// How long ago it was assigned. `None` if that time is in the future, because the clock was set back.
     pub age: Option<Duration>,
 }
 
 impl Reservation {
-    /// The file that stands for it.
+    /// The file of the reservation.
     pub fn file(&self) -> PathBuf {
         host_local::file_of(&self.pool, self.address)
     }
 
-    /// Reads the file of an address. None if there is none.
+    /// Reads the file of an address. `None` if it does not exist, or is not the file of an address.
     pub(super) fn read(file: &Path, now: SystemTime) -> Option<Self> {
         let address = host_local::address_of(file)?;
         let container_id = host_local::container_of(file).ok()?;
@@ -156,7 +156,7 @@ impl Reservation {
     }
 }
 
-/// The pools of host-local below its directories, and which of these cannot be read.
+/// The pools of host-local in its data directories, and the directories that cannot be read.
 pub(super) fn pools(data_dirs: &BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, Vec<(PathBuf, io::Error)>) {
     let (mut pools, mut unread) = (BTreeSet::new(), Vec::new());
     for directory in data_dirs {
@@ -166,7 +166,7 @@ pub(super) fn pools(data_dirs: &BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, Vec<(P
             Err(error) => unread.push((directory.clone(), error)),
         }
     }
-    // Other files may lie beside them.
+    // There may be other files next to the pools.
     pools.retain(|pool| pool.is_dir());
     pools.retain(|pool| match fs::read_dir(pool) {
         Ok(_) => true,
@@ -178,7 +178,7 @@ pub(super) fn pools(data_dirs: &BTreeSet<PathBuf>) -> (BTreeSet<PathBuf>, Vec<(P
     (pools, unread)
 }
 
-/// Reads pools of host-local, by network and address.
+/// Reads pools of host-local, and sorts the addresses by network and value.
 pub(super) fn reservations(pools: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Reservation> {
     let files = pools
         .iter()
@@ -188,7 +188,7 @@ pub(super) fn reservations(pools: &BTreeSet<PathBuf>, now: SystemTime) -> Vec<Re
     all
 }
 
-/// Where networks have host-local keep its addresses.
+/// The data directories of host-local: the default one, and those that networks name.
 pub(super) fn data_dirs<'a>(networks: impl Iterator<Item = &'a NetworkConfig>) -> BTreeSet<PathBuf> {
     let mut directories = BTreeSet::from([PathBuf::from(DEFAULT_DATA_DIR)]);
     for plugin in networks.flat_map(|network| &network.plugins) {
@@ -204,7 +204,10 @@ pub(super) fn ipam(plugin: &PluginConfig) -> Option<RawObject> {
     get(plugin.keys(), "ipam", "an object").ok().flatten()
 }
 
-/// The containers in Multus's own state.
+/// The IDs of the containers in Multus's own state.
+///
+/// # Errors
+/// When it cannot be read.
 pub(super) fn known_to_multus(multus_dir: &Path) -> Result<HashSet<String>, (PathBuf, io::Error)> {
     let unread = |error| (multus_dir.to_owned(), error);
     let own = crate::transaction::multus::MultusState::container_ids(multus_dir).map_err(unread)?;

@@ -1,4 +1,4 @@
-//! Checks that everything that plugins need exists: plugins, programs, and kinds of links.
+//! Checks that the node has what plugins require: other plugins, programs, and kinds of links.
 
 use super::setup::{Missing, Requirement};
 use super::{Finding, Kind, Node};
@@ -7,17 +7,17 @@ use super::{Finding, Kind, Node};
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let plugins = findings_of(&node.missing_plugins, |requirement, users| {
         let meaning =
-            format!("plugin {:?} is not in {}; {users} has it called", requirement.what, requirement.searched);
+            format!("plugin {:?} is not in {}; {users} has it called", requirement.name, requirement.searched);
         let remedy = "install it, or set CNI_PATH to where the runtime looks";
-        Finding::by_hand(Kind::PluginMissing, &requirement.what, meaning, remedy)
+        Finding::by_hand(Kind::PluginMissing, &requirement.name, meaning, remedy)
     });
     let programs = findings_of(&node.missing_programs, |requirement, users| {
         let meaning =
-            format!("plugin {:?} calls {}, which is not on this node; {users}", requirement.plugin, requirement.what);
-        let remedy = format!("install {}, or choose another backend", requirement.what);
+            format!("plugin {:?} calls {}, which is not on this node; {users}", requirement.plugin, requirement.name);
+        let remedy = format!("install {}, or choose another backend", requirement.name);
         Finding::by_hand(
             Kind::ProgramMissing,
-            format!("{} ({})", requirement.what, requirement.plugin),
+            format!("{} ({})", requirement.name, requirement.plugin),
             meaning,
             remedy,
         )
@@ -25,12 +25,12 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     let kinds = findings_of(&node.missing_kinds, |requirement, users| {
         let meaning = format!(
             "the kernel knows no links of kind {:?}, which {:?} makes; {users}",
-            requirement.what, requirement.plugin
+            requirement.name, requirement.plugin
         );
-        let remedy = format!("load or build the kernel's module for {}, or take the plugin out", requirement.what);
+        let remedy = format!("load or build the kernel's module for {}, or take the plugin out", requirement.name);
         Finding::by_hand(
             Kind::KernelFeatureMissing,
-            format!("{} ({})", requirement.what, requirement.plugin),
+            format!("{} ({})", requirement.name, requirement.plugin),
             meaning,
             remedy,
         )
@@ -42,7 +42,7 @@ fn findings_of(missing: &Missing, finding: impl Fn(&Requirement, &str) -> Findin
     missing.iter().map(|(requirement, users)| finding(requirement, &enumerated(users))).collect()
 }
 
-/// The first of the users, and how many more there are.
+/// The first user, and the number of the others.
 fn enumerated(users: &[String]) -> String {
     match users {
         [one] => one.clone(),

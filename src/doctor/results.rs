@@ -1,4 +1,4 @@
-//! Checks of the results that libcni keeps.
+//! Checks of the results in libcni's caches.
 
 use super::attached::ContainerState;
 use super::{Finding, Kind, Node};

@@ -35,7 +35,7 @@ pub struct ContainerRule {
 }
 
 impl ContainerRule {
-    /// What names it in a finding.
+    /// Its name in a finding.
     fn subject(&self) -> String {
         format!("{} {} {}", self.program, self.table, self.target)
     }

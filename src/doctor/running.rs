@@ -1,4 +1,4 @@
-//! The network namespaces of the node that a process, a mount or an open file keeps.
+//! What is in use on the node: the network namespaces that a process, a mount or an open file keeps, and the cgroups of processes.
 //!
 //! If something is not known, it counts as running. A namespace is identified by its cookie, or by device and inode if the cookie
 //! is not known.
@@ -71,7 +71,7 @@ impl PathTarget {
     }
 }
 
-/// What lives.
+/// The namespaces and cgroups that are in use.
 #[derive(Debug, Clone, Default)]
 pub struct Running {
     /// The namespaces.

@@ -1,4 +1,4 @@
-//! How the node is set up: configurations, and what they need of plugins, programs and the kernel.
+//! How the node is set up: the configurations, and the plugins, programs and kernel features that they require.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ pub struct Configuration {
     pub file: PathBuf,
     /// The network.
     pub network: NetworkConfig,
-    /// Braid's configurations in it: its own plugins of that type, as far as they can be used.
+    /// The configurations of the Braid plugins in it. Those that cannot be used are left out.
     pub braids: Vec<Config>,
-    /// The networks that these delegate to and that are found without an API server.
+    /// The networks to which these delegate, as far as they can be found without an API server.
     pub delegates: Vec<NetworkConfig>,
 }
 
@@ -33,19 +33,19 @@ impl Configuration {
         !self.braids.is_empty() || self.network.plugins.iter().any(|plugin| plugin.plugin_type() == "braid")
     }
 
-    /// Its name for a person.
+    /// The name of its file.
     pub fn file_name(&self) -> String {
         self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// The networks whose plugins run: its own, and those that are delegated to.
+    /// The networks whose plugins run: its own, and its delegates.
     fn networks(&self) -> impl Iterator<Item = &NetworkConfig> {
         std::iter::once(&self.network).chain(&self.delegates)
     }
 }
 
-/// Reads the configurations of a directory in the order in which runtimes take them: by name. Says which of them cannot be
-/// used.
+/// Reads the configurations of a directory, sorted by file name, which is the order in which runtimes use them. Also returns the
+/// files that cannot be used.
 pub(super) fn configurations(conf_dir: &Path) -> (Vec<Configuration>, BTreeMap<PathBuf, Unexamined>) {
     let mut unread = BTreeMap::new();
     let mut files = load::files(conf_dir).unwrap_or_else(|error| {
@@ -73,7 +73,7 @@ pub(super) fn configurations(conf_dir: &Path) -> (Vec<Configuration>, BTreeMap<P
     (read.collect(), unread)
 }
 
-/// Where the Braids of configurations keep their journals, wherever else they are looked for.
+/// The state directories: `own`, the default one, and those that configurations name.
 pub(super) fn state_dirs(own: &Path, configurations: &[Configuration]) -> Vec<PathBuf> {
     let mut all = vec![own.to_owned(), PathBuf::from(DEFAULT_STATE_DIR)];
     let braids = configurations.iter().flat_map(|configuration| &configuration.braids);
@@ -83,18 +83,18 @@ pub(super) fn state_dirs(own: &Path, configurations: &[Configuration]) -> Vec<Pa
     all
 }
 
-/// Something that a plugin needs and that is not there.
+/// Something that a plugin requires and that the node lacks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Requirement {
-    /// What: a plugin's type, a program, a kind of link.
-    pub what: String,
-    /// The plugin that needs it; empty where it is the plugin itself.
+    /// Its name: a plugin's type, a program, or a kind of link.
+    pub name: String,
+    /// The plugin that requires it. Empty if it is a plugin itself.
     pub plugin: String,
-    /// Where it was looked for.
+    /// The directories that were searched.
     pub searched: String,
 }
 
-/// What is missing, each with who needs it: configurations and containers.
+/// The missing requirements, each with the configurations and containers that have it.
 pub type Missing = BTreeMap<Requirement, Vec<String>>;
 
 /// The plugins that the node uses.
@@ -105,9 +105,9 @@ pub(super) struct UsedPlugins<'a> {
 /// A plugin that is used.
 struct UsedPlugin<'a> {
     plugin: &'a PluginConfig,
-    /// Who uses it.
+    /// The configuration or container that uses it.
     user: String,
-    /// The directories that it is looked up in.
+    /// The directories in which it is looked up.
     path: String,
 }
 
@@ -134,7 +134,7 @@ impl<'a> UsedPlugins<'a> {
         Self { all }
     }
 
-    /// The plugins that are not where they are looked up. `finder` is that of `CNI_PATH`.
+    /// The plugins that are missing. `finder` searches `CNI_PATH`.
     pub(super) fn missing_plugins(&self, finder: &Finder) -> Missing {
         let mut missing = Missing::new();
         let mut finders: BTreeMap<&str, Finder> = BTreeMap::new();
@@ -149,55 +149,56 @@ impl<'a> UsedPlugins<'a> {
                 let is_there = own.find(&name).is_ok() || name == "braid" && finder.find(&name).is_ok();
                 if !is_there {
                     let searched = if one.path.is_empty() { finder.path() } else { &one.path };
-                    note(&mut missing, &name, "", searched, &one.user);
+                    add(&mut missing, &name, "", searched, &one.user);
                 }
             }
         }
         missing
     }
 
-    /// The programs that plugins call and that are not on the node.
+    /// The programs that plugins call and that are missing.
     pub(super) fn missing_programs(&self, is_there: &dyn Fn(&str) -> bool) -> Missing {
         let mut missing = Missing::new();
         for one in &self.all {
             let programs = programs_of(one.plugin);
             if !programs.is_empty() && !programs.iter().any(|program| is_there(program)) {
                 let plugin = one.plugin.plugin_type();
-                note(&mut missing, &programs.join(" or "), plugin, &PROGRAM_DIRECTORIES.join(":"), &one.user);
+                add(&mut missing, &programs.join(" or "), plugin, &PROGRAM_DIRECTORIES.join(":"), &one.user);
             }
         }
         missing
     }
 
-    /// The kinds of links that plugins make and the kernel does not know.
+    /// The kinds of links that plugins make and that the kernel does not know.
     pub(super) fn missing_kinds(&self, knows: &mut dyn FnMut(&'static str) -> bool) -> Missing {
         let mut missing = Missing::new();
         for one in &self.all {
             for kind in kinds_of(one.plugin).iter().filter(|kind| !knows(kind)) {
-                note(&mut missing, kind, one.plugin.plugin_type(), "", &one.user);
+                add(&mut missing, kind, one.plugin.plugin_type(), "", &one.user);
             }
         }
         missing
     }
 }
 
-fn note(missing: &mut Missing, what: &str, plugin: &str, searched: &str, user: &str) {
+/// Adds a missing requirement, or another user of one.
+fn add(missing: &mut Missing, name: &str, plugin: &str, searched: &str, user: &str) {
     let users =
-        missing.entry(Requirement { what: what.into(), plugin: plugin.into(), searched: searched.into() }).or_default();
+        missing.entry(Requirement { name: name.into(), plugin: plugin.into(), searched: searched.into() }).or_default();
     if !users.iter().any(|known| known == user) {
         users.push(user.to_owned());
     }
 }
 
-/// Where programs are looked for that plugins call by name.
+/// The directories in which programs are looked up that plugins call by name.
 const PROGRAM_DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Where a program is on the node.
+/// The path of a program. `None` if it is missing.
 pub(super) fn program(name: &str) -> Option<PathBuf> {
     Finder::new(&PROGRAM_DIRECTORIES.join(":")).find(name).ok()
 }
 
-/// The programs of which a plugin needs one. None if it needs none.
+/// The programs of which a plugin needs any one. Empty if it needs none.
 fn programs_of(plugin: &PluginConfig) -> &'static [&'static str] {
     const IPTABLES: &[&str] = &["iptables"];
     const NFT: &[&str] = &["nft"];
@@ -210,7 +211,7 @@ fn programs_of(plugin: &PluginConfig) -> &'static [&'static str] {
     };
     match plugin.plugin_type() {
         "portmap" => of_backend(&text("backend")),
-        // By way of D-Bus, where a daemon does it.
+        // This backend asks a daemon, over D-Bus.
         "firewall" if text("backend") == "firewalld" => &[],
         "firewall" => IPTABLES,
         "bridge" | "ptp" if get_bool(plugin.keys(), "ipMasq").unwrap_or(false) => of_backend(&text("ipMasqBackend")),
@@ -235,20 +236,20 @@ fn kinds_of(plugin: &PluginConfig) -> &'static [&'static str] {
     }
 }
 
-/// What the kernel can do, asked without leaving anything.
+/// Finds out which kinds of links the kernel knows, and leaves no trace on the node.
 ///
-/// A kind is asked for in a network namespace that nobody sees. Asking also has the kernel load the kind's module, as using it
-/// would; but the modules in [`MAKES_LINKS`] make links in the host's namespace once they are loaded. So these are asked for
-/// only where nothing can be loaded, or the module is there already. What is not known counts as there.
+/// It asks the kernel for a link of the kind in a network namespace of its own. For this the kernel may load the kind's module, as a plugin's use of
+/// the kind would. But the modules in [`MAKES_LINKS`] make links in the host's namespace when they are loaded. So these kinds are tried
+/// only if the kernel cannot load modules, or has loaded this one already. If there is no answer, the kernel counts as knowing a kind.
 pub(super) struct Kernel {
     netns: Option<Netns>,
     known: BTreeMap<&'static str, bool>,
 }
 
-/// Kinds whose modules make links by themselves, each with its module.
+/// The kinds whose modules make links when they are loaded, each with its module.
 const MAKES_LINKS: [(&str, &str); 3] = [("ifb", "ifb"), ("dummy", "dummy"), ("bond", "bonding")];
 
-/// The kind of tun and tap interfaces, and its module.
+/// The kind of tun and tap interfaces, and also the name of its module.
 const TUN: &str = "tun";
 
 impl Kernel {
@@ -263,7 +264,7 @@ impl Kernel {
         if kind == TUN {
             return has_tun();
         }
-        let is_harmless = MAKES_LINKS.iter().all(|(name, module)| *name != kind || cannot_be_loaded(module));
+        let is_harmless = MAKES_LINKS.iter().all(|(name, module)| *name != kind || needs_no_loading(module));
         let known = match &mut self.netns {
             Some(netns) if is_harmless => netns.knows_kind(kind).unwrap_or(true),
             _ if !is_harmless => is_module_there(kind),
@@ -274,18 +275,17 @@ impl Kernel {
     }
 }
 
-/// Whether there can be tun and tap interfaces. The kernel makes them for whoever opens a device, and not when it is asked for a
-/// link.
+/// Whether the kernel can make tun and tap interfaces. It makes them when a process opens a device, and not over netlink.
 fn has_tun() -> bool {
     Path::new("/sys/class/misc/tun").exists() || Path::new("/proc/modules").exists() && is_module_there(TUN)
 }
 
-/// Whether asking for a module's kind loads nothing: the kernel has no modules, or this one already.
-fn cannot_be_loaded(module: &str) -> bool {
+/// Whether trying a module's kind loads nothing: the kernel cannot load modules, or has loaded this one already.
+fn needs_no_loading(module: &str) -> bool {
     !Path::new("/proc/modules").exists() || Path::new("/sys/module").join(module).exists()
 }
 
-/// Whether the running kernel's modules have one for a kind. Where they are not in sight, nothing is known.
+/// Whether there is a module for a kind among those of the running kernel. True if the modules are not visible here.
 fn is_module_there(kind: &str) -> bool {
     let module = MAKES_LINKS.iter().find(|(name, _)| *name == kind).map_or(kind, |(_, module)| module);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -295,7 +295,7 @@ fn is_module_there(kind: &str) -> bool {
     has_module(&loadable, module) || has_module(&built_in, module)
 }
 
-/// Whether a list of modules has one: `kernel/drivers/net/ifb.ko.xz: …`.
+/// Whether a list of modules contains one. Its lines look like `kernel/drivers/net/ifb.ko.xz: …`.
 fn has_module(list: &str, module: &str) -> bool {
     let paths = list.lines().filter_map(|line| line.split(':').next());
     let mut names = paths.filter_map(|path| path.rsplit('/').next()?.split(".ko").next());
@@ -316,7 +316,7 @@ mod tests {
     }
 
     fn names(missing: &Missing) -> Vec<(&str, &str)> {
-        missing.keys().map(|requirement| (requirement.what.as_str(), requirement.plugin.as_str())).collect()
+        missing.keys().map(|requirement| (requirement.name.as_str(), requirement.plugin.as_str())).collect()
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_in_lists_whatever_they_are_packed_with() {
+    fn modules_are_found_in_lists_whatever_their_compression() {
         let list = "kernel/drivers/net/ifb.ko.xz: kernel/x/y.ko\nkernel/drivers/net/bonding/bonding.ko.zst:\n\
             kernel/drivers/net/dummy-x.ko\n";
         assert!(has_module(list, "ifb") && has_module(list, "bonding") && has_module(list, "dummy_x"));

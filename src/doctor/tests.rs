@@ -1,4 +1,4 @@
-//! The checks on nodes that are made up.
+//! The checks, on made-up nodes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::netns::{Device, Identity, Link};
 use crate::transaction::journal::State;
 
 const MIN_AGE: Duration = Duration::from_secs(300);
-/// As long as runtimes make IDs.
+/// An ID as long as those of runtimes.
 const ID: &str = "3f9a610b7c2d4e5f8091a2b3c4d5e6f7";
 
 fn empty_node() -> Node {
@@ -74,7 +74,7 @@ fn kinds(node: &Node) -> Vec<&'static str> {
     examine(node, MIN_AGE).iter().map(|finding| finding.kind.name()).collect()
 }
 
-/// A node on which this journal is.
+/// A node that has this journal.
 fn node_with(journal: JournalRecord) -> Node {
     let mut node = empty_node();
     node.attached.journals.push(journal);
@@ -171,7 +171,7 @@ fn an_address_that_nothing_accounts_for_is_leaked() {
     assert!(findings.iter().all(|finding| finding.kind == Kind::AddressLeaked));
     let safe: Vec<bool> = findings.iter().map(|finding| finding.mending == Mending::Safe).collect();
     assert_eq!(safe, [true, true, false], "an ADD may be under way");
-    // What must not be looked at may have the address.
+    // A namespace that may not be entered may have the address.
     node.running.namespaces = vec![Namespace { access: Access::Refused, ..namespace(identity(1, 1)) }];
     assert!(examine(&node, MIN_AGE).iter().all(|finding| finding.mending != Mending::Safe));
 }
@@ -208,7 +208,7 @@ fn an_address_is_accounted_for_by_any_record_of_its_container_and_by_whoever_has
         account(&mut node);
         assert!(!kinds(&node).contains(&"address-leaked"), "{what}");
     }
-    // The address of another container's cached result, whatever host-local has written down.
+    // Another container's cached result has the address, whatever host-local has recorded.
     let mut node = empty_node();
     node.reservations = vec![reservation("other", 1000)];
     let answer = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.7/24"}]});
@@ -275,7 +275,7 @@ fn a_veth_with_both_ends_on_the_host_is_orphaned_if_nobody_uses_it() {
     let node = Node { links: vec![veth(5, "veth0badcafe", 6), veth(6, "tmp0", 5)], ..empty_node() };
     let findings = examine(&node, MIN_AGE);
     assert_eq!((findings.len(), &*findings[0].subject, &findings[0].mending), (1, "veth0badcafe", &Mending::Safe));
-    // Two such names are one pair.
+    // Two such names are the two ends of one pair.
     let pair = Node { links: vec![veth(5, "veth0badcafe", 6), veth(6, "veth1badcafe", 5)], ..empty_node() };
     assert_eq!(examine(&pair, MIN_AGE).len(), 1);
 
@@ -348,9 +348,9 @@ fn what_comes_before_braids_configuration_hides_it() {
     assert_eq!(findings[0].kind, Kind::ConfigurationHidden);
     assert!(findings[0].subject.ends_with("10-braid.conflist") && findings[0].meaning.contains("05-other.conflist"));
     assert_eq!(names(&[("00-braid.conflist", BRAID), ("05-other.conflist", OTHER)]), [""; 0]);
-    // A file that cannot be read is passed over by runtimes.
+    // Runtimes skip a file that cannot be read.
     assert_eq!(names(&[("00-broken.conflist", "{"), ("10-braid.conflist", BRAID)]), [""; 0]);
-    // Of one ending or another: the name decides.
+    // The file name decides, whatever its ending.
     let single = r#"{"cniVersion":"1.0.0","name":"other","type":"alpha"}"#;
     assert_eq!(names(&[("05-other.conf", single), ("10-braid.conflist", BRAID)]), ["configuration-hidden"]);
     let same = OTHER.replace("other", "braid");

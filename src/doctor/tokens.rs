@@ -1,13 +1,13 @@
-//! Checks of the token by which Braid talks to the API server.
+//! Checks of the tokens with which Braid authenticates to the API server.
 
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Kind, Node};
 use crate::source::bearer_token::Token;
 
-/// The part of its life that a token still has when it should have been renewed.
+/// A token should have been renewed when less than this fraction of its life is left: one divided by this number.
 const RENEWAL_FRACTION: u32 = 6;
-/// The same of one that does not say when it began.
+/// The same for a token that does not say when it was issued: the time that is left.
 const RENEWAL_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// All findings of this family.
@@ -26,13 +26,13 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings.collect()
 }
 
-/// How long a token still has, if that is little.
+/// The time until a token expires, if it should have been renewed by now.
 fn short_time_left(token: &Token, now: SystemTime) -> Option<Duration> {
     let expiry = token.expiry()?;
     let left = expiry.duration_since(now).unwrap_or_default();
     let life = token.issued().and_then(|issued| expiry.duration_since(issued).ok());
-    let is_little = left < life.map_or(RENEWAL_TIME, |life| life / RENEWAL_FRACTION);
-    is_little.then_some(left)
+    let is_short = left < life.map_or(RENEWAL_TIME, |life| life / RENEWAL_FRACTION);
+    is_short.then_some(left)
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_the_last_part_of_its_life_is_about_to_end() {
+    fn a_token_in_the_last_sixth_of_its_life_is_reported() {
         let week = token(r#"{"iat":0,"exp":604800}"#);
         let left = |token: &Token, now| short_time_left(token, UNIX_EPOCH + Duration::from_secs(now));
         assert_eq!(left(&week, 500_000), None);

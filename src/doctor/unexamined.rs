@@ -1,28 +1,28 @@
-//! What could not be looked at.
+//! What could not be read.
 
 use std::error::Error;
 use std::io;
 
 use super::{Finding, Kind, Mending, Node};
 
-/// Why something could not be looked at, and what follows from that.
+/// Why something could not be read, and what follows from that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unexamined {
-    /// Why.
+    /// The reason.
     pub why: String,
     /// What mends it.
     pub remedy: &'static str,
-    /// Whether it may record whose an address or a rule is.
+    /// Whether it may contain a record of the container that has an address or a rule.
     pub is_record: bool,
 }
 
 impl Unexamined {
-    /// A record of what is held.
+    /// Something that may contain records of containers.
     pub fn record(error: &(dyn Error + 'static)) -> Self {
         Self { is_record: true, ..Self::other(error) }
     }
 
-    /// Something else.
+    /// Something that contains no such records.
     pub fn other(error: &(dyn Error + 'static)) -> Self {
         let remedy = if is_denied(error) {
             "run it as root, with all capabilities, on the node itself"
@@ -57,7 +57,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Leaves things alone that something may account for that could not be looked at.
+/// Marks findings as not safe to mend if something that could not be read may account for them.
 pub(super) fn refuse_mending(findings: &mut [Finding], node: &Node) {
     let Some((path, _)) = node.unexamined.iter().find(|(_, one)| one.is_record) else { return };
     for finding in findings.iter_mut().filter(|finding| finding.mending == Mending::Safe) {

@@ -45,25 +45,42 @@ impl ReleasedClaims {
         (!released.claims.is_empty() && !released.namespace.is_empty() && is_uid(&released.uid)).then_some(released)
     }
 
-    /// Every note in a state directory. Notes that cannot be read are skipped.
-    ///
-    /// # Errors
-    /// When the directory is there and cannot be read.
-    pub fn all(state_dir: &Path) -> io::Result<Vec<Self>> {
-        let entries = match fs::read_dir(state_dir.join(CLAIMS)) {
+    /// Every note in a state directory, and the files and directories that cannot be read.
+    pub fn all(state_dir: &Path) -> (Vec<Self>, Vec<(PathBuf, io::Error)>) {
+        let directory = state_dir.join(CLAIMS);
+        let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return (Vec::new(), Vec::new()),
+            Err(error) => return (Vec::new(), vec![(directory, error)]),
         };
         let uid = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(EXTENSION)?.to_owned());
         let uids = entries.filter_map(|entry| uid(entry.ok()?)).filter(|uid| is_uid(uid));
-        Ok(uids.filter_map(|uid| Self::read(state_dir, &uid)).collect())
+        let (mut notes, mut unread) = (Vec::new(), Vec::new());
+        for uid in uids {
+            match Self::read(state_dir, &uid) {
+                Ok(note) => notes.extend(note),
+                Err(error) => unread.push((file(state_dir, &uid), error)),
+            }
+        }
+        (notes, unread)
     }
 
     /// The note about a pod, if there is one.
-    pub fn read(state_dir: &Path, uid: &str) -> Option<Self> {
-        let bytes = fs::read(file(state_dir, uid)).ok()?;
-        serde_json::from_slice::<Self>(&bytes).ok().filter(|released| released.uid == uid)
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no such note.
+    pub fn read(state_dir: &Path, uid: &str) -> io::Result<Option<Self>> {
+        let bytes = match fs::read(file(state_dir, uid)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let note: Self = serde_json::from_slice(&bytes)?;
+        if note.uid == uid {
+            return Ok(Some(note));
+        }
+        let reason = format!("expected \"uid\" {uid:?}, as its name says, got {:?}", note.uid);
+        Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 
     /// Removes the note, after the claims' status has been updated.
@@ -89,7 +106,8 @@ impl ReleasedClaims {
                 format!("{} is not a directory", directory.display()),
             ));
         }
-        if let Some(before) = Self::read(state_dir, &self.uid) {
+        // A note that cannot be read is replaced.
+        if let Ok(Some(before)) = Self::read(state_dir, &self.uid) {
             self.claims.extend(before.claims);
         }
         let new = directory.join(format!(".{}.{}", self.uid, std::process::id()));
@@ -147,18 +165,45 @@ mod tests {
         ReleasedClaims { namespace: "web".into(), uid: uid.into(), claims }
     }
 
+    /// The notes of a directory in which everything can be read.
+    fn notes(state_dir: &Path) -> Vec<ReleasedClaims> {
+        let (notes, unread) = ReleasedClaims::all(state_dir);
+        assert!(unread.is_empty(), "{unread:?}");
+        notes
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_is_reported_and_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        released("1", &["nics"]).write(dir.path()).unwrap();
+        let claims = dir.path().join("claims");
+        fs::write(claims.join("2.json"), "{").unwrap();
+        fs::copy(claims.join("1.json"), claims.join("3.json")).unwrap();
+        fs::create_dir(claims.join("4.json")).unwrap();
+        let (notes, mut unread) = ReleasedClaims::all(dir.path());
+        unread.sort_by(|a, b| a.0.cmp(&b.0));
+        let files: Vec<PathBuf> = unread.iter().map(|(file, _)| file.clone()).collect();
+        assert_eq!(
+            (notes, files),
+            (vec![released("1", &["nics"])], ["2", "3", "4"].map(|uid| file(dir.path(), uid)).to_vec())
+        );
+        assert!(unread[1].1.to_string().contains(r#"expected "uid" "3""#), "{}", unread[1].1);
+        // The next note about that pod replaces it.
+        released("2", &["gpus"]).write(dir.path()).unwrap();
+        assert_eq!(ReleasedClaims::all(dir.path()).0.len(), 2);
+    }
+
     #[test]
     fn notes_of_one_pod_add_up_until_they_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), []);
+        assert_eq!(notes(dir.path()), []);
         released("1-a", &["nics"]).write(dir.path()).unwrap();
         released("1-a", &["gpus"]).write(dir.path()).unwrap();
-        fs::write(dir.path().join("claims/2.json"), "{").unwrap();
         let both = released("1-a", &["gpus", "nics"]);
-        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), std::slice::from_ref(&both));
+        assert_eq!(notes(dir.path()), std::slice::from_ref(&both));
         both.forget(dir.path()).unwrap();
         both.forget(dir.path()).unwrap();
-        assert_eq!(ReleasedClaims::all(dir.path()).unwrap(), []);
+        assert_eq!(notes(dir.path()), []);
     }
 
     #[test]

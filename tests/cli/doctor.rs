@@ -358,6 +358,7 @@ fn what_cannot_be_looked_at_is_said() {
         ("/var/lib/cni/results", ""),
         ("/var/lib/cni/networks", ""),
         ("/var/lib/cni/multus", ""),
+        ("/var/lib/cni/braid/claims", ""),
         ("/etc/cni/net.d/05-torn.conflist", r#"{"cniVersion": "1.0.0", "name": "torn", "plu"#),
     ] {
         machine.run(&format!("rm -rf {path}; printf %s '{text}' >{path}")).succeeds();
@@ -389,7 +390,7 @@ fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() 
     machine
         .run("braid doctor --fix")
         .exits(1)
-        .prints("at a time that is still to come")
+        .prints("has a time in the future")
         .prints("releases the address in 300 s");
     machine.run("braid doctor --fix").exits(1).prints("an ADD may be under way");
     machine.run(&format!("[[ $(cat {file}) == ghost ]]; touch -d '-301 seconds' {file}")).succeeds();
