@@ -103,13 +103,22 @@ impl Cleanup {
                 let (Subject::Container(id) | Subject::Debt(id) | Subject::Claims(id)) = &subject;
                 let is_claims = matches!(subject, Subject::Claims(_));
                 match &outcome {
-                    Ok(()) if is_claims => tracing::info!(uid = id, "the status of a pod's claims is taken back"),
-                    Ok(()) => tracing::info!(id, "what a container that is gone had is undone"),
+                    Ok(()) if is_claims => tracing::info!(
+                        uid = id,
+                        "the entries of a pod that is gone are removed from the status of its claims"
+                    ),
+                    Ok(()) => tracing::info!(id, "the attachments of a container that is gone are undone"),
                     Err(reason) if is_claims => {
-                        tracing::warn!(uid = id, "the status of a pod's claims stays: {reason}; trying again later");
+                        tracing::warn!(
+                            uid = id,
+                            "the status of a pod's claims cannot be updated: {reason}; trying again later"
+                        );
                     }
                     Err(reason) => {
-                        tracing::warn!(id, "what a container had is not undone: {reason}; trying again later");
+                        tracing::warn!(
+                            id,
+                            "the attachments of a container cannot be undone: {reason}; trying again later"
+                        );
                     }
                 }
                 self.gone.record_attempt(&subject, outcome.is_ok(), now);

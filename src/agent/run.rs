@@ -301,7 +301,7 @@ impl Agent {
     fn report_braid_problem(&self, problem: Option<String>) {
         let before = self.shared.braid_problem.replace(problem.clone());
         match (before, problem) {
-            (None, Some(problem)) => tracing::error!("{problem}; no pod is given anything until it is replaced"),
+            (None, Some(problem)) => tracing::error!("{problem}; pods are not changed until it is replaced"),
             (Some(_), None) => tracing::info!("the node's braid can be used again"),
             _ => {}
         }

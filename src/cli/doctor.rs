@@ -77,7 +77,7 @@ pub(super) fn doctor(args: &Doctor) -> Outcome {
     }
     if !examined.node.running.sees_all {
         eprint_line!(
-            "braid: not all processes of this machine are seen from here, so that less is found: run it in the host's PID namespace, as root"
+            "braid: not all processes of this machine are visible here, so some faults are not found; run it in the host's PID namespace, as root"
         );
     }
     let without_process = doctor::without_process(&examined.node);

@@ -41,6 +41,19 @@ Without --valid, all attachments of the network are detached that have a result 
 Examples:
   braid gc pods --valid web/eth0 --valid db/eth0";
 
+pub(super) const AFTER_STATUS: &str = "\
+Exit status 0: the network is ready, or its CNI version has no STATUS. 1: it is not ready; the output says why.
+
+Example:
+  braid status pods";
+
+pub(super) const AFTER_RUN: &str = "\
+The namespace has only the loopback interface and those of the networks. The exit status is that of the command.
+
+Examples:
+  braid run pods -- ip addr
+  braid run pods,storage -- ping -c 1 10.0.0.1";
+
 pub(super) const AFTER_VALIDATE: &str = "\
 In Kubernetes manifests (.yaml, .yml, .json), it checks NetworkAttachmentDefinitions, pods, and what pods are made from. Files
 that are given together are checked together: pods by the given definitions, and by the rules of the given Braid
@@ -49,8 +62,8 @@ Exit status 0: no errors; there may be warnings and notes. 1: there are errors.
 
 With --webhook, it checks definitions and pods for an API server: `POST /validate` takes an AdmissionReview
 (admission.k8s.io/v1), and `GET /healthz` answers 200. Pods are checked by the given configurations, and by the definitions of
-the cluster. What cannot be checked, for example because the API server does not answer, is refused, or with
-`--failure-policy ignore` admitted with a warning. It exits on SIGTERM.
+the cluster. What cannot be checked, for example because the API server does not answer, is refused; with
+`--failure-policy ignore` it is admitted with a warning. It exits on SIGTERM.
 
 Examples:
   braid validate /etc/cni/net.d
@@ -74,13 +87,20 @@ States:
   attached
   unfinished      ADD is running, or has crashed
   clean-up owed   a plugin's DEL has failed, and the next DEL tries again
-  left behind     the container is gone, and nobody has called DEL
-  parked          DEL has given up on what is owed, and GC tries again; with the ID of the debt
-  unusable        the journal is damaged, and was set aside; with the ID of the debt
+  left behind     the container is gone, and DEL was not called
+  parked          DEL has given up on a clean-up, and GC tries it again; the ID of the debt is shown
+  unusable        the journal is damaged and was set aside; the ID of the debt is shown
 
 Examples:
   braid list
   braid list -o json | jq -r '.[] | select(.state != \"attached\") | .containerID'";
+
+pub(super) const AFTER_SHOW: &str = "\
+It shows each attachment with its plugins, how long each plugin took, and what is still to be cleaned up.
+
+Examples:
+  braid show 4fd8a1
+  braid show web -o json";
 
 pub(super) const AFTER_METRICS: &str = "\
 It counts the address pools of attached networks, and those of the configurations in NETCONFPATH.
@@ -90,8 +110,8 @@ Example:
 
 pub(super) const AFTER_DOCTOR: &str = "\
 It examines the state directories, libcni's cached results, the addresses of host-local, the interfaces of the host, the
-configurations in NETCONFPATH and the plugins in CNI_PATH. It never touches what belongs to a container that is alive, or may
-be. docs/operations.md says what each finding means.
+configurations in NETCONFPATH and the plugins in CNI_PATH. It never touches what belongs to a container that may be alive.
+docs/operations.md says what each finding means.
 Exit status 0: nothing is wrong, or --fix has mended everything. 1: something is wrong.
 
 Examples:
@@ -133,6 +153,24 @@ Examples:
   braid update web eth0 --bandwidth egress=none
   braid update web eth0 --port-mappings 8080:80/tcp,5353:53/udp
   braid update web eth0 --plugin tuning --set mtu=1400 --dry-run";
+
+pub(super) const AFTER_INSTALL: &str = "\
+It is what the DaemonSet runs. docs/kubernetes.md says what it writes, and which rights it needs.
+
+Examples:
+  braid install --dry-run
+  braid install --with '{\"namespaceIsolation\": true}'";
+
+pub(super) const AFTER_UNINSTALL: &str = "\
+First remove the DaemonSet, which would install Braid again.
+
+Examples:
+  braid uninstall --dry-run
+  braid uninstall --drain";
+
+pub(super) const AFTER_COMPLETIONS: &str = "\
+Example:
+  braid completions bash >/usr/share/bash-completion/completions/braid";
 
 #[cfg(feature = "kubernetes")]
 pub(super) const AFTER_AGENT: &str = "\

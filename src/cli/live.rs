@@ -26,7 +26,7 @@ use crate::verb::live::{Live, LiveError, Outcome, Unknown, Which};
 /// Which container.
 #[derive(Debug, Args)]
 struct Target {
-    /// The container's ID, or the beginning of it
+    /// The container's ID, or its first characters
     #[arg(value_name = "CONTAINER")]
     id: String,
     /// The interface that the runtime asked for, if the container was attached several times
@@ -201,7 +201,7 @@ fn configuration(network: &str) -> Result<Config, CliError> {
         .plugins
         .iter()
         .position(is_braid)
-        .ok_or_else(|| CliError::Plain(format!("network {:?} has no plugin of braid's", network.name)))?;
+        .ok_or_else(|| CliError::Plain(format!("network {:?} has no plugin of type braid", network.name)))?;
     let mut problems = Problems::new();
     let config = Config::in_network(&network, index, &mut problems);
     Ok(problems.or_first(config)?.expect("there is a configuration where there is no problem"))

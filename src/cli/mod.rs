@@ -76,7 +76,7 @@ enum Command {
     /// Detach all attachments of a network except those given
     #[command(after_help = help::AFTER_GC)]
     Gc {
-        /// The network: its name, or its configuration's file
+        /// The network: its name, or the file of its configuration
         network: String,
         /// An attachment that is still valid
         #[arg(long = "valid", value_name = "CONTAINER/INTERFACE")]
@@ -85,13 +85,15 @@ enum Command {
         netns: Option<PathBuf>,
     },
     /// Ask whether a network is ready
+    #[command(after_help = help::AFTER_STATUS)]
     Status {
-        /// The network: its name, or its configuration's file
+        /// The network: its name, or the file of its configuration
         network: String,
         /// Not used: cnitool takes a network namespace here
         netns: Option<PathBuf>,
     },
     /// Run a command in a new network namespace that is attached to networks, and clean up afterwards
+    #[command(after_help = help::AFTER_RUN)]
     Run(Lazy<run::Run>),
     /// Check configurations and Kubernetes manifests, and say what is wrong and where
     #[command(after_help = help::AFTER_VALIDATE)]
@@ -109,8 +111,9 @@ enum Command {
         output: Format,
     },
     /// Show everything about a container's attachments
+    #[command(after_help = help::AFTER_SHOW)]
     Show {
-        /// The container's ID, or the beginning of it
+        /// The container's ID, or its first characters
         container: String,
         #[command(flatten)]
         state: StateDir,
@@ -137,8 +140,10 @@ enum Command {
     #[command(after_help = help::AFTER_SYNC)]
     Sync(Lazy<live::Sync>),
     /// Put Braid on this Kubernetes node, in front of its primary network, and keep it there
+    #[command(after_help = help::AFTER_INSTALL)]
     Install(Lazy<install::Install>),
-    /// Take Braid off this Kubernetes node
+    /// Remove Braid from this Kubernetes node
+    #[command(after_help = help::AFTER_UNINSTALL)]
     Uninstall(Lazy<install::Uninstall>),
     /// Give running pods of this Kubernetes node the networks that they ask for
     #[cfg(feature = "kubernetes")]
@@ -149,6 +154,7 @@ enum Command {
     #[command(hide = true)]
     Enter(Lazy<agent::Enter>),
     /// Print a script that completes Braid's commands and options in a shell
+    #[command(after_help = help::AFTER_COMPLETIONS)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,

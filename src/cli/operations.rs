@@ -107,7 +107,7 @@ pub(super) fn loaded(name: &str) -> Result<load::Loaded, CliError> {
     let directory = conf_dir()?;
     let found = load::by_name(&directory, name)?;
     for skipped in &found.skipped {
-        eprint_line!("braid: passed over {skipped}");
+        eprint_line!("braid: skipped {skipped}");
     }
     found.loaded.ok_or_else(|| {
         let names = match names_in(&directory).as_slice() {

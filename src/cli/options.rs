@@ -10,7 +10,7 @@ use crate::config::DEFAULT_STATE_DIR;
 /// `CNI_ARGS`, `CAP_ARGS` and `CNI_IFNAME`.
 #[derive(Debug, Args)]
 pub(super) struct AttachmentArgs {
-    /// The network: its name, or its configuration's file
+    /// The network: its name, or the file of its configuration
     pub(super) network: String,
     /// The network namespace: its path, or its name among those of `ip netns`
     pub(super) netns: PathBuf,

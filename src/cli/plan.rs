@@ -24,7 +24,7 @@ use crate::verb::is_own_executable;
 /// The arguments of `plan`.
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The network: its name, or its configuration's file
+    /// The network: its name, or the file of its configuration
     network: String,
     /// `CNI_ARGS` of the call, such as `K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0`
     #[arg(long, value_name = "K=V;…", default_value = "", hide_default_value = true)]

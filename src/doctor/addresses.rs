@@ -36,8 +36,8 @@ impl<'a> InUse<'a> {
     }
 }
 
-/// All findings of this family. Addresses that were assigned less than `min_age` ago are not released: they may belong to an ADD that
-/// is under way, of which there is no record yet.
+/// All findings of this family. Addresses that were assigned less than `min_age` ago are not released: they may belong to an ADD
+/// that is under way, of which there is no record yet.
 pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
     let in_use = InUse::of(node);
     let is_unused = |one: &&Reservation| !in_use.has_container(&one.container_id) && !in_use.has_address(one.address);
@@ -45,7 +45,7 @@ pub(super) fn check(node: &Node, min_age: Duration) -> Vec<Finding> {
     let findings = leaked.map(|one| {
         let network = one.pool.file_name().unwrap_or_default().to_string_lossy();
         let owner = match one.container_id.as_str() {
-            "" => "whose owner was never written down".to_owned(),
+            "" => "without an owner".to_owned(),
             id => format!("for container {id}"),
         };
         let meaning = format!(

@@ -142,7 +142,7 @@ impl Attached {
         }
         for path in store.not_directories().unwrap_or_default() {
             let container_id = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-            let reason = "it is no directory".into();
+            let reason = "it is not a directory".into();
             self.unusable.push(UnusableRecord { path, container_id, reason, debt: None });
         }
         self.journals.sort_by_cached_key(JournalRecord::id);

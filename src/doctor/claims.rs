@@ -42,8 +42,8 @@ pub(super) fn has_container(attached: &Attached, uid: &str) -> bool {
     })
 }
 
-/// The kubeconfig with which the status of claims can be taken back: that of a configuration with this state directory or, if there is
-/// none, that of any configuration.
+/// The kubeconfig with which the status of claims can be taken back: that of a configuration with this state directory or, if
+/// there is none, that of any configuration.
 pub(super) fn kubeconfig<'a>(node: &'a Node, state_dir: &Path) -> Option<&'a Path> {
     let configs = || node.configurations.iter().flat_map(|one| &one.braids);
     let own = configs().filter(|config| config.state_dir == state_dir).find_map(|config| config.kubeconfig.as_deref());
@@ -64,8 +64,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         let finding = Finding::safe(Kind::ClaimStatusLeft, uid, meaning, remedy);
         let mending = match kubeconfig(node, &one.state_dir) {
             Some(_) if cfg!(feature = "kubernetes") => Mending::Safe,
-            Some(_) => Mending::Not("this build has no part for Kubernetes".into()),
-            None => Mending::Not("no configuration of Braid's names a kubeconfig".into()),
+            Some(_) => Mending::Not("this braid is built without Kubernetes".into()),
+            None => Mending::Not("no configuration of braid has a \"kubeconfig\"".into()),
         };
         Finding { mending, ..finding }
     });

@@ -24,8 +24,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings.extend(node.attached.journals.iter().filter_map(|journal| {
         let (family, routes) = competing_routes(&journal.default_routes)?;
         let meaning = format!("the container has two default routes of IPv{family} with one metric: {routes}");
-        let remedy =
-            "say which attachment is the way out: `default-route` in its selection, then make the container anew";
+        let remedy = "choose one attachment with `default-route` in its selection, and create the container again";
         Some(Finding::by_hand(Kind::TwoDefaults, journal.id(), meaning, remedy))
     }));
     findings
@@ -42,7 +41,7 @@ fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
             first.file_name()
         );
         let remedy = format!(
-            "rename {} so that it comes first, as 00-braid.conflist; of no concern to podman and nerdctl, which go by names",
+            "rename {} so that it comes first, as 00-braid.conflist; podman and nerdctl choose networks by name and are not affected",
             braids.file_name()
         );
         findings.push(Finding::by_hand(Kind::ConfigurationHidden, braids.file.display().to_string(), meaning, remedy));
@@ -51,7 +50,7 @@ fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
         let mut before = configurations[..index].iter();
         if let Some(other) = before.find(|one| one.network.name == later.network.name) {
             let meaning = format!(
-                "{} comes before it and has the same name, {:?}: runtimes that go by names do not call Braid",
+                "{} comes before it and has the same name, {:?}: runtimes that choose networks by name do not call Braid",
                 other.file_name(),
                 later.network.name
             );
@@ -75,11 +74,11 @@ fn two_meta_plugins(configurations: &[Configuration]) -> Option<Finding> {
     })?;
     let braid = configurations.iter().find(|one| one.is_braids() && one.file != multus.file)?;
     let meaning = format!(
-        "{} and {} are both to be the node's default network; the one that comes first is",
+        "{} and {} both configure the node's default network; the runtime uses the one that comes first",
         braid.file_name(),
         multus.file_name()
     );
-    let remedy = "remove the one that is not to be called, and what puts it there";
+    let remedy = "remove the one that the runtime should not use, and whatever installs it";
     Some(Finding::by_hand(Kind::TwoDefaults, multus.file.display().to_string(), meaning, remedy))
 }
 
@@ -102,7 +101,8 @@ fn two_default_routes(configuration: &Configuration, config: &Config) -> Vec<Fin
     competing
         .map(|(family, networks)| {
             let meaning = format!("networks {} all set a default route of IPv{family}", networks.join(" and "));
-            let remedy = "give the way out a selection with `default-route`, or leave the others' default routes out";
+            let remedy =
+                "give one of them a selection with `default-route`, or remove the default routes of the others";
             let subject = format!("{} (IPv{family})", configuration.file.display());
             Finding::by_hand(Kind::TwoDefaults, subject, meaning, remedy)
         })

@@ -32,7 +32,7 @@ fn check_journal(node: &Node, journal: &JournalRecord) -> Option<Finding> {
         let network = &plan.network;
         let meaning = match owed {
             None => format!(
-                "the container is gone, and nobody has called DEL: what it had on network {network:?} is still held"
+                "the container is gone, and DEL was not called: its attachment to network {network:?} is not undone"
             ),
             Some(owed) => format!("the container is gone, and its DEL of network {network:?} has failed: {}", owed.msg),
         };

@@ -1,8 +1,8 @@
 //! What `--fix` and `--forget` do. Before anything is undone, released or removed, it is checked once more.
 //!
-//! Braid's own records are mended while the state directory is locked exclusively, as GC locks it, so that no ADD or DEL of Braid is
-//! under way. For a cached result, DEL is called as a runtime would call it. That needs to happen without the lock, because it may call
-//! Braid. A pool of host-local is locked as host-local itself locks it.
+//! Braid's own records are mended while the state directory is locked exclusively, as GC locks it, so that no ADD or DEL of
+//! Braid is under way. For a cached result, DEL is called as a runtime would call it. That needs to happen without the lock,
+//! because it may call Braid. A pool of host-local is locked as host-local itself locks it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ impl Mender<'_> {
             cache.remove(&one.cached.network_name, id, &one.cached.if_name).map_err(|error| error.to_string())
         };
         let Ok(network) = one.cached.network() else {
-            return remove().map(|()| "removed it; its configuration is not whole, so no DEL was called".into());
+            return remove().map(|()| "removed it; its configuration cannot be read, so no DEL was called".into());
         };
         if network.plugins.iter().any(|plugin| ["multus", "multus-shim"].contains(&plugin.plugin_type())) {
             let undone = self.undo_multus(one)?;
@@ -192,7 +192,7 @@ impl Mender<'_> {
         attached.read_store(store);
         attempt_each(findings, |finding| {
             if Instant::now() >= until {
-                return Err("the others have taken all of the time; run it again".into());
+                return Err("there was no time left for it; run this again".into());
             }
             if finding.kind == Kind::Debt {
                 return self.mend_debt(store, &finding.subject, &launcher, until);
@@ -211,10 +211,10 @@ impl Mender<'_> {
     fn mend_journal(&self, store: &Store, (id, ifname): (&str, &str), launcher: &Launcher, until: Instant) -> Attempt {
         let text = |error: StoreError| error.to_string();
         let Some(container) = store.existing_container(id, until).map_err(text)? else {
-            return Ok("somebody else has undone it".into());
+            return Ok("it was undone meanwhile".into());
         };
         let outcome = match Journal::open(&container, ifname).map_err(text)? {
-            Opened::None | Opened::Unfinished => Ok("somebody else has undone it".into()),
+            Opened::None | Opened::Unfinished => Ok("it was undone meanwhile".into()),
             Opened::Corrupt(reason) => Err(format!("its journal cannot be used: {reason}")),
             Opened::Journal(mut journal) => {
                 let finder = self.finder_for(&journal.state.header.plan.path);
@@ -234,7 +234,7 @@ impl Mender<'_> {
     fn mend_debt(&self, store: &Store, id: &str, launcher: &Launcher, until: Instant) -> Attempt {
         let id: DebtId = id.parse().map_err(|error: <DebtId as std::str::FromStr>::Err| error.to_string())?;
         let Some(mut debt) = Debt::open(store, &id, until).map_err(|error| error.to_string())? else {
-            return Ok("somebody else has undone it".into());
+            return Ok("it was undone meanwhile".into());
         };
         let path = debt.state().map(|state| state.header.plan.path.clone()).unwrap_or_default();
         let finder = self.finder_for(&path);
@@ -344,7 +344,7 @@ fn take_back_claims(kubeconfig: &Path, released: &ReleasedClaims) -> Result<(), 
 
 #[cfg(not(feature = "kubernetes"))]
 fn take_back_claims(_: &Path, _: &ReleasedClaims) -> Result<(), String> {
-    Err("this build has no part for Kubernetes".into())
+    Err("this braid is built without Kubernetes".into())
 }
 
 fn read_running() -> Option<Running> {

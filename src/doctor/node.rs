@@ -100,7 +100,7 @@ impl Node {
         unexamined.extend(unread);
         if running.is_restricted {
             let denied =
-                std::io::Error::new(std::io::ErrorKind::PermissionDenied, "not all processes may be looked at");
+                std::io::Error::new(std::io::ErrorKind::PermissionDenied, "not all processes may be inspected");
             unexamined.insert("/proc".into(), Unexamined::record(&denied));
         }
         let mut noted = |(path, error): (PathBuf, std::io::Error)| {

@@ -6,14 +6,15 @@ use super::{Finding, Kind, Node};
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let plugins = findings_of(&node.missing_plugins, |requirement, users| {
-        let meaning =
-            format!("plugin {:?} is not in {}; {users} has it called", requirement.name, requirement.searched);
+        let meaning = format!("plugin {:?} is not in {}; used by {users}", requirement.name, requirement.searched);
         let remedy = "install it, or set CNI_PATH to where the runtime looks";
         Finding::by_hand(Kind::PluginMissing, &requirement.name, meaning, remedy)
     });
     let programs = findings_of(&node.missing_programs, |requirement, users| {
-        let meaning =
-            format!("plugin {:?} calls {}, which is not on this node; {users}", requirement.plugin, requirement.name);
+        let meaning = format!(
+            "plugin {:?} calls {}, which is not on this node; used by {users}",
+            requirement.plugin, requirement.name
+        );
         let remedy = format!("install {}, or choose another backend", requirement.name);
         Finding::by_hand(
             Kind::ProgramMissing,
@@ -24,7 +25,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     });
     let kinds = findings_of(&node.missing_kinds, |requirement, users| {
         let meaning = format!(
-            "the kernel knows no links of kind {:?}, which {:?} makes; {users}",
+            "the kernel knows no links of kind {:?}, which {:?} makes; used by {users}",
             requirement.name, requirement.plugin
         );
         let remedy = format!("load or build the kernel's module for {}, or take the plugin out", requirement.name);

@@ -19,8 +19,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             }
             Err(error) => format!("Braid has no access to the API server: {error}"),
         };
-        let remedy = "if `braid install` has written it, see why it does not renew it: the logs of its DaemonSet's pod on this node; \
-            else put a new token in its place";
+        let remedy = "if `braid install` wrote it, the logs of its DaemonSet's pod on this node say why it was not renewed; \
+            otherwise replace the token";
         Some(Finding::by_hand(Kind::TokenEnding, seen.kubeconfig.display().to_string(), meaning, remedy))
     });
     findings.collect()

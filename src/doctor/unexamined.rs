@@ -27,7 +27,7 @@ impl Unexamined {
         let remedy = if is_denied(error) {
             "run it as root, with all capabilities, on the node itself"
         } else {
-            "see what is there, mend it, and run this again"
+            "see what is there, correct it, and run this again"
         };
         Self { why: error.to_string(), remedy, is_record: false }
     }
@@ -51,7 +51,7 @@ fn is_denied(error: &(dyn Error + 'static)) -> bool {
 /// All findings of this family.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let findings = node.unexamined.iter().map(|(path, one)| {
-        let meaning = format!("it was not looked at: {}", one.why);
+        let meaning = format!("it cannot be read: {}", one.why);
         Finding::by_hand(Kind::NotExamined, path.display().to_string(), meaning, one.remedy)
     });
     findings.collect()
@@ -61,6 +61,6 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
 pub(super) fn refuse_mending(findings: &mut [Finding], node: &Node) {
     let Some((path, _)) = node.unexamined.iter().find(|(_, one)| one.is_record) else { return };
     for finding in findings.iter_mut().filter(|finding| finding.mending == Mending::Safe) {
-        finding.mending = Mending::Not(format!("{} may account for it, and was not looked at", path.display()));
+        finding.mending = Mending::Not(format!("{} may account for it, and cannot be read", path.display()));
     }
 }

@@ -93,6 +93,11 @@ impl Cache {
         Self { results: directory.join("results") }
     }
 
+    /// The directory of the results.
+    pub fn directory(&self) -> &Path {
+        &self.results
+    }
+
     fn file(&self, network: &str, container_id: &str, ifname: &str) -> PathBuf {
         self.results.join(format!("{network}-{container_id}-{ifname}"))
     }

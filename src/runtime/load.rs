@@ -65,7 +65,7 @@ pub enum LoadError {
 pub struct Found {
     /// The configuration, if any file holds it.
     pub loaded: Option<Loaded>,
-    /// The files passed over on the way.
+    /// The files that were skipped.
     pub skipped: Vec<LoadError>,
 }
 

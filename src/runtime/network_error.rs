@@ -1,6 +1,7 @@
 //! Why an operation on a network failed.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::chain::StepError;
 use crate::cni::validate::InvalidName;
@@ -56,18 +57,22 @@ pub enum NetworkError {
         ifname: String,
     },
     /// The cache could not be read or written.
-    #[error("network {network:?}: the cache of results: {source}")]
+    #[error("network {network:?}: the cache of results in {} cannot be used: {source}", directory.display())]
     Cache {
         /// The network.
         network: String,
+        /// The directory of the results.
+        directory: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// ADD succeeded, but its result could not be kept, so it was undone.
-    #[error("network {network:?}: the result cannot be kept: {source}")]
+    #[error("network {network:?}: the result cannot be kept in {}: {source}", directory.display())]
     NotKept {
         /// The network.
         network: String,
+        /// The directory of the results.
+        directory: PathBuf,
         /// Why.
         source: io::Error,
         /// What could not be undone.

@@ -160,6 +160,7 @@ impl Networks {
         let kept = self.cache.store(&network.name, config.get().as_bytes(), attachment, &result.raw);
         kept.map(|()| result.clone()).map_err(|source| NetworkError::NotKept {
             network: network.name.clone(),
+            directory: self.cache.directory().to_owned(),
             source,
             cleanup: chain.del(attachment, Some(&result.raw)),
         })
@@ -182,7 +183,7 @@ impl Networks {
         }
         self.cache
             .remove(&network.name, &attachment.container_id, &attachment.ifname)
-            .map_err(|source| NetworkError::Cache { network: network.name.clone(), source })
+            .map_err(|source| self.cache_error(network, source))
     }
 
     /// Runs CHECK of every plugin. Succeeds without calling them if the configuration has `disableCheck`.
@@ -221,10 +222,7 @@ impl Networks {
         if network.disable_gc {
             return Ok(());
         }
-        let cached = self
-            .cache
-            .attachments(&network.name)
-            .map_err(|source| NetworkError::Cache { network: network.name.clone(), source })?;
+        let cached = self.cache.attachments(&network.name).map_err(|source| self.cache_error(network, source))?;
         let mut stale = Vec::new();
         for cached in cached {
             let one = ValidAttachment { container_id: cached.container_id.clone(), ifname: cached.if_name.clone() };
@@ -250,16 +248,21 @@ impl Networks {
         }
     }
 
+    fn cache_error(&self, network: &NetworkConfig, source: io::Error) -> NetworkError {
+        NetworkError::Cache { network: network.name.clone(), directory: self.cache.directory().to_owned(), source }
+    }
+
     /// The cached result in the network's version.
     fn cached(&self, network: &NetworkConfig, of: &Attachment) -> Result<Option<Box<RawValue>>, NetworkError> {
-        let cache = |source| NetworkError::Cache { network: network.name.clone(), source };
-        let cached = self.cache.load(&network.name, &of.container_id, &of.ifname).map_err(cache)?;
+        let cached = self.cache.load(&network.name, &of.container_id, &of.ifname);
+        let cached = cached.map_err(|source| self.cache_error(network, source))?;
         let Some(result) = cached.and_then(|cached| cached.result) else { return Ok(None) };
         let bytes = result.get().as_bytes();
         if version_of(bytes, network.version).is_ok_and(|version| version == network.version) {
             return Ok(Some(result));
         }
-        let parsed = AddResult::parse(bytes, network.version).map_err(|error| cache(io::Error::other(error)))?;
+        let parsed = AddResult::parse(bytes, network.version)
+            .map_err(|error| self.cache_error(network, io::Error::other(error)))?;
         Ok(Some(parsed.to_raw(network.version)))
     }
 }
@@ -378,7 +381,8 @@ mod tests {
         std::fs::write(dir.path().join("results"), "in the way").unwrap();
         let networks = networks.with_cache_dir(&dir.path().join("results"));
         // Reading finds a file where the directory is to be, as writing does.
-        assert!(networks.add(&network("1.1.0"), &attachment()).is_err());
+        let error = networks.add(&network("1.1.0"), &attachment()).unwrap_err().to_string();
+        assert!(error.contains(&format!("in {}/results/results cannot be used", dir.path().display())), "{error}");
         assert!(script.take().iter().all(|call| !call.starts_with("ADD")));
         let (dir, script, networks) = setup();
         let attachment = Attachment { args: "no pair".into(), ..attachment() };

@@ -13,7 +13,7 @@ use crate::runtime::load::LoadError;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No configuration has that name.
-    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), appended("; passed over ", skipped))]
+    #[error("{origin}: no network is called {reference:?} in {}{}", conf_dir.display(), appended("; skipped ", skipped))]
     Unknown {
         /// Where it was asked for.
         origin: String,

@@ -235,8 +235,8 @@ impl Lookup<'_> {
             (Some(key), None) => Err(missing(key, None)),
             (Some(key), Some(reference)) => match self.on_disk(reference, origin) {
                 Err(SourceError::Unknown { conf_dir, skipped, .. }) => {
-                    let passed_over = skipped.iter().fold(String::new(), |text, error| text + "; passed over " + error);
-                    let reason = format!("no network is called {reference:?} in {}{passed_over}", conf_dir.display());
+                    let appended = skipped.iter().fold(String::new(), |text, error| text + "; skipped " + error);
+                    let reason = format!("no network is called {reference:?} in {}{appended}", conf_dir.display());
                     Err(missing(key, Some(reason)))
                 }
                 found => found,
@@ -261,7 +261,7 @@ impl Lookup<'_> {
         let skipped: Vec<String> = found.skipped.iter().map(ToString::to_string).collect();
         match found.loaded {
             Some(loaded) => {
-                self.warnings.extend(skipped.iter().map(|error| format!("passed over {error}")));
+                self.warnings.extend(skipped.iter().map(|error| format!("skipped {error}")));
                 Ok(loaded.network)
             }
             None => Err(SourceError::Unknown {

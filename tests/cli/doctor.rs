@@ -1,4 +1,4 @@
-//! `doctor`: what leaks look like on a node where they were made, and what mends them.
+//! `doctor`: it finds leaks that are made here for real, and mends them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Json as _, Machine, Plugin, Ran, bridge, firewall, recorder};
 
-/// host-local's addresses in a subnet, its reservations where they usually are.
+/// host-local with a subnet and the default data directory.
 fn with_ipam(plugin: Plugin, subnet: &str) -> Plugin {
     plugin.key("ipam", json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]}))
 }
@@ -23,13 +23,13 @@ fn pods() -> Value {
     ]})
 }
 
-/// A network that Braid has no part in.
+/// A network without Braid.
 fn plain() -> Value {
     let bridge = with_ipam(bridge("br-plain", "").without("ipMasq"), "10.3.0.0/24").without("cniVersion").value();
     json!({"cniVersion": "1.0.0", "name": "plain", "plugins": [bridge, {"type": "alpha"}]})
 }
 
-/// A machine with both networks, on which containers have come and gone: what the networks themselves keep is there.
+/// A machine with both networks. Containers were attached and detached, so that what the networks keep exists.
 fn machine() -> Machine {
     let machine = Machine::new().conf("10-pods.conflist", pods()).conf("20-plain.conflist", plain());
     machine.run("ip netns add first; braid add pods first; braid del pods first").succeeds();
@@ -77,10 +77,10 @@ fn what_containers_that_are_gone_have_left_is_undone_and_what_others_have_is_not
     machine.run("ip netns add app; braid add plain app --container-id app-1; ip netns del app").succeeds();
     let gone = ["container-gone web-1/eth0", "result-stale plain-app-1-eth0", "result-stale pods-web-1-eth0"];
     assert_eq!(findings(&machine, ""), gone);
-    // Looking changes nothing.
+    // Examining the node changes nothing.
     assert_eq!(findings(&machine, ""), gone);
     let ran = machine.run("braid doctor --fix").exits(0);
-    // The bridge leaves its masquerading where the namespace is gone, and that is found next.
+    // The bridge leaves its masquerading if the namespace is gone. That is found next.
     ran.prints("container-gone  web-1/eth0").prints("called DEL of network \"pods\"").prints("rule-leaked");
     machine.run("braid check pods db --container-id db-1").succeeds();
     machine.run("ip netns exec db ping -c 1 -W 5 10.1.0.1").succeeds();
@@ -92,10 +92,10 @@ fn what_containers_that_are_gone_have_left_is_undone_and_what_others_have_is_not
     assert_eq!(findings(&machine, ""), [""; 0]);
 }
 
-/// A container whose name among namespaces is gone lives as long as something else holds the namespace.
+/// A container whose mounted namespace is gone counts as alive as long as something else holds the namespace.
 #[test]
 fn a_namespace_that_anything_holds_is_alive() {
-    // Each starts a process that keeps the namespace of its name alive, and writes down the number of the process.
+    // Each starts a process that holds the namespace of this name, and writes the process's ID to a file.
     let held = [
         (
             "member",
@@ -131,7 +131,7 @@ fn a_namespace_that_anything_holds_is_alive() {
     machine.is_as_noted();
 }
 
-/// A plugin and all that called it are killed in the middle. Nothing records a network that Braid has no part in.
+/// A plugin and all its callers are killed in the middle. There is no record of a network without Braid.
 #[test]
 fn what_killed_plugins_have_left_is_found_and_released() {
     let machine = machine();
@@ -152,7 +152,7 @@ fn what_killed_plugins_have_left_is_found_and_released() {
         machine.until("! pgrep -x 'alpha|braid|bridge'");
     };
     kill("plain", "app");
-    // The container is there, with its address: nothing may touch it.
+    // The container exists and has its address, so nothing may touch it.
     assert_eq!(findings(&machine, "--fix --min-age 0"), [""; 0]);
     machine.run("ip netns del app").succeeds();
     let leaked = findings(&machine, "--min-age 0");
@@ -160,7 +160,7 @@ fn what_killed_plugins_have_left_is_found_and_released() {
         leaked.len() == 1 && leaked[0].starts_with("address-leaked /var/lib/cni/networks/plain/10.3.0."),
         "{leaked:?}"
     );
-    // As long as an ADD may be under way it is left alone.
+    // It is not touched as long as an ADD may be under way.
     machine.run("braid doctor --fix").exits(1).prints("an ADD may be under way");
     assert_eq!(findings(&machine, ""), leaked);
     machine.run("touch -d '6 minutes ago' /var/lib/cni/networks/plain/10.3.0.*");
@@ -191,7 +191,7 @@ fn what_a_killed_add_has_left_is_undone() {
     machine.is_as_noted();
 }
 
-/// What is made on the host for a container and never given to it.
+/// Interfaces that were made on the host for a container and never moved into it.
 #[test]
 fn interfaces_of_nobody_are_removed_and_others_are_not() {
     let machine = machine();
@@ -262,14 +262,14 @@ fn a_journal_that_cannot_be_used_is_named_until_it_is_forgotten() {
     machine.run("braid doctor --fix --min-age 0").exits(1).prints(journal).prints("the container's next DEL");
     machine.run("braid del pods web --container-id web-1").exits(1);
     let set_aside = "journal-unusable web-1/eth0.jsonl.corrupt";
-    // The addresses are accounted for as long as it is there.
+    // As long as it exists, it accounts for the addresses.
     assert_eq!(findings(&machine, "--fix --min-age 0"), [set_aside]);
     machine.run("braid doctor --forget web-1/eth0.jsonl.corrupt --fix --min-age 0");
     assert_eq!(findings(&machine, "--min-age 0"), [""; 0]);
     machine.run("[[ -z $(ls /var/lib/cni/networks/front | grep ^10) ]]").succeeds();
 }
 
-/// On the way from Multus to Braid, the result of Multus's own network stays, and what it attached with it.
+/// After a migration from Multus, the cached result of Multus's own network stays, together with what Multus has attached.
 #[test]
 fn results_and_state_of_multus_are_undone() {
     let machine = Machine::new();
@@ -311,7 +311,7 @@ fn what_the_node_lacks_is_named_with_who_needs_it() {
     let is_missing = knows.contains("Unknown device type");
     assert_eq!(kernel, ["kernel-feature-missing ipvlan (ipvlan)"][..usize::from(is_missing)]);
     assert_eq!(machine.run("ip -br link").succeeds().stdout, links, "nothing is left of the question");
-    // The kernel refuses to make a tap interface as a link, and makes one for who opens its device.
+    // The kernel does not make a tap interface over netlink, but only when a process opens its device.
     let tap = json!({"cniVersion": "1.0.0", "name": "tap", "plugins": [{"type": "tap"}]});
     machine.write("net.d/95-tap.conflist", &tap.to_string());
     let found = findings(&machine, "--ignore plugin-missing").into_iter().any(|one| one.contains("tun (tap)"));
@@ -353,7 +353,7 @@ fn what_cannot_be_looked_at_is_said() {
     let found = findings(&machine, "");
     assert_eq!(found, ["not-examined /var/lib/cni/braid"]);
     machine.run("rm /var/lib/cni/braid/attachments").succeeds();
-    // Each is in the place of a directory, but for the last, which has half of a configuration.
+    // Each is a file in place of a directory. The last one is an incomplete configuration.
     for (path, text) in [
         ("/var/lib/cni/results", ""),
         ("/var/lib/cni/networks", ""),
@@ -379,7 +379,7 @@ fn what_cannot_be_looked_at_is_said() {
     barred.exits(1).prints("not-examined  /var/lib/cni/results").prints("as root, with all capabilities");
 }
 
-/// A clock that was set back neither makes an address look old nor keeps it for as long as it was set back by.
+/// After the clock was set back, an address does not look old, and is not kept for as long as the clock was set back by.
 #[test]
 fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() {
     let machine = machine();
@@ -398,7 +398,7 @@ fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() 
     machine.is_as_noted();
 }
 
-/// What cannot be read may say whose an address is.
+/// A file that cannot be read may record the container of an address.
 #[test]
 fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
     let machine = machine();
@@ -412,7 +412,7 @@ fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
     machine.is_as_noted();
 }
 
-/// DEL was called, and has failed, before the container went.
+/// DEL was called and failed before the container was gone.
 #[test]
 fn a_failed_del_of_a_container_that_is_gone_is_told_with_its_error() {
     let machine = failing();

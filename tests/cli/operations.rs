@@ -1,4 +1,4 @@
-//! `add`, `check`, `del`, `gc` and `status`: Braid in the place of a container runtime, as cnitool is.
+//! `add`, `check`, `del`, `gc` and `status`: Braid as a container runtime, like cnitool.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn calls(machine: &Machine) -> Vec<Call> {
     Call::read_all(&machine.dir().join("recorder/calls"))
 }
 
-/// The cached result of a container, where libcni keeps it.
+/// The cached result of a container, in libcni's cache.
 fn cached(machine: &Machine, name: &str) -> Option<Value> {
     let text = fs::read(machine.dir().join("var-lib/cni/results").join(name)).ok()?;
     Some(serde_json::from_slice(&text).expect("JSON"))
@@ -84,7 +84,7 @@ fn options_come_before_the_environment_and_a_namespace_has_a_name() {
     machine.run("cd /etc/cni/net.d && braid add 10-pods.conflist web --container-id web-3").succeeds();
     assert_eq!(machine.order(), ["ADD alpha eth1", "ADD alpha eth0", "ADD alpha eth0"]);
     assert!(calls(&machine).iter().all(|call| call.var("CNI_NETNS") == "/run/netns/web"));
-    // What is to go may be gone already.
+    // What DEL removes may be gone already.
     machine.run("ip netns del web && braid del pods web -i eth1 --container-id web-1").succeeds();
     machine.run("for id in web-2 web-3; do braid del pods web --container-id $id; done").succeeds();
     assert_eq!(cached(&machine, "pods-web-1-eth1"), None);
@@ -101,7 +101,7 @@ fn status_of_a_network() {
     for network in ["new", "old", "pods"] {
         machine.run(&format!("braid status {network}")).succeeds().prints_nothing();
     }
-    // Those below 1.1.0 are not asked.
+    // Versions before 1.1.0 have no STATUS.
     assert_eq!(machine.order(), ["STATUS alpha", "STATUS beta"]);
     for (code, message) in [(50, "no daemon"), (51, "beta is cut off")] {
         let behaviour = json!({"fail": {"STATUS": {"code": code, "msg": message}}});
@@ -109,7 +109,7 @@ fn status_of_a_network() {
         let ran = machine.run("braid status new").exits(1).says(message);
         assert_eq!((&ran.json()["code"], &ran.json()["cniVersion"]), (&json!(code), &json!("1.1.0")));
     }
-    // cnitool's words.
+    // The same message as cnitool's.
     machine.run("braid status pods web && braid gc pods web").succeeds();
     machine.run("braid status lacking").exits(1).says("\"absent\"");
     machine.run("braid status nowhere").exits(1).says("\"nowhere\"");
@@ -147,7 +147,7 @@ fn a_plugins_error_is_printed_as_json(
     let ran = machine.run(&format!("braid {command} pods web")).exits(1).says(message);
     let error = ran.json();
     assert_eq!(error["code"], code);
-    // The network's, and not the latest.
+    // The network's version, and not the latest one.
     assert_eq!(error["cniVersion"], "1.0.0");
     assert!(error["msg"].as_str().expect("a message").contains(message), "{error}");
     if command == "del" {
@@ -187,7 +187,7 @@ fn what_is_wrong_is_said_and_nothing_runs(#[case] line: &str, #[case] message: &
 fn a_configuration_that_does_not_parse_hides_no_other() {
     let machine = machine();
     machine.write("net.d/00-broken.conflist", "{");
-    machine.run("braid add pods web").succeeds().says("passed over /etc/cni/net.d/00-broken.conflist");
+    machine.run("braid add pods web").succeeds().says("skipped /etc/cni/net.d/00-broken.conflist");
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn node() -> Case {
     Case::new().delegate(recorder("alpha").link()).key("kubernetes", places)
 }
 
-/// A node with networks beta and gamma, which take what the pod says, and vf and vf2, which take a device of [`RESOURCE`].
+/// A node with the networks beta and gamma, whose devices the pod's annotation chooses, and vf and vf2, which take a device of
+/// [`RESOURCE`].
 fn networks<S: ApiServer + ?Sized>(api: &Cluster<S>) {
     let capabilities = json!({"deviceID": true, "CNIDeviceInfoFile": true});
     let resource = json!({"k8s.v1.cni.cncf.io/resourceName": RESOURCE});
@@ -62,7 +63,7 @@ fn claim<S: ApiServer + ?Sized>(api: &Cluster<S>, devices: &[(&str, &str)]) {
     claim_of(api, &requests, &devices.iter().map(result).collect());
 }
 
-/// The same with these requests, and what has been allocated to them.
+/// The same with these requests, and with this allocation.
 fn claim_of<S: ApiServer + ?Sized>(api: &Cluster<S>, requests: &[&str], results: &Value) {
     let request = |name: &&str| json!({"name": name, "exactly": {"deviceClassName": "nics"}});
     let requests: Vec<Value> = requests.iter().map(request).collect();
@@ -100,7 +101,7 @@ fn slice<S: ApiServer + ?Sized>(
     api.server.put(&format!("{SLICES}/{name}"), slice);
 }
 
-/// Writes what the driver says of a request of `ResourceClaim` `shop-nics`.
+/// Writes the driver's metadata about a request of `ResourceClaim` `shop-nics`.
 fn metadata(case: &Case, request: &str, device: &str, attributes: &Value) {
     let dir = case.dir().join("kubelet/plugins/nic.example/dra-device-metadata/web_shop-nics").join(request);
     fs::create_dir_all(&dir).unwrap();
@@ -113,7 +114,7 @@ fn metadata(case: &Case, request: &str, device: &str, attributes: &Value) {
     fs::write(dir.join("metadata.json"), format!("{}\n{}\n", object("v1beta1"), object("v1alpha1"))).unwrap();
 }
 
-/// The case with this server, if it knows resource claims: a real one does from Kubernetes 1.34 on.
+/// The case with this server. `None` if the server has no resource claims: a real one has them since Kubernetes 1.34.
 fn with_claims(server: Server, case: Case) -> Option<(Case, Cluster)> {
     let (case, api) = server.with(case)?;
     let has_claims = matches!(server, Server::Double) || api.server.get(GROUP).is_some();
@@ -124,7 +125,7 @@ fn kubelet(case: &Case, prepared: Prepared<'_>) {
     Kubelet::start_with_claims(case, true, &[("cpu", &["0"])], prepared);
 }
 
-/// What was asked of the API server, but for definitions, events and the network status.
+/// The requests to the API server, without those for definitions, events and the network status.
 fn questions(api: &Cluster<Double>) -> Vec<String> {
     let is_other = |request: &String| !request.contains("network-attachment") && request.starts_with("GET");
     api.server.requests().into_iter().filter(is_other).collect()
@@ -171,7 +172,7 @@ fn requests_of_one_claim_go_to_the_attachments_that_name_them(
 
 #[test]
 fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_and_del() {
-    // As sriov-cni does, it takes the device from its own configuration, and keeps nothing.
+    // Like sriov-cni, it reads the device from its configuration, and stores nothing.
     let sriov = "config=$(cat); [ $CNI_COMMAND = VERSION ] || echo \"$CNI_COMMAND $config\" >>\"$RECORDER_DIR/sriov\"\n\
         case $config in *'\"deviceID\":\"0000:01:00.1\"'*) ;; *) echo '{\"code\":100,\"msg\":\"no VF\"}'; exit 1;; esac\n\
         [ $CNI_COMMAND != ADD ] || echo '{\"cniVersion\":\"1.0.0\"}'";
@@ -185,13 +186,12 @@ fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_an
     case.add().succeeds();
     case.check().succeeds();
     case.del().succeeds();
-    // It gets the function of the request that is named, and refuses another than it expects.
+    // It gets the function of the named request, and refuses any other.
     let case = pod(&api, case, &by_request(&[("vf", "two")]));
     case.add().fails(100).says("no VF");
 }
 
-/// The real sriov-cni gets the function that it is to take, and where the machine has no such function, its refusal is what the
-/// user reads.
+/// The real sriov-cni gets the right function. The machine has no such function, so the user reads sriov-cni's error.
 #[test]
 fn the_plugin_for_virtual_functions_refuses_a_function_that_the_machine_lacks() {
     let Some(sriov) = std::env::var_os("BRAID_TEST_SRIOV_CNI") else {
@@ -221,7 +221,7 @@ fn the_api_server_is_asked_for_the_claim_and_for_the_slices_of_this_node_and_dri
     slice(&api, "node-2", 1, &json!({"nodeName": "node-2"}), &[("a", attributes("wrong", ""))]);
     case.add().succeeds();
     let pages = format!("GET {SLICES}");
-    // Two pages of the node's, and those that name no node: they may be newer.
+    // Two pages of slices of the node, and the slices that name no node, which may be newer.
     let asked = ["GET web/pods/shop", "GET web/pods/shop", "GET web/resourceclaims/shop-nics", &pages, &pages, &pages];
     assert_eq!(questions(&api), asked);
 }
@@ -311,7 +311,7 @@ fn a_resource_is_looked_for_among_claims_then_extended_resources_then_device_plu
         .filter(|call| call.command == "ADD")
         .map(|call| call.config()["deviceID"].clone())
         .collect();
-    // The device plugin's first is the claim's: it is not given twice.
+    // The first device of the device plugin is also the claim's, and is not given twice.
     assert_eq!(given[1..], ["0000:01:00.1", "0000:01:00.2", "0000:01:00.9"]);
     assert_eq!(api.status("web", "shop").unwrap()[1]["device-info"], info);
     case.del().succeeds().leaves_nothing();
@@ -325,7 +325,7 @@ fn a_resource_is_looked_for_among_claims_then_extended_resources_then_device_plu
 #[case::no_id(&by_request(&[("beta", "two")]), 7, &["\"two\"", "nic.example/node-1/b", "resource.kubernetes.io/pciBusID"])]
 #[case::resource(&by_request(&[("vf", "one")]), 7, &["\"vendor.com/vf\"", "\"vendor.com/other\""])]
 #[case::device(
-    &json!([{"name": "beta", "deviceID": "X", "resourceClaim": {"claim": "nics"}}]), 7, &["\"X\"", "none of its own"])]
+    &json!([{"name": "beta", "deviceID": "X", "resourceClaim": {"claim": "nics"}}]), 7, &["\"X\"", "not one of its devices"])]
 #[case::none(&json!([{"name": "vf"}]), 7, &["\"vendor.com/vf\"", "nic.example/node-1/a", "vendor.com/other"])]
 #[case::key(&json!([{"name": "beta", "resourceClaim": {"claim": "nics", "requests": "one"}}]), 7, &["resourceClaim", "\"request\""])]
 fn what_is_missing_is_reported_with_all_that_was_found(
@@ -358,7 +358,7 @@ fn what_is_not_allocated_yet_is_tried_again(#[values(Server::Double, Server::Kub
     let claims = json!([{"name": "nics", "resourceClaimTemplateName": "nics"}]);
     let case = api.pod_with_claims(case, &by_request(&[("beta", "one")]), &claims, &json!({}));
     case.add().fails(11).says("\"nics\"").says("template").called_nothing();
-    // What is looked for by its resource may be in it too.
+    // It may also contain a device that is found by its resource.
     let case = api.pod_with_claims(case, &json!([{"name": "vf"}]), &claims, &json!({}));
     case.add().fails(11).says("\"nics\"").says("template").called_nothing().leaves_nothing();
 }
@@ -377,7 +377,7 @@ fn a_network_that_any_device_will_do_for_leaves_the_one_that_another_needs() {
     assert_eq!(outcome.call_of("ADD", "beta").config()["deviceID"], "B");
     assert_eq!(outcome.call_of("ADD", "delta").config()["deviceID"], "A");
     case.del().succeeds();
-    // One device more than there are is an error, whatever the order.
+    // Asking for one device too many is an error, in any order.
     let case = pod(&api, case, &json!([any, {"name": "vf"}, {"name": "vf2"}]));
     let refused = case.add().fails(7).says("1 devices of resource \"vendor.com/vf\"").says("all of them are taken");
     refused.says("nic.example/node-1/a (A of resource").called_nothing().leaves_nothing();
@@ -428,7 +428,7 @@ fn a_claim_needs_a_pod() {
     case.add().fails(7).says("claim \"nics\"").says("no pod").called_nothing().leaves_nothing();
 }
 
-/// A node whose configuration the command line finds, and whose devices' addresses are written to claims.
+/// A node whose configuration the command line finds, and which writes the addresses of devices to claims.
 fn node_for_changes() -> Case {
     let kubernetes = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
     let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig", "multusNamespace": "web",
@@ -456,7 +456,7 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
     let attach = |network: &str| case.braid(&["attach", Case::CONTAINER, network, "--state-dir", "@DIR@/state"]).run();
     assert_eq!(attach("vf2").succeeds().call_of("ADD", "gamma").config()["deviceID"], "B");
     attach("vf").fails(7).says(RESOURCE).says("taken").called_nothing();
-    // The claim says what its devices have.
+    // The claim's status has the addresses of its devices.
     let interfaces = || in_claim_status(&api, "/networkData/interfaceName");
     assert_eq!(interfaces(), ["net1", "net2"]);
     case.braid(&["detach", Case::CONTAINER, "net1", "--state-dir", "@DIR@/state"]).run().succeeds();
@@ -520,7 +520,7 @@ fn shares_of_a_device_go_to_networks_one_after_the_other(
     case.del().succeeds().leaves_nothing();
 }
 
-/// A node whose devices' addresses are written to claims.
+/// A node that writes the addresses of devices to claims.
 fn node_with_claim_status() -> Case {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
     Case::new().delegate(recorder("alpha").link()).key("kubernetes", places)
@@ -585,18 +585,18 @@ fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone(
     let agent = start_agent();
     case.add().succeeds();
     assert_eq!(written(), 1);
-    // DEL asks nobody, and the agent may be away.
+    // DEL sends no request, and the agent may not be running.
     drop(agent);
     case.del().succeeds();
     assert_eq!(written(), 1);
     api.remove_pod("web", "shop");
     let agent = start_agent();
     wait_for("the status of the claim", || (written() == 0).then_some(()));
-    agent.logs("the status of a pod's claims is taken back");
+    agent.logs("the entries of a pod that is gone are removed from the status of its claims");
     assert_eq!(fs::read_dir(case.dir().join("state/claims")).expect("a directory").count(), 0);
 }
 
-/// The agent was uninstalled, and what DEL has noted for it stays.
+/// The agent was uninstalled, and DEL's notes for it stay.
 #[test]
 fn a_claims_status_is_taken_back_by_doctor_where_no_agent_runs() {
     let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [{"type": "braid", "stateDir": "@DIR@/state",

@@ -176,7 +176,7 @@ fn certificate(bytes: &[u8]) -> Result<String, String> {
     let text = String::from_utf8_lossy(bytes);
     let is_whole = text.matches("-----BEGIN ").count() == text.matches("-----END ").count();
     if text.trim().is_empty() || !is_whole {
-        return Err("ca.crt of the service account is empty or not whole".into());
+        return Err("ca.crt of the service account is empty or incomplete".into());
     }
     Ok(STANDARD.encode(bytes))
 }
@@ -200,14 +200,14 @@ fn no_directory(path: &Path) -> io::Error {
 
 /// Requests a token for this pod's service account. Returns it with its lifetime.
 fn longer_lived(kubeconfig: &Path, of_pod: &Token) -> Result<(Token, Duration), String> {
-    let (namespace, name) = of_pod.service_account().ok_or("the token of this pod does not say whose it is")?;
+    let (namespace, name) = of_pod.service_account().ok_or("the token of this pod names no service account")?;
     let (text, lifetime) =
         lasting_token(kubeconfig, (&namespace, &name), LIFETIME).map_err(|error| error.to_string())?;
     if lifetime.is_zero() {
-        return Err("the API server's answer holds one that has expired".into());
+        return Err("the token in the API server's answer has expired".into());
     }
     let token = Token::parse(text.as_bytes(), SystemTime::now())
-        .map_err(|error| format!("the API server's answer is of no use: {error}"))?;
+        .map_err(|error| format!("the API server's answer cannot be used: {error}"))?;
     Ok((token, lifetime))
 }
 

@@ -33,7 +33,7 @@ pub(super) fn apply(file: &File, path: &Path, directory: &Path) {
     {
         let label = String::from_utf8_lossy(&wanted);
         let label = label.trim_end_matches('\0');
-        warn(&format!("{} does not get the SELinux label {label}: {}", path.display(), io::Error::from(error)));
+        warn(&format!("{} cannot be given the SELinux label {label}: {}", path.display(), io::Error::from(error)));
     }
 }
 

@@ -32,7 +32,7 @@ pub(in crate::cli) fn uninstall(args: &Uninstall) -> Outcome {
     take_configuration_away(places)?;
     let left = if args.drain { drain(places)? } else { detach_gone(places, &mut Problem::default())? };
     if !left.is_empty() && !args.force {
-        return Err(CliError::Plain(format!("new pods no longer get to braid; {}", stays(places, &left))));
+        return Err(CliError::Plain(format!("new pods no longer use braid; {}", stays(places, &left))));
     }
     remove(&places.executable())?;
     Ok(ExitCode::SUCCESS)

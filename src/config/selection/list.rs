@@ -16,7 +16,7 @@ pub const MAX_ATTACHMENTS: usize = 256;
 pub struct Parsed {
     /// The selections, in order.
     pub selections: Vec<Selection>,
-    /// Keys that were passed over.
+    /// Keys that were skipped.
     pub warnings: Vec<KeyError>,
 }
 

@@ -330,9 +330,9 @@ impl<'a> Round<'a> {
         let reason = if matching.is_empty() {
             "it has no device for that request".to_owned()
         } else if identities.iter().all(|identity| identity.id.is_none()) {
-            "no driver says by which ID plugins know the device".to_owned()
+            "its driver does not say which device ID plugins use".to_owned()
         } else if let Some(device) = &demand.device_id {
-            format!("the device {device:?} is none of its own, or asked for twice")
+            format!("the device {device:?} is not one of its devices, or is asked for twice")
         } else if let Some(resource) = &demand.resource
             && identities.iter().all(|identity| identity.resource.as_ref().is_some_and(|found| found != resource))
         {

@@ -30,7 +30,7 @@ pub enum DeviceError {
         found: String,
     },
     /// The pod asks for a device that it does not have.
-    #[error("the device {device:?} is none of those of resource {resource:?} that the pod has, or asked for twice")]
+    #[error("the device {device:?} is not one of the pod's devices of resource {resource:?}, or is asked for twice")]
     NotTheirs {
         /// The resource.
         resource: String,

@@ -341,7 +341,10 @@ fn what_is_wrong_with_a_claim_is_named() {
             Demand { resource: Some("s".into()), ..of_claim("1", "nics", Some("nic")) },
             ["resource \"s\"", "resource \"r\""],
         ),
-        (Demand { device_id: Some("B".into()), ..of_claim("1", "nics", Some("nic")) }, ["\"B\"", "none of its own"]),
+        (
+            Demand { device_id: Some("B".into()), ..of_claim("1", "nics", Some("nic")) },
+            ["\"B\"", "not one of its devices"],
+        ),
         (of_resource("1", "s"), ["no device of resource \"s\"", "nic.example/node-1/g"]),
     ] {
         let error = error(demand);

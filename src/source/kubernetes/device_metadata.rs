@@ -129,7 +129,7 @@ fn read_file(file: &Path, place: Place<'_>) -> Vec<(String, DeviceKey, Identity)
 }
 
 fn pass_over(path: &Path, reason: &dyn std::fmt::Display) {
-    tracing::warn!("passed over {}, which describes devices of a resource claim: {reason}", path.display());
+    tracing::warn!("skipped {}, which describes devices of a resource claim: {reason}", path.display());
 }
 
 fn contents(file: &Path) -> io::Result<Vec<u8>> {

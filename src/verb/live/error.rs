@@ -55,7 +55,7 @@ pub enum LiveError {
         reason: String,
     },
     /// ADD did not end, or DEL has begun.
-    #[error("container {container_id:?} is being attached or detached, or that was cut short; DEL cleans up")]
+    #[error("container {container_id:?} is being attached or detached, or that was interrupted; DEL cleans up")]
     NotWhole {
         /// The container.
         container_id: String,
@@ -78,8 +78,8 @@ pub enum LiveError {
     },
     /// It is not certain that the path leads to the same namespace.
     #[error(
-        "it is not known whether {netns} is still the network namespace of container {container_id:?}: the journal has no \
-         cookie of it (Linux 5.14), and the interfaces in it are others"
+        "it is not known whether {netns} is still the network namespace of container {container_id:?}: the journal \
+         does not record its cookie (Linux 5.14), and its interfaces are not those in the journal"
     )]
     UnprovenNamespace {
         /// The container.
@@ -109,7 +109,7 @@ pub enum LiveError {
         present: Vec<String>,
     },
     /// The primary attachment cannot be detached.
-    #[error("{ifname:?} is the primary attachment of container {container_id:?}: it goes with DEL")]
+    #[error("{ifname:?} is the primary attachment of container {container_id:?}: only DEL detaches it")]
     Primary {
         /// The container.
         container_id: String,
@@ -163,7 +163,7 @@ pub enum LiveError {
         why: &'static str,
     },
     /// Others keep changing the container.
-    #[error("container {container_id:?} has been changed by others at the same time, again and again")]
+    #[error("container {container_id:?} is changed again and again by others at the same time")]
     KeepsChanging {
         /// The container.
         container_id: String,

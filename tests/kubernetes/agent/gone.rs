@@ -1,4 +1,4 @@
-//! What belongs to containers that are gone, and debts: with the node's real Braid.
+//! Attachments of containers that are gone, and debts, with the node's real Braid.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ fn node(netns: &Namespace) -> (Case, Cluster<Double>) {
     in_cluster(case.key("debts", json!({"giveUpAfter": 0.001})).netns(netns.path().to_str().expect("UTF-8")))
 }
 
-/// An agent that takes a second for what takes minutes. Its children pass on to the recorders where to record.
+/// An agent whose pauses are a second instead of minutes. Its children tell the recorders where to record.
 fn impatient(case: &Case) -> Agent {
     Agent::start_recording(case, &["--gone-after", "1", "--retry-after", "1"])
 }
@@ -38,7 +38,7 @@ fn what_a_container_that_is_gone_had_is_undone_once_its_pod_is_not_known_any_mor
     api.remove_pod("web", "shop");
     wait_for("the end of the journal", || (!case.owes()).then_some(()));
     assert_eq!(case.order(), ["ADD alpha eth0", "ADD beta net1", "DEL beta net1", "DEL alpha eth0"]);
-    agent.logs("what a container that is gone had is undone");
+    agent.logs("the attachments of a container that is gone are undone");
 }
 
 #[test]
@@ -71,5 +71,5 @@ fn debts_are_tried_again_until_they_are_settled() {
     agent.logs("beta is stuck; trying again later");
     case.behave("beta", json!({}));
     wait_for("the end of the debt", || (!debt.exists()).then_some(()));
-    agent.logs("what a container that is gone had is undone");
+    agent.logs("the attachments of a container that is gone are undone");
 }
