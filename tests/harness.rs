@@ -1,4 +1,4 @@
-//! The harness itself: what the other tests say is worth only as much as this holds.
+//! Tests of the harness itself, on which all other tests depend.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

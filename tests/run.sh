@@ -7,7 +7,8 @@
 # tests/cluster/run.sh says what it needs. With other arguments, only `cargo test` runs, with these. Without any, the script says
 # at the end how long each part took, and which ten tests were the slowest.
 #
-# The tests make network namespaces of their own and leave the machine as it was. As an ordinary user they run in a user namespace, which knows no other users and no real root.
+# The tests make network namespaces of their own and leave the machine as it was. As an ordinary user they run in a user
+# namespace, which knows no other users and no real root.
 #
 #   BRAID_TEST_CNI_PATH      the reference plugins, if not in /usr/lib/cni or /opt/cni/bin
 #   BRAID_TEST_CNI_PATH_NEW  reference plugins that speak CNI 1.1.0, if not in /opt/cni-1.9/bin; where there are none, they
@@ -32,10 +33,10 @@ cd "$(dirname "$0")/.."
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 
-# Programs that a system keeps out of an ordinary user's PATH.
+# On some systems, these directories are not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# What must be there, by the Debian package that has it: a program, or the path of a file.
+# The programs and files that the tests need: the Debian package, and the name of a program or the path of a file.
 needs() {
     cat <<'EOF'
 iproute2 ip
@@ -84,7 +85,7 @@ install_missing() {
     ((${#packages[@]})) || return 0
     if ((EUID == 0)) && [[ ${BRAID_TEST_NO_INSTALL:-} != 1 ]] && command -v apt-get >/dev/null; then
         say "installing ${packages[*]}"
-        # A service that the installation starts would go on running after the tests.
+        # Keeps the installation from starting services, which would keep running after the tests.
         export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
         apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null ||
             { apt-get update -qq && apt-get install -y --no-install-recommends "${packages[@]}" >/dev/null; } ||
@@ -95,7 +96,7 @@ install_missing() {
     die "the tests need these Debian packages (elsewhere, the programs in them): ${packages[*]}"
 }
 
-# Has rustc build for musl too. Without that, such a build is not tried, and its instructions are not counted.
+# Adds the musl target to rustc. Without it, the musl build is not tested, and its instructions are not counted.
 add_musl() {
     musl=$(uname -m)-unknown-linux-musl
     ! builds_for_musl && [[ ${BRAID_TEST_NO_INSTALL:-} != 1 ]] && command -v rustup >/dev/null || return 0
@@ -118,7 +119,7 @@ fetch_new_plugins() {
     if [[ ${BRAID_TEST_NO_INSTALL:-} != 1 && -e $keyring ]] && command -v apt-get dpkg >/dev/null; then
         say "fetching reference plugins that speak CNI 1.1.0"
         work=$cache/apt
-        # The mirror that the machine uses itself.
+        # The mirror that the machine itself uses.
         # shellcheck disable=SC2016
         mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "Debian" { print $2; exit }')
         mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
@@ -129,7 +130,7 @@ fetch_new_plugins() {
             -o Acquire::Languages=none -o Acquire::Retries=0 -o Acquire::http::Timeout=20)
         (
             cd "$work"
-            # Nothing is half there: the plugins come into their place last.
+            # The plugins are moved into place last, so that an interrupted run leaves no incomplete folder.
             apt-get "${apt[@]}" update && apt-get "${apt[@]}" download containernetworking-plugins &&
                 dpkg -x containernetworking-plugins_*.deb plugins && mv -T plugins ../plugins
         ) >"$cache/log" 2>&1 || printf 'they could not be had: %s\n' "$(tail -n 1 "$cache/log")"
@@ -146,7 +147,7 @@ fetch_helm() {
         say "fetching Helm's library"
         rm -rf "$cache/helm.part"
         mkdir -p "$cache"
-        # It comes into its place last, so that nothing is half there.
+        # It is moved into place last, so that an interrupted run leaves no incomplete folder.
         python3 -m venv "$cache/helm.part" >"$cache/helm.log" 2>&1 &&
             "$cache/helm.part/bin/python" -m pip install --quiet --timeout 20 --retries 0 helm-python-sdk==0.2.2 >>"$cache/helm.log" 2>&1 &&
             mv -T "$cache/helm.part" "$cache/helm" || printf 'it could not be had: %s\n' "$(tail -n 1 "$cache/helm.log")"
@@ -158,7 +159,7 @@ fetch_helm() {
     fi
 }
 
-# Says early what an ordinary user cannot have.
+# Reports early what an ordinary user's machine lacks.
 check_rights() {
     ((EUID != 0)) || return 0
     unshare --user --map-root-user --net --mount true 2>/dev/null || die "the tests make network namespaces, and this \
@@ -167,14 +168,14 @@ kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces above 0
     say "not root: the tests run in a user namespace, and those of podman and containerd skip"
 }
 
-# Says early what would otherwise end in the middle of a build.
+# Reports early what would otherwise make the build fail later.
 check_disk() {
     local free
     free=$(df --output=avail --block-size=1M . | tail -n 1)
     ((free >= 5000)) || say "only $free MB are free here: to build and test everything on a new machine takes about 4 GB"
 }
 
-# Runs a command as root, or as what looks like root from inside, with a /run of its own.
+# Runs a command as root, or as root of a user namespace, with a /run of its own.
 with_root() {
     if ((EUID == 0)); then
         "$@"
@@ -191,13 +192,13 @@ with_root() {
 run_tests() {
     local threads=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     cargo test --no-run --quiet "$@" || return
-    # Built already: a namespace without a network must not make cargo look for one. The tests send signals that a job in
-    # the background ignores, and so would all it starts.
+    # Everything is built already, and cargo must not look for a network, because the namespace has none. The tests send signals
+    # that a job in the background, and everything that it starts, would ignore.
     CARGO_NET_OFFLINE=true with_root env --default-signal=HUP,INT,QUIT,TERM "RUST_TEST_THREADS=$threads" \
         cargo test --no-fail-fast "$@" 2>&1 | totals
 }
 
-# Passes the output of tests on, and adds up their results.
+# Prints the output of tests, and adds up their results.
 totals() {
     awk '
         { print }
@@ -208,10 +209,11 @@ totals() {
 # Runs all tests, measures each, and shows the slowest. Documentation's tests are not measured.
 run_all_tests() {
     local host log status=0
-    # The plugin that records is an example, and naming other targets does not build it.
+    # The recording plugin is an example, which is not built if other targets are named.
     cargo build --examples --quiet || return
     cargo test --doc 2>&1 | totals || status=$?
-    # Measuring is unstable. What runs the tests says that it is allowed; said to cargo, it would build everything anew.
+    # Measuring times is an unstable feature of the test harness. Only the harness gets the variable that allows it: given to
+    # cargo, the variable would make it build everything again.
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     log=$(mktemp)
     (
@@ -224,7 +226,7 @@ run_all_tests() {
     return "$status"
 }
 
-# Runs what needs nothing but the recording plugin: no real plugin, no runtime, no API server.
+# Runs the tests that need only the recording plugin: no real plugin, no runtime, no API server.
 quick() {
     cargo fmt --check || return
     cargo build --examples --quiet || return
@@ -244,23 +246,23 @@ count_instructions() {
     tests/bench/instructions.sh
 }
 
-# Tries, built for musl, what depends on the C library, and real plugins.
+# Builds for musl, and runs the tests that depend on the C library, and those with real plugins.
 test_musl() {
     local folder
     builds_for_musl || { echo "rustc does not build for musl here: rustup target add $musl"; return; }
     build_for_musl || return
     folder=$(realpath "${CARGO_TARGET_DIR:-target}")/instructions
-    # The plugin that records is one, and `--test` alone does not build it.
+    # The recording plugin is an example, and `--test` alone does not build it.
     cargo build --examples --quiet || return
     BRAID_TEST_BINARY=$folder/$musl/release/braid run_tests --test suite -- \
         cli::run faults::killed::a_plugin faults::limits networks:: runtimes::podman transaction::crash
 }
 
-# Runs every fuzz target for a bounded time. What it finds is in tests/fuzz/artifacts.
+# Runs every fuzz target for a limited time. Inputs that fail are put into tests/fuzz/artifacts.
 fuzz() {
     local target host fuzz=(--fuzz-dir tests/fuzz)
     cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is not installed: cargo install cargo-fuzz"; return 1; }
-    # cargo-fuzz takes the target that it was itself built for, which need not be this machine's.
+    # By default, cargo-fuzz builds for the target that it was itself built for, which may differ from this machine's.
     host=$(rustc -vV | sed -n 's/^host: //p')
     for target in $(cargo fuzz list "${fuzz[@]}"); do
         say "fuzzing $target"
@@ -271,13 +273,13 @@ fuzz() {
     done
 }
 
-# Runs the crates' licences, sources and bans past cargo-deny, where that is installed.
+# Checks the crates' licences, sources and bans with cargo-deny, if that is installed.
 check_crates() {
     command -v cargo-deny >/dev/null || { echo "cargo-deny is not installed: cargo install --locked cargo-deny"; return; }
     cargo deny --config .cargo/deny.toml --log-level error check --hide-inclusion-graph bans licenses sources
 }
 
-# Checks the workflows, where actionlint is installed.
+# Checks the workflows, if actionlint is installed.
 check_workflows() {
     command -v actionlint >/dev/null || { echo "actionlint is not installed: https://github.com/rhysd/actionlint"; return; }
     actionlint
@@ -302,7 +304,7 @@ fi
 check_disk
 add_musl
 
-# One failure does not hide another: everything runs, and what failed is said again at the end.
+# One failure does not hide another: everything runs, and the failures are listed at the end.
 failed=()
 took=()
 step() {
@@ -312,9 +314,9 @@ step() {
     "$@" || failed+=("$*")
     took+=("$(printf '%4d s  %s' $((SECONDS - began)) "$name")")
 }
-# Where everything has to be built, what would make the next build faster only takes time and disk.
+# If everything has to be built, incremental compilation only takes time and disk space.
 [[ -e ${CARGO_TARGET_DIR:-target}/debug ]] || export CARGO_INCREMENTAL=0
-# It goes on beside the next steps, which do not always keep all processors busy.
+# It runs in the background during the next steps, which do not always use all processors.
 build_for_musl &
 musl_build=$!
 step "formatting" cargo fmt --check

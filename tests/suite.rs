@@ -35,7 +35,7 @@ mod protocol {
 mod plan {
     /// Names of interfaces and networks.
     mod naming;
-    /// What `optional` forgives.
+    /// Attachments that may fail, because they are `optional`.
     mod optional;
     /// Selections: what they ask for, and when they apply.
     mod selectors;
@@ -49,13 +49,13 @@ mod transaction {
     mod ahead;
     /// `concurrency` on every operation.
     mod at_once;
-    /// Braid killed half-way.
+    /// Braid killed during a call.
     mod crash;
     /// The order of calls in ADD and rollback, and what a failed clean-up leaves for later.
     mod order;
 }
 
-/// Nothing lost, nothing left: faults, load, bad and hostile input.
+/// Faults, load, and hostile input: nothing is lost, and nothing is left.
 mod faults {
     /// Debts: what DEL cannot undo.
     mod debts;
@@ -67,7 +67,7 @@ mod faults {
     mod hostile;
     /// Braid killed at any point, and what DEL has to undo afterwards.
     mod killed;
-    /// Few descriptors, small files, ignored signals: the state in which a careless parent starts Braid.
+    /// Few descriptors, small files, ignored signals: a careless parent may start Braid like this.
     mod limits;
     /// Many calls at once, and many in a row.
     mod load;
@@ -75,13 +75,13 @@ mod faults {
     mod plugins;
     /// The state directory full, read-only, gone, torn and replaced.
     mod state;
-    /// Readers that do not read, signals that are refused, answers without end: every wait has a limit.
+    /// Readers that do not read, signals that are refused, endless answers: every wait has a limit.
     mod waits;
     /// Namespaces, interfaces, addresses and configurations that change between calls.
     mod world;
 }
 
-/// Containers that change while they live.
+/// Changes of running containers.
 mod live;
 
 /// Real networks.
@@ -180,7 +180,7 @@ mod release {
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 
-/// Braid put on a node, and taken off it.
+/// Installing Braid on a node, and uninstalling it.
 #[path = "kubernetes/install.rs"]
 mod install;
 

@@ -1,6 +1,6 @@
-//! An API server as far as it takes to attach one pod to some networks: TLS, and answers that are known in advance.
+//! An API server with what is needed to attach one pod to some networks: TLS, and fixed answers.
 //!
-//! It does next to nothing, so that what is measured is what asks it. `kube-apiserver` takes longer, and speaks HTTP/2.
+//! It does almost nothing, so that the client is measured. `kube-apiserver` takes longer, and speaks HTTP/2.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -16,7 +16,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-/// What a runtime passes in `CNI_ARGS` for the pod that there is.
+/// The `CNI_ARGS` of the only pod.
 pub(crate) const ARGS: &str =
     "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod;K8S_POD_INFRA_CONTAINER_ID=bench;K8S_POD_UID=uid-1";
 

@@ -15,19 +15,19 @@ use crate::setup::{Bench, namespace};
 
 const VERBS: [&str; 2] = ["ADD", "DEL"];
 
-/// What a burst by one contender took.
+/// A contender's figures of a burst.
 pub(crate) struct BurstRow {
     /// The operation.
     pub(crate) verb: &'static str,
-    /// Whose it is.
+    /// The contender.
     pub(crate) contender: String,
     /// From the first start to the last end.
     pub(crate) total: Samples,
-    /// What the floor took.
+    /// The floor's durations.
     pub(crate) floor: Samples,
     /// The slowest call of each burst.
     pub(crate) slowest: Samples,
-    /// The most memory of all processes together, in KiB, in a burst that is not timed.
+    /// The peak memory of all processes together, in KiB, in a burst that is not timed.
     pub(crate) memory: u64,
 }
 
@@ -118,8 +118,8 @@ impl BurstRow {
     }
 }
 
-/// Does something, and returns the most memory, in KiB, that the processes which it started had together: the sum of their
-/// shares (`Pss`), where a page that several have counts once.
+/// Runs a function, and returns the peak memory of the processes that it started, in KiB: the sum of their proportional shares
+/// (`Pss`), in which a shared page counts once.
 fn watch<T: Send>(act: impl FnOnce() -> T + Send) -> u64 {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {

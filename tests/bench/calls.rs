@@ -83,7 +83,7 @@ impl Bench {
         rows
     }
 
-    /// The most that five calls used.
+    /// The highest usage of five calls.
     fn usage(&self, contender: &Contender, scenario: Scenario, verb: &str) -> Usage {
         let configuration = scenario.configuration(contender);
         let mut most = Usage::default();

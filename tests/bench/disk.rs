@@ -1,4 +1,4 @@
-//! What a journal's sync costs, alone and with many at once.
+//! The cost of syncing a journal, for one writer and for many.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use crate::measure::Samples;
 use crate::setup::Bench;
 
-/// As long as the journal of a container with four networks, about.
+/// About the size of the journal of a container with four networks, in bytes.
 const PLAN: [u8; 4096] = [b'x'; 4096];
 
-/// What so many writers at once took until the last was done.
+/// The time of concurrent writers, until the last has finished.
 pub(crate) struct DiskRow {
-    /// How many.
+    /// The number of writers.
     pub(crate) writers: usize,
-    /// Each makes its file and syncs it.
+    /// If each makes its file and syncs it.
     pub(crate) each: Samples,
-    /// Each makes its file, and then the file system is synced once for all.
+    /// If each makes its file, and then the file system is synced once for all.
     pub(crate) grouped: Samples,
 }
 
 impl Bench {
-    /// So many writers at once, each with a folder and a file of its own, as Braid makes them.
+    /// Measures concurrent writers, each with a folder and a file of its own, as Braid makes them.
     pub(crate) fn disk(&self) -> Vec<DiskRow> {
         let rounds = self.count(3, 31);
         let folder = self.disk.join("syncs");

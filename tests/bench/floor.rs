@@ -1,8 +1,8 @@
 //! The floor of the benchmark: the least that a program between a runtime and plugins has to do.
 //!
-//! It reads the configuration, and runs the same plugins with the same input one after another. It looks at no answer
-//! but to pass it on, checks nothing, keeps nothing, and waits for as long as a plugin takes. If one fails in ADD, it runs DEL
-//! of everything in reverse. What real plugins answered to ADD, it is given for CHECK and DEL.
+//! It reads the configuration, and runs the same plugins with the same input one after another. It only passes answers on,
+//! checks and stores nothing, and has no time limits. If a plugin fails in ADD, it runs DEL of all plugins in reverse. For CHECK
+//! and DEL of real plugins, it is given their results of ADD.
 //!
 //! With `started` in its configuration it measures the bound instead: see `bound.rs`.
 
@@ -27,10 +27,10 @@ use serde_json::value::RawValue;
 struct Configuration<'a> {
     #[serde(borrow)]
     delegates: Vec<Delegate<'a>>,
-    /// Where real plugins run: the results of ADD, which CHECK and DEL have to be given. ADD prints such a list.
+    /// For real plugins: the results of ADD, which CHECK and DEL need. ADD prints such a list.
     #[serde(borrow)]
     results: Option<Vec<&'a RawValue>>,
-    /// For the first delegate, as a runtime's is.
+    /// The `prevResult` for the first delegate, as from a runtime.
     #[serde(borrow, rename = "runtimeConfig")]
     runtime_config: Option<&'a RawValue>,
     /// Measures the bound, with this many attachments at once.
@@ -122,7 +122,7 @@ impl Launcher<'_> {
         Ok(())
     }
 
-    /// What the plugins have answered to ADD.
+    /// The plugins' results of ADD.
     fn results(&self) -> Vec<String> {
         if let Some(results) = &self.configuration.results {
             return results.iter().map(|result| result.get().to_owned()).collect();
@@ -181,7 +181,7 @@ fn print(answer: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// What a plugin gets, put together as text.
+/// A plugin's input, assembled as text.
 fn request(name: &str, plugin: &RawValue, members: &[(&str, Option<&str>)]) -> String {
     let plugin = plugin.get().trim_start_matches('{');
     let mut request = format!(r#"{{"cniVersion":"1.0.0","name":"{name}",{}"#, &plugin[..plugin.len() - 1]);
@@ -197,8 +197,8 @@ fn request(name: &str, plugin: &RawValue, members: &[(&str, Option<&str>)]) -> S
     request
 }
 
-/// `--usage PROGRAM`: runs a program, and says how much memory it had resident at most, in KiB, and how many page faults it
-/// had itself. The first figure is the greatest of the program's and its plugins'.
+/// `--usage PROGRAM`: runs a program, and prints its peak resident memory in KiB and the number of its own page faults. The first
+/// figure is the highest of the program and its plugins.
 fn usage(program: &OsStr) -> Outcome<()> {
     let mut child = Command::new(program).stderr(Stdio::null()).spawn()?;
     // While it is a zombie, its own faults can be separated from those of the processes that it has waited for.
@@ -209,7 +209,7 @@ fn usage(program: &OsStr) -> Outcome<()> {
     if !status.success() {
         return Err(format!("{} ended with {status}", program.display()).into());
     }
-    // The tenth and the twelfth field, after a name that may hold spaces: those without and with a disk.
+    // The tenth and the twelfth field: minor and major faults. They follow a name that may contain spaces.
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let faults = fields[7].parse::<u64>()? + fields[9].parse::<u64>()?;
     eprintln!("{} {faults}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss());

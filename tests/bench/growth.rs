@@ -1,4 +1,4 @@
-//! How the time of a call grows with what there is.
+//! How the time of a call grows with the number of delegates, attachments and others.
 
 use std::ops::Range;
 use std::process::Command;
@@ -35,7 +35,7 @@ impl Bench {
         section("plugins in the chain of one delegate", &|axis| self.curve("chain", axis, chains, chain));
         section("bytes of configuration and of result", &|axis| self.curve("size", axis, sizes, size));
         section("attachments on the node already", &|axis| self.attached(axis, attachments));
-        // Last, as it takes the machine a while to come to rest after it.
+        // This is last, because the machine stays busy for a while afterwards.
         section("containers at once, of 4 delegates each", &|axis| self.at_once(axis, containers));
     }
 
@@ -54,7 +54,7 @@ impl Bench {
         Curve { name: name.into(), axis: axis.into(), contenders, points: Vec::new() }
     }
 
-    /// So many containers at once, of four delegates each: how long until the last has ended.
+    /// Containers at once, with four delegates each: the time until the last has ended.
     fn at_once(&self, axis: &str, points: &[usize]) -> Curve {
         let rounds = self.count(2, 11);
         let mut curve = self.empty_curve("containers", axis);
@@ -96,7 +96,7 @@ impl Bench {
                 self.fill(contender, there..*count);
             }
             there = *count;
-            // What was just made is not to be written back while others are measured.
+            // The new files must not be written back to disk during a measurement.
             drop(Command::new("sync").status());
             let samples = self.rounds(scenario, rounds);
             curve.points.push((*count, samples.iter().map(Figure::of_verbs).collect()));

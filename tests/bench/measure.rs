@@ -1,4 +1,4 @@
-//! Calling a program as a runtime does, and what a number of such calls took.
+//! Calls a program as a runtime does, and measures such calls.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// One call of a plugin.
 pub(crate) struct Call<'a> {
-    /// What is called.
+    /// The program.
     pub(crate) program: &'a Path,
     /// `CNI_COMMAND`.
     pub(crate) verb: &'a str,
@@ -74,7 +74,7 @@ impl Call<'_> {
         // Real plugins look for iptables.
         command.env("CNI_ARGS", self.args).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
-        // A program that fails early does not read all of it, and says why afterwards.
+        // A program that fails early does not read its whole input. Its error follows.
         drop(child.stdin.take().expect("piped").write_all(self.configuration));
         let mut answer = String::new();
         child.stdout.take().expect("piped").read_to_string(&mut answer).expect("the answer is text");
@@ -82,7 +82,7 @@ impl Call<'_> {
     }
 }
 
-/// What a call used, the greater of several calls.
+/// The resources that a call used, or the highest of several calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// The most memory that the program, or the largest plugin, had resident, in KiB.
@@ -98,9 +98,9 @@ impl Usage {
     }
 }
 
-/// What is measured against one another.
+/// A program that is compared with others.
 pub(crate) struct Contender {
-    /// How the tables call it.
+    /// Its name in the tables.
     pub(crate) name: String,
     /// The executable.
     pub(crate) program: PathBuf,
@@ -115,7 +115,7 @@ impl Contender {
     }
 }
 
-/// What a number of equal calls took, in the order of the turns.
+/// The durations of equal calls, in the order of the turns.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples(Vec<Duration>);
 
@@ -144,8 +144,8 @@ impl Samples {
         self.quantile(0.5)
     }
 
-    /// How many times as long as the floor these took: the median of the ratios within each turn. Whatever else the
-    /// machine does meets both of a turn alike.
+    /// The ratio to the floor: the median of the ratios within each turn. Other load on the machine affects both calls of a turn
+    /// alike.
     pub(crate) fn times(&self, floor: &Self) -> f64 {
         let mut ratios: Vec<_> = self.0.iter().zip(&floor.0).map(|(own, floor)| own.div_duration_f64(*floor)).collect();
         ratios.sort_unstable_by(f64::total_cmp);

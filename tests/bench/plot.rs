@@ -61,7 +61,7 @@ pub(crate) fn svg(curves: &[Curve]) -> String {
 }
 
 fn panel(curve: &Curve) -> String {
-    // None at all has no place on a logarithmic axis; it stands where one would.
+    // A logarithmic axis has no 0, so 0 is drawn at 1.
     let along = |x: usize| float(x.max(1));
     let xs = Axis::around(curve.points.iter().map(|(x, _)| along(*x)));
     let ys = Axis::around(curve.points.iter().flat_map(|(_, figures)| figures.iter().map(|Figure(verbs)| verbs[0])));

@@ -1,4 +1,4 @@
-//! How long whole calls take: Braid beside the floor, and beside any peer.
+//! The duration of whole calls: Braid compared with the floor, and with a peer.
 //!
 //! ```text
 //! cargo bench --bench process -- [--quick] [--write] [--percent N] [--only PART[,PART…]]
@@ -6,20 +6,20 @@
 //!
 //! The parts are `table`, `real`, `burst`, `live`, `disk`, `sizes`, `cluster`, `curves` and `concurrency`.
 //!
-//! Every figure is of whole processes, started as a runtime starts them. The contenders take turns, so that whatever else the
-//! machine does meets all of them. The *floor* (`floor.rs`) is the least that has to be done: the same plugins, with the same
-//! input, one after another. Most parts have a plugin that does nothing, so that what differs is what stands between the runtime
-//! and the plugins; `real` and `burst`, and the limit of `live`, have the reference plugins, and are skipped where those are not
-//! to be found: in `BRAID_TEST_CNI_PATH_NEW`, /opt/cni-1.9/bin or the cache of `tests/run.sh`. `Braid, state in memory` is Braid
-//! with its journal on a file system that needs no disk: what it is faster by is the price of durability.
+//! Every figure is of whole processes, started as a runtime starts them. The contenders take turns, so that other load on the
+//! machine affects all of them. The *floor* (`floor.rs`) does the least that has to be done: it runs the same plugins with the
+//! same input, one after another. Most parts use a plugin that does nothing, so that only what is between the runtime and the
+//! plugins differs. `real`, `burst` and the limit of `live` use the reference plugins, and are skipped if these are neither in
+//! `BRAID_TEST_CNI_PATH_NEW`, nor in /opt/cni-1.9/bin, nor in the cache of `tests/run.sh`. `Braid, state in memory` is Braid
+//! with its journal on a file system that needs no disk: the difference is the price of durability.
 //!
-//! `--quick` makes few runs of small cases, to see that all of it works. `--percent 20` makes a fifth of the rounds. `--write` writes the figures of the parts that ran to
-//! `docs/benchmark.md`, and the curves to `docs/benchmark.svg`. `BRAID_BENCH_PEER` names the executable of another plugin that
-//! takes a list of `delegates`, such as Multus; `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds, such as a
-//! release's, and `BRAID_BENCH_SMALL_BINARY` one without Kubernetes, for `sizes`. Braid is built as a release's executable is, where
-//! rustc has the target: for musl, at a fixed address. The floor and the plugin are ordinary programs, as plugins and runtimes are;
-//! the table has a floor that is static too. On a machine that has other things to do, `chrt --rr 20 cargo bench ...`, as root,
-//! keeps them from being measured.
+//! `--quick` makes few runs of small cases, to check that everything works. `--percent 20` makes a fifth of the rounds.
+//! `--write` writes the figures of the parts that ran to `docs/benchmark.md`, and the curves to `docs/benchmark.svg`.
+//! `BRAID_BENCH_PEER` names the executable of another plugin that takes a list of `delegates`, such as Multus;
+//! `BRAID_BENCH_BINARY` a Braid other than the one that cargo builds, such as a release's, and `BRAID_BENCH_SMALL_BINARY` one
+//! without Kubernetes, for `sizes`. Braid is built as a release's executable is, where rustc has the target: for musl, at a
+//! fixed address. The floor and the plugin are ordinary programs, as plugins and runtimes are; the table has a floor that is
+//! static too. On a busy machine, `chrt --rr 20 cargo bench ...`, as root, keeps other processes from affecting the figures.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, not a part of Braid")]
 

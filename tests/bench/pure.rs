@@ -1,5 +1,5 @@
-//! What Braid does between reading its input and writing its output, without anything of the system: one measurement for
-//! each part of a call with 4 delegates, and with 64. And the datagram by which a call reports to the agent.
+//! Braid's own work between reading its input and writing its output, without system calls: one measurement for each part of a call
+//! with 4 delegates, and with 64. Also the datagram by which a call reports to the agent.
 //!
 //! Run it by `cargo bench --bench pure`.
 
@@ -19,7 +19,7 @@ use braid_cni::telemetry::{Report, send, socket_path};
 use braid_cni::transaction::journal::{Event, FORMAT, Header, Step};
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// A configuration as large as they are in practice.
+/// A configuration of a realistic size.
 fn configuration(delegates: usize) -> String {
     let mut text = r#"{"cniVersion":"1.0.0","name":"bench","type":"braid","delegates":["#.to_owned();
     for delegate in 0..delegates {
@@ -116,7 +116,7 @@ fn parts(criterion: &mut Criterion) {
     }
 }
 
-/// What the report to the agent costs a call, where nobody listens and where somebody does.
+/// The cost of the report to the agent, with and without a listener.
 fn report(criterion: &mut Criterion) {
     let plugins = (0..4).map(|number| {
         format!(

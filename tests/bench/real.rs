@@ -1,6 +1,6 @@
-//! Calls with the reference plugins: what a user's networks are made of.
+//! Calls with the reference plugins, as in users' networks.
 //!
-//! All of it happens in a network namespace that stands for the host. It goes with the thread that made it, and with it all
+//! Everything happens in a network namespace that stands for the host. It is removed when the thread that made it ends, with all
 //! bridges, rules and interfaces.
 
 use std::cell::RefCell;
@@ -35,7 +35,7 @@ pub(crate) enum Networks {
 }
 
 impl Networks {
-    /// What the tables call them.
+    /// Their name in the tables.
     fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -112,9 +112,9 @@ fn ipam(number: usize) -> Value {
 
 /// A contender, and what is asked of it.
 pub(crate) struct Entrant<'a> {
-    /// What the tables call it.
+    /// Its name in the tables.
     pub(crate) name: String,
-    /// Whose executable it is.
+    /// The contender whose executable it uses.
     pub(crate) contender: &'a Contender,
     /// What its configuration says beside the networks.
     pub(crate) settings: Settings,
@@ -173,7 +173,7 @@ impl<'a> Entrant<'a> {
     }
 }
 
-/// Does something in a network namespace of its own that stands for the host, on a thread that ends with it.
+/// Runs a function in a new network namespace that stands for the host, in a thread of its own.
 pub(crate) fn on_a_host<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let enter_and_act = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace, as root");
@@ -204,7 +204,8 @@ impl Bench {
         rows
     }
 
-    /// ADD and DEL of four networks, three of which the pod asks an API server for. The floor runs the same plugins and asks nobody.
+    /// ADD and DEL of four networks, three of which are looked up at an API server. The floor runs the same plugins without a
+    /// request.
     pub(crate) fn real_cluster(&self) -> Vec<Row> {
         const VERBS: [&str; 2] = ["ADD", "DEL"];
         let entrants = Entrant::all(self, &[(1, json!(1)), (1, json!("auto"))]);
@@ -281,7 +282,7 @@ fn rows<const N: usize>(
     rows
 }
 
-/// What the floor's plugins have answered: it keeps nothing itself.
+/// The results of the floor's plugins, because the floor stores nothing itself.
 #[derive(Default)]
 pub(crate) struct FloorMemory(String);
 
@@ -297,7 +298,7 @@ impl FloorMemory {
         configuration.to_string()
     }
 
-    /// Keeps a floor's answer to ADD.
+    /// Stores a floor's answer to ADD.
     pub(crate) fn keep(&mut self, contender: &Contender, verb: &str, answer: String) {
         if contender.is_floor() && verb == "ADD" {
             self.0 = answer;

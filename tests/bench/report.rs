@@ -13,15 +13,15 @@ use crate::plot;
 pub(crate) struct Row {
     /// The operation.
     pub(crate) verb: String,
-    /// Of what: how many delegates, or which networks.
+    /// The case: the number of delegates, or the networks.
     pub(crate) what: String,
-    /// Whose it is.
+    /// The contender.
     pub(crate) contender: String,
-    /// What it took.
+    /// Its durations.
     pub(crate) samples: Samples,
-    /// What the floor took.
+    /// The floor's durations.
     pub(crate) floor: Samples,
-    /// What a call used, where that was read.
+    /// The resources that a call used, if they were measured.
     pub(crate) usage: Option<Usage>,
 }
 
@@ -41,19 +41,19 @@ pub(crate) struct Curve {
     pub(crate) name: String,
     /// What grows.
     pub(crate) axis: String,
-    /// Who is measured.
+    /// The contenders.
     pub(crate) contenders: Vec<String>,
     /// For each size, the figure of each contender.
     pub(crate) points: Vec<(usize, Vec<Figure>)>,
 }
 
-/// What `docs/benchmark.md` says above the figures stays, up to this line.
+/// The text of `docs/benchmark.md` up to this line stays.
 const MARKER: &str = "<!-- `cargo bench --bench process -- --write` writes what follows. -->";
 
-/// Prints what comes in, and keeps it to be written.
+/// Prints a report, and collects it for writing.
 pub(crate) struct Report {
     machine: String,
-    /// Each with its heading.
+    /// The sections, each with its heading.
     sections: Vec<String>,
     curves: Vec<Curve>,
 }
@@ -80,7 +80,7 @@ impl Report {
         let _ = writeln!(self.sections.last_mut().expect("a section"), "{line}");
     }
 
-    /// What asking an API server takes.
+    /// The cost of requests to an API server.
     pub(crate) fn cluster(&mut self, rows: Vec<Row>) {
         self.say("A pod with four networks beside its primary: the pod and four definitions read over TLS, five plugins run, the status");
         self.say("written, events posted. The server is a small one in the benchmark's own process, with HTTP/1.1; the floor runs the");
@@ -151,7 +151,7 @@ impl Report {
         self.say("");
     }
 
-    /// What the disk takes for the plans.
+    /// The cost of syncing plans to disk.
     pub(crate) fn disk(&mut self, rows: &[DiskRow]) {
         self.say("So many writers at once, each with a folder and a file of 4 KB. *each*: every one syncs its file and its folder, as Braid does.");
         self.say("*grouped*: nobody does, and at the end the whole file system is synced once. Medians in milliseconds until all is done.\n");
@@ -196,7 +196,7 @@ impl Report {
         self.curves.push(curve);
     }
 
-    /// What `concurrency` buys.
+    /// The effect of `concurrency`.
     pub(crate) fn concurrency(&mut self, figures: Vec<(usize, f64)>) {
         self.say("ADD with 8 delegates, each of which sleeps for 100 ms; the primary goes first and alone.\n");
         self.say("| `concurrency` | median, ms |");
@@ -228,7 +228,7 @@ impl Report {
     }
 }
 
-/// How many processes wanted a processor, over the last minute.
+/// The load average of the last minute.
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
@@ -239,7 +239,7 @@ fn mebibytes(kibibytes: u64) -> String {
     format!("{}.{}", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
 }
 
-/// Milliseconds, with as many digits as mean something.
+/// Milliseconds, with a suitable number of digits.
 fn millis(value: f64) -> String {
     if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
 }

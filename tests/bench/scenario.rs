@@ -1,10 +1,10 @@
-//! What is asked of the contenders.
+//! The scenarios of the benchmark.
 
 use std::fmt::Write as _;
 
 use crate::measure::Contender;
 
-/// A configuration to be carried out.
+/// A configuration to be measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
     /// How many delegates.
@@ -34,14 +34,14 @@ impl Scenario {
             contender.program.file_name().expect("a file").to_string_lossy(),
             contender.state.display(),
         );
-        // Not to be there for contenders that would take it for an unknown key, or for something else.
+        // Left out for contenders that do not know this key, or give it another meaning.
         if self.concurrency > 1 {
             let _ = write!(text, r#""concurrency":{},"#, self.concurrency);
         }
         if self.in_cluster {
             let _ = write!(text, r#""kubeconfig":"{}/kubeconfig","#, contender.state.display());
         }
-        // For Multus, which calls its state directory so.
+        // Multus's name for the state directory.
         let _ = write!(text, r#""cniDir":"{}","delegates":["#, contender.state.display());
         for delegate in 0..self.delegates {
             let comma = if delegate == 0 { "" } else { "," };

@@ -1,4 +1,4 @@
-//! Everything in place to be measured: executables, folders, a network namespace.
+//! Sets up the benchmark: executables, folders, a network namespace.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,33 +14,33 @@ use crate::measure::{Call, Contender};
 /// The real plugins that the benchmark runs.
 const REAL: [&str; 7] = ["bridge", "host-local", "portmap", "firewall", "tuning", "macvlan", "bandwidth"];
 
-/// The floor as a release's executable would be.
+/// The floor, built like a release's executable.
 pub(crate) const STATIC_FLOOR: &str = "floor, static";
 
-/// Everything in place to be measured.
+/// The set-up of the benchmark.
 pub(crate) struct Bench {
-    /// Few runs of small cases.
+    /// Whether to make only few runs of small cases.
     pub(crate) quick: bool,
-    /// How many of the usual rounds are made.
+    /// The percentage of the usual rounds.
     pub(crate) percent: usize,
     /// The folder that all plugins are in.
     pub(crate) plugins: PathBuf,
-    /// What is known of the reference plugins, if they are there.
+    /// The reference plugins, if they are installed.
     pub(crate) real: Option<String>,
     /// The container's network namespace.
     pub(crate) netns: PathBuf,
     /// The launcher of the floor.
     pub(crate) floor: PathBuf,
-    /// Who is measured.
+    /// The contenders.
     pub(crate) contenders: Vec<Contender>,
     /// A folder on disk.
     pub(crate) disk: PathBuf,
-    /// Removed when this goes.
+    /// Removes the folder when dropped.
     folders: Vec<tempfile::TempDir>,
 }
 
 impl Bench {
-    /// Builds what is measured, and puts it where it is measured.
+    /// Builds the executables, and copies them into the folder.
     pub(crate) fn prepare(quick: bool, percent: usize) -> Self {
         let given = env::var_os("BRAID_BENCH_BINARY").map(PathBuf::from);
         let built = build(None, &PROGRAMS);
@@ -49,8 +49,8 @@ impl Bench {
             build(platform.as_deref(), if given.is_some() { &["--example", "bench-floor"] } else { &ALL });
         let braid = given.unwrap_or_else(|| as_released.join("braid"));
         let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
-        // Written as `braid install` and the project's own build do: what is in memory in small pieces, as a linker writes
-        // them, starts more slowly.
+        // Copied as `braid install` and the project's own build do. A file that the linker has just written is in memory in small
+        // pieces, and starts more slowly.
         let plugins = disk.path().join("bin");
         let install = |program: PathBuf, name: &str| {
             let copy = plugins.join(name);
@@ -92,7 +92,7 @@ impl Bench {
             bench.enter(STATIC_FLOOR, floor, disk.path().join("floor-static"));
         }
         bench.folders.push(disk);
-        // What was just built is not to be written back while something is measured.
+        // The new executables must not be written back to disk during a measurement.
         drop(Command::new("sync").status());
         bench
     }
@@ -113,7 +113,7 @@ impl Bench {
         let file_system = file_system.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        // The 19th is the niceness, the 41st the policy, after a name that may hold spaces.
+        // The 19th field is the niceness and the 41st the policy. They follow a name that may contain spaces.
         let scheduling = match (fields.get(38), fields.get(16)) {
             (Some(&("1" | "2")), _) => "real-time scheduling".to_owned(),
             (_, None | Some(&"0")) => "ordinary scheduling".to_owned(),
@@ -141,7 +141,7 @@ impl Bench {
         sizes
     }
 
-    /// How many rounds there are: few if this is only a trial, otherwise so many, or the part of them that was asked for.
+    /// The number of rounds: few for `--quick`, and otherwise `usual`, or the requested percentage of it.
     pub(crate) fn count(&self, few: usize, many: usize) -> usize {
         if self.quick { few } else { few.max(many * self.percent / 100) }
     }
@@ -178,7 +178,7 @@ fn real_plugins() -> Option<(PathBuf, String)> {
     let folders = env::var_os("BRAID_TEST_CNI_PATH_NEW").map(PathBuf::from).into_iter();
     let mut folders = folders.chain(["/opt/cni-1.9/bin".into(), cache]);
     let folder = folders.find(|folder| REAL.iter().all(|name| folder.join(name).is_file()))?;
-    // Without a command it says on standard error what it is.
+    // Without a command, it prints its version on standard error.
     let output = Command::new(folder.join("bridge")).env_remove("CNI_COMMAND").output().ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let spoken = text.lines().find_map(|line| line.strip_prefix("CNI protocol versions supported: "))?;
@@ -193,13 +193,13 @@ fn static_platform() -> Option<String> {
     Path::new(String::from_utf8_lossy(&libraries.stdout).trim()).is_dir().then_some(platform)
 }
 
-/// What is run beside Braid.
+/// The programs that are measured in addition to Braid.
 const PROGRAMS: [&str; 4] = ["--example", "bench-floor", "--example", "bench-noop-plugin"];
 /// Braid and the floor.
 const ALL: [&str; 4] = ["--example", "bench-floor", "--bin", "braid"];
 
-/// Builds these, and returns the folder that they are in. With a platform, they are as the executables of a release: static and
-/// at a fixed address. Without, they are what cargo makes by default.
+/// Builds programs, and returns the folder that contains them. With a platform, they are like the executables of a release:
+/// static and at a fixed address. Without one, they are cargo's default.
 ///
 /// Each is built on its own: beside tests and benchmarks Braid is built with the features that their dependencies turn on in
 /// its own.
@@ -212,7 +212,7 @@ fn build(platform: Option<&str>, what: &[&str]) -> PathBuf {
         if let Some(platform) = platform {
             cargo.args(["--target", platform, "--config"]);
             cargo.arg(format!("target.{platform}.rustflags=[\"-Crelocation-model=static\"]"));
-            // Of C there is only cryptography, which calls nothing of the C library.
+            // The only C code is cryptography, which does not use the C library.
             let variable = |name: &str| format!("{name}_{}", platform.replace('-', "_"));
             cargo.env(variable("CC"), "cc").env(variable("CFLAGS"), "-U_FORTIFY_SOURCE -fno-stack-protector");
         }
@@ -221,7 +221,7 @@ fn build(platform: Option<&str>, what: &[&str]) -> PathBuf {
     target.join(platform.unwrap_or_default()).join("release")
 }
 
-/// A network namespace with nothing in it but lo. It goes with this process.
+/// A network namespace that contains only lo. It is removed when this process exits.
 pub(crate) fn namespace() -> PathBuf {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

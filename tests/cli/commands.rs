@@ -1,4 +1,4 @@
-//! `add`, `check`, `del` and `gc` of networks with several plugins, in the order and with the failures that there can be.
+//! `add`, `check`, `del` and `gc` of networks with several plugins: their order, and their failures.
 
 use std::fs;
 use std::process::Output;
@@ -89,7 +89,7 @@ fn check_reports_each_failure_once() {
     assert_eq!(error["code"], 142);
     assert_eq!(error["details"], r#"plugin "alpha": so does alpha; plugin "beta": so does beta"#);
     for kind in ["alpha", "beta"] {
-        // The plugin knows nothing but this request, and DEL still removes the interface that ADD has made.
+        // The plugin knows only this request, and DEL still removes the interface of ADD.
         case.behave(kind, json!({"link": true}));
     }
     succeeds(case.braid(&["del", "n", &pod]).output());
@@ -118,7 +118,7 @@ fn gc_deletes_what_is_not_valid(#[case] version: &str, #[case] calls: &[&str]) {
     let case = Case::new().configuration("n.conflist", chain(version));
     let pod = pod(&case);
     succeeds(case.braid(&["add", "n", &pod, "--container-id", "c1"]).output());
-    // The recorder's interface can be made once.
+    // The recorder's interface can be made only once.
     case.behave("alpha", json!({}));
     succeeds(case.braid(&["add", "n", &pod, "--container-id", "c2"]).output());
     case.pod().ip("link del eth0");
@@ -148,7 +148,7 @@ fn gc_is_not_called_where_it_is_disabled(#[case] disabled: Value) {
     succeeds(case.braid(&["del", "n", &pod]).output());
 }
 
-/// As libcni: the chain goes on in the folder beside the list, unless the list says otherwise.
+/// As in libcni, the chain continues in the folder next to the list, unless the list says otherwise.
 #[rstest]
 #[case::inherits(json!({}), &["ADD alpha eth0", "ADD beta eth0", "ADD gamma eth0"])]
 #[case::inlined_only(json!({"loadOnlyInlinedPlugins": true}), &["ADD alpha eth0"])]
@@ -172,7 +172,7 @@ fn the_chain_goes_on_in_the_folder_of_its_name(#[case] keys: Value, #[case] call
     assert_eq!(case.changes(), "");
 }
 
-/// Calls for one container come one after the other, whatever the runtime does; those for two go side by side.
+/// Calls for one container run one after another, whatever the runtime does. Calls for two containers run at the same time.
 #[rstest]
 #[case::one_container("c1", false)]
 #[case::two_containers("c2", true)]
@@ -185,7 +185,7 @@ fn calls_overlap_for_different_containers_only(#[case] second: &str, #[case] ove
     let start =
         |id: &str, ifname: &str| case.braid(&["add", "n", &pod, "--container-id", id, "--ifname", ifname]).spawn();
     let started = [start("c1", "eth0"), start(second, "eth1")];
-    // A call is written down when it begins, so one that begins long before the other can have ended overlaps it.
+    // A call is recorded when it begins. If one begins long before the other can have ended, they overlap.
     let when_called = |count: usize| {
         let deadline = Instant::now() + Duration::from_secs(30);
         while case.order().len() < count && Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! `list` and `show`: what is attached, what is owed, what was set aside.
+//! `list` and `show`: what is attached, owed, or set aside.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ fn a_container_cannot_write_to_the_terminal_of_who_lists_it() {
     ran.require(!ran.stdout.contains('\u{1b}'), "no control character was to be there");
 }
 
-/// Whatever the network's version: one of before STATUS has no plugin that is asked.
+/// Debts are reported for every version of a network. With a version that has no STATUS, no plugin is called.
 #[rstest]
 #[case::with_status("1.1.0")]
 #[case::before_status("1.0.0")]

@@ -21,7 +21,7 @@ fn network(namespace: &str, name: &str, config: &str) -> String {
 
 const BRIDGE: &str = r#"{"cniVersion": "1.0.0", "type": "bridge"}"#;
 
-/// A pod that asks for networks; `text` stands in single quotes.
+/// A pod that asks for networks. `text` is in single quotes.
 fn pod(namespace: &str, annotation: &str, text: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  namespace: {namespace}\n  name: shop\n  annotations:\n    \
@@ -29,14 +29,14 @@ fn pod(namespace: &str, annotation: &str, text: &str) -> String {
     )
 }
 
-/// What `validate` says of files.
+/// The output of `validate` about files.
 fn validate(machine: &Machine, files: &[(&str, &str)]) -> Ran {
     let paths: Vec<_> =
         files.iter().map(|(name, text)| machine.write(name, text).to_str().expect("UTF-8").to_owned()).collect();
     machine.run(&format!("braid validate {}", paths.join(" ")))
 }
 
-/// What it says without the folders before file names.
+/// Its output without the folders of file names.
 fn lines(machine: &Machine, ran: &Ran) -> Vec<String> {
     let folder = format!("{}/", machine.dir().display());
     ran.stdout.replace(&folder, "").lines().map(str::to_owned).collect()
@@ -227,7 +227,7 @@ fn an_annotation_of_others_is_reported(#[case] key: &str, #[case] whose: &str) {
     ran.prints("  warning: ").prints(whose).prints("networks are asked for in \"k8s.v1.cni.cncf.io/networks\"");
 }
 
-/// The definition alone is good, and so is a pod with one of it.
+/// The definition alone is valid, and so is a pod that asks for it once.
 #[test]
 fn two_attachments_that_get_in_each_others_way_are_reported() {
     let limited = r#"{"cniVersion": "1.0.0", "plugins": [{"type": "bridge"}, {"type": "bandwidth", "egressRate": 1000, "egressBurst": 1000}]}"#;
@@ -277,7 +277,7 @@ fn references_are_resolved_only_where_networks_are_given() {
     let ran = validate(&Machine::new(), &[("pod.yaml", &pod("web", NETWORKS, "one"))]).succeeds();
     ran.prints("  note: Pod web/shop (line 1): k8s.v1.cni.cncf.io/networks[0]: network-attachment-definition web/one")
         .prints(" is looked up in the cluster at ADD (line 7)\n");
-    // An object that does not say its namespace is in the one of the command line.
+    // An object without a namespace is in that of the command line.
     let machine = Machine::new();
     let text = network("web", "one", BRIDGE).replace("  namespace: web\n", "") + &pod("web", NETWORKS, "one");
     let path = machine.write("all.yaml", &text);
@@ -411,7 +411,7 @@ fn a_request_has_no_more_devices_than_it_asks_for() {
     ran.prints("networks[2]: claim \"a\", request \"fast\" (ResourceClaim web/nics): all the devices that it requests are taken");
 }
 
-/// Devices are given for one alternative of a request.
+/// A request with alternatives gets devices for one of them.
 #[rstest]
 #[case::as_many_as_one_has(&["slow", "slow/two", "slow"], None)]
 #[case::more(&["slow", "slow", "slow", "slow"], Some("networks[3]: claim \"a\", request \"slow\""))]
@@ -478,7 +478,7 @@ fn a_configurations_networks_may_be_in_the_cluster_alone() {
     ] {
         ran.require(ran.stdout.contains(&format!("  note: plugins[0] (braid): {note}\n")), note);
     }
-    // Once networks are given, those that are missing are wrong.
+    // If networks are given, missing ones are errors.
     let main = network("kube-system", "main", r#"{"cniVersion": "1.0.0", "type": "absent"}"#);
     let ran = validate(&[("braid.conflist", &conf(kubeconfig)), ("nets.yaml", &main)]).exits(1);
     ran.require(ran.stdout.matches("  error: ").count() == 1, "one error");
@@ -486,7 +486,7 @@ fn a_configurations_networks_may_be_in_the_cluster_alone() {
         "  error: plugins[0] (braid): defaultNetworks[0]: there is no network-attachment-definition infra/extra",
     )
     .prints("  warning: plugins[0] (braid): network \"main\": no executable called \"absent\"");
-    // Without Kubernetes there is the disk alone.
+    // Without Kubernetes, networks are looked up only on disk.
     validate(&[("braid.conflist", &conf(""))]).exits(1).prints("clusterNetwork: no network is called \"main\"");
 }
 

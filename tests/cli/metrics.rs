@@ -1,4 +1,4 @@
-//! `metrics`, and what is made of it: alert rules and a dashboard.
+//! `metrics`, and what uses it: alert rules and a dashboard.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,7 +35,7 @@ fn value(text: &str, series: &str) -> f64 {
     line.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().expect("a number")
 }
 
-/// What `promtool` says of something on its standard input.
+/// The output of `promtool`, with a text on its standard input.
 fn promtool(words: &[&str], input: &str) {
     let mut tool = Command::new("promtool");
     tool.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -77,7 +77,7 @@ fn debts_and_unusable_journals_are_counted() {
     assert!((value(&text, "braid_debts") - 1.0).abs() < 0.1, "{text}");
     assert!(value(&text, "braid_oldest_debt_seconds") >= 1.0, "{text}");
     assert!((value(&text, "braid_journals_set_aside") - 1.0).abs() < 0.1, "{text}");
-    // The same once both were moved to the debts.
+    // The same after both were moved to the debts.
     machine.run(
         "ip netns del web; CNI_NETNS= braid del pods web --container-id web-1; braid del pods db --container-id db-1",
     );
@@ -102,7 +102,7 @@ fn alert_rules_fire_when_they_should() {
     promtool(&["test", "rules", &path("braid-rules.test.yaml")], "");
 }
 
-/// The metrics that a text names.
+/// The metrics that a text mentions.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let base = |word: &str| {

@@ -1,12 +1,11 @@
-//! `plan`: what ADD would run, and why; running nothing.
+//! `plan`: what ADD would run, and why. It runs nothing.
 
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::support::Machine;
 
-/// Braid between two other plugins would be of no use; here it stands before one. Its delegates: always, in `prod`, for
-/// a job, and one that names a file.
+/// A list with Braid and a plugin after it. Braid's delegates: always, only in `prod`, only for a job, and one that names a file.
 fn machine() -> Machine {
     let conf = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
         {"type": "braid", "delegates": [

@@ -1,4 +1,4 @@
-//! `run`, and whatever can end it.
+//! `run`, and everything that can end it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn namespace_of(front: &Child) -> PathBuf {
     Path::new("/run/netns").join(format!("braid-run-{}", front.id()))
 }
 
-/// Nothing is left of the run: on the host, in the cache, or of the namespace and the processes in it.
+/// Nothing of the run is left: on the host, in the cache, of its namespace, and of the processes in it.
 #[track_caller]
 fn assert_clean(case: &Case) {
     assert_eq!(case.changes(), "");
@@ -167,7 +167,7 @@ fn when_the_keeper_is_killed_the_front_cleans_up() {
     assert_clean(&case);
 }
 
-/// Killed while a plugin is at work, which must not go on afterwards.
+/// The run is killed while a plugin works. The plugin must not continue.
 #[rstest]
 fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_front: bool) {
     let slow = Network::new("slow").plugin(recorder("delta").instructed("sleep_ms", 700).instructed("on", vec!["ADD"]));
@@ -183,7 +183,7 @@ fn either_may_be_killed_while_a_network_is_joined(#[values(true, false)] is_fron
     assert_clean(&case);
 }
 
-/// A message that could not be written used to end the run at once, with the namespace and the networks still there.
+/// A message that could not be written once ended the run immediately, and left the namespace and the networks.
 #[test]
 fn nobody_reads_standard_error_and_all_is_cleaned_up() {
     let case = case();

@@ -29,7 +29,7 @@ fn a_version_under_another_key_is_a_warning(#[case] file: &str, #[case] text: St
     ran.prints("warning: \"version\" is a key that nothing reads; expected \"cniVersion\"");
 }
 
-/// Each problem with its file, its place, what is there and what is expected.
+/// Each problem with its file, its place, the value, and what is expected.
 #[rstest]
 #[case::json("pods.conflist", "{".to_owned(), "not a JSON object: EOF while parsing an object at line 1")]
 #[case::list_name(
@@ -154,7 +154,7 @@ fn of_two_files_with_one_name_the_one_that_is_not_used_is_reported() {
     let warnings: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
     assert_eq!(warnings, [warning]);
     ran.prints(&format!("/etc/cni/net.d/10-single.conf: ok (network \"pods\", CNI 1.0.0, bridge)\n{warning}\n"));
-    // Files that are named one by one are used one by one.
+    // Files that are named on the command line are checked independently.
     let ran = machine.run("cd /etc/cni/net.d && braid validate 10-single.conf 20-pods.conflist").succeeds();
     ran.require(!ran.stdout.contains("warning"), "no warning");
 }

@@ -1,27 +1,27 @@
-# What scenarios look at and wait for: what is on the node, pods, many pods. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# Functions with which scenarios examine the node, and make pods and wait for them. Sourced by node.sh.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
-# Notes how long something took, for the table.
+# Records how long something took, for the table.
 took() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$logs/times"; }
 now() { date +%s.%N; }
 since() { awk -v from="$1" -v to="$(now)" 'BEGIN { printf "%.1f", to - from }'; }
 
 # --- what is on the node ---
 
-# What pods' networks leave on a node. Bridges, base chains and locks stay, by design of the plugins that make them.
+# Lists what pods' networks leave on a node, without bridges, base chains and locks, which the plugins keep by design.
 node_state() {
     ip -o link | awk -F': ' '{ print "link", $2 }'
     ip -4 -o address | awk '{ print "address", $2, $4 }'
     ip route show table all | sed 's/ linkdown//'
     nft --stateless list ruleset 2>/dev/null
     tc qdisc show | grep -v 'noqueue' || true
-    # What the agent has for itself is not a pod's.
+    # The agent's own socket and files do not belong to pods.
     find /var/lib/cni ! -name 'last_reserved_ip.*' ! -name lock ! -name agent.lock ! -name events.sock | sort
     namespaces
 }
 
-# Those of pods. CRI-O has one for a pod with the node's network too.
+# The namespaces of pods. CRI-O also makes one for a pod that uses the node's network.
 namespaces() {
     local namespace
     for namespace in /run/netns/*; do
@@ -35,10 +35,10 @@ leaves_nothing() { await 60 "the node is as it was" is_as_kept; }
 
 # --- pods ---
 
-# A pod that waits. The second argument is its annotations, as JSON.
+# Makes a pod that does nothing. The second argument is its annotations, as JSON.
 pod() { pods "$2" "$1"; }
 
-# Pods that wait, all with the same annotations.
+# Makes pods that do nothing, all with the same annotations.
 pods() {
     local annotations=$1
     shift
@@ -50,7 +50,7 @@ pods() {
 
 networks() { jq -nc --arg networks "$1" '{"k8s.v1.cni.cncf.io/networks": $networks}'; }
 
-# One request, however many they are.
+# This takes one request for any number of pods.
 are_ready() {
     [[ $(k get pods "$@" -o json | jq '[.items // [.] | .[].status.conditions[]? | select(.type == "Ready" and .status == "True")] | length') == "$#" ]]
 }
@@ -63,7 +63,7 @@ inside() { k exec "$1" -- ip -o address show; }
 # The pod's network status, as one line of JSON.
 network_status() { k get pod "$1" -o json | jq -c '.metadata.annotations["k8s.v1.cni.cncf.io/network-status"] // "[]" | fromjson'; }
 
-# Fails unless jq finds that the input is so.
+# Fails unless a jq filter is true of the input.
 expect() {
     local what=$1 input=$2 filter=$3
     jq -e "$filter" <<<"$input" >/dev/null || fail "$what: $filter is not true of $input"
@@ -77,7 +77,7 @@ are_gone_of_many() { [[ -z $(k get pods -l app=many -o name) ]]; }
 many_up() { k scale deployment many --replicas="$1" >/dev/null; await 300 "$1 pods" are_ready_of_many "$1"; }
 many_down() { k scale deployment many --replicas=0 >/dev/null; await 300 "the end of the pods" are_gone_of_many; }
 
-# Each pod has its three networks, and each address is given once.
+# Each pod has its three networks, and no address is assigned twice.
 expect_networks_of_many() {
     local statuses
     statuses=$(k get pods -l app=many -o json | jq -c '[.items[].metadata.annotations["k8s.v1.cni.cncf.io/network-status"] | fromjson]')

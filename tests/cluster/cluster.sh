@@ -1,5 +1,5 @@
 # The cluster of one node: its images, control plane, runtime and kubelet. Sourced by node.sh.
-# What node.sh sets is here too, and the subshell of make_images shares its variables with what it calls.
+# The variables of node.sh are set here. The subshell of make_images shares its variables with the functions that it calls.
 # shellcheck shell=bash disable=SC2030,SC2031,SC2154
 
 address=198.51.100.2
@@ -25,7 +25,7 @@ await() {
     done
 }
 
-# Starts a program that goes on running; its output is NAME.log.
+# Starts a program in the background. Its output goes to NAME.log.
 start() {
     local name=$1
     shift
@@ -33,10 +33,10 @@ start() {
     echo $! >"/cluster/$name.pid"
 }
 
-# As an init system does: starts a program again while it fails. The kubelet does not start without a runtime.
+# Starts a program again as long as it fails, as an init system does. The kubelet does not start without a runtime.
 supervise() { until "$@"; do sleep 1; done; }
 
-# Ends a program that `start` has started with a signal, and waits for its end. It need not be a child of this shell.
+# Sends a signal to a program that `start` has started, and waits until it has exited. It may not be a child of this shell.
 stop() {
     local name=$1 signal=${2:-TERM} pid supervisor
     [[ -e /cluster/$name.pid ]] || return 0
@@ -55,7 +55,7 @@ has_exited() { ! grep -q "^State:[[:space:]]*[^Z]" "/proc/${1:-none}/status" 2>/
 
 # --- the network of the node ---
 
-# There is no kube-proxy: one rule leads to the one service that matters, for pods with the node's network too.
+# There is no kube-proxy. One rule leads to the only service that is needed, also for pods with the node's network.
 make_network() {
     ip link set lo up
     ip link add node0 type bridge
@@ -126,7 +126,7 @@ start_control_plane() {
 
 # --- images ---
 
-# Without a registry, as docs/kubernetes.md has it.
+# Images are imported without a registry, as docs/kubernetes.md describes.
 make_images() (
     local context=/cluster/context buildah=(buildah --root /var/tmp/images --runroot /run/images --storage-driver vfs)
     mkdir -p "$context/bin"
@@ -184,7 +184,8 @@ END
 
 start_crio() {
     mkdir -p /etc/containers /cluster/crio.conf.d
-    # What a kernel may lack or refuse, containers go without: a lower oom_score_adj, and limits of huge pages. CRI-O has no setting for it.
+    # Removes settings that some kernels lack or refuse: a lower oom_score_adj, and limits of huge pages. CRI-O has no option for
+    # that.
     cat >/cluster/runc <<END
 #!/bin/bash
 for argument; do
@@ -218,7 +219,7 @@ monitor_cgroup = "pod"
 [crio.network]
 network_dir = "/etc/cni/net.d"
 plugin_dirs = ["/opt/cni/bin"]
-# Without it, CRI-O asks for STATUS until it is ready once, and never again.
+# Without this, CRI-O calls STATUS only until it succeeds for the first time.
 cni_status_grace_period = "5s"
 END
     start crio crio --config /cluster/crio.conf --config-dir /cluster/crio.conf.d
@@ -248,7 +249,7 @@ END
         --node-ip="$address"
 }
 
-# Most are told to end; an API server would first wait for its watchers, for a minute and more.
+# Most programs get SIGTERM. The API server would then wait for its watchers for more than a minute.
 restart() {
     local name=$1 signal=TERM
     [[ $name != kube-apiserver ]] || signal=KILL
@@ -260,14 +261,14 @@ restart() {
     esac
 }
 
-# Ends the node as a loss of power does: nothing is told that it ends. What is in /run, all interfaces and all rules are gone
-# with it, and the next boot has another number. The control plane is another machine's.
+# Stops the node like a power failure: no process gets a chance to clean up. The contents of /run, all interfaces and all rules are
+# gone, and the next boot has another ID. The control plane stands for another machine.
 reboot_node() {
     local pid name survivors=" 1 $$ $BASHPID "
     for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do survivors+="$(<"/cluster/$name.pid") "; done
     stop kubelet KILL
     stop "$runtime" KILL
-    # Containers first lose what could act on their end.
+    # The processes that could react to the end of containers are killed first.
     for _ in 1 2 3; do
         for pid in /proc/[0-9]*; do
             pid=${pid#/proc/}
@@ -297,7 +298,7 @@ install_plugins() {
     cp "$BRAID_CLUSTER_PLUGINS"/* /opt/cni/bin
 }
 
-# The primary network, as an agent of one would write it.
+# The primary network, as its own installer would write it.
 write_primary() {
     mkdir -p /etc/cni/net.d
     cat >/etc/cni/net.d/10-pods.conflist <<'END'

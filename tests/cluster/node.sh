@@ -8,23 +8,24 @@ runtime=$1 repository=$2 logs=$3
 shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 
-# What the node writes is in memory, and gone with its mount namespace.
+# What the node writes stays in memory, and is gone with its mount namespace.
 make_root() {
     local root folder hierarchy controller
     mount --make-rprivate /
-    # Before anything hides them.
+    # They are bound now, before other mounts hide them.
     mapfile -t hierarchies < <(awk '/ - cgroup cgroup / { print $5 "=" $NF }' /proc/self/mountinfo)
     mount -t tmpfs -o size=6g node /mnt
     mkdir /mnt/upper /mnt/work /mnt/root
     mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work node /mnt/root
     root=/mnt/root
-    # Nothing that the machine's own runtimes have is the node's. Images and containers are in overlays, which cannot be on an overlay.
+    # The node must not see the state of the machine's own runtimes. Images and containers need overlays, which cannot be on an
+    # overlay.
     for folder in /run /tmp /etc/cni /opt/cni /var/lib/cni /var/lib/kubelet /var/lib/containerd /var/lib/containers /var/log \
         /var/tmp /cluster; do
         mkdir -p "$root$folder"
         mount -t tmpfs node "$root$folder"
     done
-    # What may be on other file systems, or below one of these.
+    # These may be on other file systems, or below one of these.
     for folder in "$repository" "$logs" "$here" "$BRAID_CLUSTER_PLUGINS" "$(dirname "$BRAID_TEST_BINARY")" \
         "$(dirname "${BRAID_CLUSTER_OLD:-$BRAID_TEST_BINARY}")" "$@"; do
         mkdir -p "$root$folder"
@@ -49,7 +50,7 @@ make_root() {
     hostname node
 }
 
-# The kubelet changes settings of the whole machine. It is given files instead, and so is the number of this boot.
+# The kubelet changes settings of the whole machine. It gets files in their place. The boot ID is a file too.
 hide_settings() {
     local root=$1 setting
     for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \

@@ -17,7 +17,7 @@
 #   BRAID_CLUSTER_MULTUS      multus; without it, the migration from Multus is skipped, and its times are not measured
 #   BRAID_TEST_CNI_PATH_NEW   reference plugins that speak CNI 1.1.0, as for tests/run.sh
 #   BRAID_CLUSTER_OLD         an older static braid, to upgrade from while pods run; without it, there is no older one
-#   BRAID_CLUSTER_PATIENCE    how many times longer than usual things may take, on a busy machine
+#   BRAID_CLUSTER_PATIENCE    a factor for all time limits, for a busy machine
 #   BRAID_TEST_BINARY         a static braid, if not the one that .ci/release builds
 #   BRAID_CLUSTER_LOGS        a folder for the logs of the cluster, if not a temporary one that is removed after a success
 set -euo pipefail
@@ -41,7 +41,7 @@ folder_of() {
     realpath "$folder"
 }
 
-# Has the node see programs, and finds them first on its PATH; or says what is missing.
+# Makes programs visible on the node, first on its PATH. Reports missing ones.
 folders=()
 require() {
     local variable=$1 program folder
@@ -81,7 +81,7 @@ check_programs() {
     fi
 }
 
-# Which of the runtimes that were asked for are there.
+# The requested runtimes whose programs exist.
 choose_runtimes() {
     local wanted=("$@") runtime version
     ((${#wanted[@]})) || wanted=(containerd crio)
@@ -114,7 +114,7 @@ find_braid() {
             "$repository/.ci/release" executables
         BRAID_TEST_BINARY=$(find "$work/dist" -type f -name 'braid-*' -perm /111)
     fi
-    # The image holds nothing else.
+    # The image contains nothing else.
     ! grep -qa /lib64/ld-linux "$BRAID_TEST_BINARY" || die "$BRAID_TEST_BINARY is not static"
     BRAID_TEST_BINARY=$(realpath "$BRAID_TEST_BINARY")
     export BRAID_TEST_BINARY
@@ -144,8 +144,8 @@ make_cgroups() {
     done
 }
 
-# Ends a node and removes its cgroups once nobody holds the other end of the pipe on standard input: when the test has ended,
-# however it ended. The first line says who to kill.
+# Kills a node and removes its cgroups when the other end of the pipe on standard input is closed, that is, when the test has
+# exited for any reason. The first line is the process to kill.
 keep() {
     local node='' line
     while read -r line; do node=$line; done
@@ -194,7 +194,7 @@ run_node() {
     return "$status"
 }
 
-# The times of all nodes, side by side: one line each of what, who and seconds.
+# Prints the times of all nodes side by side. Each line of the input has an action, a node and seconds.
 print_times() {
     say "what was measured: times in seconds"
     { cat "$work"/*/times 2>/dev/null || true; } | awk -F'\t' '
@@ -214,7 +214,7 @@ print_times() {
 check_machine
 work=${BRAID_CLUSTER_LOGS:-$(mktemp -d)}
 failed=()
-# Logs of a failure stay.
+# After a failure, the logs are kept.
 trap '[[ -n ${BRAID_CLUSTER_LOGS:-} ]] || ((${#failed[@]})) || rm -rf "$work"' EXIT
 mkdir -p "$work/bin"
 check_programs

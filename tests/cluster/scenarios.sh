@@ -1,5 +1,5 @@
-# What happens on the node, in this order. Each scenario leaves the node as it was before. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# The scenarios, in their order. Each one leaves the node as it was before. Sourced by node.sh.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
 run_scenarios() {
@@ -14,7 +14,7 @@ run_scenarios() {
     else
         run install_braid "Braid is installed by conf/kubernetes"
     fi
-    # Without Braid, nothing that follows says anything.
+    # Without Braid, the following scenarios would be meaningless.
     ((${#failures[@]} == 0)) || exit 1
     run warm_up "a pod has every network once"
     run selections "pods ask for networks as text and as JSON"
@@ -39,7 +39,7 @@ run_scenarios() {
     fi
 }
 
-# Runs a scenario in a process of its own, where `set -e` holds, and says how long it took. Of a failure it says why.
+# Runs a scenario in a process of its own, in which `set -e` works, and prints how long it took or why it failed.
 run() {
     local function=$1 what=$2 began=$SECONDS
     printf -- '- %s\n' "$what"
@@ -69,7 +69,7 @@ diagnose() {
     k logs -n kube-system daemonset/braid --all-containers --tail=200
 }
 
-# So that one failure does not lead to the next.
+# This keeps one failure from causing the next.
 clean_up() {
     k scale deployment many --replicas=0
     k delete pods --all --wait --timeout=60s

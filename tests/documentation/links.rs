@@ -1,4 +1,4 @@
-//! Every link leads somewhere, and every page can be reached.
+//! Every link has a target, and every page can be reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +27,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// A page without its blocks of code: what stands there is no link.
+/// A page without its blocks of code, in which nothing is a link.
 fn prose(path: &Path) -> String {
     let text = fs::read_to_string(repository().join(path)).expect("a page");
     let mut is_code = false;
@@ -69,7 +69,7 @@ fn anchors(path: &Path) -> BTreeSet<String> {
     headings.map(anchor).map(number).collect()
 }
 
-/// Takes `.` and `..` out of a path.
+/// Resolves `.` and `..` in a path.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -95,7 +95,7 @@ fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
     for page in pages() {
         for link in links(&prose(&page)) {
             let (path, anchor) = target(&page, &link);
-            // Made with the site, and looked for below.
+            // This file is made with the site, and checked below.
             let is_made = path.starts_with("docs/api");
             let is_there = is_made || repository().join(&path).exists();
             let has_anchor = anchor.is_none_or(|anchor| anchors(&path).contains(&anchor));
@@ -139,7 +139,7 @@ fn the_site_has_no_dead_link() {
     let mut seen = 0;
     for entry in fs::read_dir(dir.path()).expect("the site").flatten() {
         let name = entry.file_name().into_string().expect("UTF-8");
-        // The first is shown for what is not there, and the others are not for reading.
+        // The first is shown for missing pages, and the others are not meant to be read.
         if entry.path().extension().is_none_or(|ending| ending != "html")
             || ["404.html", "print.html", "toc.html"].contains(&&*name)
         {
@@ -148,7 +148,7 @@ fn the_site_has_no_dead_link() {
         let text = fs::read_to_string(entry.path()).expect("a page");
         for found in href.captures_iter(&text) {
             let link = &found[1];
-            // Beside the site are the folders of the repository, and in it the library's documentation.
+            // Next to the site are the folders of the repository, and the library's documentation is in it.
             let is_elsewhere = link.contains("://") || link.starts_with("../") || link.starts_with("api/");
             seen += 1;
             if !is_elsewhere && !dir.path().join(link).exists() {

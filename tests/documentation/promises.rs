@@ -1,11 +1,11 @@
-//! Every promise names tests that there are.
+//! Every promise names tests that exist.
 
 use std::fs;
 use std::path::Path;
 
 use regex_lite::Regex;
 
-/// The text of all files of Rust below a folder.
+/// The text of all Rust files below a folder.
 fn sources(folder: &Path) -> String {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     let text = entries.map(|path| match path.extension() {

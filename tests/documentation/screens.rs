@@ -1,10 +1,10 @@
-//! Screens in the documentation are what the program prints.
+//! Screens in the documentation show what the program prints.
 //!
 //! A screen is a block of `console` below a line `<!-- screen: NAME -->`. Its lines that begin with `$ ` are run one after another
 //! on the machine that the test of that name sets up, and what follows each is what that must print. What differs from run to run
 //! (times, MAC addresses) may differ, and so may the width of columns.
 //!
-//! With `BRAID_TEST_UPDATE_SCREENS` set, the blocks are written anew with what is printed.
+//! If `BRAID_TEST_UPDATE_SCREENS` is set, the blocks are replaced with what is printed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn page(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// The text of a page before a screen's first line, the screen, and the text from its end on.
+/// The text of a page before a screen, the screen, and the text after it.
 fn split<'a>(text: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let marker = format!("<!-- screen: {name} -->\n\n```console\n");
     let start = text.find(&marker).unwrap_or_else(|| panic!("there is no screen {name:?}")) + marker.len();
@@ -32,7 +32,7 @@ fn commands(screen: &str) -> impl Iterator<Item = &str> {
     screen.lines().filter_map(|line| line.strip_prefix("$ "))
 }
 
-/// What is compared: without what differs from run to run.
+/// The text that is compared, without what differs from run to run.
 fn steady(text: &str) -> String {
     let rules = [
         (r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", "MAC"),
@@ -47,7 +47,7 @@ fn steady(text: &str) -> String {
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// Runs the commands of a screen, and holds what they print against what stands there.
+/// Runs the commands of a screen, and compares their output with the page.
 #[track_caller]
 fn compare(machine: &Machine, file: &str, name: &str) {
     let path = page(file);
@@ -56,7 +56,7 @@ fn compare(machine: &Machine, file: &str, name: &str) {
     let mut now = String::new();
     for command in commands(screen) {
         let ran = machine.run(command);
-        // What is wrong with a machine ends doctor with 1, and the screen shows it.
+        // doctor exits with 1 if it has findings, as in the screen.
         let printed = if ran.stdout.is_empty() { &ran.stderr } else { &ran.stdout };
         let lines = printed.trim_end().lines().map(str::trim_end);
         now += &["$ ", command, "\n"].concat();
@@ -71,14 +71,14 @@ fn compare(machine: &Machine, file: &str, name: &str) {
     assert_eq!(steady(&now), steady(screen), "{file} shows another screen; BRAID_TEST_UPDATE_SCREENS=1 writes it anew");
 }
 
-/// A network with a bridge of its own, and host-local's addresses where they usually are.
+/// A network with a bridge of its own, and host-local with its default data directory.
 fn network(name: &str, subnet: &str) -> Value {
     let ipam = json!({"type": "host-local", "ranges": [[{"subnet": subnet}]]});
     let bridge = bridge(&format!("br-{name}"), "").without("ipMasq").without("cniVersion").without("name");
     serde_json::from_str(&bridge.key("ipam", ipam).into_json()).expect("JSON")
 }
 
-/// A machine whose network `pods` is `front`, with limits, and `storage`, which others may be given too.
+/// A machine whose network `pods` is `front`, with limits, and `storage`, which can be attached to others too.
 fn machine(more: &[Value]) -> Machine {
     let limits = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
     let front = json!({"name": "front", "plugins": [network("front", "10.101.0.0/24"), limits]});
@@ -131,7 +131,7 @@ fn listing() {
     compare(&machine, "docs/troubleshooting.md", "list and show");
 }
 
-/// Whoever writes a screen has a test for it.
+/// Every screen has a test.
 #[test]
 fn every_screen_is_held_against_the_program() {
     let tests = include_str!("screens.rs");

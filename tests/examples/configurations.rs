@@ -1,4 +1,4 @@
-//! The configurations in `conf/`: each is valid, plans what it is for, and attaches and detaches with the real plugins.
+//! The configurations in `conf/`: each is valid, gives the intended plan, and works with the real plugins.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +40,7 @@ fn each_is_valid_and_so_are_all_together() {
     let machine = Machine::new();
     let ran = machine.run(&format!("braid validate {}", folder().display())).succeeds();
     assert_eq!(ran.stdout.matches(": ok (").count(), TRIED.len(), "{}", ran.stdout);
-    // Nobody uses these two together.
+    // These two are not meant to be used together.
     let expected = "  warning: nomad.conflist comes first and has the same name, \"braid\"; this file is not used";
     let problems: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with(' ')).collect();
     assert_eq!(problems, [expected]);
@@ -91,7 +91,7 @@ fn a_configuration_does_what_it_is_for_and_leaves_nothing(
 
     machine.run("ip netns add web").succeeds();
     let interfaces: BTreeSet<_> = steps.iter().filter_map(|step| step.split(' ').next()).map(str::to_owned).collect();
-    // As Kubernetes and Nomad begin theirs: the reference plugins refuse arguments that they do not know.
+    // Kubernetes and Nomad set this too. Without it, the reference plugins refuse unknown arguments.
     let attach = format!(
         "export CNI_ARGS='IgnoreUnknown=1{}{args}'; braid add {conf} web",
         if args.is_empty() { "" } else { ";" }
@@ -101,7 +101,7 @@ fn a_configuration_does_what_it_is_for_and_leaves_nothing(
         let names = links.as_array().expect("links").iter().map(|link| word(link, "ifname"));
         names.filter(|name| name != "lo").collect::<BTreeSet<_>>()
     };
-    // The first container leaves what the networks themselves keep, bridges and base chains; `lo` stays as it was set.
+    // The first container makes what the networks keep: bridges and base chains, and `lo`, which stays up.
     machine.run(&format!("{attach}; braid del {conf} web")).succeeds();
     machine.note();
     machine.run(&attach).succeeds();

@@ -1,4 +1,4 @@
-//! What DEL cannot undo: how long it keeps the container, and what becomes of it then.
+//! What DEL cannot undo: how long DEL fails because of it, and what happens after that.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, braid, recorder};
 
-/// A container whose second attachment cannot be undone. DEL gives up on that as soon as it has failed once before.
+/// A container whose second attachment cannot be undone. The second DEL gives up on it.
 fn case() -> Case {
     let case = Case::new().cni_version("1.1.0").key("debts", json!({"giveUpAfter": 0.001}));
     case.delegate(recorder("alpha").version("1.1.0")).delegate(recorder("beta").version("1.1.0"))
@@ -30,7 +30,7 @@ fn list(case: &Case, output: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// DEL without a namespace, as runtimes call it once that is gone.
+/// DEL without a namespace, as runtimes call it when the namespace is gone.
 fn del(case: &Case) -> crate::support::Outcome<'_> {
     case.call("DEL").env("CNI_NETNS", "").run()
 }
@@ -45,14 +45,14 @@ fn a_debt_is_parked_and_lets_the_container_go() {
     del(&case).succeeds().called(&["DEL beta net1"]).stderr_contains("beta is stuck");
     assert!(!case.owes());
     assert!(debts(&case).join("container-1/eth0.jsonl").is_file());
-    // It is not forgotten.
+    // It is still known.
     assert!(list(&case, "table").contains("parked (container-1/eth0)"), "{}", list(&case, "table"));
     let listed: Value = serde_json::from_str(&list(&case, "json")).expect("JSON");
     assert_eq!((&listed[0]["state"], &listed[0]["debt"]), (&json!("parked"), &json!("container-1/eth0")));
     assert_eq!(listed[0]["attachments"][1]["plugins"][0]["state"], "owed");
     case.status().succeeds().stderr_contains("container-1/eth0");
     del(&case).succeeds();
-    // GC tries it again, passes it to plugins as still valid, and reports it as no failure of its own.
+    // GC tries it again, and passes it to plugins as still valid. GC itself does not fail because of it.
     let outcome = case.gc(&[]).succeeds().called(&["DEL beta net1", "GC alpha", "GC beta"]);
     let valid = outcome.call_of("GC", "beta").config()["cni.dev/valid-attachments"].clone();
     assert_eq!(valid, json!([{"containerID": Case::CONTAINER, "ifname": "net1"}]));
@@ -96,7 +96,7 @@ fn a_second_debt_of_one_interface_is_kept_beside_the_first() {
     assert_eq!(names, ["eth0.1.jsonl", "eth0.jsonl"]);
 }
 
-/// A container that lives may still have the interface.
+/// A running container may still have the interface.
 #[test]
 fn nothing_is_parked_while_a_process_is_in_the_namespace() {
     let case = case();
@@ -107,7 +107,7 @@ fn nothing_is_parked_while_a_process_is_in_the_namespace() {
     case.del().fails_with_any_code();
     inside.kill().expect("kill the process");
     inside.wait().expect("wait for the process");
-    // The runtime keeps the namespace until DEL has succeeded, and would for ever.
+    // The runtime keeps the namespace until DEL has succeeded, which would be forever.
     if fs::read_link("/proc/self/ns/pid").is_ok_and(|own| own.as_os_str() == "pid:[4026531836]") {
         case.del().succeeds();
         assert!(debts(&case).join("container-1/eth0.jsonl").is_file());
@@ -125,7 +125,7 @@ fn with_0_nothing_is_ever_parked() {
     assert!(case.owes() && !debts(&case).exists());
 }
 
-/// Where DEL fails first, it is 600 s.
+/// The default is 600 s after the first failing DEL.
 #[test]
 fn by_default_del_fails_for_a_while() {
     let case = case().without("debts");

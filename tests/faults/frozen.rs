@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::seccomp;
 use crate::support::{Case, Disk, recorder, wait_for};
 
-/// What a call takes at most beyond its plugins' own time, on a busy machine.
+/// The most time that a call may take in addition to its plugins, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 /// A case whose plugin `icy` keeps a file on the disk at `@DIR@/disk`, and hangs with it on the operation in `@DIR@/hangs`.
@@ -28,7 +28,7 @@ fn case() -> Case {
     case.script("icy", &script)
 }
 
-/// What the kernel finishes of the plugin's work after its DEL is undone too.
+/// What the kernel completes of the plugin's work after DEL is undone too.
 #[test]
 fn a_plugin_that_hangs_in_the_kernel_on_add_is_owed() {
     let case = case();
@@ -68,7 +68,8 @@ fn hangs_in_the_kernel(pid: Pid) -> Option<()> {
     stat.rsplit(')').next()?.trim_start().starts_with('D').then_some(())
 }
 
-/// Nobody can end a process that hangs in the kernel, and Braid is one. It runs no plugin then, and ends when it can.
+/// Here Braid itself hangs in the kernel, where it cannot be killed. It runs no plugin meanwhile, and exits when the file system
+/// answers.
 #[test]
 fn a_state_directory_that_does_not_answer_leaves_nothing() {
     let case = Case::new().delegate(recorder("alpha")).key("timeouts", json!({"total": 1}));
@@ -84,7 +85,7 @@ fn a_state_directory_that_does_not_answer_leaves_nothing() {
     assert!(!case.order().contains(&"ADD alpha eth0".into()), "{:?}", case.order());
 }
 
-/// The disk takes what is written, and never says that it is there for good.
+/// The disk accepts writes, but a sync never ends.
 #[test]
 fn a_plan_that_is_never_synced_reaches_no_plugin() {
     let case = Case::new().delegate(recorder("alpha")).key("timeouts", json!({"plugin": 1}));

@@ -11,7 +11,7 @@ mod targets;
 
 use targets::{TARGETS, Target};
 
-/// The inputs to begin with, by name. One whose name begins with `refused` is not taken, and was once the end of a parser.
+/// The first inputs, by name. Those whose names begin with `refused` must be refused; a parser once crashed on each of them.
 fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target.name);
     let files = fs::read_dir(&folder).expect("a folder of seeds").map(|entry| entry.expect("an entry").path());
@@ -22,7 +22,7 @@ fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// What parsers trip over, to be put anywhere.
+/// Texts that parsers often fail on, to be inserted anywhere.
 const PIECES: [&str; 24] = [
     "\"",
     "\\",

@@ -1,7 +1,7 @@
 //! Hostile input: every string that a pod's author or a runtime can set is refused or harmless.
 //!
-//! Every call here is held by the harness to one JSON object on standard output and an exit status that agrees. What is
-//! bounded is bounded by the kernel: a call that takes more memory or processor time than it may is killed, and fails.
+//! The harness checks that every call prints one JSON object, and that its exit status agrees with it. The kernel limits memory and
+//! processor time: a call that needs more is killed, and the test fails.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ fn objects(depth: usize) -> String {
     format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth))
 }
 
-/// Makes a call of Braid under limits, whatever its standard input.
+/// Makes a call of Braid under limits.
 fn bounded(case: &Case, verb: &str, stdin: impl Into<Vec<u8>>) -> (Option<i32>, Value) {
     let limited = case.dir().join("bin/limited");
     let script = format!("#!/bin/sh\nulimit -v {} -t {SECONDS}\nexec {}\n", MEGABYTES * 1024, braid().display());
@@ -48,7 +48,7 @@ fn bounded(case: &Case, verb: &str, stdin: impl Into<Vec<u8>>) -> (Option<i32>, 
     (status, answer)
 }
 
-/// A configuration with a key's text as it stands.
+/// A configuration with the text of a key inserted unchanged.
 fn conf(case: &Case, key: &str, value: &str) -> String {
     case.expand(&format!(
         r#"{{"cniVersion":"1.1.0","name":"outer","type":"braid","stateDir":"@DIR@/state","delegates":[{{"type":"alpha","{key}":{value}}}],"{key}":{value}}}"#
@@ -93,7 +93,7 @@ fn huge_values(#[case] value: String) {
     let text = case.expand(&format!(
         r#"{{"cniVersion":"1.1.0","name":"outer","type":"braid","stateDir":"@DIR@/state","delegates":[{{"type":"absent"}}],"args":{value},"note":{value}}}"#
     ));
-    // Twice 15 MB is more than is read.
+    // Twice 15 MB is more than the limit.
     let (status, _) = bounded(&case, "ADD", text);
     assert_eq!(status, Some(1));
 }
@@ -175,7 +175,7 @@ fn a_hundred_thousand_selections_are_refused_before_any_is_looked_up(#[case] net
     case.add().fails(7).says("at most 256").called_nothing().leaves_nothing();
 }
 
-/// Few selections, each of which would carry what the runtime gave.
+/// 200 attachments, each of which would get the same large `args`.
 #[test]
 fn a_plan_has_a_size() {
     let case = case().key("confDir", "@DIR@/conf").key("args", json!({"cni": {"long": "x".repeat(4 << 20)}}));
@@ -185,7 +185,7 @@ fn a_plan_has_a_size() {
     case.add().fails(7).says("64 MiB").called_nothing().leaves_nothing();
 }
 
-/// What the policy forbids, however it is put.
+/// Requests that the policy forbids, in every form.
 #[rstest]
 #[case::plainly(r#"{"type":"evil"}"#)]
 #[case::as_ipam(r#"{"type":"alpha","ipam":{"type":"evil"}}"#)]
@@ -209,7 +209,7 @@ fn what_the_policy_forbids_is_not_run(#[case] network: &str) {
     assert!(!case.dir().join("recorder/evil").exists());
 }
 
-/// A namespace that the pod writes in front of a network on disk is not what the policy judges by.
+/// For a network on disk, the policy ignores the namespace that the pod writes before its name.
 #[rstest]
 #[case::text(json!("public/internal"))]
 #[case::json(json!([{"name": "internal", "namespace": "public"}]))]
@@ -223,7 +223,7 @@ fn a_namespace_in_front_of_a_name_opens_no_door(#[case] networks: Value) {
     case.add().fails(7).says("policy").called_nothing().leaves_nothing();
 }
 
-/// A key in another case, which a plugin written in Go takes for the one that Braid sets.
+/// A key in another case: a plugin written in Go reads it as the key that Braid sets.
 #[test]
 fn what_the_protocol_inserts_is_not_overruled() {
     let plugin = recorder("alpha").raw("Name", "\"../../etc\"").raw("CNIVersion", "\"9\"").raw("PrevResult", "{}");
@@ -236,7 +236,7 @@ fn what_the_protocol_inserts_is_not_overruled() {
 
 const SECRET: &str = "s3cr3t-m4rk3r";
 
-/// A secret anywhere, in the right place or the wrong one, reaches no log and no error message.
+/// A secret in any place, right or wrong, gets into no log and no error message.
 #[rstest]
 #[case::delegate(json!({"delegates": [{"type": "alpha", "password": SECRET}]}))]
 #[case::delegate_that_is_none(json!({"delegates": [{"password": SECRET}]}))]
@@ -299,7 +299,7 @@ fn standard_input_that_is_only_a_secret() {
     assert!(!outcome.error_text().contains(SECRET), "{}", outcome.error_text());
 }
 
-/// What a plugin says goes to the error in JSON, to the log in JSON, and to a terminal without what could change it.
+/// A plugin's message is escaped in the JSON of the error and of the log, and printed without control sequences on a terminal.
 #[test]
 fn control_characters_reach_no_terminal_and_no_line_of_the_log() {
     let msg = "evil\u{1b}[2J\u{7}\r\nWARN forged line\u{202e}";
@@ -347,7 +347,7 @@ fn a_log_that_is_a_pipe_without_a_reader_holds_nothing_up() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A plugin's configuration with everything in it that is legal and odd comes through as it was written.
+/// A plugin's configuration with unusual but legal contents is passed on unchanged.
 #[test]
 fn odd_is_not_wrong() {
     let odd = r#"{"\u0000":"\u0000","ü":[1e400,-0,1E-999],"a":{"a":1,"a":2},"\ud83d\ude00":"\ud800"}"#;

@@ -1,6 +1,6 @@
 //! Braid killed anywhere: before, inside and after each step of ADD, DEL and GC.
 //!
-//! Wherever it is, no plugin runs on after it, and the DEL that the runtime owes leaves nothing.
+//! In every case, no plugin runs longer than Braid, and the runtime's DEL leaves nothing.
 
 use std::fs;
 use std::thread;
@@ -37,7 +37,7 @@ fn three_real_networks() -> Case {
         .delegate(chain("three", [macvlan("uplink", "10.71.3.0/24"), tuning()]))
 }
 
-/// Whether a process is no more, or only waits for its parent to hear of its end.
+/// Whether a process has exited, even if its parent has not waited for it yet.
 fn is_dead(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.is_empty() || status.contains("State:\tZ") || status.contains("State:\tX")
@@ -48,7 +48,7 @@ fn start<'a>(case: &'a Case, verb: &str) -> Running<'a> {
     if verb == "GC" { call.key("cni.dev/valid-attachments", json!([])).start() } else { call.start() }
 }
 
-/// What the runtime does after any failure: DEL, and once more to be sure.
+/// Calls DEL twice, as a runtime may do after any failure.
 fn clean_up(case: &Case) {
     case.del().succeeds().leaves_nothing();
     case.del().succeeds().leaves_nothing();
@@ -76,15 +76,15 @@ fn inside_each_step(
             assert!(!braid.success());
             case.behave(plugin, json!({}));
             if runs == "DEL" {
-                // A DEL may end what it has begun; see below.
+                // A plugin may finish its DEL; see below.
                 case.release(&rendezvous);
             }
-            // The plugin is dead before the next call begins, not some time later.
+            // The plugin must be dead when the next call begins.
             let del = case.del().succeeds();
             assert!(is_dead(held), "{plugin} runs on after braid was killed");
             let calls = del.order();
-            // What was attempted is undone; what was undone before the kill is not undone again. Of a killed ADD it cannot be
-            // known that nothing was started after that.
+            // Steps that were started are undone. Steps that were undone before the kill are not undone again. After a killed
+            // ADD, it cannot be known that nothing was started after that.
             let (attempted, rest) = if verb == "ADD" { (0, PLUGINS.len() - index - 1) } else { (index + 1, 0) };
             assert_eq!(calls.len(), if verb == "ADD" { PLUGINS.len() } else { attempted }, "{calls:?}");
             assert!(calls[rest].starts_with(&format!("DEL {plugin}")), "{calls:?}");
@@ -98,8 +98,8 @@ fn wait_until_dead(mut braid: Running<'_>) -> std::process::ExitStatus {
     wait_for("the end of braid", || braid.ended())
 }
 
-/// DEL of the bridge plugin removes the interface first and looks for its addresses' rules then: killed between the two,
-/// it leaves rules that no later DEL finds.
+/// DEL of the bridge plugin removes the interface first, and then the rules for its addresses. If it is killed between the two, no
+/// later DEL finds these rules.
 #[test]
 fn a_plugin_that_is_undoing_something_may_finish_and_no_call_starts_before() {
     let case = three_networks();
@@ -132,7 +132,7 @@ fn a_plugin_that_does_not_finish_undoing_is_killed() {
     del.leaves_nothing();
 }
 
-/// The journal is there, and no step has been begun or the first one has just been.
+/// Braid is killed when the journal exists and at most the first step has started.
 #[test]
 fn before_the_first_step() {
     let case = three_networks();
@@ -145,8 +145,8 @@ fn before_the_first_step() {
     }
 }
 
-/// What a service manager does to everything in a control group. Braid's own helper must outlive it by what it takes to
-/// kill a plugin that does not heed the signal.
+/// A service manager sends this signal to every process of a control group. The holder must live long enough to kill a plugin that
+/// ignores the signal.
 #[test]
 fn a_plugin_that_ignores_sigterm_does_not_survive_a_sigterm_to_all() {
     let case = three_networks();
@@ -162,7 +162,7 @@ fn a_plugin_that_ignores_sigterm_does_not_survive_a_sigterm_to_all() {
     del.leaves_nothing();
 }
 
-/// host-local below bridge, in place of which stands one that hangs.
+/// A bridge whose host-local is replaced with a program that hangs.
 #[test]
 fn a_plugins_own_children_die_with_it() {
     let hanging = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
@@ -184,7 +184,7 @@ wait"#;
     del.leaves_nothing();
 }
 
-/// A file that stands for an address, and does not say whose it is yet, is one that no DEL finds.
+/// No DEL finds the file of an address into which host-local has not yet written the container's ID.
 #[test]
 fn what_a_plugin_has_started_may_finish() {
     let slow = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
@@ -237,8 +237,8 @@ fn at_any_moment_with_real_plugins(#[case] verb: &str, #[case] signal: Signal) {
     }
 }
 
-/// The macvlan plugin makes its interface under a name of its own and then gives it the one that was asked for. Killed
-/// between the two it leaves an interface that no DEL looks for, in the container's namespace, with which it goes.
+/// The macvlan plugin makes its interface under a temporary name, and then renames it. If it is killed between the two, it
+/// leaves an interface that no DEL looks for. The interface is in the container's namespace, and is removed with that.
 fn forget_half_made_macvlans(case: &Case) {
     for link in case.pod().ip_json("link show type macvlan") {
         let name = link["ifname"].as_str().unwrap_or_default();
@@ -248,7 +248,7 @@ fn forget_half_made_macvlans(case: &Case) {
     }
 }
 
-/// The same holds for the addresses: there is no leak that only shows once a range is used up.
+/// The same for addresses: there must be no leak that shows only when a range is used up.
 #[test]
 fn an_address_is_free_again_after_a_kill() {
     let one_address = json!({"type": "host-local", "dataDir": "@DIR@/ipam",
@@ -264,7 +264,7 @@ fn an_address_is_free_again_after_a_kill() {
         case.held(&rendezvous);
         braid.kill();
         case.behave("alpha", json!({}));
-        // No DEL in between: a second ADD settles the first.
+        // There is no DEL in between: the second ADD undoes the first.
         case.add().succeeds();
         case.del().succeeds().leaves_nothing();
     }

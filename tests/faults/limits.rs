@@ -18,15 +18,15 @@ fn after(case: &Case, prelude: &str) -> PathBuf {
     program
 }
 
-/// A plugin that writes no file, so that a limit on files is Braid's alone to meet.
+/// A plugin that writes no file, so that only Braid is affected by a limit on files.
 fn quiet() -> Case {
     let script = "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0; echo '{\"cniVersion\":\"1.0.0\"}'";
     let case = Case::new().script("quiet", script);
     case.delegate(Plugin::new("net-a", "quiet")).delegate(Plugin::new("net-b", "quiet"))
 }
 
-/// One descriptor short of what it took to see whether a container's directory is still the same, Braid used to look again
-/// and again for ever.
+/// With one descriptor less than it takes to check whether a container's directory is still the same, Braid once repeated this
+/// check forever.
 #[test]
 fn out_of_descriptors_is_an_error_and_no_loop() {
     let case = quiet();
@@ -49,7 +49,7 @@ fn out_of_descriptors_is_an_error_and_no_loop() {
     assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
 }
 
-/// A file that may not grow is an error; the kernel's signal used to kill Braid without an answer.
+/// A limit on the size of files is an error. The kernel's signal once killed Braid before it could answer.
 #[test]
 fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
     let case = quiet();
@@ -65,7 +65,8 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
     assert!(refused > 3 && served > 3, "{refused} refused, {served} served");
 }
 
-/// Where the three descriptors are not there, no file of Braid's takes their place, and an answer that nobody gets is none.
+/// If the three standard descriptors are closed, no file that Braid opens gets their numbers, and an answer that nobody can read
+/// counts as not given.
 #[test]
 fn without_a_standard_output_an_add_is_undone() {
     let case = quiet();
@@ -92,7 +93,7 @@ fn del_of_a_journal_that_may_not_grow() {
     assert!(!case.owes());
 }
 
-/// A parent that does not care for its children passes that on, and no plugin could be waited for.
+/// If a parent ignores SIGCHLD, its children inherit that. Braid then could not wait for plugins.
 #[rstest]
 #[case::children("exec env --ignore-signal=CHLD")]
 #[case::everything("exec env --ignore-signal")]
@@ -106,7 +107,7 @@ fn ignored_signals_are_no_obstacle(#[case] prelude: &str) {
     assert_eq!(case.changes(), "");
 }
 
-/// A lock or a listening socket in a plugin's hands, or in those of what it leaves running, outlives its owner.
+/// A lock or a listening socket that a plugin inherits would outlive its owner, if the plugin leaves a process running.
 #[rstest]
 #[case::none("exec")]
 #[case::some("exec 5</dev/null 7>/dev/null 9<.; exec")]

@@ -16,11 +16,11 @@ use serde_json::json;
 
 use crate::support::{Case, Namespace, Network, braid, bridge, edit_header, ptp, recorder, wait_for};
 
-/// How many containers there are at once, and how many calls are under way at any time.
+/// The number of containers, and the number of concurrent calls.
 const CONTAINERS: usize = 200;
 const AT_ONCE: usize = 16;
 
-/// Does something for each number below `count`, on some threads.
+/// Calls a function for each number below `count`, on several threads.
 fn in_parallel(count: usize, act: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -42,11 +42,11 @@ fn id(number: usize) -> String {
     format!("container-{number}")
 }
 
-/// 200 containers on one bridge with one IPAM, half of them deleted while the rest still come, and GC in the middle.
+/// 200 containers on one bridge with one IPAM. Half of them are deleted while others are still added, and GC runs meanwhile.
 #[test]
 fn two_hundred_containers_on_one_bridge() {
     let case = Case::with_reference_plugins().cni_version("1.1.0").delegate(bridge("br-load", "10.76.0.0/16"));
-    // So that the bridge is there, and with it what the plugins keep by design.
+    // This makes the bridge, and everything that the plugins keep by design.
     case.add().succeeds();
     case.del().succeeds();
     let namespaces: Vec<_> = (0..CONTAINERS).map(|_| Namespace::new("load")).collect();
@@ -88,7 +88,7 @@ fn two_hundred_containers_on_one_bridge() {
 #[test]
 fn two_hundred_containers_while_braid_is_replaced() {
     let case = Case::with_reference_plugins().delegate(bridge("br-up", "10.77.0.0/16"));
-    // A shell does not try again where the executable is busy.
+    // Unlike Braid, a shell does not try again if the executable is busy.
     let case = case
         .script("launch", r#"exec "$BRAID""#)
         .configuration("10-pods.conflist", Network::new("pods").plugin(recorder("alpha")));
@@ -100,7 +100,7 @@ fn two_hundred_containers_while_braid_is_replaced() {
         let output = launch.env("CNI_CONTAINERID", id(number)).env("CNI_NETNS", netns.path()).run_unrecorded();
         assert!(output.status.success(), "{verb} of {}: {output:?}", id(number));
     };
-    // So that the bridge is there, and with it what the plugins keep by design.
+    // This makes the bridge, and everything that the plugins keep by design.
     case.add().succeeds();
     case.del().succeeds();
     let old: Vec<_> = (0..CONTAINERS / 2).map(|_| Namespace::new("old")).collect();
@@ -136,7 +136,7 @@ fn two_hundred_containers_while_braid_is_replaced() {
     assert_eq!(case.changes(), "");
 }
 
-/// An executable of Braid's that differs from all others.
+/// An executable of Braid that differs from all others.
 fn version(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name);
     fs::copy(braid(), &path).expect("copy the executable");
@@ -155,7 +155,7 @@ fn install(case: &Case, version: &Path) {
     assert!(new == installed, "the executable is not the one that was installed");
 }
 
-/// One plugin at a time on one container, whatever comes at once; and what is left in the end is nothing.
+/// Concurrent calls for one container run one plugin at a time, and leave nothing in the end.
 #[test]
 fn add_del_and_check_of_one_container_at_once() {
     let overlap = r#"mkdir "$RECORDER_DIR/busy" || touch "$RECORDER_DIR/overlap"
@@ -168,7 +168,7 @@ exit 0"#;
     case.add().succeeds();
     in_parallel(60, |number| {
         let output = case.call(["ADD", "DEL", "CHECK"][number % 3]).run_unrecorded();
-        // Which of them succeed depends on who comes first; none may fail in another way than CNI knows.
+        // Which of them succeed depends on their order. Those that fail must fail with a CNI error.
         assert!(output.status.code().is_some(), "{output:?}");
     });
     assert!(!case.dir().join("recorder/overlap").exists(), "two calls for one container overlapped");
@@ -176,7 +176,7 @@ exit 0"#;
     assert!(!case.owes());
 }
 
-/// DEL without a journal takes the lock too: it would otherwise run beside an ADD that comes meanwhile.
+/// DEL without a journal takes the lock too. Otherwise it could run at the same time as an ADD.
 #[test]
 fn del_of_what_was_never_added_does_not_run_beside_an_add() {
     let case = Case::new().delegate(recorder("alpha"));
@@ -190,7 +190,7 @@ fn del_of_what_was_never_added_does_not_run_beside_an_add() {
     assert!(!case.owes());
 }
 
-/// A plugin of one container hangs, and another container comes and goes meanwhile.
+/// While a plugin of one container hangs, another container is added and deleted.
 #[test]
 fn different_containers_do_not_wait_for_one_another() {
     let case = Case::new().delegate(recorder("alpha"));
@@ -208,7 +208,7 @@ fn different_containers_do_not_wait_for_one_another() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// The holder of a lock is killed, and who waited for it goes on.
+/// The process that holds a lock is killed, and the call that waits for the lock continues.
 #[test]
 fn a_killed_holder_holds_no_lock() {
     let case = Case::new().delegate(recorder("alpha"));
@@ -225,7 +225,7 @@ fn a_killed_holder_holds_no_lock() {
     case.gc(&[]).succeeds();
 }
 
-/// GC waits for the calls under way, and calls wait for it; nobody waits for ever.
+/// GC waits for running calls, and calls wait for GC. No wait lasts forever.
 #[test]
 fn gc_and_add_take_turns() {
     let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha"));
@@ -239,7 +239,7 @@ fn gc_and_add_take_turns() {
     case.gc(&[]).succeeds().leaves_nothing();
 }
 
-/// GC has the state directory to itself for as long as its own time lasts, and no longer.
+/// GC locks the state directory for at most its own time limit.
 #[test]
 fn a_gc_that_hangs_holds_an_add_up_for_no_longer_than_its_own_time() {
     let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha").version("1.1.0"));
@@ -252,13 +252,13 @@ fn a_gc_that_hangs_holds_an_add_up_for_no_longer_than_its_own_time() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// How long a long run is: fifty cycles, or as many as `BRAID_TEST_CYCLES` says.
+/// The cycles of a long run: fifty, or `BRAID_TEST_CYCLES`.
 fn cycles() -> usize {
     std::env::var("BRAID_TEST_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
 
-/// A process that plays the runtime with the library has as many descriptors and children after a long run as before, with
-/// plugins that succeed, fail, are missing and hang.
+/// A process that uses the library as a runtime has the same number of descriptors and children before and after a long run. Its
+/// plugins succeed, fail, are missing or hang.
 #[test]
 fn a_runtime_in_one_process_leaks_no_descriptor() {
     const INSIDE: &str = "BRAID_TEST_INSIDE";
@@ -270,7 +270,7 @@ fn a_runtime_in_one_process_leaks_no_descriptor() {
         .script("answers", "echo '{\"cniVersion\":\"1.0.0\"}'")
         .script("fails", "exit 1")
         .script("hangs", "[ $CNI_COMMAND = DEL ] || exec sleep 1000");
-    // The other tests of this process open descriptors as they like, so this one runs in one of its own.
+    // Other tests in this process open descriptors at the same time, so this one runs in a process of its own.
     let mut alone = Command::new(std::env::current_exe().expect("this program"));
     let output = alone.args(["--exact", NAME]).env(INSIDE, case.dir()).output().expect("run this test alone");
     assert!(output.status.success(), "{output:?}");
@@ -307,12 +307,12 @@ fn play_the_runtime(dir: &Path) {
     assert_eq!(fs::read_dir(dir.join("cache/results")).expect("the cache").count(), 0);
 }
 
-/// How many children this process has, the dead that nobody waited for included.
+/// The number of children of this process, including zombies.
 fn children() -> usize {
     let parent = std::process::id().to_string();
     let stats = fs::read_dir("/proc").expect("/proc").flatten();
     let stats = stats.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
-    // After the name in parentheses: the state, then the parent.
+    // The state and then the parent follow the name in parentheses.
     let parents = stats.filter_map(|stat| Some(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.to_owned()));
     parents.filter(|other| *other == parent).count()
 }
@@ -335,15 +335,15 @@ fn a_long_run_over_a_real_bridge_leaves_nothing() {
     assert_eq!(case.changes(), after_one);
 }
 
-/// Fifty cycles, or as many as `BRAID_TEST_CYCLES` says, leave no file, descriptor, lock, zombie or namespace.
+/// Many cycles leave no file, descriptor, lock, zombie or namespace.
 #[test]
 fn a_long_run_leaves_nothing() {
     let case = Case::new().delegate(recorder("alpha").link()).delegate(recorder("beta"));
     case.add().succeeds();
     case.del().succeeds().leaves_nothing();
-    // Braid's own children that nobody waited for would be this process's now, or init's.
+    // Children that Braid did not wait for would be children of this process now, or of init.
     let of_this_run = case.dir().to_str().expect("UTF-8").to_owned();
-    // Locks are listed by the inode that they are on.
+    // Locks are listed by inode.
     let state = fs::metadata(case.dir().join("state")).expect("the state directory");
     let inode = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&state));
     let locks =
@@ -354,7 +354,7 @@ fn a_long_run_leaves_nothing() {
             let output = case.call(verb).run_unrecorded();
             assert!(output.status.success(), "cycle {cycle}: {output:?}");
         }
-        // The recorder numbers its records, and looks for the first free number.
+        // The recorder numbers its records, and searches for the first free number, so the records are removed.
         fs::remove_dir_all(&calls).expect("forget the calls");
         fs::create_dir(&calls).expect("make the folder anew");
     }

@@ -1,4 +1,4 @@
-//! Plugins that hang, lie, flood, vanish or are replaced: each has a defined outcome, and nothing is left.
+//! Plugins that hang, lie, print too much, vanish or are replaced: each case has a defined outcome, and nothing is left.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,7 +27,7 @@ fn a_plugin_that_hangs_in_add_is_named() {
     assert!(!case.owes());
 }
 
-/// A plugin that has left the process group that it was started in is killed on time, and Braid does not wait for it.
+/// A plugin that has left its process group is killed when its time is over, and Braid does not wait for it.
 #[rstest]
 #[case::into_a_session_of_its_own(1, "exec setsid sleep 1000")]
 #[case::into_braids_group(1, "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000'")]
@@ -44,7 +44,7 @@ fn a_plugin_that_hangs_in_another_process_group_is_killed(#[case] earlier: usize
     add.fails(101).leaves_nothing();
 }
 
-/// The rollback's time is its own, and a plugin that hangs in it does not keep the others from being undone.
+/// The rollback has a time limit of its own, and a plugin that hangs in it does not prevent the others from being undone.
 #[test]
 fn a_plugin_that_hangs_in_the_rollback_is_owed_and_the_others_are_undone() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["DEL"], "ignore_sigterm": true});
@@ -66,7 +66,8 @@ fn a_plugin_that_hangs_in_the_rollback_is_owed_and_the_others_are_undone() {
     case.del().succeeds().called(&["DEL beta net2"]).leaves_nothing();
 }
 
-/// As whereabouts does without its API server: its DEL, killed as its ADD was, is not tried a second time in the same call.
+/// whereabouts behaves like this without its API server: ADD and DEL are killed. The DEL is not tried a second time in the same
+/// call.
 #[test]
 fn a_plugin_that_hangs_in_add_and_in_del_takes_the_time_of_each_once() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["ADD", "DEL"], "ignore_sigterm": true});
@@ -82,7 +83,7 @@ fn a_plugin_that_hangs_in_add_and_in_del_takes_the_time_of_each_once() {
     case.del().succeeds().called(&undone[..1]).leaves_nothing();
 }
 
-/// That a service does not answer says nothing about what was done while it did.
+/// A service that does not answer now may have answered before, so there may be something to undo.
 #[rstest]
 #[case::refused(999, "Post \"https://10.96.0.1:443/apis\": dial tcp 10.96.0.1:443: connect: connection refused")]
 #[case::no_answer(100, "context deadline exceeded")]
@@ -122,7 +123,7 @@ fn a_plugin_that_hangs_in_check_is_named() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What a plugin prints, and whether ADD takes it.
+/// A plugin's output, and whether ADD accepts it.
 #[rstest]
 #[case::nothing(json!({"raw_stdout": ""}), "nothing at all")]
 #[case::half(json!({"raw_stdout": "{\"cniVersion\":\"1.0.0\","}), "")]
@@ -167,7 +168,7 @@ fn duplicate_interfaces_in_an_answer_are_one() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Merging used to look at each item for each other: an answer of this size took minutes.
+/// Merging once compared each item with every other: an answer of this size took minutes.
 #[test]
 fn a_long_answer_is_merged_in_time() {
     let case = Case::new()
@@ -217,7 +218,8 @@ fn a_plugin_that_always_fails_on_del_is_always_owed() {
     case.check().fails_with_any_code();
 }
 
-/// Killed in ADD, it may have been half-way. That DEL ends in the same way is no sign that there is nothing to undo.
+/// A plugin that was killed in ADD may have done a part of its work. If its DEL is killed too, that does not show that there is
+/// nothing to undo.
 #[test]
 fn a_plugin_that_is_killed_each_time_is_always_owed() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
@@ -252,7 +254,7 @@ fn a_plugin_that_is_replaced_between_add_and_del() {
     case.del().succeeds().called(&["DEL alpha eth0"]).leaves_nothing();
 }
 
-/// An installer that copies over a plugin has it open for writing, and it cannot be run meanwhile.
+/// An installer that overwrites a plugin has it open for writing. Meanwhile it cannot be run.
 #[test]
 fn a_plugin_that_is_being_copied_over_is_waited_for() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));
@@ -266,7 +268,7 @@ fn a_plugin_that_is_being_copied_over_is_waited_for() {
         "cat >/dev/null; [ $CNI_COMMAND = ADD ] || exit 0\nexec 3>>\"$(dirname \"$0\")/beta\"\nsleep 0.3 >/dev/null 2>&1 &\n\
          echo '{\"cniVersion\":\"1.0.0\"}'",
     );
-    // While a plugin waits for its turn, nobody can write to its executable.
+    // While a plugin waits for its turn, its executable cannot be written to.
     let case = case.key("lookAhead", 0);
     let case = case.clear().delegate(Plugin::new("net-busy", "busy")).delegate(recorder("beta"));
     case.add().succeeds().called(&["ADD beta net1"]);
@@ -286,8 +288,7 @@ fn a_plugin_that_stays_busy_is_an_error_and_owed() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// The guard that stops a Braid below Braid must not keep the outer one from being undone: nothing can be attached by a
-/// call that was refused.
+/// The guard that refuses an inner Braid must not prevent the outer one from being undone. A refused call has attached nothing.
 #[rstest]
 #[case::script("exec ")]
 #[case::forks("(")]
@@ -324,7 +325,7 @@ fn braid_under_another_name_is_no_delegate(#[case] copy: bool) {
     assert!(!case.owes());
 }
 
-/// A network that is found by name and whose plugin is Braid, which would find it again.
+/// A network that is found by its name, and whose plugin is Braid, which would find the same network again.
 #[test]
 fn a_cycle_through_the_directory_of_configurations() {
     let case = Case::new().key("confDir", "@DIR@/conf").delegate(recorder("alpha")).delegate("\"again\"");

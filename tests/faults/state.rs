@@ -1,6 +1,6 @@
 //! The state directory in every condition: full, read-only, gone, forbidden, torn, replaced.
 //!
-//! DEL never reports success while it leaks, and is never stuck for good where nothing can be done.
+//! DEL never reports success if something leaks, and never fails forever if nothing can be done.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -47,7 +47,7 @@ impl Mount {
         run("mount", &["-o", &format!("remount,{options}"), self.0.to_str().expect("UTF-8")]);
     }
 
-    /// Takes all the space there is.
+    /// Fills the file system.
     fn fill(&self) {
         let mut block = vec![b'x'; 1 << 20];
         let mut file = fs::File::create(self.0.join("filler")).expect("make a file");
@@ -83,7 +83,7 @@ fn a_full_disk_before_add_and_during_it() {
     assert!(!journal(&case).exists());
     mount.empty();
 
-    // It is full once the first plugin has run.
+    // It is full after the first plugin has run.
     let fill = format!(
         "cat >/dev/null\n[ \"$CNI_COMMAND\" = ADD ] && dd if=/dev/zero of={}/filler bs=64k 2>/dev/null\n\
          [ \"$CNI_COMMAND\" = ADD ] && dd if=/dev/zero of={}/filler2 bs=1 2>/dev/null\necho '{{\"cniVersion\":\"1.0.0\"}}'",
@@ -92,7 +92,7 @@ fn a_full_disk_before_add_and_during_it() {
     );
     let case = case.script("filler", &fill).clear().delegate(recorder("alpha"));
     let case = case.delegate(crate::support::Plugin::new("net-filler", "filler"));
-    // Longer than what is left of the journal's last block.
+    // Longer than the rest of the journal's last block.
     let case = case.delegate(recorder("beta").instructed("dns", json!({"domain": "x".repeat(8192)})));
     let outcome = case.add().fails(5).says("eth0.jsonl");
     assert!(outcome.order().starts_with(&["ADD alpha eth0".to_owned()]), "{:?}", outcome.order());
@@ -153,7 +153,7 @@ fn a_state_directory_that_is_gone() {
     let case = case();
     case.add().succeeds();
     fs::remove_dir_all(case.dir().join("state")).expect("lose the state");
-    // By the configuration, as far as that goes.
+    // It is undone by the configuration, as far as possible.
     case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();
 }
 
@@ -166,7 +166,7 @@ fn a_state_directory_that_is_a_file(#[case] path: &str) {
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     fs::write(&path, "").expect("write a file");
     case.add().fails(5).called_nothing();
-    // Journals may be behind it: DEL cannot know, and says so until someone has looked.
+    // There may be journals that it hides. DEL cannot know, and fails until somebody has looked.
     case.del().fails(5).called_nothing();
     fs::remove_file(&path).expect("mend it");
     case.add().succeeds();
@@ -174,7 +174,7 @@ fn a_state_directory_that_is_a_file(#[case] path: &str) {
     assert!(!case.owes());
 }
 
-/// As a user who may not: without that, root may everything.
+/// Braid runs without root's capabilities, so permissions apply to it.
 #[test]
 fn a_state_directory_that_may_not_be_used() {
     let case = case();
@@ -216,11 +216,11 @@ fn a_journal_that_cannot_be_used_is_set_aside_reported_and_listed(#[case] text: 
     let case = case().cni_version("1.1.0");
     case.add().succeeds();
     fs::write(journal(&case), text).expect("spoil the journal");
-    // Not success, since it is not known what leaks; what the configuration describes is still undone.
+    // DEL fails, because it is not known what leaks. What the configuration describes is undone anyway.
     case.del().fails(102).says("eth0.jsonl.corrupt").called(&["DEL beta net1", "DEL alpha eth0"]);
     assert!(list(&case).contains("eth0.jsonl.corrupt"));
     case.status().succeeds().stderr_contains("eth0.jsonl.corrupt");
-    // The container can be removed, and come again.
+    // The container can be removed, and attached again.
     case.del().succeeds();
     case.add().succeeds();
     case.del().succeeds();
@@ -247,7 +247,8 @@ fn a_journal_that_is_no_file_is_set_aside(#[case] kind: &str) {
     case.del().succeeds();
 }
 
-/// Empty, or torn within its first line: no plugin has been run, as that line is durable before the first one is.
+/// A journal that is empty, or ends within its first line. No plugin has run, because that line is synced before the first one
+/// runs.
 #[rstest]
 #[case("")]
 #[case("{\"format\":1,\"ti")]
@@ -264,7 +265,7 @@ fn a_journal_that_was_hardly_begun(#[case] text: &str) {
     assert!(!case.owes());
 }
 
-/// Left there, it would keep the container from ever being removed.
+/// If it stayed there, the container could never be removed.
 #[rstest]
 #[case::link(true)]
 #[case::file(false)]
@@ -289,8 +290,8 @@ fn a_containers_directory_that_is_no_directory_is_set_aside(#[case] link: bool) 
     case.del().succeeds();
 }
 
-/// One interface of one container has one journal. What is in it is undone whatever its network is called by now: a
-/// configuration that was renamed is the usual reason.
+/// There is one journal for each interface of a container. It is undone even if the network has another name now, usually because
+/// its configuration was renamed.
 #[test]
 fn a_journal_of_another_network_under_the_same_id() {
     let case = case();
@@ -322,13 +323,13 @@ fn only_the_owner_can_read_journals() {
     assert_eq!(mode(case.dir().join("state")), 0o700);
 }
 
-/// What cannot be read again must not be written: DEL would have to set it aside.
+/// Braid must not write a journal that it could not read again: DEL would have to set it aside.
 #[test]
 fn a_journal_never_grows_too_large_to_be_read() {
     let long = |kind: &str| recorder(kind).instructed("flood_mb", 15).instructed("on", json!(["ADD"]));
     let plugins = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
     let case = Case::new();
-    // White space is not kept, a long string is.
+    // White space is removed, but a long string is kept.
     for plugin in plugins {
         let script = format!(
             "cat >/dev/null\n[ $CNI_COMMAND = ADD ] || exit 0\nprintf '{{\"cniVersion\":\"1.0.0\",\"dns\":{{\"domain\":\"'\n\
@@ -348,7 +349,7 @@ fn a_journal_never_grows_too_large_to_be_read() {
     assert!(!case.owes());
 }
 
-/// `list` and GC look at the time only to show it.
+/// `list` and GC only show the time.
 #[rstest]
 #[case::future(u64::MAX)]
 #[case::past(0)]
@@ -374,8 +375,8 @@ fn events_lost_in_a_power_failure_are_made_up_for() {
     case.del().succeeds().called(&["DEL alpha net1"]).leaves_nothing();
 }
 
-/// As of before each line had a checksum. Nothing of it is undone by half: the configuration is used in its place, and somebody
-/// has to look.
+/// A journal from before lines had checksums. It is not undone in part: DEL uses the configuration instead, and somebody has to
+/// look at the journal.
 #[rstest]
 #[case::no_attachments(|plan: &mut Value| plan["attachments"] = json!([]))]
 #[case::one_attachment_less(|plan: &mut Value| drop(plan["attachments"].as_array_mut().expect("a list").pop()))]
@@ -396,7 +397,7 @@ fn a_plan_that_is_not_the_one_that_was_carried_out_is_corrupt(
     assert!(list(&case).contains("eth0.jsonl.corrupt"), "{}", list(&case));
 }
 
-/// A flipped bit in a name would undo something else, or nothing.
+/// With a flipped bit in a name, DEL would undo something else, or nothing.
 #[test]
 fn any_damage_is_found() {
     let case = case();
@@ -408,7 +409,7 @@ fn any_damage_is_found() {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         fs::write(journal(&case), &damaged).expect("write the journal");
-        // Where the end of a line is lost, it is one with the next, or torn.
+        // Without its line end, the line is joined to the next one, or is incomplete.
         let found = read().map_or(true, |read| read.is_none_or(|read| read.state.unreadable > 0));
         let last = at == whole.len() - 1;
         assert!(found || last, "byte {at} of {} in {lines} lines", whole.len());
@@ -417,7 +418,7 @@ fn any_damage_is_found() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// As a disk that is full, or a file system after a power failure, may leave it.
+/// A full disk, or a power failure, can leave a journal like this.
 #[rstest]
 #[case::complete_lost(1)]
 #[case::the_second_attachment_lost(3)]
@@ -433,7 +434,7 @@ fn events_that_are_lost_at_the_end_leak_nothing(#[case] lost: usize) {
     assert!(!case.owes());
 }
 
-/// It most likely never ran, so it has nothing to undo, and its plugin may refuse for that reason.
+/// The step most likely never ran. Then it has nothing to undo, and its plugin may refuse DEL for that reason.
 #[test]
 fn a_step_that_was_not_started_owes_nothing() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").failing("DEL", 143));
@@ -446,7 +447,7 @@ fn a_step_that_was_not_started_owes_nothing() {
     assert!(!case.owes());
 }
 
-/// A line in the middle is missing: what is after it is believed, and every step counts as started.
+/// A line in the middle is missing. The lines after it are used, and every step counts as started.
 #[test]
 fn a_line_that_is_missing_is_noticed() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta").failing("DEL", 143));
@@ -471,7 +472,7 @@ fn add_over_a_corrupt_journal_leaves_it_among_the_debts() {
     assert!(case.dir().join("state/debts/container-1/eth0.jsonl.corrupt").is_file());
 }
 
-/// What an earlier version left beside the journals is moved to where STATUS looks.
+/// Journals that an earlier version has set aside in another place are moved to the debts, which STATUS reports.
 #[test]
 fn what_was_set_aside_before_is_among_the_debts_after_gc() {
     let case = case().cni_version("1.1.0");

@@ -1,4 +1,4 @@
-//! Every wait ends: readers that do not read, signals and namespaces that are refused, answers and messages without end.
+//! Every wait has an end: readers that do not read, signals and namespaces that are refused, endless answers and messages.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::support::seccomp::{self, SIGNALS};
 use crate::support::{Case, recorder};
 
-/// What a call takes at most beyond its plugins' own time, on a busy machine.
+/// The most time that a call may take in addition to its plugins, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Something to write to that nobody reads, and its other end.
+/// A file to write to that nobody reads, and its other end.
 fn unread(socket: bool) -> (Stdio, Box<dyn Kept>) {
     if socket {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -28,7 +28,7 @@ fn unread(socket: bool) -> (Stdio, Box<dyn Kept>) {
     }
 }
 
-/// Anything that is kept for as long as a call is under way.
+/// A value that is kept until a call has ended.
 trait Kept {}
 impl<T> Kept for T {}
 
@@ -50,7 +50,7 @@ fn a_plugin_that_fills_an_unread_standard_error(#[values(false, true)] socket: b
     assert_eq!(case.changes(), "");
 }
 
-/// A reader that is there gets all of it.
+/// A reader that reads slowly gets everything.
 #[test]
 fn a_standard_error_that_is_read_is_whole() {
     let case = Case::new().delegate(recorder("alpha").instructed("flood_stderr_mb", 3));
@@ -81,7 +81,7 @@ fn a_log_on_an_unread_standard_error() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// An answer that nobody takes is none. No error object follows the part of it that is in the pipe.
+/// An answer that nobody reads counts as not given. No error object follows the part of it that is already in the pipe.
 #[test]
 fn an_answer_that_is_not_read_is_undone() {
     let routes: Vec<_> = (0..5000).map(|n| json!({"dst": format!("10.{}.{}.0/24", n / 250, n % 250)})).collect();
@@ -111,7 +111,7 @@ fn calls_end_where_signals_are_refused() {
     assert_eq!(case.changes(), "");
 }
 
-/// A plugin that cannot be killed is named, and is the kernel's to end when Braid does.
+/// The error names a plugin that cannot be killed. The kernel kills it when Braid exits.
 #[test]
 fn a_plugin_that_hangs_and_cannot_be_killed() {
     let hang = json!({"hold": {"at": "before", "name": "never"}, "on": ["ADD"]});
@@ -124,7 +124,7 @@ fn a_plugin_that_hangs_and_cannot_be_killed() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A call that is interrupted is made again, but not for ever.
+/// An interrupted system call is repeated, but not forever.
 #[test]
 fn a_lock_that_is_always_interrupted_is_not_waited_for() {
     let case = Case::new().delegate(recorder("alpha")).key("timeouts", json!({"total": 1}));
@@ -143,7 +143,7 @@ fn a_namespace_that_may_not_be_entered_is_no_death() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Only an ADD's standard output means something.
+/// Standard output has a meaning on ADD only.
 #[rstest]
 fn an_output_without_end_does_not_fail_an_operation_without_a_result(
     #[values("DEL", "CHECK", "STATUS", "GC")] verb: &str,
@@ -186,7 +186,7 @@ fn the_messages_of_many_plugins_are_cut_together() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Runtimes print an error as it is.
+/// Runtimes print an error unchanged.
 #[test]
 fn an_error_cannot_mislead_its_reader() {
     let fail = json!({"ADD": {"code": 142, "msg": "a\u{202e}b\u{1b}[2Jc\nd", "details": "\u{2066}e"}});

@@ -1,4 +1,4 @@
-//! The world changes behind Braid's back: namespaces, interfaces, addresses and configurations.
+//! Others change namespaces, interfaces, addresses and configurations between calls.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Namespace, Network, Plugin, bridge, edit_header, firewall, ptp, recorder};
 
-/// Without masquerading: the reference bridge looks for the rules to remove by the addresses that it finds in the
-/// namespace, and leaves them where that is gone, whoever calls it.
+/// It does no masquerading: the reference bridge finds the rules to remove by the addresses in the namespace, and leaves them if
+/// the namespace is gone, with Braid or without.
 fn real() -> Case {
     let chain = Network::new("net-a").plugin(bridge("br-w", "10.75.1.0/24").key("ipMasq", false)).plugin(firewall());
     Case::with_reference_plugins().delegate(chain).delegate(ptp("10.75.2.0/24").without("name").key("name", "net-b"))
@@ -32,7 +32,7 @@ fn make_namespace(case: &Case) {
     case.pod().ip("link set lo up");
 }
 
-/// The addresses that host-local has given out.
+/// The addresses that host-local has assigned.
 fn reserved(case: &Case) -> Vec<String> {
     let networks = fs::read_dir(case.dir().join("ipam")).into_iter().flatten().flatten();
     let files = networks.flat_map(|network| fs::read_dir(network.path()).into_iter().flatten().flatten());
@@ -79,7 +79,7 @@ fn the_namespace_goes_between_two_steps() {
     assert_eq!(case.changes(), "");
 }
 
-/// A path that leads to another namespace by now, or to none: the interfaces there are not ours.
+/// A path that now leads to another namespace, or to none. The interfaces there are not the container's.
 #[rstest]
 #[case::another_namespace(true)]
 #[case::a_plain_file(false)]
@@ -96,10 +96,10 @@ fn the_path_of_the_namespace_leads_elsewhere(#[case] namespace: bool) {
     }
 }
 
-/// Path, device and inode are those of the container that is gone. The interfaces are not.
+/// Path, device and inode are those of a container that is gone. The interfaces belong to another one.
 ///
-/// The kernel gives the lowest number that is free, and the deleted namespace's once it is done with that. Other users of the
-/// machine take numbers too, so containers come and go until a number comes back.
+/// The kernel assigns the lowest free inode number. The number of a deleted namespace becomes free after a while. Other processes
+/// take numbers too, so the test makes and removes containers until a number is used again.
 #[rstest]
 #[case::gc("GC")]
 #[case::late_del("DEL")]
@@ -140,14 +140,14 @@ fn another_namespace_with_the_same_inode_is_not_touched(#[case] verb: &str) {
             case.gc(&[("c2", "eth0")]).succeeds();
             call("DEL", &container).run().succeeds();
         }
-        // c2 holds the names, so the new ADD is refused once the earlier one is undone.
+        // c2 has interfaces of these names, so the new ADD fails after the earlier one is undone.
         _ => drop(call("ADD", &container).run().fails(7).says("eth0")),
     }
     case.pod().ip("link show eth0");
     call("DEL", "c2").run().succeeds();
 }
 
-/// A journal of before cookies were written down proves nothing: GC does without the namespace.
+/// A journal from before cookies were recorded proves nothing, so GC calls the plugins without the namespace.
 #[test]
 fn without_a_cookie_gc_does_not_enter_the_namespace() {
     let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha").version("1.1.0"));
@@ -209,7 +209,7 @@ fn the_configuration_changes_between_add_and_del(#[case] changed: Option<serde_j
     outcome.leaves_nothing();
 }
 
-/// To undo what journals record, only their place must be known.
+/// To undo what journals record, DEL needs only the state directory.
 #[rstest]
 #[case::timeouts("timeouts", json!({"plugin": 0}))]
 #[case::timeouts_that_are_none("timeouts", json!("long"))]
@@ -229,7 +229,7 @@ fn a_key_that_has_become_unusable_keeps_no_container_from_being_removed(#[case] 
     assert!(!case.owes());
 }
 
-/// A relative path leads elsewhere when DEL comes from another folder, and the plugins would take the namespace for gone.
+/// A relative path leads elsewhere if DEL is called from another folder. The plugins would then take the namespace for gone.
 #[test]
 fn a_relative_path_of_a_namespace_is_refused() {
     let case = Case::new().delegate(recorder("alpha"));
@@ -240,7 +240,7 @@ fn a_relative_path_of_a_namespace_is_refused() {
     assert!(!case.owes());
 }
 
-/// The reference plugins of 1.9 refuse that once they have made the interface, refuse DEL too, and leave it on the host.
+/// The reference plugins of 1.9 refuse this after they have made the interface. They refuse DEL too, and leave the interface.
 #[test]
 fn the_hosts_own_namespace_is_refused() {
     let case = Case::with_reference_plugins().delegate(bridge("br-w", "10.75.1.0/24"));
@@ -254,7 +254,7 @@ fn the_hosts_own_namespace_is_refused() {
     assert!(!own.owes());
 }
 
-/// No path of this length leads anywhere.
+/// No path can be this long.
 #[test]
 fn a_path_that_cannot_be_is_refused() {
     let case = Case::new().delegate(recorder("alpha"));

@@ -24,7 +24,7 @@ fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::Ku
     api.pod("web", "shop", &json!({NETWORKS: "one, other/two@data"}));
     let outcome = case.add().succeeds();
     let outcome = outcome.called(&["ADD alpha eth0", "ADD beta net1", "ADD gamma data", "ADD delta data"]);
-    // The runtime takes every address for the pod's own, so it gets the primary network's alone.
+    // The runtime takes every address for the pod's own, so it gets only those of the primary network.
     assert_eq!(outcome.result()["ips"].as_array().unwrap().len(), 1);
     assert_eq!(outcome.call_of("ADD", "beta").config()["name"], "one");
     let args = outcome.call_of("ADD", "gamma").var("CNI_ARGS").to_owned();
@@ -64,7 +64,7 @@ fn a_pod_gets_the_networks_of_its_annotation(#[values(Server::Double, Server::Ku
     case.del().succeeds().called(&backwards).leaves_nothing();
 }
 
-/// As Calico and older AWS VPC plugins answer: an interface on the host alone, and addresses on none or on that one.
+/// Calico and older AWS VPC plugins answer like this: only an interface on the host, and addresses on that interface or on none.
 #[rstest]
 #[case::no_index(json!({"address": "10.0.0.5/32"}))]
 #[case::the_hosts_end(json!({"address": "10.0.0.5/32", "interface": 0}))]
@@ -155,7 +155,7 @@ fn networks_that_several_selections_name_are_fetched_once() {
     assert_eq!(gets, 1, "{:?}", api.server.requests());
 }
 
-/// The double speaks HTTP/1.1, where requests made at once take a connection each.
+/// The double speaks HTTP/1.1, with which each concurrent request needs a connection.
 #[test]
 fn a_slow_server_without_http_2_is_asked_over_several_connections() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
@@ -200,7 +200,7 @@ fn a_pod_may_replace_the_primary_network(#[values(Server::Double, Server::KubeAp
     case.del().succeeds().called(&["DEL beta net1", "DEL gamma eth0"]).leaves_nothing();
 }
 
-/// Undoing a pod and making it again costs more than waiting, but the wait ends with the call.
+/// Waiting costs less than undoing a pod and making it again, but the wait ends with the time of the call.
 #[test]
 fn a_status_is_written_by_a_slow_api_server_as_long_as_the_call_may_take() {
     let patience = json!({"timeout": 1, "retries": 1});

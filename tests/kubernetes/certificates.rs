@@ -1,4 +1,4 @@
-//! What a server needs to be trusted.
+//! Certificates of servers.
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 

@@ -1,4 +1,4 @@
-//! A Kubernetes cluster as the scenarios see it: the objects that Braid reads, and what it writes.
+//! A Kubernetes cluster for the scenarios: the objects that Braid reads, and what it writes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::support::Case;
 
-/// Where definitions are.
+/// The path of definitions.
 pub(super) const DEFINITIONS: &str = "/apis/k8s.cni.cncf.io/v1";
-/// Where slices of devices are.
+/// The path of slices of devices.
 pub(super) const SLICES: &str = "/apis/resource.k8s.io/v1/resourceslices";
 /// The pod of most tests.
 pub(super) const POD: (&str, &str) = ("web", "shop");
@@ -22,18 +22,18 @@ pub(super) trait ApiServer {
     fn address(&self) -> String;
     /// The certificate of the authority that has signed its own, in PEM.
     fn authority(&self) -> String;
-    /// A token by which Braid may do what it does, and nothing else.
+    /// A token with Braid's rights.
     fn token(&self) -> String;
-    /// A token by which the agent of a node may do what it does.
+    /// A token with the rights of the agent of a node.
     fn token_of_agent(&self) -> String;
-    /// A token as Kubernetes gives it to a pod of the DaemonSet: it ends with that pod, whose path this is.
+    /// A token that Kubernetes gives to the pod of the DaemonSet at this path. It is valid as long as the pod exists.
     fn token_of_pod(&self, path: &str) -> String;
     fn get(&self, path: &str) -> Option<Value>;
-    /// Makes an object, or changes the one that is there, whose UID stays.
+    /// Makes an object, or changes the existing one, whose UID stays the same.
     fn put(&self, path: &str, object: Value);
-    /// Writes the status of an object that is there.
+    /// Writes the status of an existing object.
     fn put_status(&self, path: &str, status: Value);
-    /// Removes an object at once, if it is there.
+    /// Removes an object immediately, if it exists.
     fn remove(&self, path: &str);
     /// All events so far.
     fn events(&self) -> Vec<Value>;
@@ -55,7 +55,7 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         (case, cluster)
     }
 
-    /// `CNI_ARGS` as a runtime writes them for a pod that is there.
+    /// `CNI_ARGS` of an existing pod, as a runtime writes them.
     pub(super) fn args(&self, namespace: &str, name: &str) -> String {
         let uid = self.uid(namespace, name);
         format!(
@@ -65,7 +65,7 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         )
     }
 
-    /// The UID of a pod that is there.
+    /// The UID of an existing pod.
     pub(super) fn uid(&self, namespace: &str, name: &str) -> String {
         let pod = self.server.get(&pod_path(namespace, name)).expect("the pod is there");
         pod["metadata"]["uid"].as_str().expect("a UID").to_owned()
@@ -106,7 +106,7 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         fs::write(self.dir.join("kubeconfig"), text).expect("write the kubeconfig");
     }
 
-    /// Makes a pod of the DaemonSet's and returns its token.
+    /// Makes a pod of the DaemonSet, and returns its token.
     pub(super) fn agent(&self) -> String {
         let metadata = json!({"namespace": "kube-system", "name": "agent", "annotations": {}});
         let containers = json!([{"name": "install", "image": "example.test/none"}]);
@@ -147,7 +147,7 @@ impl<S: ApiServer + ?Sized> Cluster<S> {
         self.server.remove(&pod_path(namespace, name));
     }
 
-    /// Another pod in the place of one, with a UID of its own.
+    /// Replaces a pod with another of the same name, with another UID.
     pub(super) fn replace_pod(&self, namespace: &str, name: &str, annotations: &Value) {
         self.remove_pod(namespace, name);
         self.pod(namespace, name, annotations);

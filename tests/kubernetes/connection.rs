@@ -1,4 +1,4 @@
-//! The way to the API server: proxies, credentials, certificates, and answers that are not what was asked for.
+//! The connection to the API server: proxies, credentials, certificates, and wrong answers.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -25,7 +25,7 @@ fn node() -> (Case, Cluster<Double>) {
     in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"timeout": 2, "retries": 1})))
 }
 
-/// An HTTP proxy that makes each tunnel to one server, whatever is asked for, and counts them.
+/// An HTTP proxy that connects every tunnel to one server, whatever is requested, and counts them.
 fn proxy(case: &Case, server: String) -> (Listener, Arc<AtomicUsize>) {
     let tunnels = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&tunnels);
@@ -56,7 +56,7 @@ fn a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_server() {
     let (case, api) = node();
     let (listener, tunnels) = proxy(&case, api.server.address());
     let url = format!("http://user:hidden@{}", listener.address());
-    // No name server knows this name: only the proxy makes a connection.
+    // No name server knows this name, so only the proxy can connect.
     api.write_kubeconfig_of("api.braid.invalid:6443", "tls-server-name: 127.0.0.1", &format!("token: {TOKEN}"));
     let case = case.env("HTTPS_PROXY", &url).env("NO_PROXY", "10.0.0.0/8,other.invalid");
     case.add().succeeds().called(&["ADD alpha eth0"]);
@@ -73,7 +73,7 @@ fn a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_server() {
 #[test]
 fn a_server_that_needs_no_proxy_is_asked_whatever_the_environment_names() {
     let (case, _api) = node();
-    // A server on this machine never has one.
+    // There is never a proxy for a server on this machine.
     for url in ["http://192.0.2.1:9", "https://user:hidden@192.0.2.1:9", "no proxy at all"] {
         case.call("ADD").env("HTTPS_PROXY", url).run().succeeds();
         case.del().succeeds();
@@ -92,7 +92,7 @@ fn a_proxy_that_cannot_be_used_is_said_to_be_so_by_who_names_it() {
     assert!(!outcome.error_text().contains("hidden"), "{}", outcome.error_text());
 }
 
-/// Nobody listens on that port of the node.
+/// No process listens on that port of the node.
 #[test]
 fn a_proxy_that_does_not_answer_is_said_to_be_so_by_who_names_it() {
     let (case, api) = node();
@@ -117,7 +117,7 @@ fn a_proxy_of_the_kubeconfig_is_used_for_every_server() {
     assert!(tunnels.load(Ordering::Relaxed) > 0);
 }
 
-/// Braid runs no program of a kubeconfig's choice while a pod waits.
+/// Braid never runs a program that a kubeconfig names.
 #[test]
 fn a_credential_plugin_is_refused_and_not_run() {
     let (case, api) = node();
@@ -167,7 +167,7 @@ fn a_pause_that_never_ends_is_not_waited_for(
     #[case] code: u64,
     #[case] calls: &[&str],
 ) {
-    // For the status there is all the time of the call, in which three seconds pass.
+    // The status may take the whole time of the call. Three seconds pass here.
     let pauses = if method == "GET" { &[1 << 63, u64::MAX, 3][..] } else { &[1 << 63, u64::MAX] };
     for pause in pauses.iter().copied() {
         let (case, api) = node();
@@ -177,7 +177,7 @@ fn a_pause_that_never_ends_is_not_waited_for(
     }
 }
 
-/// Nothing depends on an event.
+/// A failure to post an event has no effect.
 #[test]
 fn an_event_that_is_to_be_posted_later_fails_no_pod() {
     let (case, api) = node();
@@ -219,7 +219,7 @@ fn secrets_are_in_no_message_and_no_log() {
     assert!(!log.contains(TOKEN) && !log.contains("hidden-password"), "{log}");
 }
 
-/// What a pod may use is judged by the names that were asked for.
+/// The policy judges by the names in the request.
 #[test]
 fn an_answer_about_another_object_is_refused() {
     const OTHER: &str = "/apis/k8s.cni.cncf.io/v1/namespaces/other/network-attachment-definitions/net";
@@ -234,7 +234,7 @@ fn an_answer_about_another_object_is_refused() {
     case.add().fails(106).says("another object").says("other/shop").called_nothing().leaves_nothing();
 }
 
-/// Debug is about Braid's own work; the client's frames are for who asks for all there is.
+/// `debug` logs Braid's own work. Only `trace` logs the HTTP client's frames.
 #[rstest]
 #[case::debug("debug", false)]
 #[case::trace("trace", true)]

@@ -13,7 +13,7 @@ use crate::support::{Case, Json as _, recorder};
 
 const RESOURCE: &str = "vendor.com/vf";
 
-/// A pod with these networks, each a definition that takes a device, and these devices.
+/// A pod with these devices and these networks, each of which is a definition that takes a device.
 fn node(server: Server, has_get: bool, networks: &Value, devices: &[&str]) -> Option<(Case, Cluster)> {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "deviceInfoDir": "@DIR@/devinfo"});
     let (case, api) = server.with(Case::new().delegate(recorder("alpha").link()).key("kubernetes", places))?;

@@ -1,6 +1,6 @@
-//! A double of the Kubernetes API server, as far as Braid talks to it: TLS, bearer tokens, pods, definitions, events.
+//! A double of the Kubernetes API server with what Braid uses: TLS, bearer tokens, pods, definitions, events.
 //!
-//! It speaks the wire format that `kube-apiserver` does, and it misbehaves if a test asks for it.
+//! It uses the wire format of `kube-apiserver`, and misbehaves if a test asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -21,27 +21,27 @@ use super::listener::Listener;
 use super::watching::{PODS, PodLog, WatchFault, watch};
 use crate::support::Case;
 
-/// The token that is good from the start.
+/// The token that is valid from the start.
 pub(super) const TOKEN: &str = "token-1";
 
-/// What to do in place of answering.
+/// What to do instead of answering normally.
 #[derive(Clone)]
 pub(super) enum Fault {
-    /// Answer with this status, and perhaps say when to come back.
+    /// Answer with this status, and with `Retry-After` if it is given.
     Status(u16, Option<u64>),
     /// Answer only after this time.
     Slow(Duration),
     /// Close the connection.
     Reset,
-    /// Answer with an object of this many MiB, and perhaps say so before.
+    /// Answer with an object of this many MiB, with or without its length.
     Large { size: usize, is_announced: bool },
-    /// Refuse, and repeat what came as `Authorization`.
+    /// Refuse, and repeat the `Authorization` header in the answer.
     Echo,
     /// Answer with the object at this path.
     Other(&'static str),
 }
 
-/// A request that came in.
+/// A request.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) method: String,
@@ -58,18 +58,18 @@ pub(super) struct State {
     tokens: BTreeSet<String>,
     tokens_of_pods: BTreeMap<String, String>,
     pub(super) objects: BTreeMap<String, Value>,
-    /// The devices of claims that have been applied, by claim and manager.
+    /// The devices in the status of claims that have been applied, by claim and field manager.
     applied: BTreeMap<(String, String), Vec<Value>>,
-    /// How many objects have got a UID.
+    /// The number of UIDs that were assigned.
     uids: u32,
     events: Vec<Value>,
     requests: Vec<Request>,
     connections: u32,
-    /// Method and part of the path, what to do, and how often yet.
+    /// Method, part of the path, what to do, and how many more times.
     faults: Vec<(&'static str, &'static str, Fault, u32)>,
 }
 
-/// A running server; it ends when dropped.
+/// A running server. It is stopped when dropped.
 pub(super) struct Double {
     state: Arc<Mutex<State>>,
     listener: Listener,
@@ -87,22 +87,22 @@ impl Double {
         Self { state, listener, authority: certificates.authority.pem() }
     }
 
-    /// Misbehaves so in the next watches of pods, once each.
+    /// Misbehaves in these ways in the next watches of pods, once each.
     pub(super) fn spoil_watches(&self, faults: impl IntoIterator<Item = WatchFault>) {
         self.state().pods.faults.extend(faults);
     }
 
-    /// Ends all watches of pods that go on.
+    /// Ends all running watches of pods.
     pub(super) fn end_watches(&self) {
         self.state().pods.era += 1;
     }
 
-    /// Misbehaves this often with requests of a method whose path holds a text.
+    /// Misbehaves this many times with requests of a method whose path contains a text.
     pub(super) fn misbehave(&self, method: &'static str, path: &'static str, fault: Fault, times: u32) {
         self.state().faults.push((method, path, fault, times));
     }
 
-    /// Accepts this token alone from now on.
+    /// Accepts only this token from now on.
     pub(super) fn accept_only(&self, token: &str) {
         self.state().tokens = [token.to_owned()].into();
     }
@@ -118,7 +118,7 @@ impl Double {
         self.state().connections
     }
 
-    /// Gives an object an annotation; what else is written about it stays.
+    /// Sets an annotation of an object. Everything else about it stays.
     pub(super) fn annotate(&self, path: &str, key: &str, value: &str) {
         let mut state = self.state();
         let mut object = state.objects.get(path).cloned().expect("the object is there");

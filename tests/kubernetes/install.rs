@@ -1,4 +1,4 @@
-//! A node that Braid is installed on.
+//! A node on which Braid is installed.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -30,7 +30,7 @@ fn the_primary_network_gets_braid_in_front_of_it() {
     assert_eq!(plugin["namespaceIsolation"], true);
     assert_eq!(plugin["capabilities"], json!({"portMappings": true}));
     assert_eq!(fs::read(node.path("bin/braid")).unwrap(), fs::read(braid()).unwrap());
-    // A second run wraps neither itself nor anything twice.
+    // A second run does not wrap anything twice.
     assert!(node.install(&["--with", r#"{"namespaceIsolation": true}"#]).status.success());
     assert_eq!(fs::read_to_string(node.path("net.d/00-braid.conflist")).unwrap(), text);
     assert!(node.run(&["uninstall"]).status.success());
@@ -229,7 +229,7 @@ fn what_killed_installers_left_is_removed_and_what_was_planted_is_not_followed()
     let node = Node::new();
     node.write("net.d/10-pods.conflist", PRIMARY);
     node.write("elsewhere", "kept");
-    // The names that an installer with this process ID once gave its temporaries.
+    // The names of temporary files that an installer with this process ID once used.
     for pid in 1..=3 {
         node.write(&format!("bin/.braid.{pid}.tmp"), "half");
         symlink(node.path("elsewhere"), node.path(&format!("net.d/.00-braid.conflist.{pid}.tmp"))).unwrap();
@@ -255,8 +255,8 @@ fn no_call_finds_the_executable_busy_while_it_is_replaced() {
         };
         let calls = [scope.spawn(call), scope.spawn(call)];
         for round in 0..10 {
-            // Another version, and a good one. This process does not write it itself: a child that a test beside this one
-            // starts would have it open for writing for a moment.
+            // Another version, which works. A child process writes it. If this process wrote it, a child that another test
+            // starts at the same time could have it open for writing for a moment.
             let script = r#"cp "$1" "$2" && printf %s "$3" >>"$2" && chmod 755 "$2""#;
             let mut copy = Command::new("sh");
             copy.args(["-c", script, "sh"]).args([braid(), node.path("other")]).arg(round.to_string());
@@ -330,7 +330,7 @@ fn machine() -> Machine {
     let side = Network::new("side").plugin(side).plugin(bandwidth());
     let machine = Machine::new().conf("10-pods.conflist", Network::new("pods").plugin(pods).plugin(firewall()));
     let machine = machine.conf("20-side.conflist", side);
-    // What the networks themselves keep is there from now on.
+    // What the networks keep exists from now on.
     machine.run("ip netns add first; for n in pods side; do braid add $n first; braid del $n first; done").succeeds();
     machine.run("ip netns del first; mkdir -p /var/lib/cni/braid/attachments").succeeds();
     machine.note();
@@ -349,7 +349,7 @@ fn containers_from_before_braid_are_detached_by_what_the_runtime_knows_of_them()
     let machine = machine();
     machine.run("ip netns add web; braid add pods web --container-id web").succeeds();
     install(&machine);
-    // The runtime calls whatever comes first now.
+    // The runtime calls the plugin that is first now.
     machine.run("braid del braid web --container-id web; ip netns del web").succeeds();
     machine.is_as_noted();
 }
@@ -362,7 +362,7 @@ fn containers_that_end_after_uninstall_are_detached_by_the_next() {
     machine.run("ip netns add db; braid add braid db --container-id db").succeeds();
     machine.run("cp /opt/cni/bin/braid /run/braid").succeeds();
     machine.run("braid uninstall").exits(1).says("2 containers");
-    // As containerd does: with the configuration that comes first now, which Braid is not in.
+    // As containerd does, with the configuration that is first now, which does not name Braid.
     machine.run("braid del pods web --container-id web; ip netns del web").succeeds();
     machine.run("braid uninstall").exits(1).says("detached web").says("1 container");
     machine.run("nsenter --net=/run/netns/db ip addr").succeeds().prints("10.10.1.4/24").prints("10.10.2.4/24");
@@ -384,7 +384,7 @@ fn a_drain_ends_when_the_last_container_has_gone() {
     machine.run("{ braid uninstall --drain; echo $? >/run/drained; } >/run/drain 2>&1 &").succeeds();
     machine.until("grep '2 containers are still attached' /run/drain");
     machine.run("ls /etc/cni/net.d/00-braid.conflist").fails();
-    // Another plugin is the first now. The runtime calls that one, which knows nothing of the other networks.
+    // Another plugin is first now. The runtime calls that one, which does not know the other networks.
     machine.run("/run/braid del pods web --container-id web; ip netns del web").succeeds();
     machine.until("grep 'detached web' /run/drain; grep '1 container is' /run/drain");
     machine.run("nsenter --net=/run/netns/db ip addr").succeeds().prints("10.10.1.4/24").prints("10.10.2.4/24");
@@ -430,7 +430,7 @@ fn the_result_that_the_runtime_keeps_of_multus_goes_with_the_pod() {
     machine.run("rm -r /var/lib/cni/results; ls /var/lib/cni/multus/web").fails();
 }
 
-/// Ends `timeout`, and with it the program that it runs.
+/// Stops `timeout`, and with it the program that it runs.
 fn end(program: &mut Child) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(program.id().cast_signed()), nix::sys::signal::SIGTERM).unwrap();
     program.wait().unwrap();

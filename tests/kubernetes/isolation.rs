@@ -1,4 +1,4 @@
-//! What a pod may not choose, whichever way it tries.
+//! Networks that a pod may not choose, in any form.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ fn nothing_is_looked_up_that_a_pod_may_not_use() {
         asks(&api, annotation, network);
         case.add().fails(7).called_nothing();
     }
-    // So it does not learn what is there.
+    // So the pod does not learn which networks exist.
     assert!(!api.server.requests().iter().any(|line| line.contains(" other/")), "{:?}", api.server.requests());
 }
 
@@ -107,7 +107,7 @@ fn policy_holds_on_every_way_to_choose(#[values(Server::Double, Server::KubeApis
         case.add().fails(7).says("policy").called_nothing().leaves_nothing();
     }
     asks(&api, NETWORKS, "net");
-    // The operator's own choice, alpha, is no matter for the policy.
+    // The policy does not apply to alpha, which the operator has chosen.
     case.add().succeeds().called(&["ADD alpha eth0", "ADD beta net1"]);
 }
 
@@ -123,7 +123,7 @@ fn without_isolation_a_name_leads_to_a_definition_and_then_to_the_disk(
     case.add().fails(7).says("other/on-disk").called_nothing().leaves_nothing();
 }
 
-/// A definition without a configuration stands for what is on disk under its name, and whoever makes one chooses that name.
+/// A definition without a configuration stands for the configuration of its name on disk. Its author chooses that name.
 #[rstest]
 #[case::only_the_definitions(json!(["web/*", "default/*", "kube-system/*"]), false)]
 #[case::only_the_disks(json!(["stub"]), false)]
@@ -145,7 +145,7 @@ fn a_definition_and_what_it_stands_for_are_both_checked(
     }
 }
 
-/// The operator's own choice is not judged.
+/// Isolation does not apply to the operator's own choice.
 #[test]
 fn the_operators_definition_may_stand_for_what_is_on_disk() {
     let case = node("namespaceIsolation", true).clear().key("clusterNetwork", "web/stub");

@@ -1,8 +1,8 @@
 //! A real API server with the manifests of `conf/kubernetes-dra` applied, where `KUBEBUILDER_ASSETS` names a folder with
 //! `etcd`, `kube-apiserver` and `kubectl`.
 //!
-//! One serves all tests, in turn: each finds it without any pod and definition. It has network, processes and files of
-//! its own, and ends with the test's process, however that ends.
+//! One server serves all tests, one after another. Each test finds it without pods and definitions. The server has a network,
+//! processes and files of its own, and is killed when the test's process exits for any reason.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
@@ -22,7 +22,7 @@ use super::cluster::{ApiServer, DEFINITIONS, SLICES};
 use super::listener::Listener;
 use crate::support::{Case, inside_network};
 
-/// How long the server may take to be ready, and for anything else.
+/// The time limit for the server's start, and for everything else.
 const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const ADDRESS: &str = "127.0.0.1:6443";
 const ADMIN: &str = "admin";
@@ -47,28 +47,28 @@ const INIT: &str = r#"
     read -r || true
 "#;
 
-/// The server in the hands of one test.
+/// The server, as one test uses it.
 pub(super) struct KubeApiserver {
     shared: &'static Shared,
     listener: Listener,
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What all tests have in common.
+/// What all tests share.
 struct Shared {
     init: Child,
     authority: Certificate,
-    /// Of the service account that `conf/kubernetes` makes.
+    /// A token of the service account that `conf/kubernetes` makes.
     token: String,
-    /// Of an account with the rights of `conf/kubernetes/live`.
+    /// A token of an account with the rights of `conf/kubernetes/live`.
     token_of_agent: String,
     turn: Mutex<()>,
 }
 
 impl KubeApiserver {
-    /// The server, reachable from the host of a case; none where there is none to start.
+    /// The server, reachable from the host of a case. `None` if its programs are missing.
     pub(super) fn start(case: &Case) -> Option<Self> {
-        // A server that does not start is started once.
+        // If the server does not start, it is not tried again.
         static SHARED: LazyLock<Option<Shared>> = LazyLock::new(|| assets().map(|assets| Shared::start(&assets)));
         let Some(shared) = &*SHARED else {
             eprintln!("KUBEBUILDER_ASSETS names no folder with etcd, kube-apiserver and kubectl: skipped");
@@ -80,7 +80,7 @@ impl KubeApiserver {
         Some(Self { shared, listener, _turn: turn })
     }
 
-    /// Sends a request with the rights of whoever has this token, and returns the answer.
+    /// Sends a request with this token, and returns the answer.
     pub(super) fn request(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
         self.shared.request(token, method, path, body)
     }
@@ -90,7 +90,7 @@ impl KubeApiserver {
         self.shared.admin(method, path, body)
     }
 
-    /// The network namespace that the server runs in, where it is at [`ADDRESS`].
+    /// The network namespace in which the server runs and listens on [`ADDRESS`].
     pub(super) fn network(&self) -> PathBuf {
         self.shared.network()
     }
@@ -210,8 +210,7 @@ impl Shared {
         shared
     }
 
-    /// Makes an account that has the rights of Braid's account with the agent, so that Braid's own is without them. Returns a
-    /// token of it.
+    /// Makes an account with the rights of the agent, so that Braid's own account does not get them. Returns a token of it.
     fn account_of_agent(&self) -> String {
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "agent"}});
         self.must("POST", "/api/v1/namespaces/kube-system/serviceaccounts", &account);
@@ -225,7 +224,7 @@ impl Shared {
         self.token("agent", &json!({}))
     }
 
-    /// Gives both accounts what the statuses of claims take, for the driver of the tests.
+    /// Gives both accounts the right to write the status of claims of the tests' driver.
     fn allow_claim_status(&self) {
         let text =
             include_str!("../../conf/kubernetes-dra/rbac-claim-status.yaml").replace("dra.example.com", "nic.example");
@@ -274,7 +273,7 @@ impl Shared {
             if output.status.success() {
                 return;
             }
-            // Some versions are ready before they serve what kubectl checks its objects by.
+            // Some versions are ready before they serve the schemas with which kubectl checks objects.
             let said = String::from_utf8_lossy(&output.stderr);
             let is_early = said.contains("failed to download openapi") && began.elapsed() < PATIENCE;
             assert!(is_early, "kubectl apply: {said}");
@@ -301,7 +300,7 @@ impl Shared {
 
     /// Removes what an earlier test has left.
     fn clean(&self) {
-        // The webhook that it names is gone.
+        // The webhook that it names no longer runs.
         self.must("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &json!({}));
         for namespace in NAMESPACES {
             for collection in [
@@ -350,11 +349,11 @@ impl Shared {
         inside_network(&self.network(), || runtime.block_on(send))
     }
 
-    /// Passes on what comes and goes on a connection.
+    /// Copies a connection in both directions.
     fn relay(&self, stream: &TcpStream) -> io::Result<()> {
         let server = inside_network(&self.network(), || TcpStream::connect(ADDRESS))?;
         let copy = |mut from: &TcpStream, mut to: &TcpStream| {
-            // Either side may break the connection off.
+            // Either side may close the connection.
             drop(io::copy(&mut from, &mut to));
             drop(to.shutdown(Shutdown::Write));
         };

@@ -7,16 +7,16 @@ use tokio::net::UnixListener;
 
 use crate::support::Case;
 
-/// A running kubelet; it ends with the test's process.
+/// A running kubelet. It is stopped with the test's process.
 pub(super) struct Kubelet;
 
 impl Kubelet {
-    /// Starts one that knows the devices of pod `web/shop`: the IDs of each resource. `Get` is not there in older ones.
+    /// Starts a kubelet with the devices of pod `web/shop`: the IDs of each resource. Older kubelets have no `Get`.
     pub(super) fn start(case: &Case, has_get: bool, devices: &[(&str, &[&str])]) {
         Self::start_with_claims(case, has_get, devices, &[]);
     }
 
-    /// The same, and the kubelet has prepared these claims of the pod: each device as driver, pool and name.
+    /// The same with prepared claims of the pod: each device as driver, pool and name.
     pub(super) fn start_with_claims(
         case: &Case,
         has_get: bool,

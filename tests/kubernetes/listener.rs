@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::Case;
 
-/// A port that is listened on, and closed when this is dropped.
+/// A listening port. It is closed when this is dropped.
 pub(super) struct Listener {
     stop: Arc<AtomicBool>,
     address: String,
@@ -16,7 +16,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Hands over each connection on a thread of its own.
+    /// Handles each connection in a thread of its own.
     pub(super) fn start(case: &Case, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = case.host().inside(|| TcpListener::bind("127.0.0.1:0").expect("listen"));
         listener.set_nonblocking(true).expect("do not block");

@@ -1,4 +1,4 @@
-//! What is written about a pod follows the changes of its container.
+//! The network status and the events of a pod follow the changes of its container.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ fn the_network_status_follows(#[values(Server::Double, Server::KubeApiserver)] s
     case.del().succeeds().leaves_nothing();
 }
 
-/// The annotation is a pod's author's to read: entries that are not about the change are nobody's to touch.
+/// A change must not touch entries of the network status that are about other attachments.
 #[test]
 fn entries_that_a_change_does_not_concern_stay_word_for_word() {
     let (case, api) = in_cluster(node());
@@ -101,7 +101,7 @@ fn a_status_that_cannot_be_written_fails_no_change() {
         api.server.misbehave("PATCH", POD_PATH, fault, 1);
         change(&case, &["attach", "two"]).succeeds().stderr_contains(unwritten);
         assert_eq!(entries(&api).len(), 2);
-        // The entry that is missing is found by the next change.
+        // The next change adds the missing entry.
         change(&case, &["detach", "net2"]).succeeds();
         assert_eq!(entries(&api).len(), 2);
     }
@@ -114,7 +114,7 @@ fn a_status_that_cannot_be_written_fails_no_change() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What another pod of the name asks for, and its devices, are not this container's. Its journal is enough for the rest.
+/// Another pod of the same name has nothing to do with this container. Everything that needs only the journal still works.
 #[test]
 fn a_container_of_another_pod_is_not_attached() {
     let (case, api) = in_cluster(node());

@@ -1,7 +1,7 @@
-//! What Braid does where there is a Kubernetes API server.
+//! Braid with a Kubernetes API server.
 //!
-//! Scenarios run twice: with a double of the API server, and with a real one where there is one. What an API server does
-//! only when something is wrong with it is the double's alone.
+//! Scenarios run twice: with a double of the API server, and with a real one if its programs are installed. Scenarios in which the
+//! server misbehaves run only with the double.
 
 mod agent;
 mod attach;
@@ -39,7 +39,7 @@ enum Server {
 }
 
 impl Server {
-    /// The case with this server beside it, and calls for pod `web/shop`. None where the machine has no such server.
+    /// The case with this server, and with calls for pod `web/shop`. `None` if the machine has no such server.
     fn with(self, case: Case) -> Option<(Case, Cluster)> {
         match self {
             Self::Double => {
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// The case with a double of an API server beside it, and calls for pod `web/shop`.
+/// The case with a double of the API server, and with calls for pod `web/shop`.
 fn in_cluster(case: Case) -> (Case, Cluster<Double>) {
     let server = Double::start(&case);
     Cluster::new(case, Box::new(server))

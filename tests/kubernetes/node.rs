@@ -1,4 +1,4 @@
-//! What nodes differ in, and what happens to them between `install` and `uninstall`.
+//! Differences between nodes, and changes by others between `install` and `uninstall`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -153,7 +153,7 @@ fn a_newer_braid_is_not_replaced_while_there_are_journals_that_only_it_reads() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(all_files(&node.path(".")) == before, "{text}");
-    // Those that it reads are no reason.
+    // Formats that it can read are no reason to refuse.
     for container in ["attachments/c3", "debts/c4"] {
         fs::remove_dir_all(node.path("state").join(container)).unwrap();
     }
@@ -193,7 +193,7 @@ fn files_keep_their_selinux_labels_and_new_ones_get_that_of_their_directory() {
     }
 }
 
-/// What is done to the directory of configurations while Braid is in front, and the file that the runtime uses afterwards.
+/// A change of the directory of configurations while Braid is installed, and the file that the runtime uses afterwards.
 #[rstest]
 #[case::nothing(&|_: &Path| {}, "10-pods.conflist")]
 #[case::edited(&|at: &Path| fs::write(at.join("10-pods.conflist"), PRIMARY.replace("1e400", "2")).unwrap(), "10-pods.conflist")]
@@ -239,7 +239,7 @@ fn uninstall_puts_back_the_first_configuration_when_only_braid_has_it(#[case] ch
     assert_eq!(read(&copy), read(PRIMARY));
     assert_eq!(node.mode("net.d/99-pods.conflist"), 0o600);
     assert!(!node.path("net.d/00-braid.conflist").exists());
-    // Once more changes nothing, and an installer finds it.
+    // A second run changes nothing, and an installer finds the file.
     let before = all_files(&node.path("net.d"));
     assert!(node.run(&["uninstall"]).status.success() && all_files(&node.path("net.d")) == before);
     assert!(node.install(&[]).status.success());
@@ -307,7 +307,7 @@ fn where_usr_is_read_only_braid_is_installed_beside_it_or_says_why_not() {
         .run("ip netns add web; braid add braid web --container-id web; braid del braid web --container-id web")
         .succeeds();
     machine.run("ip netns del web").succeeds();
-    // The configurations on a file system that is read-only.
+    // The configurations are on a read-only file system.
     machine.run("mount --bind /etc/cni/net.d /etc/cni/net.d && mount -o remount,bind,ro /etc/cni/net.d").succeeds();
     machine.run("braid uninstall").exits(1).says("00-braid.conflist: Read-only file system");
     machine.run("ls /opt/cni/bin/braid").succeeds();

@@ -1,4 +1,4 @@
-//! `braid plan --pod`: what a pod would get on this node, and all that is wrong before it starts.
+//! `braid plan --pod`: what a pod would get on this node, and all errors, before it starts.
 
 use std::fs;
 use std::process::Output;
@@ -26,7 +26,7 @@ fn node(keys: &Value) -> (Case, Cluster<Double>) {
     let case = Case::new().configuration("pods.conflist", list);
     fs::create_dir(case.dir().join("multus.d")).unwrap();
     let (case, api) = in_cluster(case);
-    // No runtime has called.
+    // No call was made.
     (case.env_remove("CNI_ARGS"), api)
 }
 
@@ -36,7 +36,7 @@ fn plan(case: &Case, words: &[&str]) -> Output {
     output
 }
 
-/// The plan as JSON, and whether all of it could be.
+/// The plan as JSON, and whether it has no errors.
 fn plan_json(case: &Case) -> (bool, Value) {
     let output = plan(case, &["-o", "json"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -60,7 +60,7 @@ fn is_sound(case: &Case, expected: &[&str]) -> Value {
     report
 }
 
-/// The plan has these steps, and each error holds its text.
+/// The plan has these steps, and each error contains its text.
 #[track_caller]
 fn is_wrong(case: &Case, expected: &[&str], errors: &[&str]) {
     let (success, report) = plan_json(case);
@@ -160,7 +160,7 @@ fn pods_of_system_namespaces_do_without_default_networks() {
     assert_eq!(steps(&report), ["eth0 kube-system/main beta", "net1 kube-system/extra gamma"]);
 }
 
-/// The interfaces keep the names that they would have if all networks were found.
+/// The interfaces have the same names as if all networks were found.
 #[test]
 fn all_problems_are_reported_at_once() {
     let keys = json!({
@@ -193,7 +193,7 @@ fn all_problems_are_reported_at_once() {
         "/ready is not there yet; ADD waits for it",
     ];
     is_wrong(&case, &expected, &errors);
-    // What the pod may not use is not looked up.
+    // Networks that the pod may not use are not looked up.
     assert!(!api.server.requests().iter().any(|line| line.contains("other/")), "{:?}", api.server.requests());
     assert!(api.server.requests().iter().all(|line| line.starts_with("GET ")), "{:?}", api.server.requests());
     let text = String::from_utf8(plan(&case, &[]).stdout).unwrap();
@@ -289,7 +289,7 @@ fn a_delegate_that_is_braid_under_another_name_is_reported() {
     assert!(!output.status.success() && text.contains("error: plugin \"disguise\" is braid itself"), "{text}");
 }
 
-/// What keeps anything from being known.
+/// Errors that make a plan impossible.
 #[rstest]
 #[case::no_pod(None, "pod web/shop is gone: the API server does not know it")]
 #[case::refused(Some(Fault::Status(403, None)), "refused to get pod web/shop: 403")]

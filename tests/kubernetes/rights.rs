@@ -1,4 +1,5 @@
-//! What the service account of `conf/kubernetes` and `conf/kubernetes-dra` may do: enough, as the scenarios show, and no more.
+//! The rights of the service account of `conf/kubernetes` and `conf/kubernetes-dra`. Other scenarios show that they are enough;
+//! these show that there are no more.
 
 use std::fs;
 
@@ -27,7 +28,7 @@ fn rules(api: &KubeApiserver, namespace: &str) -> Vec<String> {
         format!("{verbs} {groups}/{resources} {names}").trim_end().to_owned()
     };
     let rules = answer["status"]["resourceRules"].as_array().expect("rules");
-    // Everybody who is known may ask what their rights are and, of later versions, who they are.
+    // Every authenticated user may ask for their rights and, in newer versions, for their identity.
     let mut rules: Vec<_> = rules.iter().map(rule).filter(|rule| !rule.contains("selfsubject")).collect();
     rules.sort();
     rules
@@ -54,7 +55,7 @@ fn the_account_may_do_what_braid_does_and_nothing_else() {
     assert_eq!(rules(&api, "kube-system"), own);
 }
 
-/// Installs Braid as the DaemonSet's pod does that has this token, once, and returns what it says.
+/// Runs `braid install` once, as a pod of the DaemonSet with this token does, and returns its output.
 fn install<S: ApiServer + ?Sized>(case: &Case, api: &Cluster<S>, token: &str) -> String {
     let account = case.dir().join("account");
     fs::create_dir_all(&account).unwrap();
@@ -85,7 +86,7 @@ fn pods_are_attached_when_the_pod_that_installed_braid_is_gone(
     let token = api.agent();
     install(&case, &api, &token);
     api.remove_pod("kube-system", "agent");
-    // An API server that has just seen a token takes it for good for some seconds.
+    // An API server accepts a token for some seconds after it has checked it.
     api.kubeconfig(&token);
     wait_for("the end of the pod's token", || {
         let output = case.call("ADD").run_unrecorded();

@@ -55,7 +55,7 @@ fn a_capability_reaches_the_plugin_that_declares_it(#[case] keys: Value, #[case]
     let call = beta(&outcome);
     assert_eq!(call.config()["runtimeConfig"], expected);
     assert_eq!(call.config().get("capabilities"), None);
-    // Nothing of it is for the primary network.
+    // The primary network gets none of it.
     let alpha = outcome.call_of("ADD", "alpha");
     assert_eq!(
         (alpha.config().get("runtimeConfig"), argument(&alpha, "IP"), argument(&alpha, "MAC")),
@@ -81,7 +81,7 @@ fn a_capability_that_no_plugin_declares_is_refused(#[case] name: &str, #[case] k
     outcome.says(&format!("networks[0]: \"{name}\" is asked for, but no plugin of network \"net-beta\" declares"));
 }
 
-/// Addresses go out in `CNI_ARGS` too, so that a plugin may know them from there.
+/// Addresses are also passed in `CNI_ARGS`, where some plugins read them.
 #[test]
 fn addresses_that_no_plugin_declares_are_a_warning() {
     let (case, _api) = asks(&[], &json!({"ips": ["10.1.0.9"], "mac": "02:00:00:00:00:01"}));
@@ -136,7 +136,7 @@ fn a_device_reaches_the_first_plugin_even_if_it_declares_nothing() {
     assert_eq!(config.get("runtimeConfig"), None);
 }
 
-/// The claim is for plugins that read the pod's annotation; nothing is handed over.
+/// Only plugins that read the pod's annotation use the claim. Braid does not pass it on.
 #[test]
 fn a_claim_is_taken_and_not_together_with_addresses() {
     let (case, _api) = asks(&ALL, &json!({"ipam-claim-reference": "shop-data"}));
@@ -148,7 +148,7 @@ fn a_claim_is_taken_and_not_together_with_addresses() {
     outcome.says("networks[0]: \"ips\" and \"ipam-claim-reference\" cannot be asked for together");
 }
 
-/// Each key that holds what it cannot hold.
+/// Each key with a value that it cannot have.
 #[rstest]
 #[case::protocol(json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]}), "networks[0].portMappings")]
 #[case::port(json!({"portMappings": [{"hostPort": 70000, "containerPort": 1}]}), "networks[0].portMappings")]
@@ -165,7 +165,7 @@ fn what_cannot_be_is_refused_before_anything_runs(#[case] keys: Value, #[case] p
     case.add().fails(7).says(place).called_nothing().leaves_nothing();
 }
 
-/// A primary network with a default route, and one that the pod gives it to.
+/// A primary network with a default route, and a network to which the pod gives the default route.
 fn routed(selection: &Value, gateway: &str) -> (Case, Cluster<Double>) {
     let bridge = |name: &str, subnet: &str, is_default: bool| {
         bridge(name, subnet).key("isDefaultGateway", is_default).key("isGateway", true)
@@ -177,8 +177,8 @@ fn routed(selection: &Value, gateway: &str) -> (Case, Cluster<Double>) {
     (case, api)
 }
 
-/// With a gateway it is set; the empty list keeps the one that the plugin made. Either way the primary's is removed, and
-/// the status says whose it is.
+/// With a gateway, Braid sets the default route. With an empty list, the plugin's stays. In both cases the primary's is removed,
+/// and the status names the network that has it.
 #[rstest]
 #[case::gateway(json!({"name": "one", "default-route": ["10.2.0.1"]}), "10.2.0.1", "net1")]
 #[case::empty(json!({"name": "one", "default-route": []}), "", "net1")]

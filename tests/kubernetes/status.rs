@@ -53,7 +53,7 @@ fn a_primary_network_that_is_not_there_is_said(#[values(Server::Double, Server::
     case.key("clusterNetwork", "missing").status().fails(50).says("clusterNetwork").says("missing");
 }
 
-/// Nothing is scheduled without an API server, and nodes that are not ready when it comes back hold everything up.
+/// Without an API server, nothing is scheduled. Nodes that are not ready when it returns would delay everything.
 #[test]
 fn an_api_server_that_is_away_is_a_warning_within_a_second() {
     let (case, api) = with_cluster_network(in_cluster(node()));
@@ -72,7 +72,7 @@ fn an_api_server_that_is_away_is_a_warning_within_a_second() {
     slow.status().succeeds().stderr_contains("API server");
 }
 
-/// What else a node lacks is still reported, the primary network on its disk included.
+/// Everything else that a node lacks is still reported, including its primary network on disk.
 #[test]
 fn what_is_missing_is_said_while_the_api_server_is_away() {
     let (case, api) = in_cluster(node());

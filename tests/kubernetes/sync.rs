@@ -1,4 +1,4 @@
-//! `braid sync`: a container that lives gets what its pod asks for now.
+//! `braid sync`: a running container gets what its pod asks for now.
 
 use std::fs;
 use std::time::Duration;
@@ -45,7 +45,7 @@ fn define<S: ApiServer + ?Sized>(api: &Cluster<S>) {
     api.definition("web", "three", &able("delta", "10.4.0.5/24").into_json());
 }
 
-/// The pod asks for these networks; what else is written about it stays.
+/// Sets the networks that the pod asks for. Everything else about it stays.
 fn ask<S: ApiServer + ?Sized>(api: &Cluster<S>, networks: &Value) {
     let networks = networks.as_str().map_or_else(|| networks.to_string(), str::to_owned);
     let mut annotations = json!({ NETWORKS: networks });
@@ -62,12 +62,12 @@ fn command<'a>(case: &'a Case, words: &[&str]) -> Invocation<'a> {
     case.braid(&[&line[..], &["--state-dir", "@DIR@/state"]].concat())
 }
 
-/// The plugin does as its configuration says again.
+/// Removes the plugin's instructions, so that its configuration applies again.
 fn calm(case: &Case, kind: &str, ip: &str) {
     case.behave(kind, json!({"link": true, "ip": ip}));
 }
 
-/// What a sync did.
+/// The outcome of a sync.
 struct Synced {
     report: Value,
     order: Vec<String>,
@@ -81,14 +81,14 @@ impl Synced {
         list.iter().map(|one| one["interface"].as_str().unwrap_or_default()).collect()
     }
 
-    /// Everything was done, with these calls.
+    /// Everything has succeeded, with these calls.
     fn did(self, order: &[&str]) -> Self {
         assert!(self.is_whole, "{:#}", self.report);
         assert_eq!(self.order, order, "{:#}", self.report);
         self
     }
 
-    /// Something failed, and its message says this.
+    /// Something has failed, and its message contains this.
     fn failed(self, order: &[&str], words: &str) -> Self {
         assert!(!self.is_whole, "{:#}", self.report);
         assert_eq!(self.order, order, "{:#}", self.report);
@@ -183,7 +183,7 @@ fn kubevirt_plugs_and_unplugs(#[values(Server::Double, Server::KubeApiserver)] s
     ask(&api, &json!([red, element("three", "pod16477688c0e", "02:00:00:00:00:02")]));
     sync(&case).did(&["DEL gamma pod16477688c0e", "ADD delta pod16477688c0e"]);
     assert_eq!(entries(&api)[2], "web/three pod16477688c0e 10.4.0.5");
-    // Step 4: the guest has let go of it; the controller takes the element out, and waits until the entry is gone.
+    // Step 4: the guest no longer uses it. The controller removes the element, and waits until the entry is gone.
     ask(&api, &json!([red]));
     sync(&case).did(&["DEL delta pod16477688c0e"]);
     assert_eq!(entries(&api), started);
@@ -229,7 +229,7 @@ fn what_cannot_be_updated_is_made_anew(#[case] more: Value) {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Everything that leaves a name does so before another comes.
+/// Attachments are detached before others take their interface names.
 #[test]
 fn names_that_are_exchanged_are_freed_first() {
     let (case, api) = cluster(node_with(&json!({})));
@@ -268,7 +268,7 @@ fn one_failure_keeps_nothing_else_from_being_brought_about() {
     ] {
         assert!(events.contains(words), "{words}\n{events}");
     }
-    // What is owed is tried first.
+    // Owed steps are tried first.
     calm(&case, "gamma", "10.3.0.5/24");
     calm(&case, "beta", "10.2.0.5/24");
     api.definition("web", "missing", &able("zeta", "10.7.0.5/24").into_json());
@@ -278,7 +278,7 @@ fn one_failure_keeps_nothing_else_from_being_brought_about() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What cannot be planned is not begun; what fails after the old one is gone is reported, and done later.
+/// An attachment that cannot be planned is not started. One that fails after the old one was detached is reported, and made later.
 #[test]
 fn a_replacement_that_fails() {
     let (case, api) = cluster(node_with(&json!({})));
@@ -311,7 +311,7 @@ fn a_network_whose_definition_is_gone_is_detached_and_one_whose_definition_chang
     case.del().succeeds().leaves_nothing();
 }
 
-/// The pod is held to the rules of the node, and the operator is not.
+/// The node's rules apply to pods, and not to the operator.
 #[rstest]
 #[case::isolation(json!({"namespaceIsolation": true}), "namespaceIsolation")]
 #[case::policy(json!({"policy": [{"namespaces": ["web"], "networks": ["web/*"]}]}), "policy")]
@@ -347,7 +347,7 @@ fn what_the_operator_attached_stays() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Nothing goes on account of what cannot be read.
+/// If something cannot be read, nothing is detached because of it.
 #[rstest]
 #[case::syntax("[{\"name\": \"one\"}")]
 #[case::one_of_two("[{\"name\": \"one\"}, {\"nam\": \"two\"}]")]
@@ -430,7 +430,7 @@ fn a_status_that_was_not_written_is_written_later() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Wherever a sync is killed, the next one ends with what the pod asks for, and DEL leaves nothing.
+/// Wherever a sync is killed, the next one gives the pod what it asks for, and DEL leaves nothing.
 #[rstest]
 fn killed_at_any_step(
     #[values("beta", "gamma")] plugin: &str,
@@ -480,7 +480,7 @@ fn two_at_once_do_it_once() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A DEL that came first has the container; the sync that waited for it ends quietly.
+/// After a DEL, a sync that has waited for it ends without an error.
 #[test]
 fn a_container_that_goes_ends_a_sync_quietly() {
     let (case, api) = cluster(node_with(&json!({})));
@@ -516,7 +516,7 @@ fn a_default_route_is_taken_by_attaching_anew_and_given_back() {
     sync(&case).did(&["DEL beta net1", "ADD beta net1"]);
     let routes = || case.pod().run("ip -4 route show default");
     assert!(routes().contains("via 10.2.0.1 dev net1"), "{}", routes());
-    // Only one of a family may ask for it, as in ADD.
+    // As in ADD, only one attachment may ask for the default route of a family.
     ask(&api, &json!([{"name": "one", "default-route": ["10.2.0.1"]}, {"name": "two", "default-route": ["10.3.0.1"]}]));
     sync(&case).failed(&[], "both ask for the IPv4 default route");
     ask(&api, &json!([{"name": "one"}, {"name": "two", "default-route": ["10.3.0.1"]}]));
@@ -528,7 +528,7 @@ fn a_default_route_is_taken_by_attaching_anew_and_given_back() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Limits and mappings change in place: the interface, its addresses and the limits' own queues stay.
+/// Limits and mappings change in place: the interface, its addresses and the queues of the limits stay.
 #[test]
 fn limits_and_mappings_change_in_place() {
     let primary = ptp("10.66.1.0/24");
@@ -563,7 +563,7 @@ fn limits_and_mappings_change_in_place() {
     assert!(limits().contains("rate 16Mbit"), "{}", limits());
     assert_eq!(synced(&lan(16_000_000, 8082)), 1);
     assert!(rules().contains("--dport 8082 ") && !rules().contains("--dport 8081 "), "{}", rules());
-    // What the operator has given it since stays until the pod asks for something else.
+    // A value that the operator has set stays until the pod asks for another.
     drop(command(&case, &["update", "lan0", "--bandwidth", "ingress=4M"]).run().succeeds());
     assert_eq!(synced(&lan(16_000_000, 8082)), 0);
     assert!(limits().contains("rate 4Mbit"), "{}", limits());
@@ -583,7 +583,7 @@ fn networks_on_disk_come_and_go_too() {
     case.add().succeeds();
     ask(&api, &json!("disk"));
     sync(&case).did(&["ADD zeta net1"]);
-    // A definition of that name does not change what is attached.
+    // A definition of the same name does not change the attachment.
     api.definition("web", "disk", &able("beta", "10.2.0.5/24").into_json());
     sync(&case).did(&[]);
     fs::remove_file(case.dir().join("net.d/disk.conflist")).expect("remove");
@@ -600,7 +600,7 @@ fn without_a_pod_or_an_api_server_it_is_refused() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What the runtime's libcni keeps of a pod's primary network, `cbr0`, which another plugin has attached.
+/// libcni's cached result of a pod's primary network `cbr0`, which another plugin has attached.
 pub(super) fn attached_by_another<S: ApiServer + ?Sized>(case: &Case, api: &Cluster<S>) {
     let results = case.dir().join("cache/results");
     fs::create_dir_all(&results).expect("make the cache");
@@ -629,7 +629,7 @@ fn sync_unknown(case: &Case, words: &[&str]) -> Synced {
     Synced { report, order: case.order().split_off(before), is_whole: output.status.success() }
 }
 
-/// Attached under another plugin, and so without what it asks for.
+/// A pod that another plugin has attached, and that lacks the networks that it asks for.
 #[test]
 fn a_pod_that_another_plugin_attached_is_repaired() {
     let (case, api) = cluster(node_with(&json!({"kubernetes": {"timeout": 1, "retries": 0, "repair": true}})));
@@ -642,14 +642,14 @@ fn a_pod_that_another_plugin_attached_is_repaired() {
     let all = ["cbr0 eth0 10.9.0.5", "web/one net1 10.2.0.5", "web/two data 10.3.0.5"];
     assert_eq!(entries(&api), all);
     assert_eq!(api.status(POD.0, POD.1).expect("the status")[0]["default"], true);
-    // From now on it is like any other, and the primary network is left alone.
+    // After that it is like any other pod, and the primary network is not touched.
     ask(&api, &json!("two@data,one@eth0"));
     sync(&case).failed(&["DEL beta net1"], "eth0");
     ask(&api, &json!("two@data"));
     sync_unknown(&case, &[]).did(&[]);
     assert_eq!(entries(&api), [all[0], all[2]]);
     case.check().succeeds();
-    // The primary network is undone as where Braid has no journal.
+    // The primary network is undone as without a journal.
     case.del().succeeds().called(&["DEL gamma data", "DEL alpha eth0"]).leaves_nothing();
 }
 
@@ -663,7 +663,7 @@ fn without_repair_it_is_only_said_what_is_missing() {
     assert!(api.events(POD.0, POD.1)[0].starts_with("FailedAddingInterface: Failed to add lan from web/one: "));
     assert!(!case.dir().join("state/attachments").join(Case::CONTAINER).exists());
     assert_eq!(api.status(POD.0, POD.1), None);
-    // Another pod has the name by now.
+    // Another pod now has the name.
     api.replace_pod(POD.0, POD.1, &json!({NETWORKS: "one"}));
     let line = command(&case, &["sync", "--network", "outer"]).env("CNI_CACHE_DIR", case.dir().join("cache"));
     line.run().fails(11).says("is another one").called_nothing();

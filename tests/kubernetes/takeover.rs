@@ -1,4 +1,4 @@
-//! A node that Multus served until now.
+//! A node that Multus has served before.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Json as _, Plugin, braid, recorder};
 
-/// Multus's configuration as it stands on a node.
+/// Multus's configuration on a node.
 fn multus() -> Case {
     let case = Case::new().key("type", "multus").key("cniVersion", "1.1.0").without("stateDir");
     case.key("cniDir", "@DIR@/state").key("stateDir", "@DIR@/state").delegate(recorder("alpha").version("1.1.0"))

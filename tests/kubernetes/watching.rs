@@ -14,23 +14,23 @@ use super::double::{Connection, Request, State};
 pub(super) const PODS: &str = "/api/v1/pods";
 /// How many pods a page of a list has.
 const PAGE: usize = 100;
-/// How often a watch looks for news.
+/// The interval at which a watch looks for events.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// What is wrong with one watch.
+/// A fault of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WatchFault {
-    /// The server has forgotten where the watch was, and says so in an event.
+    /// The version is too old, which an event reports.
     Forgotten,
-    /// It says so in place of a watch.
+    /// The version is too old, which the response's status reports.
     ForgottenBefore,
     /// The connection ends in the middle of the first event.
     CutInEvent,
     /// Every event comes twice.
     Twice,
-    /// The first event comes once more after all others that are there.
+    /// The first event is repeated after all others.
     Late,
-    /// The first event makes no sense.
+    /// The first event cannot be parsed.
     Nonsense,
     /// The connection ends at once.
     Empty,
@@ -39,13 +39,13 @@ pub(super) enum WatchFault {
 /// What has happened to pods.
 #[derive(Debug, Default)]
 pub(super) struct PodLog {
-    /// The version of what was written last.
+    /// The newest version.
     version: u64,
-    /// What was written with which version: a pod before and after.
+    /// All writes by version: the pod before and after.
     writes: Vec<(u64, Value, Value)>,
-    /// What is wrong with the watches that are to come.
+    /// The faults of the next watches.
     pub(super) faults: VecDeque<WatchFault>,
-    /// Watches of an earlier one end.
+    /// Watches that began with a smaller number end.
     pub(super) era: u32,
 }
 
@@ -79,7 +79,7 @@ impl Request {
 }
 
 impl State {
-    /// Writes an object, with the next version.
+    /// Writes an object with the next version.
     pub(super) fn set(&mut self, path: &str, mut object: Value) {
         self.pods.version += 1;
         object["metadata"]["resourceVersion"] = self.pods.version.to_string().into();
@@ -87,7 +87,7 @@ impl State {
         self.note(path, before, object);
     }
 
-    /// Removes an object, if it is there.
+    /// Removes an object, if it exists.
     pub(super) fn unset(&mut self, path: &str) {
         if let Some(before) = self.objects.remove(path) {
             self.pods.version += 1;
@@ -101,7 +101,7 @@ impl State {
         }
     }
 
-    /// A page of the pods that are asked for.
+    /// A page of the requested pods.
     pub(super) fn list_pods(&self, request: &Request) -> Value {
         let first: usize = request.parameters().get("continue").map_or(0, |token| token.parse().expect("a token"));
         let all = self.objects.iter().filter(|(path, pod)| path.contains("/pods/") && request.selects(pod));
@@ -112,7 +112,7 @@ impl State {
         json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
     }
 
-    /// The events after a version, each a line, and the version that they lead to.
+    /// The events after a version, one line each, and the version of the last one.
     fn events_after(&self, version: u64, request: &Request) -> (Vec<String>, u64) {
         let news = self.pods.writes.iter().filter(|(of, ..)| *of > version);
         let event = |(of, before, after): &(u64, Value, Value)| {

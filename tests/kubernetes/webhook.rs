@@ -1,4 +1,4 @@
-//! `validate --webhook`, as an API server meets it.
+//! `validate --webhook`, as an API server calls it.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -26,13 +26,13 @@ use crate::support::{Case, Machine, braid, inside_network, wait_for};
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 const BRIDGE: &str = r#"{"cniVersion":"1.0.0","type":"bridge"}"#;
 
-/// A webhook that serves, in the network of whoever asks it.
+/// A running webhook, in the network namespace of its clients.
 struct Webhook {
     child: Child,
     /// The network namespace it serves in.
     network: PathBuf,
     address: SocketAddr,
-    /// What it says, line by line.
+    /// The lines of its output.
     lines: Mutex<Receiver<String>>,
     dir: PathBuf,
     authority: CertificateDer<'static>,
@@ -41,7 +41,7 @@ struct Webhook {
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 impl Webhook {
-    /// One that looks definitions up in the cluster that the case has.
+    /// A webhook that looks up definitions in the case's cluster.
     fn of_cluster(case: &Case, more: &[&str]) -> Self {
         let kubeconfig = case.dir().join("kubeconfig");
         Self::start(case, &[&["--kubeconfig", kubeconfig.to_str().unwrap()], more].concat())
@@ -75,7 +75,7 @@ impl Webhook {
         Self { child, network, address: address.unwrap(), lines: Mutex::new(lines), dir, authority }
     }
 
-    /// What `validate` said first that has this in it.
+    /// The first line of its output that contains this text.
     fn says(&self, part: &str) {
         loop {
             let line = self.lines.lock().unwrap().recv_timeout(Duration::from_secs(20));
@@ -110,10 +110,10 @@ impl Webhook {
         Ok(stream)
     }
 
-    /// Sends a request as it is, and returns the status and the body of the answer.
+    /// Sends a request unchanged, and returns the status and the body of the answer.
     fn send(&self, request: &[u8]) -> (u16, String) {
         let mut stream = self.connect().expect("a connection");
-        // It may answer, and close, before it has read all.
+        // It may answer and close the connection before it has read everything.
         let _ = stream.write_all(request).and_then(|()| stream.flush());
         answer(&mut stream)
     }
@@ -197,7 +197,7 @@ fn post(body: &[u8]) -> Vec<u8> {
 /// Reads an answer to the end of the connection.
 fn answer(stream: &mut impl Read) -> (u16, String) {
     let mut bytes = Vec::new();
-    // Who is sent away does not say farewell.
+    // The webhook closes the connection without TLS's closing message.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -215,7 +215,7 @@ fn pod(networks: &str) -> Value {
         "spec": {"containers": [{"name": "main", "image": "example.test/none"}]}})
 }
 
-/// What `validate` says of the object in a file, without lines, which an object of an API server does not have.
+/// The messages of `validate` about the object in a file, without line numbers, which an API server's object does not have.
 fn errors_of_validate(object: &Value) -> Vec<String> {
     let machine = Machine::new();
     let path = machine.write("object.json", &object.to_string());
@@ -244,7 +244,7 @@ fn a_definition_that_is_wrong_is_refused_with_the_words_of_validate(#[case] conf
 fn a_good_definition_is_admitted_and_warnings_are_passed_on() {
     let case = Case::new();
     let webhook = Webhook::start(&case, &[]);
-    // Whether a plugin is on the nodes is not known where the webhook runs.
+    // The webhook does not know whether a plugin is installed on the nodes.
     assert_eq!(webhook.admits(&definition("web", "one", r#"{"cniVersion":"1.0.0","type":"nowhere"}"#)), [""; 0]);
     let warnings = webhook.admits(&definition("web", "one", r#"{"type":"bridge"}"#));
     assert!(warnings.len() == 1 && warnings[0].contains("\"cniVersion\" is missing"), "{warnings:?}");
@@ -252,7 +252,7 @@ fn a_good_definition_is_admitted_and_warnings_are_passed_on() {
     assert_eq!(webhook.admits(&other), [""; 0]);
 }
 
-/// A pod is judged with the definitions that there are now.
+/// A pod is checked with the current definitions.
 #[test]
 fn a_pod_is_checked_by_the_definitions_of_the_cluster() {
     let (case, cluster) = in_cluster(Case::new());
@@ -285,7 +285,7 @@ fn a_pod_is_checked_by_the_definitions_of_the_cluster() {
     assert_eq!(cluster.server.requests().len(), before, "the API server is asked in vain");
 }
 
-/// What the operator's configuration forbids is refused when the pod is made.
+/// A pod that the operator's configuration forbids is refused when it is created.
 #[test]
 fn a_pod_is_checked_by_the_configuration_that_is_given() {
     let (case, cluster) = in_cluster(Case::new());
@@ -307,7 +307,7 @@ fn a_pod_is_checked_by_the_configuration_that_is_given() {
     assert!(!output.status.success() && said.contains("wrong") && said.contains("br/idge"), "{output:?}");
 }
 
-/// Nobody knows whether the definition is there: the operator has said what then.
+/// It is not known whether the definition exists. `--failure-policy` decides.
 #[rstest]
 #[case::refused_by_the_server(Some(Fault::Status(403, None)), "get network-attachment-definition web/one: 403")]
 #[case::away(Some(Fault::Reset), "web/one")]
@@ -341,7 +341,7 @@ fn what_cannot_be_checked_is_refused_or_admitted_as_the_operator_says(
     }
 }
 
-/// An object that was wrong before the webhook came must still lose its finalizers, and be mended.
+/// An object that was invalid before the webhook was installed can still lose its finalizers, and be corrected.
 #[test]
 fn a_change_is_checked_by_what_it_changes() {
     let case = Case::new();
@@ -376,7 +376,7 @@ fn the_certificate_is_read_again_when_it_changes() {
     let good = definition("web", "one", BRIDGE);
     webhook.admits(&good);
     let (before, next) = (webhook.authority.clone(), Certificates::new());
-    // Half of a change, nonsense, and nothing: the one before stays.
+    // After an incomplete change, an invalid file or a missing one, the earlier certificate stays in use.
     fs::write(webhook.dir.join("tls.crt"), next.server.pem()).unwrap();
     webhook.admits(&good);
     webhook.says("the one before stays in use");
@@ -392,7 +392,7 @@ fn the_certificate_is_read_again_when_it_changes() {
     assert!(webhook.connect().is_err(), "the certificate before is gone");
 }
 
-/// As the kubelet does it with a Secret: a link to a folder is put in the place of another.
+/// As the kubelet updates a Secret: a link to a folder is replaced.
 #[test]
 fn a_certificate_behind_links_is_read_again_when_they_lead_elsewhere() {
     let case = Case::new();
@@ -457,12 +457,12 @@ fn a_request_that_is_no_review_is_refused_and_does_no_harm() {
     let text = post(b"{}").to_ascii_lowercase();
     let text = String::from_utf8(text).unwrap().replace("post", "POST").replace("http/1.1", "HTTP/1.1");
     assert_eq!(webhook.send(text.replace("application/json", "text/plain").as_bytes()).0, 415);
-    // More than 8 MiB: by its announcement, and as it comes.
+    // More than 8 MiB, with and without a `Content-Length`.
     let (status, text) = webhook.send(head(8 * (1 << 20) + 1).as_bytes());
     assert!(status == 413 && text.contains("8 MiB"), "{status} {text}");
     let chunked = head(0).replace("content-length: 0", "transfer-encoding: chunked");
     let chunk = [format!("{:x}\r\n", 1 << 20).into_bytes(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
-    // All of it has been read when it is refused: what is still to be read would have the connection reset.
+    // The body is read to its end before it is refused. Otherwise the connection would be reset.
     assert_eq!(webhook.send(&[chunked.as_bytes(), &chunk.repeat(8), b"1\r\n ".as_slice()].concat()).0, 413);
     // No TLS, no HTTP.
     let mut plain = webhook.tcp();
@@ -470,14 +470,14 @@ fn a_request_that_is_no_review_is_refused_and_does_no_harm() {
     assert_eq!(answer(&mut plain).0, 0);
     assert_eq!(webhook.send(b"\x00\x01\x02\r\n\r\n").0, 400);
     assert_eq!(webhook.send(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000)).as_bytes()).0 / 100, 4);
-    // Objects that no API server makes.
+    // Objects that no API server sends.
     for object in [json!(null), json!([]), json!(5), json!({"kind": 5}), json!({"kind": "Pod", "metadata": []})] {
         webhook.review(&json!({"uid": "u", "operation": "CREATE", "object": object}));
     }
     webhook.admits(&definition("web", "one", BRIDGE));
 }
 
-/// Who is slow is sent away, and holds nobody up.
+/// Slow clients are disconnected, and do not delay others.
 #[test]
 fn slow_clients_are_sent_away_and_delay_nobody() {
     let case = Case::new();
@@ -501,7 +501,7 @@ fn slow_clients_are_sent_away_and_delay_nobody() {
     assert!((4..40).contains(&took.as_secs()), "{took:?}");
 }
 
-/// There are at most 256 connections: who comes then waits until others are sent away.
+/// There are at most 256 connections. Further clients wait until others are closed.
 #[test]
 fn connections_beyond_the_limit_wait_and_are_served() {
     let case = Case::new();
@@ -514,7 +514,7 @@ fn connections_beyond_the_limit_wait_and_are_served() {
     drop(idle);
 }
 
-/// All bodies together take 32 MiB at most: what comes then is left with its sender, and nobody is kept out for good.
+/// All request bodies together take at most 32 MiB. Further ones are not read until there is room, and no client waits forever.
 #[test]
 fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
     let case = Case::new();
@@ -531,7 +531,7 @@ fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
         for _ in 0..24 {
             scope.spawn(|| {
                 let mut stream = webhook.connect().expect("a connection");
-                // It is sent away with what it has not sent yet.
+                // It is disconnected before it has sent everything.
                 let _ = stream.write_all(&part).and_then(|()| stream.flush());
                 let (status, text) = answer(&mut stream);
                 assert!([0, 408].contains(&status), "{status} {text}");
@@ -544,7 +544,7 @@ fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
     webhook.admits(&definition("web", "one", BRIDGE));
 }
 
-/// A review that waits for the API server does not hold the others up.
+/// A review that waits for the API server does not delay the others.
 #[test]
 fn several_reviews_are_checked_at_once() {
     let (case, cluster) = in_cluster(Case::new());
@@ -571,7 +571,7 @@ fn manifests(name: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Kubernetes's own types have a place for all that stands in the manifests.
+/// The manifests parse as Kubernetes's own types, without unknown keys.
 #[test]
 fn the_manifests_are_what_kubernetes_knows() {
     use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -590,7 +590,7 @@ fn the_manifests_are_what_kubernetes_knows() {
     let machine = Machine::new();
     let config = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/kubernetes/webhook/braid.conflist"));
     machine.conf("braid.conflist", &*config.unwrap()).run("braid validate /etc/cni/net.d/braid.conflist").succeeds();
-    // The options of the Deployment are options that there are.
+    // All options in the Deployment exist.
     let args = manifests("deployment.yaml")[0].pointer("/spec/template/spec/containers/0/args").unwrap().clone();
     let args: Vec<String> = serde_json::from_value(args).unwrap();
     let output = Command::new(braid()).args(&args).env_remove("CNI_COMMAND").output().unwrap();
@@ -598,7 +598,7 @@ fn the_manifests_are_what_kubernetes_knows() {
     assert!(said.contains("/etc/braid-webhook/conf/braid.conflist: wrong"), "{output:?}");
 }
 
-/// The manifests and the webhook at a real API server: what is wrong does not get in, and the reason reaches the client.
+/// The manifests and the webhook with a real API server: invalid objects are refused, and the client gets the reason.
 #[test]
 fn an_api_server_refuses_what_the_webhook_refuses() {
     let case = Case::new();
@@ -633,12 +633,12 @@ fn an_api_server_refuses_what_the_webhook_refuses() {
     let webhook =
         Webhook::start_in(api.network(), case.dir().join("webhook"), &["--kubeconfig", kubeconfig.to_str().unwrap()]);
 
-    // As it is applied, with the webhook where it is here.
+    // As it is applied, but with the webhook's address in this test.
     let mut configuration = manifests("webhook.yaml").remove(0);
     let authority = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, webhook.authority_pem());
     for hook in configuration["webhooks"].as_array_mut().unwrap() {
         hook["clientConfig"] = json!({"url": format!("https://{}/validate", webhook.address), "caBundle": authority});
-        // A test has to see that nobody answers.
+        // The test has to notice that nothing answers.
         hook["failurePolicy"] = json!("Fail");
     }
     post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &configuration);
@@ -664,19 +664,19 @@ fn an_api_server_refuses_what_the_webhook_refuses() {
     assert!(status == 403 && message.contains("there is no network-attachment-definition web/one"), "{message}");
     assert_eq!(api.admin("POST", &definitions("web"), &definition("web", "one", BRIDGE)).0, 201);
     assert_eq!(api.admin("POST", pods, &pod("one")).0, 201);
-    // A Deployment's pods have no name yet when they are made from a template.
+    // A Deployment's pods have no name yet when they are admitted.
     let mut generated = pod(r#"[{"name": "one", "interface": "a/b"}]"#);
     generated["metadata"] = json!({"generateName": "shop-", "annotations": generated["metadata"]["annotations"]});
     assert_eq!(api.admin("POST", pods, &generated).0, 403);
     drop(webhook);
-    // A pod that asks for nothing needs no webhook; one that does is refused, as the configuration says.
+    // A pod that asks for nothing does not need the webhook. One that asks is refused, because of the failure policy.
     let mut plain = pod("");
     plain["metadata"] = json!({"name": "plain"});
     assert_eq!(api.admin("POST", pods, &plain).0, 201);
     assert_eq!(api.admin("POST", pods, &generated).0, 500);
 }
 
-/// What has begun is answered; then it ends.
+/// On SIGTERM, the webhook answers the requests that have begun, and exits.
 #[rstest]
 #[case::terminated(Signal::SIGTERM)]
 #[case::interrupted(Signal::SIGINT)]
@@ -691,7 +691,7 @@ fn it_exits_on_a_signal_after_what_has_begun(#[case] signal: Signal) {
         wait_for("the request", || (!cluster.server.requests().is_empty()).then_some(()));
         webhook.signal(signal);
         webhook.says("ending");
-        // For a moment the cluster still sends some here.
+        // For a moment, the cluster still sends requests.
         webhook.admits(&definition("web", "one", BRIDGE));
         assert_eq!(review.join().unwrap(), [""; 0]);
     });

@@ -131,7 +131,7 @@ fn a_podman_container_is_on_braids_networks() {
     let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
     let script = script.to_str().expect("UTF-8");
     let words = [&["one,two"], &limits[..], &["--rootfs", root, "ip", "-o", "-4", "address"]].concat();
-    // podman mounts its own storage on itself, and leaves it so.
+    // podman mounts its storage on itself and does not unmount it.
     let words = [&["--mount", script], &words[..]].concat();
     let call =
         case.command(Path::new("unshare"), &words).env("PODMAN", podman).env("PATH", path).env("HOME", case.dir());

@@ -1,6 +1,6 @@
 //! The same calls through libcni's cnitool, where the machine has one: `CNITOOL`, or `cnitool` on the `PATH`.
 //!
-//! What differs on purpose is in `docs/differences-from-libcni.md`, and taken out of the comparison by name below.
+//! `docs/differences-from-libcni.md` lists the differences that are intended. They are excluded from the comparison below by name.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -20,18 +20,18 @@ fn cnitool() -> Option<PathBuf> {
     found
 }
 
-/// What one tool made of a life of an attachment.
+/// The outcome of one tool's operations on an attachment.
 struct Observed {
     outputs: Vec<Output>,
     calls: Vec<Call>,
-    /// The cached attachment after ADD, and how many are left in the end.
+    /// The cached attachment after ADD, and the number of those that are left in the end.
     cached: Option<Value>,
     left: usize,
     case: Case,
 }
 
-/// The attachment of a case's namespace, with arguments of both kinds. cnitool's cache has one place, so it gets a mount
-/// namespace in which that is the case's own folder.
+/// An attachment of the case's namespace, with arguments of both kinds. The path of cnitool's cache is fixed, so cnitool runs in a
+/// mount namespace in which that path is the case's folder.
 fn live(case: Case, tool: Option<&PathBuf>) -> Observed {
     let capability_arguments = json!({"mac": "02:00:00:00:00:01", "portMappings": [{"hostPort": 80}], "other": 1});
     let cache = case.dir().join("cache");
@@ -80,7 +80,7 @@ fn live(case: Case, tool: Option<&PathBuf>) -> Observed {
     Observed { outputs, calls: case.calls(), cached, left, case }
 }
 
-/// A JSON text in which the places that every case has for itself are named.
+/// A JSON text in which the paths of the case are replaced with names.
 fn placeless(observed: &Observed, value: &Value) -> Value {
     let netns = observed.case.pod().path().to_str().expect("UTF-8").to_owned();
     let text =
@@ -88,7 +88,7 @@ fn placeless(observed: &Observed, value: &Value) -> Value {
     serde_json::from_str(&text).expect("still JSON")
 }
 
-/// libcni writes results anew: without what it does not know, and with an empty `dns`. Braid hands them on as they are.
+/// libcni writes results again: without unknown keys, and with an empty `dns`. Braid passes them on unchanged.
 fn normal(result: &Value) -> Value {
     let mut result = result.clone();
     if let Some(members) = result.as_object_mut() {
@@ -102,7 +102,7 @@ fn normal(result: &Value) -> Value {
     result
 }
 
-/// A plugin's request as both are to make it. libcni leaves `capabilities` in, which SPEC §3 says "must not be set".
+/// A plugin's request in the form that both tools should send. libcni keeps `capabilities`, which SPEC §3 says "must not be set".
 fn request(observed: &Observed, call: &Call) -> Value {
     let mut config = placeless(observed, &call.config());
     let members: &mut Map<_, _> = config.as_object_mut().expect("an object");
@@ -118,7 +118,7 @@ fn variables(observed: &Observed, call: &Call) -> Value {
     let names = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
     let mut of_call: Map<String, Value> =
         names.iter().map(|name| ((*name).to_owned(), json!(call.var(name)))).collect();
-    // It is made of the namespace's path, which differs; that both make it alike is seen where the paths are one.
+    // It is derived from the namespace's path, which differs. Another test compares it with equal paths.
     assert!(call.var("CNI_CONTAINERID").starts_with("cnitool-"));
     of_call.remove("CNI_CONTAINERID");
     placeless(observed, &of_call.into())
@@ -145,7 +145,7 @@ fn result(observed: &Observed) -> Value {
     normal(&placeless(observed, &serde_json::from_slice(&observed.outputs[0].stdout).expect("a result")))
 }
 
-/// The cached attachment as both are to have it, without what is made of the namespace's path.
+/// The cached attachment in the form that both tools should write, without what is derived from the namespace's path.
 fn cached(observed: &Observed) -> Value {
     let mut cached = placeless(observed, observed.cached.as_ref().expect("a cached attachment"));
     let members = cached.as_object_mut().expect("an object");
@@ -180,7 +180,7 @@ fn a_chain_is_run_alike(#[values("0.4.0", "1.0.0", "1.1.0")] version: &str) {
     assert_eq!(ours.calls.len(), 9);
 }
 
-/// CHECK is refused and DEL gets no previous result.
+/// CHECK is refused, and DEL gets no previous result.
 #[rstest]
 fn old_versions_are_run_alike(#[values("0.2.0", "0.3.0", "0.3.1")] version: &str) {
     let make = || {
@@ -235,7 +235,7 @@ fn files_are_searched_in_the_same_order(#[case] files: &[(&str, &str)]) {
     });
 }
 
-/// The real thing: the same addresses, routes and interfaces come of it.
+/// With real plugins, both tools make the same addresses, routes and interfaces.
 #[test]
 fn a_real_network_comes_out_the_same() {
     let make = || {
@@ -251,7 +251,7 @@ fn a_real_network_comes_out_the_same() {
     assert_eq!((ours.case.changes(), theirs.case.changes()), (String::new(), String::new()));
 }
 
-/// libcni leaves what a failed ADD did to its caller; Braid undoes it.
+/// After a failed ADD, libcni leaves the clean-up to its caller. Braid undoes the ADD.
 #[test]
 fn a_failed_add_is_undone_on_purpose() {
     let Some(tool) = cnitool() else { return };

@@ -13,7 +13,7 @@ fn golden(name: &str) -> Value {
     serde_json::from_slice(&fs::read(&path).expect("a golden file")).expect("JSON")
 }
 
-/// The request that the specification shows. Its examples leave out the routes of the bridge's IPAM, which stand in its
+/// The request in the specification's example. The examples leave out the routes of the bridge's IPAM, which are in its
 /// configuration and have to be "passed through unaltered".
 fn expected(step: &str) -> Value {
     let mut request = golden(&format!("{step}.json"));
@@ -30,7 +30,7 @@ fn capability_arguments() -> Value {
     })
 }
 
-/// The plugins of the example, each answering as in the example.
+/// The plugins of the example, each with its answer in the example.
 fn case() -> Case {
     let case = Case::new().recorder_as("bridge").recorder_as("tuning").recorder_as("portmap").args("argA=foo");
     for (plugin, result) in [("bridge", "bridge"), ("tuning", "tuning"), ("portmap", "tuning")] {
@@ -39,7 +39,7 @@ fn case() -> Case {
     case
 }
 
-/// `braid add` and so on, as a runtime of its own.
+/// `braid add` and other commands, where Braid is the runtime.
 fn by_command_line(verb: &str) -> Vec<Call> {
     let case = case().configuration("dbnet.conflist", golden("dbnet.conflist"));
     let netns = case.pod().path();
@@ -64,7 +64,7 @@ fn as_delegate(verb: &str) -> Vec<Call> {
     for step in ["add", "check", "del"] {
         let before = case.calls().len();
         let output = case.call(&step.to_uppercase()).output();
-        // The plugins only say that they have made a default route, and CHECK finds out.
+        // The plugins only report a default route and do not make it, so CHECK fails.
         assert!(output.status.success() || step == "check", "{step}: {output:?}");
         if step == verb {
             calls = case.calls().split_off(before);
@@ -90,7 +90,7 @@ fn requests_are_those_of_the_specification(
         for (key, value) in expected {
             let mut value = value.clone();
             if key == "prevResult" {
-                // The example's result lacks what the specification asks of one, and libcni adds.
+                // The example's result lacks keys that the specification requires, and that libcni adds.
                 value["cniVersion"] = "1.1.0".into();
             }
             assert_eq!(found.get(key), Some(&value), "{verb} {step}: {key}");

@@ -1,4 +1,4 @@
-//! Networks that are attached to a container that lives, and detached again.
+//! Networks that are attached to a running container, and detached again.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -42,7 +42,7 @@ fn networks_come_and_go() {
     assert_eq!(names(&list(&case)), ["eth0", "lan"]);
     assert_eq!(case.check().succeeds().order().len(), 2);
 
-    // The name is free again.
+    // The interface name is free again.
     assert_eq!(attach(&case, &["blue"]).succeeds().order(), ["ADD beta net1", "ADD gamma net1"]);
     let del = case.del().succeeds();
     assert_eq!(del.order(), ["DEL gamma net1", "DEL beta net1", "DEL delta lan", "DEL alpha eth0"]);
@@ -76,7 +76,7 @@ fn a_selection_in_json_has_all_that_a_selection_has() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Nothing of it is a delegate of the configuration.
+/// It is not one of the configuration's delegates.
 #[test]
 fn messages_and_the_journal_name_the_selection_that_was_given() {
     let case = case();
@@ -119,7 +119,7 @@ fn several_selections_are_one_transaction() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A journal that changes have made long is written anew without what is gone, and the others are still found.
+/// A journal that changes have made long is written again without detached attachments. The others are still found.
 #[test]
 fn a_journal_that_has_become_long_still_names_the_right_attachments() {
     let case = case();
@@ -143,7 +143,7 @@ fn a_journal_that_has_become_long_still_names_the_right_attachments() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A journal that is long because of what is attached does not get shorter, and is not written anew by each change.
+/// A journal that is long because of its attachments cannot get shorter, and changes do not write it again.
 #[test]
 fn a_journal_that_cannot_be_shorter_is_not_written_anew() {
     let case = case();
@@ -161,7 +161,7 @@ fn a_journal_that_cannot_be_shorter_is_not_written_anew() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Whoever only looks does not remove the journal that an ADD has just made and not yet written.
+/// Commands that only read do not remove a journal that an ADD has just made and not written yet.
 #[test]
 fn looking_at_a_container_does_not_touch_its_journal() {
     let case = case();
@@ -242,7 +242,7 @@ fn a_default_route_is_taken_and_given_back() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// GC hands each network the attachments that there are by now.
+/// GC passes each network the attachments that exist now.
 #[test]
 fn gc_knows_what_was_attached_and_detached() {
     let ipam = host_local(&["10.63.1.0/24"]);
@@ -273,7 +273,7 @@ fn gc_knows_what_was_attached_and_detached() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A container that is another by now, at the same path.
+/// Another container is now at the same path.
 #[test]
 fn another_container_at_the_same_path_is_not_touched() {
     let case = case();
@@ -306,7 +306,7 @@ fn the_history_of_changes_is_shown() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Many changes make no large journal: it is written anew again and again.
+/// Many changes do not make the journal large, because it is written again when it gets long.
 #[test]
 fn many_changes_leave_a_small_journal() {
     let limits = crate::support::bandwidth().key("padding", "x".repeat(20 << 10));
@@ -344,7 +344,7 @@ fn with_port(ifname: &str, host_port: u16) -> String {
     json!({"name": "two", "interface": ifname, "portMappings": mappings}).to_string()
 }
 
-/// The plugin does not look whether a host port is taken, nor whose the rules of a network are.
+/// The plugin checks neither whether a host port is taken, nor which container a network's rules belong to.
 #[test]
 fn host_ports_that_are_taken_are_not_attached_again() {
     let case = mapped();
@@ -358,7 +358,7 @@ fn host_ports_that_are_taken_are_not_attached_again() {
     attach(&case, &[&with_port("a1", 8081), &with_port("a2", 8081)]).fails(7).says("8081/tcp").says("a1");
     assert_eq!(rules(), before);
     attach(&case, &[&with_port("a1", 8081)]).succeeds();
-    // Of one network, detaching the one would remove the rules of the other.
+    // With one network, detaching the first would remove the rules of the second.
     attach(&case, &[&with_port("a2", 8082)]).fails(7).says("different names");
     detach(&case, &["a1"]).succeeds();
     assert_eq!(rules(), before);
@@ -371,7 +371,7 @@ fn rules_that_two_attachments_share_are_removed_with_both() {
     let selection = |ifname: &str, port| serde_json::from_str::<Value>(&with_port(ifname, port)).expect("JSON");
     let first = json!({"cniVersion": "1.0.0", "name": "first", "type": "alpha", "recorder": {"link": true}});
     let case = live(Case::with_reference_plugins(), &[first, selection("a1", 8081), selection("a2", 8082)]);
-    // With masquerading, the bridge's DEL fails as well while the network has another attachment.
+    // With masquerading, the bridge's DEL also fails while the network has another attachment.
     let case = network(case, "two", &[bridge("br-two", "10.66.2.0/24").key("ipMasq", false), portmap()]);
     case.add().succeeds();
     let rules = || {
@@ -386,7 +386,7 @@ fn rules_that_two_attachments_share_are_removed_with_both() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// A container, and networks whose plugins keep something under the names of the network and the container.
+/// A container, and networks whose plugins keep state under the names of the network and the container.
 fn sharing(extras: &[Value]) -> Case {
     let first = json!({"cniVersion": "1.0.0", "name": "first", "type": "alpha", "recorder": {"link": true}});
     let case = live(Case::with_reference_plugins(), &[&[first], extras].concat());

@@ -1,4 +1,4 @@
-//! What a change waits for on disk, as `strace` sees it, and a disk that does not answer.
+//! The syncs of a change, as `strace` shows them, and a disk that does not answer.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{STRACE, attach, detach, live, network, traced, update};
 use crate::support::{Case, Json as _, Network, Plugin, recorder};
 
-/// A container on a network with a plugin that can be given new values, and a network to be attached. Plugins have a second.
+/// A container on a network with a plugin that can be given new values, and a network to be attached. The time limit of plugins
+/// is a second.
 fn case() -> Case {
     let chain =
         Network::new("one").plugin(recorder("alpha").link().ip("10.1.0.5/24")).plugin(Plugin::new("", "firewall"));
@@ -29,7 +30,7 @@ fn can_trace() -> bool {
     Path::new(STRACE).exists()
 }
 
-/// The syncs and renames of a change that succeeds, and whether Braid itself made one, which no deadline would end.
+/// The syncs and renames of a change that succeeds, and whether Braid itself made one, for which there is no time limit.
 fn on_disk(case: &Case, words: &[&str]) -> (Vec<String>, bool) {
     let file = case.dir().join("trace");
     let calls = "trace=fsync,fdatasync,rename,renameat,renameat2,sync,syncfs";
@@ -48,8 +49,8 @@ fn on_disk(case: &Case, words: &[&str]) -> (Vec<String>, bool) {
     (calls, is_own)
 }
 
-/// The first change writes the journal anew, with what it is to do in it, and the others sync one line. All that the plugin
-/// waits for is done by another process, while the plugin starts.
+/// The first change writes a new journal with its own lines in it, and later ones sync one line. Another process does that while
+/// the plugin starts, and the plugin waits for it.
 #[test]
 fn a_change_waits_for_the_disk_once() {
     if !can_trace() {
@@ -59,7 +60,7 @@ fn a_change_waits_for_the_disk_once() {
     case.add().succeeds();
     let anew = ["fsync", "renameat", "fsync"].map(str::to_owned).to_vec();
     assert_eq!(on_disk(&case, &["attach", "blue"]), (anew, false));
-    // The directory too, where the file system may sync a file and not what was done to directories before.
+    // It also syncs the directory, if the file system does not do that together with the file.
     let is_ext4 = statfs(case.dir()).is_ok_and(|status| status.filesystem_type() == EXT4_SUPER_MAGIC);
     let words: [&[&str]; 3] =
         [&["attach", "blue"], &["update", "eth0", "--plugin", "firewall", "--set", "x=1"], &["detach", "net2"]];
@@ -72,7 +73,7 @@ fn a_change_waits_for_the_disk_once() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// No change waits for ever, none is made that is not on disk, and each can be made once the disk answers again.
+/// No change waits forever. None is made that is not on disk, and each can be made when the disk answers again.
 #[test]
 fn a_disk_that_does_not_answer() {
     if !can_trace() {
@@ -86,13 +87,13 @@ fn a_disk_that_does_not_answer() {
         assert!(!output.status.success(), "{words:?}: {output:?}");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(said.contains("the disk has not answered"), "{words:?}: {said}");
-        // What undoes a plugin that had no input may be run.
+        // The DEL of a plugin that had no input may be run.
         let new: Vec<String> = case.calls()[calls..].iter().map(ToString::to_string).collect();
         assert!(new.iter().all(|call| call.starts_with("DEL") && words[0] == "attach"), "{words:?}: {new:?}");
     };
     let case = case();
     case.add().succeeds();
-    // The first change would write the journal anew.
+    // The first change would write a new journal.
     frozen(&case, &["attach", "blue"]);
     case.check().succeeds();
     attach(&case, &["blue"]).succeeds();

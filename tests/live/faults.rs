@@ -1,4 +1,5 @@
-//! Changes that fail, are killed, or meet other calls: a container is as before or as wanted, and one DEL leaves nothing.
+//! Changes that fail, are killed, or run at the same time as other calls. The container is either unchanged or changed
+//! completely, and one DEL leaves nothing.
 
 use std::time::Instant;
 use std::{fs, thread};
@@ -16,7 +17,7 @@ fn case() -> Case {
     network(case, "blue", &[recorder("beta").ip("10.2.0.5/24"), recorder("gamma")])
 }
 
-/// A container with all that can be given new values.
+/// A container with everything that can get new values.
 fn real() -> Case {
     let chain = Network::new("one")
         .key("disableCheck", true)
@@ -31,7 +32,7 @@ fn real() -> Case {
     network(case, "two", &[bridge("br-two", "10.65.2.0/24"), bandwidth()])
 }
 
-/// What a change has to leave as it was.
+/// The state that a failed change must not alter.
 fn state(case: &Case) -> (String, String, String) {
     let rules = case.host().run("iptables-save");
     let rules: Vec<&str> = rules.lines().filter(|line| line.starts_with("-A")).collect();
@@ -64,7 +65,7 @@ fn killed_at_any_step(
         "attach" if command == "attach" => drop(attach(&case, &["blue"]).succeeds()),
         "attach" => drop(attach(&case, &["blue@net7"]).succeeds()),
         "detach" if command == "attach" => drop(detach(&case, &["net1"]).fails(7)),
-        // The detach that was cut short is ended, and then there is no such interface.
+        // The unfinished detach is completed first, and then there is no such interface.
         "detach" => drop(detach(&case, &["net1"]).succeeds()),
         "check" => drop(case.check().succeeds()),
         _ => {}
@@ -73,7 +74,7 @@ fn killed_at_any_step(
     case.del().succeeds().leaves_nothing();
 }
 
-/// Wherever an update is killed, the next one sees the old values or the new ones whole, and DEL leaves nothing.
+/// Wherever an update is killed, the next one finds either all old values or all new ones, and DEL leaves nothing.
 #[rstest]
 #[case::bandwidth(&["--bandwidth", "ingress=1M,egress=none"])]
 #[case::portmap(&["--port-mappings", "8081:80"])]
@@ -96,7 +97,7 @@ fn an_update_is_killed_at_any_time(#[case] values: &[&str]) {
         running.signal(Signal::SIGKILL);
         let mut running = running;
         crate::support::wait_for("the end of braid", || running.ended());
-        // Settles what was cut short.
+        // This settles the unfinished change.
         drop(change(&case, "update", &["eth0", "--plugin", "firewall", "--set", "backend=\"iptables\""]).output());
         let now = state(&case);
         let shape = |state: &(String, String, String)| {
@@ -107,7 +108,7 @@ fn an_update_is_killed_at_any_time(#[case] values: &[&str]) {
     }
 }
 
-/// The old values come back whatever the plugin does with the new ones.
+/// The old values are restored, whatever the plugin does with the new ones.
 #[rstest]
 #[case::fails(json!({"fail": {"ADD": {"code": 142, "msg": "no"}}}))]
 #[case::answers_nonsense(json!({"raw_stdout": "nonsense", "on": ["ADD"]}))]
@@ -147,7 +148,7 @@ fn a_detach_that_fails_is_owed_and_tried_again() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Calls of one container wait for one another, whatever they are.
+/// Calls for one container wait for one another, whatever their operations.
 #[test]
 fn changes_and_other_calls_at_random() {
     let first: Value = serde_json::from_str(&crate::support::Json::into_json(
@@ -262,7 +263,7 @@ fn a_changed_journal_has_format_2() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// The runtime's DEL comes with the result that it has kept, which knows nothing of the changes.
+/// The runtime calls DEL with the result that it has cached, which does not contain the changes.
 #[test]
 fn del_with_the_old_result() {
     let case = case();

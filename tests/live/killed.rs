@@ -1,7 +1,7 @@
 //! Braid killed at its system calls, while real plugins change a container.
 //!
-//! Some calls, spread evenly, as many as fit a budget of time; all of them with `BRAID_TEST_KILLS=all`, which takes half an hour.
-//! `BRAID_TEST_KILLS=2/4` is the second quarter of all.
+//! The test uses some calls, spread evenly, as many as its time allows. With `BRAID_TEST_KILLS=all` it uses all, which takes
+//! half an hour. `BRAID_TEST_KILLS=2/4` is the second quarter of all.
 
 use std::collections::HashMap;
 use std::env;
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::{STRACE, attach, change, live, network, traced, update};
 use crate::support::{Case, Json as _, Network, bandwidth, bridge, firewall, host_local, portmap, tuning};
 
-/// How long one change is killed for.
+/// The time for the kills of one change.
 const BUDGET: Duration = Duration::from_secs(8);
-/// The calls that another process could notice, and those during which another one works. Between two of them everything outside
-/// Braid is the same, so a kill at any other call is a kill at the next one of these.
+/// The calls that another process could notice, and those during which another process works. Between two of them nothing outside
+/// Braid changes, so a kill at any other call has the same effect as a kill at the next one of these.
 const NOTICED: [&str; 24] = [
     "clone",
     "clone3",
@@ -62,7 +62,7 @@ fn case() -> Case {
     network(case, "two", &[bridge("br-two", "10.67.2.0/24"), bandwidth()])
 }
 
-/// What there is, without what differs between one time and the next: rules, limits and interfaces.
+/// Rules, limits and interfaces, without what differs from run to run.
 fn shape(case: &Case) -> (usize, usize, bool, Vec<String>) {
     let rules = case.host().run("iptables-save");
     let links = case.pod().ip_json("link show");
@@ -76,7 +76,7 @@ fn shape(case: &Case) -> (usize, usize, bool, Vec<String>) {
     )
 }
 
-/// The system calls of the change at which it is killed, each as a name and which one of that name it is.
+/// The system calls of the change at which it is killed, each as a name and a number among those of that name.
 fn calls(case: &Case, words: &[&str]) -> Option<Vec<(String, usize)>> {
     let file = case.dir().join("trace");
     let output = traced(case, &["-o", &file.display().to_string()], words).output();
@@ -96,7 +96,7 @@ fn calls(case: &Case, words: &[&str]) -> Option<Vec<(String, usize)>> {
     Some(names.map(call).collect())
 }
 
-/// Which part of all calls is wanted, counted from 0, of how many: `all` is the first of one.
+/// The part of all calls to use: its number, counted from 0, and the number of parts. `all` is the first of one.
 fn part_of_all(kills: &str) -> Option<(usize, usize)> {
     if kills == "all" {
         return Some((0, 1));
@@ -141,7 +141,7 @@ fn at_its_system_calls(#[case] words: &[&str]) {
             if !is_all && began.elapsed() > BUDGET {
                 break;
             }
-            // Evenly, however soon it ends: by the golden ratio.
+            // The golden ratio spreads the calls evenly, whenever the time is over.
             let at = if is_all { turn } else { turn * 618 * calls.len() / 1000 % calls.len() };
             let (name, nth) = &calls[at];
             let inject = format!("inject={name}:signal={}:when={nth}", signals[turn % signals.len()]);
@@ -149,7 +149,7 @@ fn at_its_system_calls(#[case] words: &[&str]) {
             let trace = ["-o", "/dev/null", "-e", &format!("trace={name}"), "-e", &inject];
             let ended = traced(&case, &trace, words).output();
             kills += usize::from(!ended.status.success());
-            // Each of these settles what was cut short.
+            // Each of these settles the unfinished change.
             match turn % 3 {
                 0 => drop(change(&case, "detach", &["nothing"]).run().fails(7)),
                 1 => drop(update(&case, &["eth0", "--plugin", "firewall", "--set", "x=1"]).succeeds()),

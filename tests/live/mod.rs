@@ -1,6 +1,6 @@
-//! A container changes while it lives: `attach`, `detach` and `update`.
+//! Changes of running containers: `attach`, `detach` and `update`.
 
-/// Networks that come and go.
+/// Networks that are attached and detached.
 mod attach;
 /// What a change waits for on disk, and a disk that does not answer.
 mod disk;
@@ -10,7 +10,7 @@ mod faults;
 mod killed;
 /// Plugins that fail, hang or answer nonsense, and unusual containers.
 mod stubborn;
-/// Flows while limits change.
+/// Traffic while limits change.
 mod traffic;
 /// New values for a bandwidth limit, port mappings, a firewall and tuned parameters.
 mod update;
@@ -23,7 +23,7 @@ use crate::support::{Case, Invocation, Network, Outcome, Plugin, braid};
 
 const STRACE: &str = "/usr/bin/strace";
 
-/// A command line about the container of the case, started by `strace` with these options.
+/// A command line for the container of the case, run by `strace` with these options.
 fn traced<'a>(case: &'a Case, options: &[&str], words: &[&str]) -> Invocation<'a> {
     let braid = braid().display().to_string();
     let line = [options, &[&braid, words[0], Case::CONTAINER], &words[1..], &["--state-dir", "@DIR@/state"]].concat();
@@ -45,7 +45,7 @@ pub(super) fn network(case: Case, name: &str, plugins: &[Plugin]) -> Case {
     case.configuration(&format!("{name}.conflist"), network)
 }
 
-/// A command line about the container of the case.
+/// A command line for the container of the case.
 pub(super) fn change<'a>(case: &'a Case, command: &str, words: &[&str]) -> Invocation<'a> {
     let line: Vec<&str> = [command, Case::CONTAINER]
         .into_iter()

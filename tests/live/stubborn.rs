@@ -11,7 +11,7 @@ use crate::support::{
     Case, Json as _, Network, Outcome, Plugin, bandwidth, bridge, host_local, is_real_root, macvlan, portmap, recorder,
 };
 
-/// A container on a network whose second plugin can be given new values: it is a recorder by the name of `firewall`.
+/// A container on a network whose second plugin can be given new values. The plugin is a recorder named `firewall`.
 fn case() -> Case {
     let chain =
         Network::new("one").plugin(recorder("alpha").link().ip("10.1.0.5/24")).plugin(Plugin::new("", "firewall"));
@@ -21,7 +21,7 @@ fn case() -> Case {
     network(case, "blue", &[recorder("beta").ip("10.2.0.5/24"), recorder("gamma")])
 }
 
-/// Gives plugins a second.
+/// Sets the time limit of plugins to a second.
 fn hurry(case: &Case) {
     let path = case.dir().join("net.d/outer.conflist");
     let mut conf: Value = serde_json::from_str(&fs::read_to_string(&path).expect("read")).expect("JSON");
@@ -57,7 +57,7 @@ fn show(case: &Case) -> String {
 fn the_old_values_come_back(#[values("fails", "answers nonsense", "hangs")] how: &str) {
     let case = case();
     case.add().succeeds();
-    // The plugin does that with its new values alone.
+    // The plugin behaves like this only with its new values.
     let outcome = set(&case, "recorder", &misbehaviour(how, "ADD")).fails_with_any_code();
     let answer = outcome.error().clone();
     let steps = answer["steps"].as_array().expect("the steps").clone();
@@ -121,13 +121,13 @@ fn the_steps_of_a_change_that_fails_are_reported() {
     let failed = report(detach(&case, &["net1", "-o", "json"]).fails_with_any_code());
     assert_eq!(failed, ["DEL gamma null", "DEL beta 142"]);
     case.behave("beta", json!({}));
-    // What was refused before anything ran has no steps.
+    // A change that is refused before anything runs has no steps.
     let refused = attach(&case, &["blue@eth0", "-o", "json"]).fails_with_any_code();
     assert!(refused.error().get("steps").is_none(), "{}", refused.error());
     case.del().succeeds().leaves_nothing();
 }
 
-/// After another plugin there is no primary, and what that plugin made is not Braid's.
+/// If Braid is chained after another plugin, there is no primary attachment, and what that plugin made is not Braid's.
 #[test]
 fn a_container_that_braid_is_chained_in() {
     let case = live(Case::new(), &[recorder("alpha").link().ip("10.1.0.5/24").value()]);
@@ -141,11 +141,11 @@ fn a_container_that_braid_is_chained_in() {
     attach(&case, &["blue"]).succeeds();
     attach(&case, &["blue@eth0"]).fails_with_any_code();
     case.call("CHECK").key("prevResult", added).run().succeeds();
-    // No attachment is the primary, so each can go.
+    // No attachment is the primary, so each can be detached.
     detach(&case, &["net1"]).succeeds();
     assert_eq!(call("DEL").order(), ["DEL beta net2"]);
     assert!(!case.owes());
-    // With the interface that was there before.
+    // The result still has the interface from before.
     assert_eq!(case.changes(), "");
 }
 
@@ -221,7 +221,7 @@ fn a_bandwidth_plugin_beside_braid_is_the_runtimes() {
 fn macvlan_and_a_network_of_ipv6_alone() {
     let six = bridge("br-6", "10.0.0.0/24").key("ipam", host_local(&["fd00:68:6::/64"]));
     let case = live(Case::with_reference_plugins().host_link("uplink"), &[bridge("br-4", "10.68.4.0/24").value()]);
-    // CHECK of this portmap looks for rules of IPv4 too.
+    // The CHECK of this portmap also looks for IPv4 rules.
     let six = Network::new("six").key("disableCheck", true).plugin(six).plugin(bandwidth()).plugin(portmap());
     let case = case.configuration("six.conflist", six);
     let case = network(case, "mac", &[macvlan("uplink", "10.68.5.0/24")]);
@@ -234,7 +234,7 @@ fn macvlan_and_a_network_of_ipv6_alone() {
     update(&case, &["six0", "--port-mappings", "[::]:9001:90/udp"]).succeeds();
     let rules = case.host().run("ip6tables-save");
     assert!(rules.contains("9001") && !rules.contains("9000"), "{rules}");
-    // There is nothing on the host that a limit could be put on.
+    // There is no interface on the host to which a limit could apply.
     update(&case, &["mac0", "--bandwidth", "ingress=1M"]).fails_with_any_code();
     case.check().succeeds();
     detach(&case, &["mac0"]).succeeds();

@@ -1,4 +1,4 @@
-//! What changes do to traffic that flows meanwhile: measured, not believed.
+//! Measures what changes do to traffic that flows meanwhile.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -20,8 +20,8 @@ fn case() -> Case {
     live(Case::with_reference_plugins(), &[chain])
 }
 
-/// Bits per second into the container, once the burst is used up: the most of several measurements, as a busy machine keeps the
-/// sender from sending. The interface counts, as what a busy reader has not read yet has passed the limit long ago.
+/// Bits per second into the container after the burst is used up. It is the highest of several measurements, because a busy machine
+/// slows the sender. The interface's counters are used, because a busy reader may not have read what has already passed the limit.
 fn rate(case: &Case, limit: f64) -> f64 {
     let received = || case.pod().ip_json("-s link show eth0")[0]["stats64"]["rx"]["bytes"].as_f64().expect("a number");
     thread::sleep(Duration::from_millis(700));
@@ -64,7 +64,7 @@ fn a_flow_runs_at_the_old_rate_and_then_at_the_new_one() {
         update(&case, &["eth0", "--bandwidth", "ingress=16M"]).succeeds();
         let after = rate(&case, 16e6);
         stop.store(true, Ordering::Relaxed);
-        // A bucket that was full at the start of a second lets a tenth more pass in it.
+        // If the bucket is full at the start of a second, a tenth more passes in that second.
         for (measured, limit) in [(before, 8e6), (after, 16e6)] {
             assert!((limit * 0.85..=limit * 1.15).contains(&measured), "{measured:.0} bit/s at a limit of {limit:.0}");
         }
@@ -72,7 +72,7 @@ fn a_flow_runs_at_the_old_rate_and_then_at_the_new_one() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// 1500 datagrams at half the limit, and the limit changes six times under them.
+/// 1500 datagrams at half the limit, while the limit changes six times.
 #[test]
 fn no_packet_is_lost_while_a_limit_changes() {
     const COUNT: u32 = 1500;
@@ -89,7 +89,7 @@ fn no_packet_is_lost_while_a_limit_changes() {
             for number in 0..COUNT {
                 datagram[..4].copy_from_slice(&number.to_be_bytes());
                 client.send(&datagram).expect("send");
-                // 4 Mbit/s, whatever the machine does meanwhile.
+                // The sender keeps to 4 Mbit/s on a busy machine too.
                 let due = Duration::from_millis(u64::from(number) * 2);
                 thread::sleep(due.saturating_sub(began.elapsed()));
             }

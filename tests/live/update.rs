@@ -1,6 +1,6 @@
-//! Values of the reference plugins `bandwidth`, `portmap`, `firewall` and `tuning`, given anew.
+//! New values for the reference plugins `bandwidth`, `portmap`, `firewall` and `tuning`.
 //!
-//! Each is held against a container that had the new values from the start.
+//! Each result is compared with a container that had the new values from the start.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ fn limits(values: &[(&str, u64)]) -> Plugin {
 const INGRESS: [(&str, u64); 2] = [("ingressRate", 8_000_000), ("ingressBurst", 800_000)];
 const EGRESS: [(&str, u64); 2] = [("egressRate", 4_000_000), ("egressBurst", 400_000)];
 
-/// The qdiscs and filters of the host, without the numbers that the kernel counts up and the names that it makes up.
+/// The qdiscs and filters of the host, without the numbers and names that the kernel generates.
 fn qdiscs(case: &Case) -> Vec<String> {
     let text = case.host().run("tc -d qdisc show");
     let mut lines: Vec<String> = text
@@ -59,7 +59,7 @@ fn limits_are_as_a_fresh_add_makes_them(
     let result = outcome.result().clone();
     assert_eq!(interfaces(&result), ["eth0"]);
 
-    // What is in the journal by now is what a fresh ADD is given.
+    // A new ADD gets the values that are in the journal now.
     let shown = changed.braid(&["show", Case::CONTAINER, "--state-dir", "@DIR@/state", "-o", "json"]).output();
     let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
     let config = shown[0]["attachments"][0]["plugins"][1]["config"].clone();
@@ -82,7 +82,7 @@ fn limits_are_as_a_fresh_add_makes_them(
     fresh.del().succeeds();
 }
 
-/// Somebody else's qdisc on the interface is not ours to change.
+/// Braid does not change a qdisc of another program.
 #[rstest]
 #[case::root("qdisc add dev VETH root handle 1: tbf rate 1mbit burst 10000 limit 20000", "a qdisc (tbf)")]
 #[case::ingress("qdisc add dev VETH ingress", "a qdisc (ingress)")]
@@ -102,7 +102,7 @@ fn what_is_foreign_is_an_error_and_stays(#[case] command: &str, #[case] what: &s
     case.del().succeeds().leaves_nothing();
 }
 
-/// Somebody else's filter beside the redirection: to remove the limit would remove the filter.
+/// There is another program's filter next to the redirection. Removing the limit would remove that filter.
 #[test]
 fn a_foreign_filter_is_an_error_and_stays() {
     let case = case(reference_plugins(), &[limits(&EGRESS)]);
@@ -184,7 +184,7 @@ fn a_limit_adds_a_step_where_the_chain_has_none() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What is set to what it is already runs nothing, and says so.
+/// Setting values that are already set runs no plugin, and prints that.
 #[test]
 fn equal_values_run_nothing() {
     let case = case(reference_plugins(), &[limits(&INGRESS)]);
@@ -214,7 +214,7 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Counters aside, and the chains that the plugin leaves by design.
+/// The rules, without counters and without the chains that the plugin leaves by design.
 fn nat(case: &Case) -> Vec<String> {
     let text = case.host().run("iptables-save -t nat");
     let mut lines: Vec<String> = text
@@ -249,7 +249,7 @@ fn port_mappings_are_as_a_fresh_add_makes_them(#[case] folder: Option<PathBuf>) 
     changed.del().succeeds().leaves_nothing();
 }
 
-/// The rules of this backend carry the container's ID alone, so a DEL removes those of all its attachments.
+/// This backend marks its rules only with the container's ID, so a DEL removes those of all its attachments.
 #[test]
 fn port_mappings_by_nftables() {
     let Some(folder) = new_plugins() else { return eprintln!("skipped: there are no plugins that know nftables") };
@@ -270,7 +270,7 @@ fn port_mappings_by_nftables() {
     let second = json!({"name": "two", "interface": "net1", "portMappings": mapped}).to_string();
     super::attach(&case, &[&second]).fails(7).says("nftables");
     assert_eq!(ports(), [8081]);
-    // With none of its own there is nothing to be mistaken.
+    // Without rules of its own, nothing can be removed by mistake.
     super::attach(&case, &["two@net1"]).succeeds();
     update(&case, &["net1", "--port-mappings", "9090:90"]).fails(7).says("nftables");
     super::detach(&case, &["net1"]).succeeds();
@@ -281,7 +281,7 @@ fn port_mappings_by_nftables() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Connections that are open go on, new ones reach the new port and not the old one.
+/// Open connections continue. New connections reach the new port and not the old one.
 #[test]
 fn a_port_moves_under_an_open_connection() {
     use std::io::{Read as _, Write as _};
@@ -308,7 +308,7 @@ fn a_port_moves_under_an_open_connection() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// The plugin does not look whether a host port is taken.
+/// The plugin does not check whether a host port is taken.
 #[test]
 fn a_host_port_of_another_container_is_refused() {
     let case = case(reference_plugins(), &[portmap()])
@@ -381,7 +381,7 @@ fn tuned_values_are_changed_and_taken_back(#[case] folder: Option<PathBuf>) {
     assert_eq!(eth0.expect("eth0")["mac"], mac);
     case.check().succeeds();
 
-    // What an update has set, an update takes back.
+    // An update can remove what an update has set.
     update(
         &case,
         &[
@@ -395,7 +395,7 @@ fn tuned_values_are_changed_and_taken_back(#[case] folder: Option<PathBuf>) {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Nobody knows what a parameter was before the ADD that set it.
+/// The value of a parameter before the ADD that set it is not known.
 #[test]
 fn a_parameter_that_add_has_set_is_not_taken_back() {
     let set = tuning().key("sysctl", json!({"net.ipv4.conf.eth0.log_martians": "1"}));
@@ -409,7 +409,7 @@ fn a_parameter_that_add_has_set_is_not_taken_back() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Plugins that fail for their new values leave the old ones in force.
+/// If a plugin fails with its new values, the old ones stay in force.
 #[rstest]
 #[case::tuning("tuning", "sysctl={\"net.ipv4.conf.IFNAME.no_such\":\"1\"}")]
 #[case::bandwidth("bandwidth", "ingressBurst=0")]
@@ -444,7 +444,7 @@ fn what_cannot_be_changed_is_refused_with_what_to_do() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What the command line cannot mean is refused with what it expects.
+/// A wrong command line is refused, and the message says what is expected.
 #[test]
 fn values_that_contradict_themselves_are_refused() {
     let case = case(reference_plugins(), &[limits(&INGRESS), tuning(), portmap()]);
@@ -458,13 +458,13 @@ fn values_that_contradict_themselves_are_refused() {
     refused(&["eth0", "--bandwidth", "ingress=400G,ingressBurst=80k"], 7, "ingressBurst=400000");
     refused(&["eth0", "--plugin", "tuning"], 7, "--set KEY=JSON");
     assert_eq!(qdiscs(&case), before);
-    // The burst of a tenth of a second would be more than the plugin can count.
+    // The burst of a tenth of a second would be larger than the plugin's type allows.
     update(&case, &["eth0", "--bandwidth", "ingress=none"]).succeeds();
     update(&case, &["eth0", "--bandwidth", "ingress=400G"]).succeeds();
     case.del().succeeds().leaves_nothing();
 }
 
-/// `--set a=1 b=2` and `--unset c d`, wherever the container stands.
+/// `--set a=1 b=2` and `--unset c d`, before and after the container's ID.
 #[test]
 fn several_keys_follow_one_option() {
     let case = case(reference_plugins(), &[tuning()]);

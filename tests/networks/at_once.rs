@@ -1,4 +1,4 @@
-//! `"concurrency": "auto"` with the reference plugins: what its table lets run at once bears that.
+//! `"concurrency": "auto"` with the reference plugins: those that its table allows to run at once work at once.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::support::{
     reference_plugins, tuning,
 };
 
-/// How often it is tried: 2 times, or as often as `BRAID_TEST_ROUNDS` says.
+/// The number of rounds: 2, or `BRAID_TEST_ROUNDS`.
 fn rounds() -> usize {
     std::env::var("BRAID_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2)
 }
@@ -20,18 +20,18 @@ fn fixed(address: &str) -> Value {
     json!({"type": "static", "addresses": [{"address": address}]})
 }
 
-/// Each plugin of the table that bears others at least once, and few attachments that have to wait for each other. The primary
-/// network has a chain, whose end runs beside them.
+/// Each plugin that the table allows beside others is used at least once, and few attachments have to wait for each other. The
+/// primary network has a chain, whose last plugins run beside them.
 fn every_row(folder: PathBuf, concurrency: Value) -> Case {
     let is_new = new_plugins().is_some_and(|new| new == folder);
     let case = Case::new().host_link("par0");
-    // Down, as its plugin gives it back.
+    // It is down, because its plugin returns it like that.
     case.host().ip("link add dev0 type veth peer name dev0-peer");
     let arp_filter = tuning().without("mtu").key("sysctl", json!({"net.ipv4.conf.IFNAME.arp_filter": "1"}));
     let own = |name: &str, plugin: Plugin| Network::new(name).plugin(plugin);
     // The CHECK of portmap before 1.2 looks for the IPv4 rules in ip6tables and always fails.
     let ports = own("ports", bridge("br-a", "10.11.6.0/24")).plugin(portmap()).key("disableCheck", !is_new);
-    // Nor does the CHECK of tuning before 1.2 replace IFNAME.
+    // The CHECK of tuning before 1.2 does not replace IFNAME.
     let arped = |name: &str, plugin: Plugin| own(name, plugin).plugin(arp_filter.clone()).key("disableCheck", !is_new);
     let one = macvlan("par0", "10.11.1.0/24");
     let other = macvlan("par0", "10.11.2.0/24");
@@ -57,7 +57,7 @@ fn every_row(folder: PathBuf, concurrency: Value) -> Case {
     case.delegate(own("tap", tap))
 }
 
-/// What there is, without what is random.
+/// The state of the host, without random names and numbers.
 fn made(case: &Case) -> Vec<String> {
     let word = |word: &str| {
         let is_mac = word.len() == 17 && word.matches(':').count() == 5;
@@ -92,7 +92,7 @@ fn what_runs_at_once_makes_and_leaves_what_it_does_one_by_one(#[case] folder: Op
     let at_once = every_row(folder.clone(), json!("auto"));
     let failing = every_row(folder, json!("auto")).delegate(recorder("beta").failing("ADD", 142));
     for _ in 0..rounds() {
-        // host-local goes on counting from where it was.
+        // host-local continues with the next address.
         drop(fs::remove_dir_all(at_once.dir().join("ipam")));
         at_once.add().succeeds();
         assert_eq!(made(&at_once), expected);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Json as _, Network, Outcome, Plugin, bridge, host_local, recorder, tuning};
 
-/// A bridge that is the way out of the container.
+/// A bridge with the container's default route.
 fn way_out(name: &str, subnet: &str) -> Plugin {
     bridge(name, "").key("isDefaultGateway", true).key("ipam", host_local(&[subnet]))
 }
@@ -34,10 +34,10 @@ fn what_tuning_has_changed_is_expected(#[case] plugin: Plugin) {
     let result = case.add().result().clone();
     let result = later(&case, "ADD", &plugin, &result).result().clone();
     check(&case, &result).succeeds();
-    // As ever, what is not as it was left is found.
+    // CHECK still finds what differs from the end of ADD.
     case.pod().ip("addr del 10.10.1.2/24 dev eth0");
     check(&case, &result).fails_with_any_code().says("address 10.10.1.2/24 is gone from \"eth0\"");
-    // The bridge's DEL goes by it.
+    // The bridge's DEL needs this result.
     case.pod().ip("addr add 10.10.1.2/24 dev eth0");
     later(&case, "DEL", &plugin, &result).succeeds();
     case.del().succeeds().leaves_nothing();
@@ -158,7 +158,7 @@ fn an_address_on_no_interface_of_the_container_is_on_the_one_asked_for(#[case] i
     }
 }
 
-/// `sbr` moves the default route to a table of its own and does not say so. The bridge's own CHECK does not bear that.
+/// `sbr` moves the default route to a table of its own and does not report that. The CHECK of `bridge` then fails.
 #[test]
 fn a_default_route_that_was_not_there_when_add_finished_is_not_gone() {
     let chain = Network::new("one").key("disableCheck", true);
@@ -171,7 +171,7 @@ fn a_default_route_that_was_not_there_when_add_finished_is_not_gone() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// What `validate` warns of. `disableCheck` is the remedy, as with plugins that no meta-plugin is between.
+/// `validate` warns of this. `disableCheck` is the remedy, as it is without a meta-plugin.
 #[test]
 fn routes_that_a_later_sbr_has_moved_are_gone() {
     let case = Case::with_reference_plugins().delegate(way_out("br-a", "10.10.1.0/24"));
@@ -184,7 +184,7 @@ fn routes_that_a_later_sbr_has_moved_are_gone() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Attachments that the container's author has asked for, whose plugin refuses CHECK.
+/// Attachments that the container's author has asked for, and whose plugin fails on CHECK.
 #[rstest]
 #[case::by_default(None, true)]
 #[case::warn(Some("warn"), true)]
@@ -213,7 +213,7 @@ fn pod_checks(#[case] value: Option<&str>, #[case] succeeds: bool) {
     } else {
         outcome.fails_with_any_code().says("beta refuses CHECK");
     }
-    // What Braid itself finds always counts.
+    // Findings of Braid itself always count.
     case.pod().ip("link del net1");
     case.check().fails_with_any_code().says("interface \"net1\" is gone");
     case.del().succeeds().leaves_nothing();
@@ -227,7 +227,7 @@ fn pod_checks_are_for_what_a_pod_asked_for() {
     case.check().fails_with_any_code().says("beta refuses CHECK");
 }
 
-/// The reference bridge cannot check a network without addresses, which is what pods on a layer 2 network ask for.
+/// The CHECK of the reference bridge fails without addresses. Pods on a layer 2 network have none.
 #[test]
 fn a_bridge_without_addresses_that_a_pod_asked_for_passes() {
     let case = Case::with_reference_plugins()

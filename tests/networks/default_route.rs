@@ -43,10 +43,10 @@ fn answered(result: &Value) -> Vec<(String, String)> {
 #[case::v6(json!(["fd00:20:1::1"]), "10.10.1.1 dev eth0", "fd00:20:1::1 dev net1")]
 #[case::both(json!(["10.20.1.1", "fd00:20:1::1"]), "10.20.1.1 dev net1", "fd00:20:1::1 dev net1")]
 fn the_default_route_is_where_the_selection_wants_it(#[case] gateways: Value, #[case] v4: &str, #[case] v6: &str) {
-    // The third network makes no default routes, so that only two want one.
+    // The third network makes no default routes, so only two networks ask for one.
     let third = bridge("br-c", "10.40.1.0/24");
     let case = Case::with_reference_plugins().delegate(dual_stack(0)).delegate(routed(1, &gateways)).delegate(third);
-    // Where nothing was asked for, what the plugins made stays, the first network's among it.
+    // If no default route was asked for, those that the plugins made stay, including that of the first network.
     let outcome = case.add();
     let result = outcome.result();
     let asked = |family: &str| {

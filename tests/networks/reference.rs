@@ -88,7 +88,7 @@ fn a_failing_network_undoes_the_others(#[case] failing: Plugin) {
     case.del().succeeds().leaves_nothing();
 }
 
-/// host-local with a range of no more than the gateway's address.
+/// host-local with a range that has no address besides the gateway's.
 fn exhausted(subnet: &str) -> Value {
     let mut ipam = host_local(&[subnet]);
     let gateway = subnet.replace(".0/30", ".1");
@@ -97,8 +97,8 @@ fn exhausted(subnet: &str) -> Value {
     ipam
 }
 
-/// A macvlan without its parent can be neither made nor removed, and its DEL fails for ever: the second one, which says
-/// what ADD said, is the last.
+/// A macvlan without its parent can be neither made nor removed, so every DEL of the plugin fails. Braid stops calling it after the
+/// second DEL, whose error is the same as that of ADD.
 #[test]
 fn what_a_plugin_can_neither_do_nor_undo_is_owed_once() {
     let case = three_networks(reference_plugins()).delegate(macvlan("absent0", "10.10.4.0/24"));
@@ -126,7 +126,7 @@ fn a_failing_step_undoes_the_steps_before_it() {
 
 #[test]
 fn addresses_are_free_again_after_a_rollback() {
-    // Two addresses beside the gateway's: three failed ADDs would use them up.
+    // There are two addresses besides the gateway's, so three failed ADDs that leak would use them up.
     let case = Case::with_reference_plugins()
         .delegate(bridge("br-a", "10.10.1.0/30"))
         .delegate(recorder("alpha").failing("ADD", 142));
@@ -142,7 +142,7 @@ fn addresses_are_free_again_after_a_rollback() {
 fn del_after_the_namespace_has_gone() {
     let case = three_networks(reference_plugins());
     case.add().succeeds();
-    // As after a reboot: the interfaces are gone with the namespace, the reservations and rules are not.
+    // As after a reboot, the interfaces are gone with the namespace, but the reservations and rules are not.
     let gone = case.dir().join("gone");
     let gone = gone.to_str().expect("UTF-8");
     case.call("DEL").env("CNI_NETNS", "").run().succeeds();
@@ -156,7 +156,7 @@ fn del_after_the_namespace_has_gone() {
     case.call("DEL").env("CNI_NETNS", gone).run().succeeds();
 }
 
-/// Calls Braid and then the plugins of the runtime's list after it, each with the result so far; the last result.
+/// Calls Braid, and then the plugins after it in the runtime's list, each with the result so far. Returns the last result.
 fn add_list(case: &Case, after: &[Plugin]) -> Value {
     after.iter().fold(case.add().result().clone(), |result, plugin| call(case, "ADD", plugin, &result).result().clone())
 }
@@ -168,7 +168,7 @@ fn del_list(case: &Case, after: &[Plugin], result: &Value) {
     case.call("DEL").key("prevResult", result.clone()).run().succeeds();
 }
 
-/// Calls a plugin of the runtime's list itself.
+/// Calls a plugin of the runtime's list directly.
 fn call<'a>(case: &'a Case, command: &str, plugin: &Plugin, result: &Value) -> crate::support::Outcome<'a> {
     let conf = plugin.clone().key("name", "outer").key("prevResult", result.clone()).value();
     let program = case.plugin_path(conf["type"].as_str().expect("a type"));
@@ -209,7 +209,7 @@ fn braid_works_after_other_plugins() {
     assert_eq!(case.changes(), "");
 }
 
-/// Calls a plugin that stands first in the runtime's list.
+/// Calls a plugin that is first in the runtime's list.
 fn call_first(case: &Case, command: &str, plugin: &Plugin) -> Value {
     let conf = plugin.clone().value();
     let program = case.plugin_path(conf["type"].as_str().expect("a type"));

@@ -1,4 +1,4 @@
-//! What `optional` forgives, and what it does not.
+//! Which failures of an `optional` attachment do not fail the pod, and which do.
 
 use std::fs;
 
@@ -27,14 +27,14 @@ fn what_is_missing(#[case] optional: Value, #[case] said: &str) {
     let outcome = case.add().succeeds().stderr_contains(said).stderr_contains("optional");
     outcome.called(&["ADD alpha eth0", "ADD gamma net2"]);
     case.check().succeeds();
-    // A node that lacks it is ready: pods start without.
+    // A node that lacks it is ready, because pods start without it.
     case.status().succeeds().stderr_contains(said);
     case.del().succeeds().called(&["DEL gamma net2", "DEL alpha eth0"]).leaves_nothing();
-    // Without a journal, too.
+    // This also works without a journal.
     case.del().succeeds().leaves_nothing();
 }
 
-/// The kernel refuses a gateway that is in none of the attachment's subnets.
+/// The kernel refuses a gateway that is not in a subnet of the attachment.
 #[test]
 fn a_default_route_that_cannot_be_set() {
     let network = |index: u8| {
@@ -63,7 +63,7 @@ fn a_device_that_is_missing() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// The primary is what makes the container's network: without it there is no pod.
+/// The primary attachment makes the container's network, so a pod cannot start without it.
 #[rstest]
 #[case::a_network_that_is_missing(json!({"name": "missing"}))]
 #[case::a_network_that_is_there(json!({"name": "b", "config": {"cniVersion": "1.0.0", "name": "b", "type": "beta"}}))]
@@ -74,7 +74,7 @@ fn the_primary_is_never_forgiven(#[case] mut optional: Value) {
     case.add().fails_with_any_code().called_nothing().leaves_nothing();
 }
 
-/// What is wrong with the configuration itself is wrong for every container, and `validate` says it.
+/// A mistake in the configuration affects every container, and `validate` reports it.
 #[rstest]
 #[case::its_configuration(json!({"name": "n", "config": {"cniVersion": "1.0.0", "name": "n", "plugins": []}}), "plugins")]
 #[case::a_name_that_another_has(json!({"name": "b", "interface": "net2", "config": {"cniVersion": "1.0.0", "name": "b", "type": "beta"}}), "net2")]
@@ -85,7 +85,7 @@ fn mistakes_of_the_configuration(#[case] optional: Value, #[case] said: &str) {
     case(optional).add().fails_with_any_code().says(said).called_nothing().leaves_nothing();
 }
 
-/// A policy is about what pods ask for, and only the operator's selections can be optional.
+/// A policy applies only to requests of pods, and only the operator's selections can be optional.
 #[test]
 fn a_policy_says_nothing_of_it() {
     let policy = json!([{"namespaces": ["*"], "networks": ["none"]}]);

@@ -47,7 +47,7 @@ fn a_selection_applies_when_its_selectors_match(#[case] when: Value, #[case] app
 
 #[test]
 fn a_selector_without_anything_to_match_does_not_apply() {
-    // No CNI_ARGS: a runtime that says nothing about the pod.
+    // Without CNI_ARGS, nothing is known about the pod.
     with_selection(&json!({"when": {"namespace": ["prod-*"]}})).add().succeeds().called(&["ADD alpha eth0"]);
 }
 
@@ -77,7 +77,7 @@ fn an_optional_attachment_may_fail() {
     case.del().succeeds().called(&["DEL gamma net2", "DEL alpha eth0"]).leaves_nothing();
 }
 
-/// A file stands in the place of the directory of descriptions.
+/// There is a file in place of the directory of descriptions.
 #[rstest]
 fn an_optional_attachment_whose_device_cannot_be_described_may_fail(#[values(1, 2)] concurrency: u32) {
     let case = |optional: bool| {

@@ -1,4 +1,4 @@
-//! What known plugins do with some configurations, and that `plan` and `validate` warn of it.
+//! Known plugins fail with some configurations. `plan` and `validate` warn of these.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn braid(delegates: &Value) -> Value {
     json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "braid", "delegates": delegates}]})
 }
 
-/// The plugins' own errors are what the messages are written after.
+/// The messages are based on the plugins' own errors.
 #[rstest]
 #[case::static_address(json!({"type": "static", "addresses": [{"address": "10.1.0.5"}]}), "addresses[0].address")]
 #[case::subnet(json!({"type": "host-local", "subnet": "10.1.0.0"}), "ipam.subnet")]
@@ -47,7 +47,7 @@ fn an_address_that_the_plugin_refuses_is_told_and_fails(#[case] ipam: Value, #[c
     assert!(!output.status.success() && text.contains(place), "{text}");
 }
 
-/// The plugins' own CHECK fails, without Braid too.
+/// The plugins' own CHECK fails even without Braid.
 #[rstest]
 #[case::with_check(false)]
 #[case::without(true)]

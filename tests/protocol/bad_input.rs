@@ -99,7 +99,7 @@ fn an_unknown_key_at_the_top_is_somebody_elses() {
     case.key("logLevel", "debug").add().succeeds().stderr_contains("metadata");
 }
 
-/// VERSION, STATUS and GC have no container, and so no variables of one (SPEC §2).
+/// VERSION, STATUS and GC are not about a container, so the variables of a container are not needed (SPEC §2).
 #[test]
 fn what_variables_of_a_container_hold_does_not_matter_to_an_operation_without_one() {
     let case = case().cni_version("1.1.0");

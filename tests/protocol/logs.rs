@@ -1,4 +1,4 @@
-//! The log: one line an event, with what it is about, and nothing that a plugin or a pod's author writes can forge one.
+//! The log: one line for each event, with fields about the call. Nothing that a plugin or a pod's author writes can forge a line.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ fn case() -> Case {
     case.key("logFile", "@DIR@/log").key("logLevel", "debug")
 }
 
-/// The log since it was last taken, each line read as JSON.
+/// The lines of the log since the last call of this function, each parsed as JSON.
 fn take(case: &Case) -> Vec<Value> {
     let path = case.dir().join("log");
     let text = fs::read_to_string(&path).expect("a log");
@@ -25,13 +25,13 @@ fn take(case: &Case) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-/// An event as `LEVEL pluginVerb plugin network interface message`, what is not there left out.
+/// An event as `LEVEL pluginVerb plugin network interface message`, without the fields that it lacks.
 fn short(event: &Value) -> String {
     let keys = ["level", "pluginVerb", "plugin", "network", "interface", "message"];
     keys.iter().filter_map(|key| event[key].as_str()).collect::<Vec<_>>().join(" ")
 }
 
-/// Every event has the call and the time, and those that end something say how long it took.
+/// Every event names the call and the time. Those that end something also say how long it took.
 #[track_caller]
 fn are_about(events: &[Value], verb: &str, has_container: bool) {
     for event in events {
@@ -136,7 +136,7 @@ fn gc_logs_what_it_cleans_up() {
     assert!(events[..4].iter().all(|event| event["container"] == Case::CONTAINER), "{events:#?}");
 }
 
-/// What fails is logged where it fails, and the call is logged as an error with what the runtime gets.
+/// A failure is logged where it happens, and the call is logged as an error with what the runtime gets.
 #[rstest]
 #[case::add("ADD", &["INFO ADD gamma two net1 plugin failed", "DEBUG DEL gamma two net1 plugin done"], "delegate \"two\" on net1")]
 #[case::check("CHECK", &["INFO CHECK gamma two net1 plugin failed"], "delegate \"two\" on net1")]
@@ -178,7 +178,7 @@ fn what_fails_before_a_plugin_runs_is_logged_too() {
     assert!(events[0]["message"].as_str().expect("a message").contains("\"absent\""), "{events:#?}");
 }
 
-/// The answer says it, and the runtime prints that.
+/// The answer contains it, and the runtime prints the answer.
 #[test]
 fn what_the_answer_says_is_on_standard_error_only_if_asked_for() {
     let case = Case::new().delegate(recorder("alpha").failing("ADD", 142));
@@ -193,7 +193,7 @@ fn what_the_answer_says_is_on_standard_error_only_if_asked_for() {
 #[test]
 fn nothing_can_forge_a_line() {
     let evil = "x\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2Jend\u{9b}2K\u{202e}\u{2028}";
-    // With a control character in them, arguments are refused.
+    // Arguments with a control character are refused.
     let argument = "x\u{2028}2026-01-01T00:00:00Z ERROR forged\u{202e}";
     let fail = json!({"ADD": {"code": 142, "msg": evil, "details": evil}});
     let case = case().key("logToStderr", true).clear();
@@ -207,11 +207,11 @@ fn nothing_can_forge_a_line() {
         assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c))), "{text:?}");
         assert!(!text.lines().any(|line| line.ends_with("forged")), "{text}");
     }
-    // Each line of text begins with the time, and nothing else does.
+    // Only lines of the log begin with a time.
     assert!(text.lines().all(|line| line.starts_with("20") && !line.starts_with("2026-01-01T00:00:00Z")), "{text}");
     let events = take(&case);
     assert_eq!(events.len(), text.lines().count());
-    // In JSON what was said is there as it was.
+    // In JSON, the message is there unchanged.
     let failed = events.iter().find(|event| event["message"] == "plugin failed").expect("the plugin's failure");
     assert_eq!((&failed["error"], &failed["podName"]), (&json!(evil), &json!(argument)));
 }

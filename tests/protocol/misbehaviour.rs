@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Plugin, recorder};
 
-/// A whole network, and after it one whose plugin does this on ADD.
+/// A network that works, and after it one whose plugin behaves like this on ADD.
 fn case(instructions: &Value) -> Case {
     let beta = instructions
         .as_object()
@@ -122,7 +122,7 @@ fn a_configuration_of_any_size_gets_through() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// Multus as a delegate of itself brought whole nodes down.
+/// Multus as a delegate of itself has made whole nodes fail.
 #[test]
 fn a_plugin_that_calls_braid_again_is_stopped() {
     let braid = crate::support::braid();

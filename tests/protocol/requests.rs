@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Call, Case, Json as _, Network, members, recorder};
 
-/// What the protocol puts into a request configuration; everything else is the plugin's own.
+/// The keys that the protocol adds to a request. All others are the plugin's own.
 const INSERTED: [&str; 4] = ["cniVersion", "name", "runtimeConfig", "prevResult"];
 
 /// The plugin's own keys of a request, in order, each with the text of its value.
@@ -13,7 +13,7 @@ fn own_keys(call: &Call) -> Vec<(String, String)> {
     call.members().into_iter().filter(|(key, _)| !INSERTED.contains(&key.as_str())).collect()
 }
 
-/// Keys that a parser would like to change: their order, spellings of numbers, escapes, duplicates of meaning.
+/// Keys that a parser may change: their order, the spelling of numbers, escapes, two keys of one meaning.
 const ODD_KEYS: &str = r#"
     "zeta": {"b": 1.50, "a": [1e400, -0, 0.1E-7], "": null},
     "type": "alpha",
@@ -151,7 +151,7 @@ fn a_rollback_gives_whole_attachments_their_result() {
     for plugin in ["alpha", "beta"] {
         assert_eq!(outcome.call_of("DEL", plugin).config()["prevResult"], whole, "{plugin}");
     }
-    // Nothing was answered on this attachment.
+    // This attachment has no result.
     assert_eq!(outcome.call_of("DEL", "gamma").config().get("prevResult"), None);
 }
 
@@ -193,7 +193,7 @@ fn every_plugin_gets_the_environment_of_the_call() {
     }
 }
 
-/// podman asks for `--ip` and `--mac-address` in `CNI_ARGS` too, and only one interface can have them.
+/// podman also passes `--ip` and `--mac-address` in `CNI_ARGS`, and only one interface can have them.
 #[test]
 fn the_address_in_cni_args_is_the_primary_networks() {
     let args = "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.1.0.7;MAC=02:00:5e:00:53:01;GATEWAY=10.1.0.1";

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, recorder};
 
-/// Two networks, of 0.3.1 and of 1.0.0, that have everything a result can hold.
+/// Two networks, of 0.3.1 and of 1.0.0, whose results have every key.
 fn two_networks() -> Case {
     let one = recorder("alpha")
         .version("0.3.1")
@@ -162,10 +162,10 @@ fn chained_after_another_plugin_all_delegates_are_extras() {
     let add = case.call("ADD").key("prevResult", previous).run();
     assert_eq!(add.result(), &expected);
     let add = add.called(&["ADD alpha net1", "ADD beta net2"]);
-    // Their networks are their own: the result of the primary network is not theirs to change.
+    // Each has a network of its own, and must not change the result of the primary network.
     assert_eq!(add.call_of("ADD", "alpha").config().get("prevResult"), None);
 
-    // As a runtime does it: DEL gets the result of the whole list.
+    // As a runtime does, DEL gets the result of the whole list.
     let del = case.call("DEL").key("prevResult", expected).run();
     del.succeeds().called(&["DEL beta net2", "DEL alpha net1"]).leaves_nothing();
 }

@@ -21,7 +21,7 @@ fn traced(case: Case, flags: &str) -> Case {
     case.env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-{flags}"))
 }
 
-/// Somebody who listens where an agent does.
+/// A listener on the agent's socket.
 fn listener(case: &Case) -> UnixDatagram {
     fs::create_dir_all(case.dir().join("state")).expect("the state directory");
     let socket = UnixDatagram::bind(case.dir().join("state/events.sock")).expect("a socket");

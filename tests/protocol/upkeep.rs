@@ -1,4 +1,4 @@
-//! GC and STATUS: what they need, whom they ask, and what they leave alone.
+//! GC and STATUS: what they need, which plugins they call, and what they do not touch.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, Namespace, Network, Plugin, braid, bridge, new_plugins, recorder};
 
-/// A recorder that has GC and STATUS.
+/// A recorder that supports GC and STATUS.
 fn newest(kind: &str) -> Plugin {
     recorder(kind).version("1.1.0")
 }
@@ -49,7 +49,7 @@ fn each_network_gets_what_braid_made_for_what_the_runtime_has() {
     }
 }
 
-/// Go writes `null` for an empty list, as a runtime has it after the machine was started anew.
+/// Go writes `null` for an empty list. A runtime has an empty list after a reboot.
 #[rstest]
 #[case::null(&["cni.dev/valid-attachments"])]
 #[case::null_under_the_older_key(&["cni.dev/attachments"])]
@@ -111,13 +111,13 @@ fn a_network_that_only_a_journal_names_gets_gc_too() {
         .runtime_config(json!({"networks": selection}));
     add(&case, "c1");
     add(&case, "c2");
-    // Nothing names the network any more.
+    // No journal names the network any more.
     let case = case.without("runtimeConfig");
     fs::remove_file(case.dir().join("net.d/later.conflist")).expect("remove the configuration");
     let outcome = case.gc(&[("c2", "eth0")]).succeeds();
     let outcome = outcome.called(&["DEL beta net1", "DEL alpha eth0", "GC alpha", "GC beta"]);
     assert_eq!(outcome.call_of("GC", "beta").config()["cni.dev/valid-attachments"], json!([attachment("c2", "net1")]));
-    // The last of its attachments goes, and what it may have leaked goes with it.
+    // The last attachment of the network is removed, and GC removes what that may have leaked.
     let outcome = case.gc(&[]).succeeds();
     let outcome = outcome.called(&["DEL beta net1", "DEL alpha eth0", "GC alpha", "GC beta"]);
     assert_eq!(outcome.call_of("GC", "beta").config()["cni.dev/valid-attachments"], json!([]));
@@ -132,12 +132,12 @@ fn another_networks_attachments_are_not_ours_to_delete() {
     add(&case, "ours");
     let outcome = case.gc(&[]).succeeds().called(&["DEL alpha eth0", "GC alpha"]);
     assert_eq!(outcome.call_of("DEL", "alpha").var("CNI_CONTAINERID"), "ours");
-    // On a network that both use, theirs is still attached.
+    // On a network that both configurations use, the other's attachment is still valid.
     let valid = outcome.call_of("GC", "alpha").config()["cni.dev/valid-attachments"].clone();
     assert_eq!(valid, json!([attachment("theirs", "eth0")]));
 }
 
-/// What was attached by another meta-plugin, before Braid took its place, has no journal.
+/// Containers that another meta-plugin attached, before Braid replaced it, have no journals.
 #[test]
 fn a_container_without_a_journal_keeps_what_it_may_have() {
     let case = case().delegate(newest("alpha")).delegate(newest("beta"));
@@ -158,7 +158,7 @@ fn no_plugin_cleans_up_by_half_the_journals() {
     fs::write(case.dir().join("state/attachments/c1/eth0.jsonl"), "{\"format\": no journal\n{}\n").expect("spoil it");
     let outcome = case.gc(&[("c1", "eth0")]).fails_with_any_code().says("journal").called(&["DEL alpha eth0"]);
     assert_eq!(outcome.call_of("DEL", "alpha").var("CNI_CONTAINERID"), "c2");
-    // The journal was reported, and c1 keeps what it may have.
+    // The journal is reported, and what c1 may have is not cleaned up.
     let outcome = case.gc(&[("c1", "eth0")]).succeeds().called(&["GC alpha"]);
     let valid = outcome.call_of("GC", "alpha").config()["cni.dev/valid-attachments"].clone();
     assert!(valid.as_array().expect("a list").contains(&attachment("c1", "eth0")), "{valid}");
@@ -176,7 +176,7 @@ fn gc_reports_every_failure_and_calls_everyone() {
     let outcome = outcome.says("alpha refuses GC").says("beta refuses GC").says("gamma is stuck").says("c1");
     let order = ["DEL gamma net2", "DEL beta net1", "DEL alpha eth0", "GC alpha", "GC beta", "GC gamma"];
     let outcome = outcome.called(&order);
-    // What is still owed is still held.
+    // What is owed is still valid for the plugins.
     let valid = outcome.call_of("GC", "gamma").config()["cni.dev/valid-attachments"].clone();
     assert_eq!(valid, json!([attachment("c1", "net2")]));
 }
@@ -212,13 +212,13 @@ fn a_delegate_before_1_1_0_gets_no_gc() {
     case.gc(&[]).succeeds().called(&["DEL beta net1", "DEL alpha eth0", "GC beta"]).leaves_nothing();
 }
 
-/// The reference plugins accept GC and do nothing yet; what frees the address is the DEL of what is stale.
+/// The reference plugins accept GC but do nothing. The DEL of the stale attachment releases the address.
 #[test]
 fn an_address_of_a_container_that_is_gone_is_free_again() {
     let Some(folder) = new_plugins() else {
         return eprintln!("skipped: no reference plugins of CNI 1.1.0 (BRAID_TEST_CNI_PATH_NEW)");
     };
-    // Without the namespace the bridge plugin does not know what it has masqueraded.
+    // Without the namespace, the bridge plugin does not find its masquerading rules.
     let network = |name: &str, subnet| bridge(name, subnet).version("1.1.0").key("ipMasq", false);
     let case =
         case().plugins_in(folder).delegate(network("br-a", "10.10.1.0/24")).delegate(network("br-b", "10.20.1.0/24"));
@@ -226,7 +226,7 @@ fn an_address_of_a_container_that_is_gone_is_free_again() {
     let outcome = case.call("ADD").env("CNI_CONTAINERID", "gone").env("CNI_NETNS", gone.path()).run();
     outcome.succeeds();
     case.add().succeeds();
-    // As a node that lost power leaves it: addresses are taken by a container that nobody knows.
+    // As after a power failure, addresses are reserved for a container that no longer exists.
     drop(gone);
     case.gc(&[(Case::CONTAINER, "eth0")]).succeeds();
     let is_taken = |address: &str| case.dir().join("ipam").join(address).exists();
@@ -243,7 +243,7 @@ fn status_of_the_reference_plugins_is_passed_on() {
     };
     let case = case().plugins_in(folder).delegate(bridge("br-a", "10.10.1.0/24").version("1.1.0"));
     case.status().succeeds().leaves_nothing();
-    // What the bridge plugin delegates to is looked at by it alone.
+    // Only the bridge plugin itself looks at its IPAM plugin.
     let lacking = bridge("br-b", "10.20.1.0/24").version("1.1.0").key("ipam", json!({"type": "no-such-ipam"}));
     case.delegate(lacking).status().fails(50).says("net-br-b").says("no-such-ipam");
 }

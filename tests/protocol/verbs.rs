@@ -1,4 +1,4 @@
-//! VERSION, CHECK, STATUS, GC, and calls that come when they should not.
+//! VERSION, CHECK, STATUS, GC, and calls in the wrong order.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ fn check_reports_everything_that_is_wrong_at_once() {
     let outcome = case.check().fails_with_any_code();
     let outcome =
         outcome.says("eth0").says("10.2.0.5").says("net1").says("10.20.1.1").says("net2").says("gamma refuses CHECK");
-    // The details have what the message does not.
+    // The details contain the rest.
     let details = "delegate \"net-gamma\" on net3: plugin \"gamma\": code 142";
     assert!(outcome.error_text().ends_with(&format!("; {details}")), "{}", outcome.error_text());
     assert_eq!(outcome.error_text().matches("is gone").count(), 3, "{}", outcome.error_text());
@@ -144,7 +144,7 @@ fn status_passes_the_delegates_code_on(#[case] code: u32) {
     case.status().fails(code.into()).says("beta refuses STATUS");
 }
 
-/// The bridge of 1.1.1 would say "missing containerID".
+/// The bridge plugin of 1.1.1 would answer "missing containerID".
 #[test]
 fn status_names_a_plugin_that_is_too_old_for_it() {
     let bridge = json!({"cniVersion": "1.1.0", "name": "old", "type": "bridge",
@@ -186,7 +186,7 @@ fn gc_passes_each_network_what_is_still_valid() {
         json!({"containerID": Case::CONTAINER, "ifname": "net1"}),
     );
     assert_eq!(valid("alpha"), json!([eth0]));
-    // What the runtime lists may be in there too: it is valid, on whichever network.
+    // An attachment that the runtime lists is valid, on whichever network it is.
     assert!(valid("beta").as_array().expect("a list").contains(&net1), "{}", valid("beta"));
 }
 
@@ -201,7 +201,7 @@ fn gc_goes_on_after_a_failure() {
     case.gc(&[]).succeeds().called(&["DEL beta net1"]).leaves_nothing();
 }
 
-/// A runtime calls DEL after an ADD that was refused.
+/// A runtime calls DEL even after a refused ADD.
 #[test]
 fn del_without_a_journal_leaves_the_interfaces_of_another_network_alone() {
     let beta = recorder("beta").ip("10.2.0.5/24").link().value();

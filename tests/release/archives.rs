@@ -1,4 +1,4 @@
-//! What can be said of all downloads: they are always the same, and nobody can mistake what they are.
+//! Properties of all downloads: building them again gives the same bytes, and their names and contents agree.
 
 use std::process::Command;
 
@@ -33,7 +33,7 @@ fn an_executable_holds_its_bill_of_materials_and_loads_none_of_it() {
         eprintln!("there is no {missing}: skipped");
         return;
     }
-    // A static executable takes the place of each that is built.
+    // A static executable stands for each of those that a release has.
     let release = Release::new();
     let busybox = run("sh", &["-c", "command -v busybox"]).expect("run sh");
     let busybox = String::from_utf8(busybox.stdout).expect("UTF-8");
@@ -46,7 +46,7 @@ fn an_executable_holds_its_bill_of_materials_and_loads_none_of_it() {
     let beside = std::fs::read(release.file(&format!("braid-{VERSION}-linux-arm64.cdx.json"))).expect("it is beside");
     let bill: Value = serde_json::from_slice(&beside).expect("JSON");
     assert_eq!((&bill["bomFormat"], &bill["metadata"]["component"]["version"]), (&"CycloneDX".into(), &VERSION.into()));
-    // As docs/releases.md says it.
+    // As in docs/releases.md.
     let dumped = release.file("sbom.json.gz");
     let copy = release.file("copy");
     let section = format!(".sbom={}", dumped.display());
@@ -55,7 +55,7 @@ fn an_executable_holds_its_bill_of_materials_and_loads_none_of_it() {
     assert!(ran.status.success(), "{ran:?}");
     let inside = run("gunzip", &["--stdout", dumped.to_str().expect("UTF-8")]).expect("run gunzip");
     assert!(inside.stdout == beside, "what is inside is not what is beside");
-    // What the kernel loads is as it was, and the program runs.
+    // The parts that the kernel loads are unchanged, and the program runs.
     let loaded = |file: &str| {
         let headers = run("readelf", &["--program-headers", "--wide", file]).expect("run readelf");
         let headers = String::from_utf8(headers.stdout).expect("UTF-8");

@@ -1,5 +1,5 @@
-//! The Helm chart: rendered by Helm's own library, held against kustomize's output, and its DaemonSet tried on the paths of
-//! each kind of node.
+//! The Helm chart: rendered by Helm's own library, compared with kustomize's output, and its DaemonSet run on the paths of each
+//! kind of node.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -26,7 +26,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Renders the chart, or nothing where Helm's library is not there.
+/// Renders the chart. `None` if Helm's library is not installed.
 fn try_render(chart: &Path, values: &Value) -> Option<Result<Objects, String>> {
     let python = std::env::var("BRAID_TEST_HELM_PYTHON").unwrap_or_else(|_| "python3".into());
     let has_helm = Command::new(&python).args(["-c", "import helm_python"]).stderr(Stdio::null()).status();
@@ -59,7 +59,7 @@ fn render(values: &Value) -> Option<Objects> {
     try_render(&repository().join("conf/helm"), values).map(|rendered| rendered.expect("a chart without a fault"))
 }
 
-/// What stands in a text of YAML, each as a type of Kubernetes's that has nothing left over.
+/// The objects in a text of YAML. Each is parsed as its Kubernetes type, and must have no unknown keys.
 fn objects(text: &str) -> Objects {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).expect("YAML");
     documents.into_iter().filter(|document| !document.is_null()).map(known).collect()
@@ -86,7 +86,7 @@ fn known(object: Value) -> ((String, String), Value) {
     ((kind, name), object)
 }
 
-/// What the pods of the DaemonSet consist of.
+/// The pod specification of the DaemonSet.
 fn pod(objects: &Objects) -> &Value {
     &objects[&("DaemonSet".into(), "braid".into())]["spec"]["template"]["spec"]
 }
@@ -123,7 +123,7 @@ fn the_chart_applies_what_kustomize_applies(#[case] values: Value, #[case] folde
     };
     assert!(kustomize.status.success(), "{kustomize:?}");
     let mut expected = objects(&String::from_utf8(kustomize.stdout).expect("UTF-8"));
-    // What Helm marks its objects with.
+    // The labels that Helm adds to its objects.
     for object in rendered.values_mut().chain(expected.values_mut()) {
         let metadata = object["metadata"].as_object_mut().expect("an object");
         metadata.remove("labels");

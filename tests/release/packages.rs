@@ -5,11 +5,11 @@ use std::process::Command;
 
 use crate::support::{Machine, NEXT, Release, is_real_root};
 
-/// A version that reads format 1 of journals alone.
+/// A version that reads only format 1 of journals.
 const OLDER: &str = "0.1.0";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A machine with a folder to install packages into: it has a shell for their scripts and nothing else.
+/// A machine with a folder to install packages into. The folder contains only a shell, for the packages' scripts.
 fn machine(programs: &[&str]) -> Option<Machine> {
     if !is_real_root() {
         eprintln!("packages are installed by real root: skipped");
@@ -27,14 +27,14 @@ fn machine(programs: &[&str]) -> Option<Machine> {
 
 /// The package manager of a family of distributions.
 struct Manager {
-    /// How it calls the architecture of 64-bit x86.
+    /// Its name for 64-bit x86.
     file: fn(&str) -> String,
     initialise: &'static str,
     install: &'static str,
-    /// The same with an older version.
+    /// The same package with an older version.
     downgrade: &'static str,
     remove: &'static str,
-    /// Whether it asks the version that is there before it installs an older one.
+    /// Whether it runs a script of the installed version before it installs an older one.
     asks_what_is_there: bool,
     /// Prints the version that is installed.
     version: &'static str,
@@ -53,7 +53,7 @@ const DPKG: Manager = Manager {
 const RPM: Manager = Manager {
     file: |version| format!("braid-cni-{version}-1.x86_64.rpm"),
     initialise: "rpm --root $PWD/node --initdb",
-    // The shell that its script needs is there, but in no package.
+    // The shell that its script needs exists, but is not from a package.
     install: "rpm --root $PWD/node --nodeps --ignorearch --upgrade",
     downgrade: "rpm --root $PWD/node --nodeps --ignorearch --upgrade --oldpackage",
     remove: "rpm --root $PWD/node --nodeps --erase braid-cni",
@@ -88,7 +88,7 @@ impl Manager {
             .fails()
             .prints_nothing();
 
-        // What is the administrator's and what is attached stays as it is in an upgrade, and nothing is said about it.
+        // An upgrade does not touch the administrator's files or what is attached, and prints nothing about them.
         run("mkdir -p node/var/lib/cni/braid/attachments/c1 node/etc/cni/net.d; \
              echo '{\"format\":2,\"time\":1}' >node/var/lib/cni/braid/attachments/c1/eth0.jsonl; \
              echo '{\"type\": \"braid\"}' >node/etc/cni/net.d/10-pods.conf; echo '# mine' >>node/etc/logrotate.d/braid")
@@ -106,7 +106,7 @@ impl Manager {
         run("ls -d node/opt/cni/bin node/usr/bin/braid node/usr/share/doc/braid-cni").fails().prints_nothing();
     }
 
-    /// What a version does not read keeps it from being installed. The newest is there, and is at the end.
+    /// A version is not installed over journals that it cannot read. The newest version stays installed.
     fn refuses_downgrades(&self, machine: &Machine, [older, first, next]: [&Path; 3]) {
         let dir = machine.dir().display();
         let run = |line: &str| machine.run(&format!("cd {dir}; {line}"));
@@ -128,7 +128,7 @@ impl Manager {
         } else {
             downgrade(older).succeeds();
         }
-        // The way forward is open, whatever is there that the next one reads.
+        // An upgrade is always possible, because newer versions read all journals.
         run(&format!("{} {}", self.install, first.display())).succeeds();
         is_there(VERSION);
         run("mkdir node/var/lib/cni/braid/attachments/c2; \

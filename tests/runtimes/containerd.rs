@@ -7,10 +7,10 @@ use crate::support::{Machine, is_real_root};
 
 pub(super) const IMAGE: &str = "braid.test/busybox:1";
 
-/// A machine on which containerd runs and has an image, or nothing where it cannot work.
+/// A machine on which containerd runs and has an image. `None` if containerd cannot work here.
 fn machine() -> Option<Machine> {
     let machine = start("disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n", "default", three_networks("braid"))?;
-    // A container that comes and goes: what the networks themselves keep is there from now on.
+    // A first container makes what the networks keep when a container is removed.
     machine.run(&run("first", "true")).succeeds();
     machine.note();
     Some(machine)
@@ -32,7 +32,7 @@ pub(super) fn start(conf: &str, namespace: &str, network: Value) -> Option<Machi
     Some(machine)
 }
 
-/// An image as `docker save` writes it, made by hand: there is no registry to get one from.
+/// An image in the format of `docker save`. It is made here, because the tests use no registry.
 fn make_image(machine: &Machine) {
     let root = machine.container_root();
     let folder = machine.dir().join("image");
@@ -60,7 +60,7 @@ fn run(name: &str, command: &str) -> String {
 #[test]
 fn a_container_is_on_every_network_and_leaves_nothing() {
     let Some(machine) = machine() else { return };
-    // The container is there before its network is.
+    // The container exists before its network.
     let wait = "sh -c 'until /bin/busybox ip link show net2 >/dev/null 2>&1; do :; done; /bin/busybox ip -o addr'";
     let ran = machine.run(&run("web", wait)).succeeds();
     ran.prints(" eth0    inet 10.10.1.3/24 ")
@@ -73,7 +73,7 @@ fn a_container_is_on_every_network_and_leaves_nothing() {
 fn a_killed_task_leaves_nothing() {
     let Some(machine) = machine() else { return };
     machine.run(&format!("{} </dev/null >/run/web.log 2>&1 &", run("web", "sleep 1000"))).succeeds();
-    // The container's namespace is gone when DEL comes, and `ctr` gives none.
+    // The container's namespace is gone when DEL is called, and `ctr` passes none.
     machine.until(r#"braid list -o json | jq -e '.[].state == "attached"'"#);
     machine.run("braid list").succeeds().prints("default-web").prints("10.10.3.3/24");
     machine.run("ctr tasks kill -s SIGKILL web").succeeds();
@@ -87,7 +87,7 @@ fn a_delegate_that_fails_keeps_the_container_from_starting_and_leaves_nothing() 
     let machine = machine.conf("00-braid.conflist", failing("bad"));
     let ran = machine.run(&run("web", "echo started")).fails();
     ran.says("delegate \"full\" on net2").says("no IP addresses available").prints_nothing();
-    // `ctr` leaves the task and the container to its user.
+    // `ctr` does not remove the task and the container.
     machine.run("ctr tasks delete -f web; ctr containers delete web").succeeds();
     machine.is_as_noted();
 }
@@ -96,14 +96,14 @@ fn a_delegate_that_fails_keeps_the_container_from_starting_and_leaves_nothing() 
 fn containerd_killed_with_a_container_running_can_still_detach_it() {
     let Some(machine) = machine() else { return };
     machine.run(&format!("{} </dev/null >/run/web.log 2>&1 &", run("web", "sleep 1000"))).succeeds();
-    // The network comes first, and the container runs in it later.
+    // The network is made first, and the container runs in it later.
     machine.until("ctr tasks list | grep -q 'web .*RUNNING'");
     machine.run("pkill -KILL -x containerd; pkill -KILL -x ctr").succeeds();
     let conf = machine.dir().join("containerd.toml");
     machine.run(&format!("containerd --config {} </dev/null >/run/containerd.log 2>&1 &", conf.display())).succeeds();
     machine.until("ctr tasks list -q | grep -qx web");
     machine.run("ctr tasks kill -s SIGKILL web; ctr tasks delete -f web; ctr containers delete web").succeeds();
-    // Nobody has called DEL. The runtime that lost its container says what is still valid, and Braid does the rest.
+    // DEL was not called. The runtime, which has lost its container, passes what is still valid to GC.
     machine.run("braid list").succeeds().prints("default-web");
     machine.run("braid gc braid").succeeds();
     machine.run("braid list").succeeds().says("nothing is attached");

@@ -1,6 +1,6 @@
 //! Pods as the kubelet makes them: through containerd's CRI plugin.
 //!
-//! The messages are those of `k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`, as far as they are used here.
+//! The messages are the parts of `k8s.io/cri-api/pkg/apis/runtime/v1/api.proto` that the tests use.
 
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -60,18 +60,18 @@ struct Linux {
     cgroup_parent: String,
 }
 
-/// What other requests hold, and the answer to the first: `pod_sandbox_id`.
+/// Other requests, and the answer to the first one: they have only `pod_sandbox_id`.
 #[derive(Clone, PartialEq, Message)]
 struct Sandbox {
     #[prost(string, tag = "1")]
     id: String,
 }
 
-/// The answer to the others.
+/// The answer to the other requests.
 #[derive(Clone, PartialEq, Message)]
 struct Nothing {}
 
-/// A machine on which containerd serves the kubelet, or nothing where it cannot work.
+/// A machine on which containerd serves the kubelet's API. `None` if it cannot work here.
 fn serving(network: Value) -> Option<Machine> {
     let conf = format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{IMAGE}\"\nrestrict_oom_score_adj = true\n\
@@ -83,7 +83,7 @@ fn serving(network: Value) -> Option<Machine> {
 /// The same with three networks.
 fn machine() -> Option<Machine> {
     let machine = serving(three_networks("braid"))?;
-    // A pod that comes and goes: what the networks themselves keep is there from now on.
+    // A first pod makes what the networks keep when a pod is removed.
     let first = run(&machine, "first").expect("a first pod");
     remove(&machine, &first);
     machine.note();
@@ -107,7 +107,7 @@ where
     })
 }
 
-/// Makes a pod, as far as its network; port 8080 of the host leads to it. Returns its sandbox's ID.
+/// Makes a pod's sandbox, whose network has port 8080 of the host. Returns the sandbox's ID.
 fn run(machine: &Machine, name: &str) -> Result<String, String> {
     let metadata = Metadata { name: name.into(), uid: format!("uid-{name}"), namespace: "web".into() };
     let config = Config {
@@ -120,7 +120,7 @@ fn run(machine: &Machine, name: &str) -> Result<String, String> {
     made.map(|sandbox| sandbox.id).map_err(|status| status.message().to_owned())
 }
 
-/// Ends a pod and forgets it.
+/// Stops a pod's sandbox and removes it.
 fn remove(machine: &Machine, id: &str) {
     for method in ["StopPodSandbox", "RemovePodSandbox"] {
         let _: Nothing = call(machine, method, Sandbox { id: id.into() }).expect(method);

@@ -14,7 +14,7 @@ use crate::support::{Machine, Network, Release, braid, bridge};
 const GRANTS: &str = "--read-only --cap-drop all --cap-add DAC_OVERRIDE --security-opt no-new-privileges \
     -v /etc/cni/net.d:/etc/cni/net.d -v /opt/cni/bin:/opt/cni/bin -v /var/lib/cni/braid:/var/lib/cni/braid";
 
-/// A machine with the image on it, or nothing where there is no buildah.
+/// A machine that has the image. `None` without buildah.
 fn machine() -> Option<Machine> {
     if Command::new("buildah").arg("--version").output().is_err() {
         eprintln!("there is no buildah: skipped");
@@ -30,7 +30,7 @@ fn machine() -> Option<Machine> {
     Some(machine)
 }
 
-/// A release is static. What cargo builds for the tests brings no C library of its own, and is lent this machine's.
+/// A release is static. The executable that cargo builds for the tests is not, so the image gets this machine's C library.
 fn libraries() -> &'static str {
     let is_dynamic = Command::new("ldd").arg(braid()).output().is_ok_and(|output| output.status.success());
     if is_dynamic { "-v /usr/lib:/usr/lib:ro -v /lib:/lib:ro -v /lib64:/lib64:ro" } else { "" }
@@ -53,10 +53,10 @@ fn braid_is_installed_under_its_seccomp_profile_and_nothing_else_is_done() {
             .run(&format!("podman run --rm --network host --cgroup-parent {cgroup} {options} braid:test {arguments}"))
     };
     run("", "install --dry-run").succeeds().prints("would write /opt/cni/bin/braid");
-    // The plugins of the primary network are asked for their status as well.
+    // STATUS of the primary network's plugins is called too.
     run("", "install --once").succeeds().says("this node is ready");
     machine.run("cmp /opt/cni/bin/braid /run/braid; braid validate /etc/cni/net.d/00-braid.conflist").succeeds();
-    // What the profile is there to forbid, whatever the container may do besides.
+    // The profile must forbid these, whatever else the container may do.
     let run = |calls: &str| run("--cap-add SYS_ADMIN -v /bin/busybox:/busybox:ro --entrypoint /busybox", calls);
     run("true").succeeds();
     for (forbidden, said) in [
@@ -98,7 +98,7 @@ fn the_image_holds_the_executable_and_installs_it() {
         "buildah inspect --type image --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' braid:test";
     machine.run(inspect).succeeds().prints("[/braid] [install]");
 
-    // Not the executable that the machine has: the one that comes out of the image.
+    // This is the executable from the image, not the machine's.
     machine.run("rm /opt/cni/bin/braid; mkdir -p /var/lib/cni/braid").succeeds();
     let run = |arguments: &str| {
         let cgroup = machine.cgroup();

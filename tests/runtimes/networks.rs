@@ -1,10 +1,10 @@
-//! The networks that the runtimes are given.
+//! The networks for the tests with runtimes.
 
 use serde_json::{Value, json};
 
 use crate::support::{bandwidth, bridge, firewall, macvlan, portmap};
 
-/// host-local's addresses in 10.10.`digit`.0/24, its reservations where they usually are.
+/// host-local with 10.10.`digit`.0/24 and the default data directory.
 pub(super) fn ipam(digit: u8) -> Value {
     json!({"type": "host-local", "ranges": [[{"subnet": format!("10.10.{digit}.0/24")}]]})
 }
@@ -22,7 +22,7 @@ pub(super) fn three_networks(name: &str) -> Value {
     with_third(name, &macvlan("eth0", "10.10.3.0/24").key("name", "lan").key("ipam", ipam(3)).value())
 }
 
-/// The same with no address left for a third network.
+/// The same, but without a free address for a third network.
 pub(super) fn failing(name: &str) -> Value {
     let range = json!([[{"subnet": "10.10.9.0/24", "rangeStart": "10.10.9.1", "rangeEnd": "10.10.9.1"}]]);
     with_third(
@@ -35,8 +35,8 @@ pub(super) fn failing(name: &str) -> Value {
 }
 
 fn with_third(name: &str, third: &Value) -> Value {
-    // The reference bridge leaves its masquerading behind where the container's namespace is gone before DEL comes, with
-    // Braid as without, so it is asked for none.
+    // If the container's namespace is gone before DEL, the reference bridge leaves its masquerading rules, with Braid or without.
+    // So the networks do no masquerading.
     let bridge = |name: &str, digit| bridge(name, "").without("ipMasq").key("ipam", ipam(digit));
     let first = bridge("br-a", 1).key("isDefaultGateway", true).value();
     let first = json!({"plugins": [first, portmap().value()]});

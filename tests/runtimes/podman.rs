@@ -5,7 +5,7 @@ use serde_json::json;
 use super::networks::{failing, ipam, outer, three_networks};
 use crate::support::{Json as _, Machine, Ran, bridge, is_real_root};
 
-/// A machine with podman set up, or nothing where podman cannot work.
+/// A machine with podman set up. `None` if podman cannot work here.
 pub(super) fn machine() -> Option<Machine> {
     if !is_real_root() {
         eprintln!("podman needs real root: skipped");
@@ -13,7 +13,7 @@ pub(super) fn machine() -> Option<Machine> {
     }
     let machine = Machine::new();
     machine.container_root();
-    // The limits cannot be raised everywhere, and cgroups are hybrid on some machines, where crun fails.
+    // On some machines the limits cannot be raised, and on some the cgroups are hybrid, with which crun fails.
     let conf = "[engine]\ncgroup_manager = \"cgroupfs\"\nruntime = \"runc\"\nevents_logger = \"none\"\n\
          [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
          [network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/opt/cni/bin\"]\n";
@@ -28,10 +28,10 @@ fn run(machine: &Machine, options: &str) -> String {
     format!("podman run --cgroup-parent {} {options} --rootfs {} /bin/busybox", machine.cgroup(), root.display())
 }
 
-/// A container that comes and goes: what the networks themselves keep is there from now on.
+/// A first container makes what the networks keep when a container is removed.
 fn note_after_a_first_container(machine: &Machine, network: &str) {
     machine.run(&format!("{} true", run(machine, &format!("--rm --network {network}")))).succeeds();
-    // Its monitor may take a moment longer.
+    // The container's monitor may exit a moment later.
     machine.until("! pgrep -x conmon");
     machine.note();
 }
@@ -90,7 +90,7 @@ fn a_container_on_two_networks_of_braids() {
     };
     let machine = machine.conf("a.conflist", &*conf("a", 1, "store")).conf("b.conflist", &*conf("b", 2, "backup"));
     note_after_a_first_container(&machine, "a,b");
-    // Of "a,b", podman gives either network eth0: it numbers interfaces in the order of a map.
+    // podman numbers interfaces in the order of a map, so either network of "a,b" can get eth0.
     let networks = "--rm --network a:interface_name=eth0 --network b:interface_name=eth1";
     let ran = machine.run(&format!("{} ip -o addr", run(&machine, networks))).succeeds();
     ran.prints(" eth0    inet 10.10.1.3/24 ")
@@ -99,7 +99,7 @@ fn a_container_on_two_networks_of_braids() {
         .prints(" backup    inet 10.20.2.3/24 ");
     machine.is_as_noted();
 
-    // Networks that come and go while the container lives.
+    // Networks are connected and disconnected while the container runs.
     machine.run(&format!("{} sleep 1000", run(&machine, "-d --name long --network a"))).succeeds();
     machine.run("podman network connect b long").succeeds();
     machine
@@ -120,7 +120,7 @@ fn other() -> String {
     outer("other", &format!("[{}]", first.into_json()))
 }
 
-/// A network that nobody gave a name for an interface takes the next free one beside another network of the container.
+/// A network without an interface name takes the next free one, next to another network of the container.
 #[test]
 fn two_networks_of_the_same_configuration_share_a_container() {
     let Some(machine) = machine() else { return };
@@ -167,8 +167,8 @@ fn the_configuration_to_copy_works() {
     machine.is_as_noted();
 }
 
-/// What users do to a container that lives. `podman network reload` asks for the interface and the addresses of whichever interface
-/// it finds first in the result, in no order, so the answer must hold the primary network's alone.
+/// Operations on a running container. `podman network reload` uses the interface that it finds first in the result, in no fixed
+/// order, so the answer must contain only that of the primary network.
 #[test]
 fn the_configuration_to_copy_supports_reload_disconnect_connect_and_restart() {
     let Some(machine) = machine() else { return };
@@ -231,14 +231,14 @@ fn a_killed_container_leaves_nothing() {
     let machine = machine.conf("braid.conflist", three_networks("braid"));
     note_after_a_first_container(&machine, "braid");
     machine.run(&format!("{} sleep 1000", run(&machine, "-d --name web --network braid -p 8080:80"))).succeeds();
-    // Behind podman's back: its monitor notices, and cleans up.
+    // The container is killed without podman. Its monitor notices that, and cleans up.
     machine.run("kill -KILL $(podman inspect -f '{{.State.Pid}}' web)").succeeds();
     machine.until("[[ $(podman inspect -f '{{.State.Status}}' web) == exited ]]");
     machine.is_as_noted();
     machine.run("podman rm web").succeeds();
 }
 
-/// Killed with its monitor, which would clean up: nobody calls DEL.
+/// The container is killed together with its monitor, which would clean up. DEL is not called.
 #[test]
 fn what_podman_leaves_when_it_is_killed_is_mended_by_doctor() {
     let Some(machine) = machine() else { return };
@@ -249,7 +249,7 @@ fn what_podman_leaves_when_it_is_killed_is_mended_by_doctor() {
         .run("pids=$(podman inspect -f '{{.State.Pid}} {{.State.ConmonPid}}' web); kill -KILL ${pids#* } ${pids% *}")
         .succeeds();
     machine.until("! pgrep -x conmon");
-    // The namespace is still mounted, and podman may use it again.
+    // The namespace is still mounted, so podman may use it again.
     machine.run("braid doctor --fix").exits(0).prints_nothing();
     machine.run("umount /run/netns/netns-*; rm /run/netns/netns-*").succeeds();
     machine.run("braid doctor").exits(1).prints("container-gone").prints("result-stale");
@@ -265,7 +265,7 @@ fn a_killed_run_is_swept_up_after() {
     let own = machine.cgroup().trim_start_matches('/').to_owned();
     assert!(!Machine::cgroups(|name| name == own).is_empty(), "a container has a cgroup");
     machine.end();
-    // What the next run does for those whose process is dead: nothing in them keeps them.
+    // The next run does this for namespaces whose process is dead.
     Machine::remove_cgroups(|name| name == own);
     assert_eq!(Machine::cgroups(|name| name == own), Vec::<std::path::PathBuf>::new());
 }

@@ -112,7 +112,7 @@ impl Case {
         self
     }
 
-    /// Takes all delegates away.
+    /// Removes all delegates.
     pub(crate) fn clear(mut self) -> Self {
         self.delegates.clear();
         self
@@ -370,7 +370,7 @@ impl<'a> Invocation<'a> {
         self
     }
 
-    /// Takes every variable away.
+    /// Removes every variable.
     pub(crate) fn env_clear(mut self) -> Self {
         self.variables.clear();
         self
@@ -401,7 +401,7 @@ impl<'a> Invocation<'a> {
         Outcome::new(case, command, stdin, output, first_call, started.elapsed())
     }
 
-    /// Makes the call, whatever comes of it.
+    /// Makes the call, and does not check the outcome.
     pub(crate) fn output(&self) -> Output {
         self.output_changed(|_| {})
     }

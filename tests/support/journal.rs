@@ -1,4 +1,4 @@
-//! Journals, changed behind Braid's back.
+//! Changes journals, to test how Braid reads them.
 
 use std::fs;
 use std::path::Path;

@@ -182,7 +182,7 @@ impl Machine {
         drop(self.before.set(self.snapshot()));
     }
 
-    /// The machine is as in the snapshot, after everything that is just being removed is gone.
+    /// Waits for what is being removed, and compares the machine with the snapshot.
     #[track_caller]
     pub(crate) fn is_as_noted(&self) {
         let before = self.before.get().expect("`note` comes first");
@@ -205,7 +205,7 @@ impl Machine {
         Snapshot::take(&self.host, &self.neighbour, &folders)
     }
 
-    /// Ends everything that runs in the machine, as happens when a test is killed.
+    /// Kills everything that runs in the machine, as happens when a test is killed.
     pub(crate) fn end(&mut self) {
         drop(self.init.stdin.take());
         // A panic while dropping would end the whole run.
@@ -258,7 +258,7 @@ fn remove_cgroup(path: &Path) {
             remove_cgroup(&entry.path());
         }
     }
-    // Somebody else may have been first.
+    // Another process may have removed it.
     let _ = fs::remove_dir(path);
 }
 

@@ -1,14 +1,15 @@
-//! The test harness: everything that a test needs to read as a scenario.
+//! The test harness, with which tests read like scenarios.
 //!
-//! - [`Case`] is one call after another of `braid`, as a runtime makes them, on a machine of its own;
-//! - [`Machine`] is a machine of its own, for container runtimes and Braid's command line; [`Ran`] is the outcome of a command;
+//! - [`Case`] makes a sequence of calls of `braid`, as a runtime does, on a host of its own;
+//! - [`Machine`] is a virtual machine made of namespaces, for container runtimes and Braid's command line; [`Ran`] is the outcome of a
+//!   command;
 //! - [`Outcome`] is the outcome of a call, with the assertions;
 //! - [`Plugin`] and [`Network`] write configurations, for the recording plugin (`recorder.rs`) and the real ones;
 //! - [`Node`] is the directories of a node that Braid is installed on;
 //! - [`Disk`] is a file system that can stop answering;
-//! - [`Namespace`] is a network namespace that goes away;
+//! - [`Namespace`] is a network namespace that is removed when dropped;
 //! - [`Release`] is what `.ci/release` makes;
-//! - [`Snapshot`] is all that a call could leave on a host, to compare.
+//! - [`Snapshot`] lists everything that a call could leave on a host, to compare.
 
 use std::env;
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 const WAIT: Duration = Duration::from_secs(20);
 use super::{Case, Outcome};
 
-/// A call under way. It is ended when dropped, so that a failing test leaves no process behind.
+/// A running call. It is killed when dropped, so that a failing test leaves no process behind.
 pub(crate) struct Running<'a> {
     case: &'a Case,
     command: String,
@@ -43,7 +43,7 @@ impl<'a> Running<'a> {
         kill(self.pid(), signal).expect("signal the call");
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("look at the call")
     }

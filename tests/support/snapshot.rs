@@ -26,7 +26,7 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
     text: String,
-    /// The host's link that this line hangs on.
+    /// The host's link to which this line belongs.
     device: Option<String>,
 }
 
@@ -173,7 +173,7 @@ impl Snapshot {
         let inodes: Vec<_> = namespaces.iter().map(|namespace| namespace.inode()).collect();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let process = entry.path();
-            // A process may exit meanwhile, and a dead one that has not been reaped holds nothing.
+            // A process may exit meanwhile, and a zombie holds nothing.
             let inside = fs::metadata(process.join("ns/net")).is_ok_and(|ns| inodes.contains(&ns.ino()));
             let status = fs::read_to_string(process.join("status")).unwrap_or_default();
             if inside && !status.contains("State:\tZ") {

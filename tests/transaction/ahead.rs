@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::live::{change, live, network};
 use crate::support::{Case, Plugin, recorder, wait_for};
 
-/// A plugin that writes down when it starts, how many like it are alive then, and when it has got its input.
+/// A plugin that records when it starts, how many other processes of it run at that time, and when it gets its input.
 const EARLY: &str = r#"held=$RECORDER_DIR/held
 : >"$held/alive-$$"
 ls "$held" | grep -c alive- >>"$held/counts"
@@ -21,7 +21,7 @@ rm "$held/alive-$$"
 echo "$CNI_COMMAND $CNI_IFNAME" >>"$held/fed"
 [ $CNI_COMMAND != ADD ] || echo '{"cniVersion":"1.1.0"}'"#;
 
-/// `alpha`, which waits to be released in this operation, and then this many networks of an `early` each.
+/// `alpha`, which waits in this operation until the test releases it, and then this many networks with one `early` each.
 fn case(verb: &str, networks: usize) -> Case {
     let alpha = recorder("alpha").version("1.1.0");
     let case = Case::new().cni_version("1.1.0").script("early", EARLY).delegate(alpha);
@@ -39,12 +39,12 @@ fn lines(case: &Case, file: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Waits until so many lines are there.
+/// Waits until the file has this many lines.
 fn wait_for_lines(case: &Case, file: &str, count: usize) -> Vec<String> {
     wait_for(file, || Some(lines(case, file)).filter(|lines| lines.len() >= count))
 }
 
-/// The plugins that have started and not got their input, or were killed before.
+/// The number of plugins that have started without getting their input, or were killed before that.
 fn waiting(case: &Case) -> Vec<Pid> {
     let entries = fs::read_dir(case.dir().join("recorder/held")).expect("a folder");
     let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
@@ -72,7 +72,7 @@ fn the_next_plugins_wait_and_get_their_inputs_in_order(
     let case = case("ADD", 4).key("lookAhead", look_ahead).key("concurrency", concurrency);
     let add = case.call("ADD").start();
     case.held("alpha");
-    // Those that will run at once are next alike.
+    // Attachments that run at once are all next.
     let expected = (look_ahead * concurrency).min(4);
     wait_for_lines(&case, "started", expected);
     assert_eq!(waiting(&case).len(), expected);
@@ -149,7 +149,7 @@ fn what_is_not_needed_is_killed_without_its_input(
     assert!(!case.owes());
 }
 
-/// Its own later steps are not needed, those of other networks are.
+/// The later steps of its own network are no longer needed, but those of other networks are.
 #[test]
 fn what_an_optional_attachment_would_have_needed_is_killed() {
     let optional = json!({"optional": true, "config": {"cniVersion": "1.0.0", "name": "net-optional",
@@ -167,12 +167,12 @@ fn what_an_optional_attachment_would_have_needed_is_killed() {
     case.release("beta");
     add.wait().succeeds().called(&["ADD alpha eth0", "ADD beta net1", "DEL beta net1"]);
     assert!(waiting.into_iter().all(is_gone));
-    // Of an attachment that is undone, the steps that were not started get DEL too.
+    // When an attachment is undone, steps that were not started get DEL too.
     assert_eq!(lines(&case, "fed"), ["DEL net1", "ADD net2"]);
     case.del().succeeds().leaves_nothing();
 }
 
-/// Changes of a container that lives look ahead as its configuration says.
+/// Changes of a running container look ahead as its configuration says.
 #[rstest]
 fn a_change_looks_ahead(#[values(true, false)] may_wait: bool) {
     let alpha = recorder("alpha").value();
@@ -206,7 +206,7 @@ fn a_type_in_no_look_ahead_is_started_in_its_turn() {
     let case = case.key("lookAhead", 2).key("noLookAhead", json!(["later"]));
     let add = case.call("ADD").start();
     case.held("alpha");
-    // It would have been started before the other.
+    // Otherwise it would have been started before the other.
     assert_eq!(wait_for_lines(&case, "started", 1), ["ADD net2"]);
     case.release("alpha");
     add.wait().succeeds();
@@ -232,7 +232,7 @@ fn a_plugin_that_cannot_start_is_an_error_in_its_turn(#[case] content: &str, #[c
         add.error_text().replace(&case.dir().display().to_string(), "@DIR@")
     });
     assert_eq!(texts[0], texts[1]);
-    // It is none where it is not needed.
+    // It is no error if the plugin is not needed.
     let case = case(2);
     case.behave("alpha", json!({"fail": {"ADD": {"code": 143, "msg": "alpha says no"}}}));
     let add = case.add().fails(143).called(&["ADD alpha eth0", "DEL alpha eth0"]).leaves_nothing();
@@ -256,7 +256,7 @@ esac"#;
     case.held("alpha");
     let done = case.dir().join("recorder/held/done");
     wait_for("the eager plugin", || done.exists().then_some(()));
-    // It has nothing to do any more but to exit.
+    // It only has to exit now.
     std::thread::sleep(std::time::Duration::from_millis(200));
     case.release("alpha");
     add.wait().fails(142).leaves_nothing();
@@ -264,7 +264,7 @@ esac"#;
     assert!(!case.owes());
 }
 
-/// Braid is killed while plugins wait: they go with it, and none of them finds its input empty.
+/// Braid is killed while plugins wait. They are killed too, and none of them finds its input empty.
 #[rstest]
 fn what_waits_dies_with_braid(
     #[values("ADD", "DEL", "CHECK")] verb: &str,
@@ -294,11 +294,11 @@ fn what_waits_dies_with_braid(
     if verb != "DEL" || concurrency == 1 {
         assert_eq!(fed, [""; 0]);
     }
-    // The DEL after is another matter.
+    // The DEL afterwards is not part of the comparison.
     assert!(lines(&case, "fed").iter().all(|line| line.starts_with("DEL")));
 }
 
-/// What a plugin has left running on purpose is not part of those that wait.
+/// A process that a plugin has left running on purpose is not killed with the waiting plugins.
 #[test]
 fn what_an_earlier_plugin_has_left_running_stays_when_those_that_wait_are_killed() {
     let daemon = "cat >/dev/null; [ $CNI_COMMAND = ADD ] || { kill $(cat \"$RECORDER_DIR/held/daemon\"); exit 0; }\n\

@@ -1,4 +1,5 @@
-//! `concurrency` on every operation: extra attachments at once, the primary one alone, and all of it reported in the plan's order.
+//! `concurrency` on every operation: extra attachments run at once, the primary one runs alone, and all are reported in the
+//! plan's order.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Case, recorder, wait_for};
 
-/// `alpha` on eth0, and `beta`, `gamma` and `delta` beside it.
+/// `alpha` on eth0, and `beta`, `gamma` and `delta` as extra attachments.
 fn case(concurrency: usize) -> Case {
     ["alpha", "beta", "gamma", "delta"]
         .into_iter()
@@ -16,7 +17,7 @@ fn case(concurrency: usize) -> Case {
         })
 }
 
-/// Has `beta` and `gamma` wait for each other in an operation, as the test lets them go only when both are there.
+/// Makes `beta` and `gamma` wait in an operation, until the test has seen both and releases them.
 fn hold_two(case: &Case, verb: &str, also: &Value) {
     for kind in ["beta", "gamma"] {
         let mut wish = json!({"hold": {"at": "before", "name": kind}, "on": [verb]});
@@ -35,7 +36,7 @@ fn extras_run_at_once_and_the_primary_alone(#[case] verb: &str, #[case] last: &s
     case.add().succeeds();
     hold_two(&case, verb, &json!({}));
     let call = case.call(verb).start();
-    // Both are there at the same time.
+    // Both run at the same time.
     case.held("gamma");
     case.held("beta");
     assert!(!case.order().contains(&"DEL alpha eth0".to_owned()));
@@ -72,7 +73,7 @@ fn while_an_optional_attachment_is_undone_the_others_go_on() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// With `"auto"`, those run at once whose plugins are known to allow it, and another one alone, in its turn.
+/// With `"auto"`, attachments run at once if their plugins are known to allow it. Others run alone, in their turn.
 #[test]
 fn plugins_that_are_known_to_allow_it_run_at_once() {
     let kinds = ["alpha", "ptp", "tap", "beta"];
@@ -102,8 +103,8 @@ fn plugins_that_are_known_to_allow_it_run_at_once() {
     }
 }
 
-/// With `"auto"`: a primary network of an interface's plugin and two that only add to it, and beside it one that is known to allow
-/// others, one that needs the same packet filter chains, and one that is unknown.
+/// With `"auto"`: a primary network with a plugin that makes the interface and two that only add to it; and an attachment that
+/// is known to allow others, one that needs the same packet filter chains, and one with an unknown plugin.
 fn primary_with_chain() -> Case {
     let chain = |plugins: &[&str]| plugins.iter().map(|kind| json!({"type": kind})).collect::<Value>();
     let list = |name: &str, plugins: &[&str]| json!({"cniVersion": "1.1.0", "name": name, "plugins": chain(plugins)});
@@ -118,7 +119,7 @@ fn primary_with_chain() -> Case {
         .delegate(recorder("beta").version("1.1.0"))
 }
 
-/// The steps of an operation, in the order in which they began.
+/// The steps of an operation, in the order in which they started.
 fn steps(case: &Case, verb: &str) -> Vec<String> {
     let of_verb = |call: &String| call.strip_prefix(&format!("{verb} ")).map(ToOwned::to_owned);
     case.order().iter().filter_map(of_verb).collect()
@@ -133,7 +134,7 @@ fn what_only_adds_to_the_primary_interface_runs_beside_others() {
             case.behave(kind, json!({"hold": {"at": "before", "name": format!("{kind} {verb}")}, "on": [verb]}));
         }
         let call = case.call(verb).start();
-        // Both are there at the same time.
+        // Both run at the same time.
         case.held(&format!("{step} {verb}"));
         case.held(&format!("tap {verb}"));
         for kind in ["tap", step] {
@@ -148,7 +149,7 @@ fn what_only_adds_to_the_primary_interface_runs_beside_others() {
     assert_eq!(added.len(), 7, "{added:?}");
     assert_eq!(added[0], "alpha eth0");
     assert!(place(&added, "portmap eth0") < place(&added, "tuning eth0"), "{added:?}");
-    // What needs the same chains waits, and what is unknown is alone.
+    // The attachment that needs the same chains waits, and the unknown one runs alone.
     assert!(place(&added, "tuning eth0") < place(&added, "ptp net2"), "{added:?}");
     assert_eq!(added[6], "beta net3");
     let checked = steps(&case, "CHECK");
@@ -219,7 +220,7 @@ fn a_rollback_undoes_extras_at_once_and_the_primary_last() {
     assert!(!case.owes());
 }
 
-/// Whichever is done first, the answer and the journal are those of one after another.
+/// Whichever ends first, the answer and the journal are the same as without concurrency.
 #[rstest]
 fn what_fails_is_reported_in_the_order_of_the_plan(#[values("beta", "gamma")] first: &str) {
     let reported = |concurrency: usize| {
@@ -240,7 +241,7 @@ fn what_fails_is_reported_in_the_order_of_the_plan(#[values("beta", "gamma")] fi
             case.held(second);
             let held = case.held(first);
             case.release(first);
-            // It has ended, and the other has not begun.
+            // It has ended before the other starts.
             let process = format!("/proc/{held}");
             wait_for("the end of the first", || (!fs::exists(&process).expect("/proc")).then_some(()));
             case.release(second);

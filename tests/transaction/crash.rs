@@ -1,10 +1,10 @@
-//! Braid killed half-way.
+//! Braid killed during ADD.
 
 use std::fs;
 
 use crate::support::{Case, Plugin, recorder};
 
-/// A plugin whose first ADD takes Braid with it; DEL finds nothing to do.
+/// A plugin whose first ADD kills Braid, and whose DEL finds nothing to do.
 const KILLER: &str = r#"[ "$CNI_COMMAND" = ADD ] || exit 0
 cat >"$RECORDER_DIR/killer-was-here.new"
 if [ -e "$RECORDER_DIR/killer-was-here" ]; then
@@ -14,8 +14,8 @@ else
     kill -9 "$PPID"
 fi"#;
 
-/// `alpha` on eth0, the killer on net1, and `gamma` on net2, killed. That `gamma` was not started cannot be known: what was written
-/// last may have been lost.
+/// `alpha` on eth0, the killer on net1, and `gamma` on net2, after the kill. It cannot be known that `gamma` was not started,
+/// because the last lines of the journal may be lost.
 fn killed() -> Case {
     let case = Case::new().script("killer", KILLER);
     let case =
@@ -52,7 +52,7 @@ fn a_journal_with_a_torn_last_line_is_read() {
     let whole = fs::read(&journal).expect("the journal");
     let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("more than a line") + 1;
     for length in [last_line, last_line + 1, usize::midpoint(last_line, whole.len()), whole.len() - 1] {
-        // The DEL before has removed the folder.
+        // The previous DEL has removed the folder.
         fs::create_dir_all(journal.parent().expect("a folder")).expect("make the folder");
         fs::write(&journal, &whole[..length]).expect("tear the journal");
         case.del().succeeds().called(&["DEL beta net1", "DEL alpha eth0"]).leaves_nothing();

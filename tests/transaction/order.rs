@@ -1,4 +1,4 @@
-//! The order of calls forward and back, and what a failed clean-up leaves to do.
+//! The order of calls in ADD and rollback, and what remains to be done after a failed clean-up.
 
 use rstest::rstest;
 use serde_json::json;
@@ -37,7 +37,7 @@ fn forward_and_back(steps: &[Step]) -> Vec<String> {
     [calls("ADD", steps), calls("DEL", steps.iter().rev())].concat()
 }
 
-/// The first networks, each plugin as `shape` makes it.
+/// The first networks, each with plugins that `shape` makes.
 fn case(networks: usize, shape: impl Fn(Plugin, &str) -> Plugin) -> Case {
     CHAINS[..networks].iter().enumerate().fold(Case::new(), |case, (index, plugins)| {
         let name = format!("net-{index}");
@@ -164,7 +164,7 @@ fn a_plugin_that_does_not_speak_the_version_has_nothing_to_undo() {
     assert!(!case.owes());
 }
 
-/// containerd takes any DEL error with these words for success and forgets the container.
+/// If a DEL error contains these words, containerd takes it for success and forgets the container.
 #[test]
 fn an_error_to_retry_never_says_not_found() {
     let case = Case::new().delegate(recorder("alpha")).delegate(recorder("beta"));

@@ -1,5 +1,5 @@
 # The agent, from conf/kubernetes/live. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
 install_agent() {
@@ -36,11 +36,11 @@ has_no_interface() { inside "$1" >/cluster/inside && ! grep -F " $2 " /cluster/i
 has_entry() { network_status "$1" | jq -e --arg name "$2" 'any(.interface == $name)'; }
 has_no_entry() { network_status "$1" | jq -e --arg name "$2" 'all(.interface != $name)'; }
 
-# Notes from now on when the API server tells of a pod, whether the pod then asks for hot0, and whether its status has it.
+# Records each time the watch reports a pod, whether the pod asks for hot0, and whether its status has it.
 watch_pod() {
     rm -f /cluster/watch
     mkfifo /cluster/watch
-    # It ends with the watch.
+    # It exits when the watch ends.
     jq -c --unbuffered '.metadata.annotations | [now, (.["k8s.v1.cni.cncf.io/networks"] | contains("hot0")),
         (.["k8s.v1.cni.cncf.io/network-status"] // "" | contains("hot0"))]' </cluster/watch >/cluster/watched &
     start watch exec_to /cluster/watch kubectl --kubeconfig /cluster/admin get pod "$1" --watch -o json
@@ -49,13 +49,13 @@ watch_pod() {
 
 exec_to() { local output=$1; shift; exec "$@" >"$output"; }
 
-# The seconds from the first of these states of the watched pod to the first that follows of those.
+# The seconds from the first occurrence of one state of the watched pod to the next occurrence of another.
 between() {
     jq -rs --argjson from "$1" --argjson to "$2" 'def first_of($state): first(.[] | select(.[1:] == $state))[0];
         first_of($from) as $began | map(select(.[0] >= $began)) | first_of($to) - $began | . * 1000 | round / 1000' /cluster/watched
 }
 
-# --- what it tells, and what it takes ---
+# --- metrics, memory and processor time ---
 
 metrics() {
     pod counted "$(networks storage)"
@@ -71,7 +71,7 @@ metrics() {
 
 scrape() { curl -sf --noproxy '*' http://127.0.0.1:9797/metrics | grep "$1"; }
 
-# With one pod and with many, and while nothing happens.
+# Measured with one pod, with many pods, and while nothing happens.
 at_rest() {
     many_up 1
     sleep 10
@@ -93,12 +93,12 @@ time_of_a_minute() {
     awk -v before="$before" -v after="$(processor_time "$1")" -v ticks="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f", (after - before) / ticks }'
 }
 
-# In ticks. The name, in brackets, may have spaces in it.
+# The unit is ticks. The name, in parentheses, may contain spaces.
 processor_time() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 
-# --- pods that were there first ---
+# --- pods from before Braid ---
 
-# A pod of before Braid's configuration was there asks for a network that it does not have.
+# A pod that was started before Braid was configured asks for a network that it does not have.
 repair() {
     k delete daemonset braid -n kube-system --cascade=foreground >/dev/null
     rm -r /etc/cni/net.d/00-braid.conflist /etc/cni/net.d/braid.d
@@ -113,7 +113,7 @@ repair() {
     has_interface early first0
     expect "network-status" "$(network_status early)" '[.[] | select(.default).interface] == ["eth0"]'
     remove_pods early
-    # CRI-O calls DEL of what attached the pod first alone. Once the pod has not been known for two minutes, the agent undoes the rest.
+    # CRI-O calls DEL only of the plugin that attached the pod first. Two minutes after the pod is gone, the agent undoes the rest.
     await 180 "the end of the journal" has_no_journal
     leaves_nothing
     with_braid '{}'

@@ -1,5 +1,5 @@
-# Braid is put on the node, replaced, and taken off it; Multus before and after. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# Braid is installed, replaced and uninstalled, with Multus before and after. Sourced by node.sh.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
 install_braid() {
@@ -11,7 +11,7 @@ install_braid() {
 
 is_rolled_out() { k rollout status daemonset/braid -n kube-system --timeout=1s; }
 
-# Everything that docs/kubernetes.md has users apply, as the API server judges it.
+# The API server validates everything that docs/kubernetes.md tells users to apply.
 manifests() {
     local directory
     for directory in kubernetes kubernetes/live kubernetes/webhook kubernetes-dra; do
@@ -57,7 +57,7 @@ from_multus() {
     rm /etc/cni/net.d/00-multus.conf
     are_ready old-a old-b
     remove_pods old-a old-b
-    # Of Multus, what is empty may stay; of Braid, its own folders are new.
+    # Multus may leave empty folders. Braid's own folders are new.
     await 60 "what Multus has attached is detached" is_without_attachments
 }
 
@@ -68,8 +68,8 @@ is_without_attachments() {
     [[ -z $left ]] || { echo "$left"; return 1; }
 }
 
-# Executables come one after another in the place of Braid's while pods come and go: an older one, if there is one, then two others
-# by turns. The pods that the older one has attached are detached by its successors.
+# While pods are created and deleted, Braid's executable is replaced several times: with an older one, if there is one, and then
+# with two others in turn. Newer ones detach the pods that the older one has attached.
 upgrade() {
     local failures
     k delete daemonset braid -n kube-system --cascade=foreground >/dev/null
@@ -92,7 +92,7 @@ upgrade() {
     install_braid
 }
 
-# Two executables that differ in what follows their end.
+# Two executables that differ only in appended bytes.
 make_versions() {
     local name
     mkdir -p /cluster/account
@@ -119,13 +119,14 @@ replace_again_and_again() {
     done
 }
 
-# Pods whose sandbox could not be made or removed, and how often. An API server that is too busy to answer is not what is tried here.
+# The pods whose sandbox could not be made or removed, and how often. Failures because of a busy API server are not counted.
 failed_sandboxes() {
     k get events -A -o json | jq -c '[.items[] | select(.reason == "FailedCreatePodSandBox" or .reason == "FailedKillPod")
         | select(.message | contains("no answer within") | not) | [.involvedObject.name, .reason, .count]] | sort'
 }
 
-# Braid's configuration disappears, and its pods end under the plugin that comes next. What that cannot know is found, and undone.
+# Braid's configuration disappears, and its pods are deleted by the next plugin. `braid doctor` finds and undoes what that plugin
+# does not know.
 without_uninstall() {
     pod lost-a "$(networks 'storage, masked, limited')"
     pod lost-b "$(networks 'storage, masked, limited')"
@@ -133,11 +134,11 @@ without_uninstall() {
     k delete daemonset braid -n kube-system --cascade=foreground >/dev/null
     rm -r /etc/cni/net.d/00-braid.conflist /etc/cni/net.d/braid.d
     [[ -z ${BRAID_CLUSTER_MULTUS:-} ]] || write_multus
-    # The runtime reads its configurations anew.
+    # The runtime reads its configurations again.
     pod next '{}'
     await 60 "a pod of the plugin that comes next" are_ready next
     remove_pods lost-a lost-b next
-    # CRI-O calls what has attached a pod, containerd what comes first now.
+    # CRI-O calls the plugin that has attached a pod. containerd calls the one that is first now.
     if [[ $runtime == containerd ]]; then
         [[ $(/opt/cni/bin/braid list | grep -c '^[0-9a-f]\{64\} .*left behind') == 2 ]] || fail "braid list does not show what was left behind"
         ! is_without_attachments >/dev/null || fail "nothing was left behind"
@@ -148,7 +149,7 @@ without_uninstall() {
     install_braid
 }
 
-# As docs/kubernetes.md has it, with Multus next where it is there.
+# As docs/kubernetes.md describes, with Multus as the next one if it is installed.
 uninstall() {
     local pid
     pod last-a "$(networks 'storage, masked, limited')"

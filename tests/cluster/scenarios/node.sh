@@ -1,5 +1,5 @@
 # What happens to the node and the control plane while pods run. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
 restarts() {
@@ -20,13 +20,13 @@ restarts() {
     leaves_nothing
 }
 
-# When the node became ready last.
+# The time at which the node last became ready.
 ready_since() { k get node node -o jsonpath='{.status.conditions[?(@.type=="Ready")].lastTransitionTime}'; }
 
 status_of_node() {
     local since
     mv /opt/cni/bin/portmap /opt/cni/portmap
-    # What follows needs the plugin, whatever becomes of this.
+    # The rest needs the plugin, even if this fails.
     trap 'mv /opt/cni/portmap /opt/cni/bin/portmap 2>/dev/null || true' EXIT
     await 60 "the node is not ready" is_node_not_ready
     mv /opt/cni/portmap /opt/cni/bin/portmap
@@ -41,12 +41,12 @@ status_of_node() {
     sleep 5
     start_apiserver
     await 60 "the API server" k get --raw /readyz
-    # Longer than the kubelet takes to say what it has seen meanwhile.
+    # This is longer than the kubelet takes to report its status.
     sleep 15
     [[ $(ready_since) == "$since" ]] || fail "the node was not ready while the API server restarted"
 }
 
-# STATUS, called as the runtime calls it, succeeds, and asks a server that is away for no longer than a second.
+# STATUS, called as the runtime calls it, succeeds, and waits at most a second for a server that does not answer.
 status_takes() {
     local began
     began=$(now)
@@ -56,13 +56,13 @@ status_takes() {
     awk -v took="$(since "$began")" -v most=$((2 * patience)) 'BEGIN { exit took > most }' || fail "STATUS took $(since "$began") s"
 }
 
-# A primary network of an older version turns STATUS off: the node is ready whatever is missing.
+# With a primary network of an older version, there is no STATUS, and the node is ready whatever is missing.
 older_primary() {
     sed -i 's/"cniVersion": "1.1.0"/"cniVersion": "1.0.0"/' /etc/cni/net.d/10-pods.conflist
     await 30 "Braid's version is the primary network's" grep '"cniVersion": *"1.0.0"' /etc/cni/net.d/00-braid.conflist
     mv /opt/cni/bin/portmap /opt/cni/portmap
     trap 'mv /opt/cni/portmap /opt/cni/bin/portmap 2>/dev/null || true; write_primary' EXIT
-    # Longer than the kubelet takes to notice.
+    # This is longer than the kubelet takes to notice.
     sleep 20
     is_node_ready || fail "the node is not ready"
     mv /opt/cni/portmap /opt/cni/bin/portmap
@@ -78,7 +78,7 @@ reboot() {
     journals >/cluster/before-reboot
     reboot_node
     start_runtime
-    # CRI-O tells at its start that no attachment is valid; containerd tells nothing.
+    # When it starts, CRI-O calls GC without valid attachments. containerd calls no GC.
     [[ $runtime != crio ]] || await 30 "GC of what the reboot has ended" has_no_journal_of_before
     began=$(now)
     start_kubelet

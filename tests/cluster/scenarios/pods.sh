@@ -1,8 +1,8 @@
-# Pods come and go. Sourced by node.sh.
-# What node.sh and cluster.sh set is here too.
+# Pods are created and deleted. Sourced by node.sh.
+# The variables of node.sh and cluster.sh are set here.
 # shellcheck shell=bash disable=SC2154
 
-# A port mapping too: the chains of the first one stay.
+# This includes a port mapping, because the first one makes chains that stay.
 every_network() {
     pod "$1" "$(networks '[{"name": "storage"}, {"name": "limited"}, {"name": "plain"},
         {"name": "masked", "portMappings": [{"hostPort": 8888, "containerPort": 80, "protocol": "tcp"}]}]')"
@@ -45,7 +45,7 @@ refused() {
 
 has_event() { k get events --field-selector "involvedObject.name=$1" -o json | jq -e --arg text "$2" 'any(.items[]; .message | contains($text))'; }
 
-# CRI-O calls CHECK, and the bridge plugin's own fails without addresses, and now and then where a bridge has no gateway.
+# CRI-O calls CHECK. That of the bridge plugin fails without addresses, and sometimes if the bridge has no gateway.
 shared_bridges() {
     local failures names
     failures=$(failed_sandboxes)

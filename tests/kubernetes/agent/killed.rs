@@ -23,7 +23,7 @@ use crate::support::{Case, Json as _, Namespace, recorder};
 /// How many pods there are, unless `BRAID_TEST_AGENT_PODS` says otherwise.
 const PODS: usize = 6;
 const KILLS: u32 = 36;
-/// How many pods an agent has for each further time that it lives before it is killed: it looks at every pod first.
+/// For each of this many pods, an agent lives one period longer before it is killed, because it checks every pod first.
 const PODS_OF_A_LIFE: u32 = 50;
 /// Between two edits: two thousand a minute.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -37,7 +37,7 @@ fn pods() -> usize {
     count.map_or(PODS, |count| count.parse().expect("a number of pods"))
 }
 
-/// A generator of numbers that differ from run to run.
+/// A generator of random numbers.
 struct Random(u64);
 
 impl Random {
@@ -45,7 +45,7 @@ impl Random {
         Self(RandomState::new().hash_one(0) | 1)
     }
 
-    /// A number below this one.
+    /// A random number below this one.
     fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -80,7 +80,7 @@ impl Member {
     }
 }
 
-/// A node with the pods, of which none asks for a network yet.
+/// A node with the pods. None of them asks for a network yet.
 fn node() -> (Case, Cluster<Double>, Vec<Member>) {
     let alpha = recorder("alpha").link().ip("10.1.0.5/24");
     let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig",
@@ -91,7 +91,7 @@ fn node() -> (Case, Cluster<Double>, Vec<Member>) {
         let plugin = recorder(kind).without("name").link().ip(&format!("10.2.{number}.5/24"));
         api.definition("web", name, &plugin.into_json());
     }
-    // None begins with another's: `braid show` takes the beginning of a container's ID.
+    // No ID is the beginning of another, because `braid show` accepts the first characters of an ID.
     let member = |number| Member { name: format!("pod-{number:04}"), netns: Namespace::new("member") };
     let members: Vec<Member> = (0..pods()).map(member).collect();
     for member in &members {
@@ -101,7 +101,7 @@ fn node() -> (Case, Cluster<Double>, Vec<Member>) {
     (case, api, members)
 }
 
-/// A choice of networks in some order; one has an interface of its own at times.
+/// A random choice of networks in random order. Sometimes one names its interface.
 fn choice(random: &mut Random) -> Vec<&'static str> {
     let mut left: Vec<&str> = CHOICE.iter().map(|(name, _)| *name).collect();
     let count = random.below(left.len() + 1);
@@ -115,14 +115,14 @@ fn annotation(networks: &[&str], random: &mut Random) -> String {
     networks.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// The processes that a process has started, and theirs.
+/// The descendants of a process.
 fn descendants(pid: Pid) -> Vec<Pid> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw);
     children.flat_map(|child| [descendants(child), vec![child]].concat()).collect()
 }
 
-/// Kills an agent; as a runtime kills a container, with everything that it has started.
+/// Kills an agent with all its descendants, as a runtime kills a container.
 fn kill_container(agent: &mut Agent) {
     let started = descendants(agent.pid());
     agent.signal(Signal::SIGKILL);
@@ -138,7 +138,7 @@ fn clock_library() -> Option<PathBuf> {
     folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|file| file.is_file())
 }
 
-/// A clock that the agent and the calls that it makes go by; the calls of the test go by the machine's.
+/// A clock for the agent and its children. The calls of the test use the machine's clock.
 struct Clock(Option<PathBuf>);
 
 impl Clock {
@@ -162,7 +162,7 @@ impl Clock {
         Some(clock)
     }
 
-    /// It is off by so many seconds from now on.
+    /// Sets the difference to the machine's clock, in seconds.
     fn jump(&self, seconds: i64) {
         let Some(file) = &self.0 else { return };
         let new = file.with_extension("new");
@@ -184,7 +184,7 @@ fn held(case: &Case, container: &str) -> BTreeSet<String> {
     names.filter_map(network).collect()
 }
 
-/// What is attached, as the container's journal tells; nothing while it is being changed.
+/// The attached networks, according to the container's journal. `None` while it is being changed.
 fn in_journal(case: &Case, container: &str) -> Option<BTreeSet<String>> {
     let output = case.braid(&["show", container, "-o", "json", "--state-dir", "@DIR@/state"]).output();
     let known: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -207,7 +207,7 @@ fn in_journal(case: &Case, container: &str) -> Option<BTreeSet<String>> {
     Some(each)
 }
 
-/// What the network status of a pod says.
+/// The networks in the network status of a pod.
 fn in_status(api: &Cluster<Double>, name: &str) -> BTreeSet<String> {
     let status = api.status("web", name).unwrap_or_default();
     let entries: Vec<&Value> = status.as_array().into_iter().flatten().collect();
@@ -226,7 +226,7 @@ fn networks(named: &BTreeSet<String>) -> BTreeSet<&str> {
     named.iter().filter_map(|text| text.split(' ').next()).filter(|network| *network != "primary").collect()
 }
 
-/// Edits annotations until it is told to stop; what each pod asks for at the end.
+/// Edits annotations until it has to stop. Returns what each pod asks for in the end.
 fn edit(api: &Cluster<Double>, members: &[Member], random: &mut Random, stop: &AtomicBool) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
     let mut count = 0;
@@ -256,7 +256,7 @@ fn kill_again_and_again(case: &Case, members: &[Member], clock: &Clock, random: 
         if number % 2 == 0 {
             kill_container(&mut agent);
         } else {
-            // What it has started goes on.
+            // Its children continue.
             agent.signal(Signal::SIGKILL);
             agent.wait();
         }
@@ -292,7 +292,7 @@ fn nothing_is_lost_and_nothing_is_done_twice(#[values(false, true)] clock_jumps:
             networks(&in_status(&api, &member.name)) == named && networks(&held(&case, &member.container())) == named
         };
         patiently(&format!("{wanted:?} of {}", member.name), || holds().then_some(()));
-        // The last edit may have asked for another interface alone.
+        // The last edit may have changed only an interface.
         let with_interface: Vec<String> =
             wanted.iter().filter(|word| word.contains('@')).map(|word| word.replace('@', " on ")).collect();
         let status = patiently(&format!("{with_interface:?}, and the same in the journal"), || {
@@ -306,7 +306,7 @@ fn nothing_is_lost_and_nothing_is_done_twice(#[values(false, true)] clock_jumps:
         assert_eq!(there.iter().cloned().collect::<BTreeSet<_>>(), links_of(&status));
     }
     eprintln!("{} pods had what they asked for {:?} after the last edit", members.len(), began.elapsed());
-    // Whoever looks now finds nothing to do.
+    // A sync now finds nothing to do.
     for member in &members {
         let words = ["sync", &member.container(), "--state-dir", "@DIR@/state", "-o", "json"];
         let output = case.braid(&words).run_unrecorded();

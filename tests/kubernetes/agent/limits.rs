@@ -60,7 +60,7 @@ fn at_rest_the_agent_sleeps() {
     let agent = Agent::start(&case, &["--listen", "none"]);
     patiently("a look at every pod", || (stand_in.calls().len() >= 20).then_some(()));
     let switches = || agent.status("voluntary_ctxt_switches:");
-    // The last of what was going on has ended when nothing happens for a while.
+    // When nothing happens for a while, all work has ended.
     patiently("rest", || {
         let before = switches();
         thread::sleep(Duration::from_secs(1));
@@ -68,6 +68,6 @@ fn at_rest_the_agent_sleeps() {
     });
     let before = switches();
     thread::sleep(Duration::from_secs(3));
-    // Definitions are asked for once a minute, which may fall into this time.
+    // Definitions are requested once a minute, possibly during this time.
     assert!(switches() - before <= 20, "{} times awake in 3 s", switches() - before);
 }

@@ -31,7 +31,7 @@ fn node(words: &[&str]) -> (Case, Cluster<Double>, Agent) {
     (case, api, agent)
 }
 
-/// Calls that are for no pod, so that the API server has no part in them.
+/// Calls without a pod, so that no request goes to the API server.
 fn calls(case: &Case) {
     case.call("ADD").env("CNI_ARGS", "").run().succeeds();
     case.call("DEL").env("CNI_ARGS", "").run().succeeds();
@@ -65,7 +65,7 @@ fn calls_and_their_plugins_are_counted() {
     assert!(tool.wait().expect("it ends").success(), "{text}");
 }
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -96,7 +96,7 @@ fn prometheus_scrapes_it() {
     assert!(value.contains(r#"code="0""#), "{value}");
 }
 
-/// A collector in the agent's network, which refuses the first request. It hands out what it gets.
+/// A collector in the agent's network namespace. It refuses the first request, and returns the others to the test.
 fn collector(case: &Case) -> Receiver<(String, Value)> {
     let listener = inside_network(&case.host().path(), || TcpListener::bind("127.0.0.1:4318").expect("a socket"));
     let (sender, requests) = mpsc::channel();

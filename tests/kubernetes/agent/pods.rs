@@ -29,7 +29,7 @@ fn each_edit_of_the_annotation_is_one_call_for_the_container_of_the_pod() {
     attached_pod(&case, &api, "shop", "one");
     pod(&api, "elsewhere", "one");
     let agent = Agent::start(&case, &[]);
-    // It is looked once whether the pod has what it asks for.
+    // The agent checks once whether the pod has what it asks for.
     called(&stand_in, &container("shop"), 1);
     let began = Instant::now();
     pod(&api, "shop", "one,two");
@@ -37,7 +37,7 @@ fn each_edit_of_the_annotation_is_one_call_for_the_container_of_the_pod() {
     eprintln!("from the edit to the call: {:?}", began.elapsed());
     pod(&api, "shop", "");
     called(&stand_in, &container("shop"), 3);
-    // What says nothing new is no work.
+    // An event without a change leads to no run.
     api.server.put_status("/api/v1/namespaces/web/pods/shop", json!({"phase": "Running"}));
     pod(&api, "shop", "three");
     called(&stand_in, &container("shop"), 4);
@@ -70,13 +70,13 @@ fn a_pod_is_looked_at_when_its_container_is_attached() {
     journal(&case, &container("plain"), &api.uid("web", "plain"));
     journal(&case, &container("shop"), &api.uid("web", "shop"));
     called(&stand_in, &container("shop"), 1);
-    // One that asks for nothing was attached as it should be.
+    // A pod that asks for nothing has been attached correctly.
     assert_eq!(stand_in.calls_for(&container("plain")), 0);
     pod(&api, "plain", "two");
     called(&stand_in, &container("plain"), 1);
 }
 
-/// The first container of a pod was lost by its runtime, and the machine's clock has been set back since.
+/// The runtime has lost the first container of a pod, and the machine's clock was set back after that.
 #[test]
 fn the_newest_container_of_a_pod_is_known_though_the_clock_was_set_back() {
     let (case, api, stand_in) = node();
@@ -90,7 +90,7 @@ fn the_newest_container_of_a_pod_is_known_though_the_clock_was_set_back() {
     called(&stand_in, "second", 1);
     pod(&api, "shop", "two");
     called(&stand_in, "second", 2);
-    // Nor does an agent that finds both take the wrong one.
+    // An agent that starts with both containers chooses the right one too.
     agent.signal(Signal::SIGKILL);
     agent.wait();
     let _agent = Agent::start(&case, &[]);
@@ -108,7 +108,7 @@ fn what_fails_is_tried_again_and_at_once_when_its_definition_appears() {
     wait_for("four failures", || (failures() >= 4).then_some(()));
     let (status, text) = agent.get("/healthz").unwrap();
     assert_eq!((status, text.contains("1 of them without")), (200, true), "{text}");
-    // By now the pause is 8 s.
+    // The pause is now 8 s.
     stand_in.succeed(&container("shop"), &["web/lan"]);
     api.definition("web", "lan", r#"{"cniVersion":"1.0.0","type":"alpha"}"#);
     called(&stand_in, &container("shop"), 5);

@@ -1,4 +1,4 @@
-//! The agent with the node's real Braid, real plugins, and a real API server where there is one.
+//! The agent with the node's real Braid, real plugins, and a real API server if there is one.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -19,9 +19,9 @@ fn node() -> Case {
     Case::with_reference_plugins().delegate(primary).key("multusNamespace", "web").configuration("outer.conflist", list)
 }
 
-/// The pod asks for these networks from now on; what else is written about it stays.
+/// Sets the networks that the pod asks for. Everything else about it stays.
 pub(super) fn ask(api: &Cluster, networks: &str) {
-    // Somebody else may write at the same time.
+    // Others may write at the same time.
     let mut pod = api.server.get(POD_PATH).expect("the pod is there");
     pod["metadata"]["annotations"][NETWORKS] = networks.into();
     api.server.put(POD_PATH, pod);

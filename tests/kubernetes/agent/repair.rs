@@ -1,4 +1,4 @@
-//! Pods that another plugin has attached, and so without what they ask for.
+//! Pods that another plugin has attached, and that therefore lack the networks that they ask for.
 
 use std::fs;
 
@@ -72,7 +72,7 @@ fn without_repair_it_is_reported_once_and_repaired_when_the_configuration_says_s
     let agent = Agent::start_real(&case, &reference_plugins());
     metrics_say(&agent, "braid_pods_unfulfilled 1");
     agent.logs("once its annotation or Braid's configuration changes");
-    // What else happens to the pod, and to what it asks for, is no reason to say it again.
+    // Other changes of the pod, and of its definitions, are no reason to report it again.
     for number in 0..3 {
         let mut object = api.server.get("/api/v1/namespaces/web/pods/shop").expect("the pod is there");
         object["metadata"]["labels"]["number"] = number.to_string().into();
@@ -110,7 +110,7 @@ fn another_agent_says_it_no_second_time_unless_it_is_something_else_by_now(
     let of_late =
         |text: &str| failures().iter().filter(|event| event.contains("web/late") && event.contains(text)).count();
     assert_eq!((of_late("\"repair\": true"), of_late("")), (0, 1), "{:?}", failures());
-    // An agent that runs asks for the definition once a minute.
+    // A running agent requests the definition once a minute.
     api.definition("web", "late", &case.expand(&bridge("br-late", "10.13.0.0/24").without("name").into_json()));
     let _agent = Agent::start_real(&case, &reference_plugins());
     wait_for("another event", || (of_late("\"repair\": true") == 1).then_some(()));

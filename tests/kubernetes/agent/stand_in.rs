@@ -1,4 +1,4 @@
-//! An agent at work, with a stand-in for the node's own Braid that writes down what it is called for.
+//! An agent, and a stand-in for the node's own Braid, which records how it is called.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,8 +22,8 @@ pub(super) const NODE: &str = "node-1";
 /// Where an agent answers without `--listen`.
 const ADDRESS: &str = "127.0.0.1:9797";
 
-/// Takes note of each call, in `calls`, and of two at once for one container. It answers what the test has written for the
-/// container, or that all is well.
+/// Records each call in `calls`, and two concurrent ones for one container. It answers what the test has written for the container,
+/// or else success.
 const STAND_IN: &str = r#"#!/bin/sh
 cd "@DIR@/stand-in" || exit 9
 id=$2
@@ -51,7 +51,7 @@ export RECORDER_DIR="@DIR@/recorder"
 exec "@BRAID@" "$@"
 "#;
 
-/// Writes a program below `@DIR@`. One that is there stays, as it may be running.
+/// Writes a program below `@DIR@`. An existing one stays, because it may be running.
 fn write_program(case: &Case, name: &str, text: &str) -> PathBuf {
     let program = case.dir().join(name);
     if !program.exists() {
@@ -88,26 +88,26 @@ impl StandIn {
         self.calls().iter().filter(|call| call.starts_with(&format!("sync {container} "))).count()
     }
 
-    /// Answers so from now on, with this exit status.
+    /// Sets its answer and its exit status.
     pub(super) fn answer(&self, container: &str, answer: &Value, status: i32) {
         self.write("statuses", container, &status.to_string());
         self.write("answers", container, &answer.to_string());
     }
 
-    /// Fails from now on, for want of a definition.
+    /// Makes it fail because a definition is missing.
     pub(super) fn fail(&self, container: &str, definition: &str) {
         let error = json!({"code": 7, "msg": "no such network", "details": ""});
         let failed = json!([{"network": definition, "interface": "net1", "error": error}]);
         self.answer(container, &json!({"failed": failed, "definitions": [definition]}), 1);
     }
 
-    /// Succeeds from now on.
+    /// Makes it succeed.
     pub(super) fn succeed(&self, container: &str, definitions: &[&str]) {
         self.answer(container, &json!({"failed": [], "definitions": definitions}), 0);
     }
 
     pub(super) fn write(&self, folder: &str, container: &str, text: &str) {
-        // Whole or not at all.
+        // A rename, so that it is never incomplete.
         let path = self.dir.join(folder).join(container);
         let new = path.with_extension("new");
         fs::write(&new, text).expect("write a file");
@@ -141,14 +141,14 @@ pub(super) fn journal_at(case: &Case, (container, uid): (&str, &str), netns: &st
     let complete = json!({"complete": {"micros": 1, "result": {"cniVersion": "1.0.0"}}});
     let attachments = case.dir().join("state/attachments");
     fs::create_dir_all(&attachments).expect("make a folder");
-    // Braid writes it while the directory is there; here both come at once.
+    // Braid makes the directory first. Here, directory and journal appear at the same time.
     let unfinished = case.dir().join(format!("{container}.unfinished"));
     fs::create_dir_all(&unfinished).expect("make a folder");
     fs::write(unfinished.join("eth0.jsonl"), format!("{header}\n{complete}\n")).expect("write a journal");
     fs::rename(unfinished, attachments.join(container)).expect("put it in its place");
 }
 
-/// A pod on the node, with a container that is attached; its UID.
+/// Makes a pod on the node, with an attached container. Returns the pod's UID.
 pub(super) fn attached_pod<S: ApiServer + ?Sized>(case: &Case, api: &Cluster<S>, name: &str, networks: &str) -> String {
     pod(api, name, networks);
     let uid = api.uid("web", name);
@@ -156,7 +156,7 @@ pub(super) fn attached_pod<S: ApiServer + ?Sized>(case: &Case, api: &Cluster<S>,
     uid
 }
 
-/// A pod on the node. If it is there, it asks for these networks from now on.
+/// Makes a pod on the node, or changes the networks that it asks for.
 pub(super) fn pod<S: ApiServer + ?Sized>(api: &Cluster<S>, name: &str, networks: &str) {
     let annotations = if networks.is_empty() { json!({}) } else { json!({NETWORKS: networks}) };
     let metadata = json!({"namespace": "web", "name": name, "annotations": annotations});
@@ -179,19 +179,19 @@ pub(in crate::kubernetes) struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent with these words more.
+    /// Starts an agent with these additional arguments.
     pub(in crate::kubernetes) fn start(case: &Case, words: &[&str]) -> Self {
         Self::start_without_braid(case, &[&["--braid", "@DIR@/stand-in/braid"], words].concat())
     }
 
-    /// Starts an agent with these words more, of which one names the node's own Braid.
+    /// Starts an agent with these additional arguments, which name the node's own Braid.
     pub(super) fn start_without_braid(case: &Case, words: &[&str]) -> Self {
         let places = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin"];
         Self::start_with(case, &[&places, words].concat())
     }
 
-    /// Starts an agent with these words more, of a node with the real Braid, whose children tell the recorders where to record. What
-    /// is in `@DIR@/environment` is exported to the agent and to its children.
+    /// Starts an agent with these additional arguments and the real Braid, whose children tell the recorders where to record. The
+    /// variables in `@DIR@/environment` are exported to the agent and to its children.
     pub(super) fn start_recording(case: &Case, words: &[&str]) -> Self {
         let program = write_program(case, "braid-that-records", RECORDING);
         let own = ["--kubeconfig", "@DIR@/kubeconfig", "--bin-dir", "@DIR@/bin", "--braid", "@DIR@/braid-that-records"];
@@ -283,7 +283,7 @@ impl Drop for Agent {
     }
 }
 
-/// Waits as long as a busy machine may take.
+/// Waits, with a limit for a busy machine.
 pub(super) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

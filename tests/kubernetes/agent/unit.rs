@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::braid;
 
-/// systemd starts no service of which a directory to be written to is missing, unless it may be missing or is made before.
+/// systemd does not start a service if a directory in `ReadWritePaths=` is missing, unless it is optional or made before.
 #[test]
 fn the_unit_of_the_agent_makes_the_directories_that_it_writes_to() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/braid-agent.service");
@@ -20,7 +20,8 @@ fn the_unit_of_the_agent_makes_the_directories_that_it_writes_to() {
     assert_eq!(made, written);
 }
 
-/// Its children leave the mount namespace of the unit, and keep what the kernel hands down: so some is left that looks exposed.
+/// The agent's children leave the mount namespace of the unit, but inherit its other restrictions, which plugins must not have.
+/// So the unit lacks some settings that `systemd-analyze` expects.
 #[test]
 fn the_unit_of_the_agent_is_sandboxed_as_far_as_it_goes() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -41,6 +42,6 @@ fn the_unit_of_the_agent_is_sandboxed_as_far_as_it_goes() {
         said
     };
     assert_eq!(analyze(&["verify"]), "");
-    // In tenths of a level.
+    // The threshold is in tenths.
     analyze(&["security", "--offline=true", "--threshold=45"]);
 }

@@ -31,7 +31,7 @@ fn no_edit_is_lost_with_a_watch_that_is_spoilt(#[case] fault: WatchFault) {
             (stand_in.read(&format!("seen/{}", container(name))) == networks).then_some(())
         });
     }
-    // What comes twice or late changes nothing.
+    // Events that arrive twice or late change nothing.
     assert!(stand_in.calls().len() <= 7, "{:?}", stand_in.calls());
     wait_for("health", || agent.get("/healthz").filter(|(status, _)| *status == 200));
 }
