@@ -336,7 +336,7 @@ fn what_is_wrong_with_a_claim_is_named() {
     for (demand, parts) in [
         (of_claim("1", "nic", None), ["claim \"nic\"", "it has nics"]),
         (of_claim("1", "nics", Some("nik")), ["no device for that request", "request \"nic\": nic.example/node-1/a"]),
-        (of_claim("1", "nics", Some("gpu")), ["no driver says", "resource.kubernetes.io/pciBusID"]),
+        (of_claim("1", "nics", Some("gpu")), ["which device ID plugins use", "resource.kubernetes.io/pciBusID"]),
         (
             Demand { resource: Some("s".into()), ..of_claim("1", "nics", Some("nic")) },
             ["resource \"s\"", "resource \"r\""],
