@@ -13,7 +13,6 @@ use super::error::AgentError;
 use super::export::{self, Exporter};
 use super::run::Shared;
 use super::settings::Settings;
-use crate::metrics::Calls;
 use crate::telemetry::{FORMAT, Report, socket_path};
 
 /// The largest report that is read, in bytes: larger than any report can be.
@@ -35,7 +34,7 @@ pub(super) fn start(settings: &Settings, node: &str, shared: &Rc<Shared>) -> Res
         None => None,
     };
     let shared = Rc::clone(shared);
-    spawn_local(async move { receive(socket, &shared.calls, traced).await });
+    spawn_local(async move { receive(socket, &shared, traced).await });
     Ok(())
 }
 
@@ -62,7 +61,7 @@ fn remove_socket(path: &Path) -> io::Result<()> {
 }
 
 /// Counts reported calls, as long as the agent runs. Traced calls are passed to the exporter, if there is one.
-async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sender<Report<'static>>>) {
+async fn receive(socket: UnixDatagram, shared: &Shared, traced: Option<mpsc::Sender<Report<'static>>>) {
     let mut datagram = vec![0; MAX_REPORT];
     loop {
         let length = match socket.recv(&mut datagram).await {
@@ -83,7 +82,10 @@ async fn receive(socket: UnixDatagram, calls: &Calls, traced: Option<mpsc::Sende
                 continue;
             }
         };
-        calls.count(&report);
+        shared.calls.count(&report);
+        if report.verb == "ADD" {
+            shared.attached.notify_one();
+        }
         // If spans arrive faster than they can be exported, some are lost.
         if report.trace.is_some()
             && let Some(traced) = &traced

@@ -101,7 +101,12 @@ impl Index {
             }
             let Some(container) = store.unlocked_container(id)? else { continue };
             let mut known = read(&container, stamp);
-            known.age.first_refresh = self.containers.get(id).map_or(self.refreshes, |before| before.age.first_refresh);
+            let before = self.containers.get(id);
+            known.age.first_refresh = before.map_or(self.refreshes, |before| before.age.first_refresh);
+            // An ADD that has just begun ends soon, whatever older ones do.
+            if before.is_none() && !known.is_complete {
+                self.pause = FIRST_RETRY_PAUSE;
+            }
             changed.extend(uid_of(&known));
             changed.extend(self.containers.insert(id.clone(), known).as_ref().and_then(uid_of));
         }
@@ -204,6 +209,24 @@ impl DirectoryWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A container whose ADD never ends is read less and less often. Another one is not.
+    #[test]
+    fn an_add_that_has_just_begun_is_read_again_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |id: &str| std::fs::create_dir_all(dir.path().join("attachments").join(id)).unwrap();
+        begin("lost");
+        let mut index = Index::new(dir.path());
+        let mut look = || {
+            index.refresh().unwrap();
+            index.next_retry().unwrap()
+        };
+        let pauses: Vec<Duration> = (0..9).map(|_| look()).collect();
+        assert_eq!((pauses[0], pauses[8]), (FIRST_RETRY_PAUSE, LONGEST_RETRY_PAUSE));
+        begin("new");
+        assert_eq!(look(), FIRST_RETRY_PAUSE);
+        assert_eq!(look(), 2 * FIRST_RETRY_PAUSE);
+    }
 
     #[test]
     fn a_pod_is_identified_by_its_uid_and_can_be_requested_by_its_name() {

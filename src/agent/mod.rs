@@ -11,6 +11,7 @@
 //! | `index` | maps pods to their containers, using the journals |
 //! | `foreign` | the same for containers that another plugin has attached, using libcni's cache |
 //! | `definitions` | whether a NetworkAttachmentDefinition has changed |
+//! | `devices` | whether a device has appeared |
 //! | `gone` | when to undo the attachments of containers that are gone, debts, and claim statuses; pure |
 //! | `cleanup` | does that |
 //! | `child` | one run of the node's own Braid, with its limits |
@@ -27,6 +28,7 @@ mod calls;
 mod child;
 mod cleanup;
 mod definitions;
+mod devices;
 mod enter;
 mod error;
 mod export;

@@ -56,10 +56,14 @@ impl Report {
 
 impl Failed {
     fn describe(&self) -> String {
-        let network = self.network.as_deref().unwrap_or("a network");
-        let interface = self.interface.as_deref().map(|name| format!(" on {name}")).unwrap_or_default();
+        let network = self.network.as_deref().filter(|name| !name.is_empty());
+        let place = match (network, self.interface.as_deref()) {
+            (None, None) => String::new(),
+            (network, None) => format!("{}: ", network.unwrap_or_default()),
+            (network, Some(interface)) => format!("{} on {interface}: ", network.unwrap_or("a network")),
+        };
         let details = if self.error.details.is_empty() { String::new() } else { format!(" ({})", self.error.details) };
-        format!("{network}{interface}: {}{details}", self.error.msg)
+        format!("{place}{}{details}", self.error.msg)
     }
 }
 
@@ -76,6 +80,9 @@ mod tests {
         assert!(report.has_changes());
         assert_eq!(report.failures(), "web/x on net2: no (why)");
         assert_eq!(report.definitions, ["web/x"]);
+        // A problem of the whole annotation is about no network.
+        let whole = br#"{"failed":[{"network":"","interface":null,"error":{"code":7,"msg":"not readable"}}]}"#;
+        assert_eq!(Report::parse(whole).unwrap().failures(), "not readable");
         assert!(!Report::parse(b"{}").unwrap().has_changes());
         assert!(Report::parse(b"Usage: braid").is_none());
     }

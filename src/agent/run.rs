@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -17,6 +18,7 @@ use super::calls;
 use super::child::{Children, SyncOutcome};
 use super::cleanup::Cleanup;
 use super::definitions::{self, Definitions};
+use super::devices::Devices;
 use super::enter;
 use super::error::AgentError;
 use super::foreign::Foreign;
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     pub(super) longest_wait: Duration,
     /// What calls have reported.
     pub(super) calls: Calls,
+    /// Notified when an ADD reports that it has ended.
+    pub(super) attached: Notify,
     /// Where the journals are.
     pub(super) state_dir: PathBuf,
     /// Where the node's configurations are.
@@ -75,6 +79,8 @@ struct Agent {
     children: Rc<Children>,
     running: JoinSet<(Work, SyncOutcome)>,
     definitions: Definitions,
+    /// Devices that appear, if the kernel says so.
+    devices: Option<Devices>,
     /// A request for the versions of definitions.
     requests: JoinSet<Vec<(String, Option<String>)>>,
     cleanup: Cleanup,
@@ -101,6 +107,7 @@ impl Agent {
             started: Instant::now(),
             longest_wait: settings.timeout.saturating_mul(2),
             calls: Calls::default(),
+            attached: Notify::new(),
             state_dir: settings.state_dir.clone(),
             conf_dir: settings.conf_dir.clone(),
         });
@@ -125,6 +132,7 @@ impl Agent {
             children: Rc::new(Children::new(settings, host)),
             running: JoinSet::new(),
             definitions: Definitions::default(),
+            devices: devices(),
             requests: JoinSet::new(),
             cleanup: Cleanup::new(settings),
             has_list: false,
@@ -177,6 +185,9 @@ impl Agent {
                     }
                     self.refresh_index_by(Instant::now() + SETTLE);
                 }
+                // The kernel reports only the beginning of an ADD.
+                () = self.shared.attached.notified() => self.refresh_index_by(Instant::now() + SETTLE),
+                seen = next_device(self.devices.as_ref()) => self.device_appeared(seen),
                 () = until(wake) => self.refresh_index_if_due(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -244,6 +255,15 @@ impl Agent {
         }
         let shared = Rc::clone(&self.shared);
         self.requests.spawn_local(async move { definitions::versions(&shared.node, names).await });
+    }
+
+    /// A device has appeared, or devices are not reported any more.
+    fn device_appeared(&mut self, seen: io::Result<()>) {
+        if let Err(error) = seen {
+            tracing::warn!("devices that appear are not noticed any more: {error}");
+            self.devices = None;
+        }
+        self.shared.queue.borrow_mut().device_appeared(Instant::now());
     }
 
     fn record_definitions(&mut self, versions: Vec<(String, Option<String>)>) {
@@ -382,6 +402,23 @@ fn container_of(index: &Index, foreign: &Foreign, uid: &str) -> Option<Container
         Some(id) => Some(Container::Attached(id.to_owned())),
         None if index.has_pod(uid) => None,
         None => foreign.container_of(uid).map(|id| Container::Foreign(id.to_owned())),
+    }
+}
+
+/// What reports devices. Without it, what lacks a device is tried again later.
+fn devices() -> Option<Devices> {
+    let devices = Devices::listen();
+    if let Err(error) = &devices {
+        tracing::warn!("devices that appear are not noticed: {error}");
+    }
+    devices.ok()
+}
+
+/// Waits until a device appears. Waits for ever if that is not reported.
+async fn next_device(devices: Option<&Devices>) -> io::Result<()> {
+    match devices {
+        Some(devices) => devices.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,9 @@ use crate::plan::concurrency::Part;
 use crate::plan::{Attachment, Plan, Position};
 use crate::runtime::{Ahead, PluginError, Schedule, Shares, StepError, together};
 
+/// The plugin that moves a device of the host into the container.
+const HOST_DEVICE: &str = "host-device";
+
 /// Why something could not be undone.
 #[derive(Debug, thiserror::Error)]
 pub enum UndoError {
@@ -179,7 +182,7 @@ impl Work {
             |piece| pieces[piece].iter().rev().map(|one| (one, undo(one))).collect::<Vec<_>>(),
             |_, undone| {
                 for (one, outcome) in undone {
-                    let (event, failure) = self.classify(one, outcome);
+                    let (event, failure) = self.classify(one, outcome, netns);
                     event.into_iter().for_each(&mut *note);
                     left.extend(failure.is_some().then_some(one.step.0));
                     failures.extend(failure);
@@ -210,7 +213,12 @@ impl Work {
     }
 
     /// What the outcome of a step's DEL means: the event for the journal, and the failure if something is left.
-    fn classify(&self, one: &StepToUndo, outcome: Result<(), StepError>) -> (Option<Event>, Option<CleanupFailure>) {
+    fn classify(
+        &self,
+        one: &StepToUndo,
+        outcome: Result<(), StepError>,
+        netns: &str,
+    ) -> (Option<Event>, Option<CleanupFailure>) {
         let undone = Some(Event::Undone(one.step));
         let error = match outcome {
             Ok(()) if one.lingers => return self.keep_owed(one),
@@ -234,7 +242,22 @@ impl Work {
             );
             return (undone, None);
         }
+        if self.lacks_device(one.step, &own, netns) {
+            tracing::warn!(container, error = %error, "{label}: there is no device to be moved back, so nothing is left to undo");
+            return (undone, None);
+        }
         (Some(Event::Owed { step: one.step, error: own }), Some(CleanupFailure { label, source: error.into() }))
+    }
+
+    /// Whether this is a DEL of `host-device` that has failed only because its interface is not in the namespace: its ADD has found
+    /// no device, or the device was removed from the machine. The plugin fails so for ever, and by then it has released the
+    /// addresses. Others do not fail when something is missing.
+    fn lacks_device(&self, Step(index, plugin): Step, error: &CniError, netns: &str) -> bool {
+        let attachment = &self.plan.attachments[index];
+        let is_host_device = attachment.network.plugins[plugin].plugin_type() == HOST_DEVICE;
+        let is_missing = || error.msg.starts_with(&format!("failed to find {:?}", attachment.ifname));
+        let has_link = || Netns::open(Path::new(netns))?.has_link(&attachment.ifname);
+        is_host_device && is_missing() && has_link().is_ok_and(|has_link| !has_link)
     }
 
     /// Keeps a step owed whose ADD still runs. Its process may be gone by the next DEL. Until then the holder keeps the container

@@ -58,6 +58,20 @@ fn three_networks_come_and_go(#[case] folder: Option<PathBuf>) {
     case.del().succeeds().leaves_nothing();
 }
 
+/// The DEL of `host-device` fails if its interface is not in the container, so also after an ADD that has found no device.
+#[rstest]
+#[case::stable(Some(reference_plugins()))]
+#[case::new(new_plugins())]
+fn a_device_that_is_missing_leaves_nothing_and_owes_nothing(#[case] folder: Option<PathBuf>) {
+    let Some(folder) = folder else { return eprintln!("skipped: BRAID_TEST_CNI_PATH_NEW names no folder of plugins") };
+    let device = |ipam: Value| Plugin::new("d", "host-device").key("device", "gone0").key("ipam", ipam);
+    let case = Case::new().plugins_in(folder).delegate(bridge("br-a", "10.10.6.0/24"));
+    let case = case.delegate(device(host_local(&["10.10.7.0/24"])));
+    case.add().fails_with_any_code().message_contains("d\" on net1").leaves_nothing();
+    assert!(!case.owes());
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn each_ip_points_to_its_interface() {
     let case = three_networks(reference_plugins());

@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::item::{Container, Item, Priority, State};
+use serde::de::IgnoredAny;
+
+use super::item::{Container, Item, NetworkStatus, Priority, State};
 use super::items::Queue;
 use crate::source::kubernetes::node::PodOfNode;
 
 impl Queue {
     /// Enters a pod that is new or has changed. `container` is its container, if it is known.
     pub(in crate::agent) fn update_pod(&mut self, pod: PodOfNode, container: Option<Container>, now: Instant) {
-        let (networks, status) = (self.hash(pod.networks.as_deref()), self.hash(pod.status.as_deref()));
+        let (networks, status) = (self.hash(pod.networks.as_deref()), self.network_status(pod.status.as_deref()));
         let Some(item) = self.items.get_mut(&pod.uid) else {
             self.add_pod(pod, container, now);
             return;
@@ -22,12 +24,16 @@ impl Queue {
         let is_edited = networks != item.networks;
         // A change that Braid itself has written is no reason for another attempt.
         let is_changed_by_others = pod.version != item.version && status == item.status;
+        // Somebody else has removed it or overwritten it, because Braid always writes the primary network.
+        let is_status_lost = item.status.has_entries && !status.has_entries;
         (item.version, item.networks, item.status, item.is_terminating) =
             (pod.version, networks, status, pod.is_terminating);
         if is_edited {
             item.is_edited = true;
             item.failures = 0;
             item.make_due(Priority::Change, now);
+        } else if is_status_lost {
+            item.make_due(Priority::Check, now);
         } else if is_changed_by_others {
             item.retry_soon(now);
         }
@@ -39,7 +45,7 @@ impl Queue {
         let is_due = networks.is_some() || matches!(container, Some(Container::Attached(_)));
         let item = Item {
             networks,
-            status: self.hash(pod.status.as_deref()),
+            status: self.network_status(pod.status.as_deref()),
             namespace: pod.namespace,
             name: pod.name,
             version: pod.version,
@@ -53,6 +59,12 @@ impl Queue {
             definitions: Vec::new(),
         };
         self.items.insert(pod.uid, item);
+    }
+
+    fn network_status(&self, text: Option<&str>) -> NetworkStatus {
+        let entries = text.map(serde_json::from_str::<Vec<IgnoredAny>>);
+        let has_entries = entries.is_some_and(|entries| entries.is_ok_and(|entries| !entries.is_empty()));
+        NetworkStatus { hash: self.hash(text), has_entries }
     }
 
     /// Records that the API server no longer knows a pod.
@@ -86,6 +98,17 @@ impl Queue {
         let names = |item: &&mut Item| item.definitions.iter().any(|name| name == definition);
         for item in self.items.values_mut().filter(names) {
             item.make_due(Priority::Change, now);
+        }
+    }
+
+    /// Retries every pod soon whose last run has failed, because a device has appeared that the pod may have lacked.
+    pub(in crate::agent) fn device_appeared(&mut self, now: Instant) {
+        for item in self.items.values_mut() {
+            match item.state {
+                // That run may have looked for the device already.
+                State::Running { .. } => item.make_due(Priority::Check, now),
+                _ => item.retry_soon(now),
+            }
         }
     }
 

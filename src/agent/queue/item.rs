@@ -43,6 +43,15 @@ impl Container {
     }
 }
 
+/// What the network status of a pod says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NetworkStatus {
+    /// The hash of the text, if there is one.
+    pub(super) hash: Option<u64>,
+    /// Whether it is a list with any entry.
+    pub(super) has_entries: bool,
+}
+
 /// A pod, and the work on it.
 #[derive(Debug)]
 pub(super) struct Item {
@@ -52,8 +61,8 @@ pub(super) struct Item {
     pub(super) version: String,
     /// The hash of the pod's annotation of networks, if it has one.
     pub(super) networks: Option<u64>,
-    /// The hash of its network status, if it has one. Braid itself writes that.
-    pub(super) status: Option<u64>,
+    /// Its network status. Braid itself writes that.
+    pub(super) status: NetworkStatus,
     /// Whether the pod is being deleted.
     pub(super) is_terminating: bool,
     /// Whether the API server no longer knows the pod. The item is removed when no run is under way for it.

@@ -72,6 +72,50 @@ fn an_event_without_a_change_leads_to_no_run() {
     assert_eq!(queue.take(now), None);
 }
 
+/// Others read the network status. Braid writes it, and never without an entry.
+#[test]
+fn a_network_status_that_is_lost_leads_to_a_run() {
+    let now = Instant::now();
+    let mut queue = at_rest(&["1"], now);
+    let mut version = 1;
+    let mut leads_to_run = |status: Option<&str>| {
+        version += 1;
+        let pod = PodOfNode { status: status.map(str::to_owned), ..pod("1", version, "a") };
+        queue.update_pod(pod, Some(attached("1")), now);
+        let is_taken = queue.take(now).is_some();
+        if is_taken {
+            queue.finished("1", Outcome::Done, None, (now, 0.0));
+        }
+        is_taken
+    };
+    let written = r#"[{"name":"pods"}]"#;
+    for lost in [None, Some(""), Some("[]"), Some("null"), Some("nonsense")] {
+        assert!(!leads_to_run(Some(written)) && leads_to_run(lost), "{lost:?}");
+        assert!(!leads_to_run(lost), "{lost:?} is nothing new");
+    }
+    assert!(!leads_to_run(Some(written)) && !leads_to_run(Some(r#"[{"name":"pods"},{"name":"lan"}]"#)));
+}
+
+#[test]
+fn when_a_device_appears_failing_pods_are_tried_again_soon() {
+    let mut now = Instant::now();
+    let mut queue = at_rest(&["1", "2"], now);
+    queue.update_pod(pod("1", 2, "b"), Some(attached("1")), now);
+    for _ in 0..9 {
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        now += queue.finished("1", Outcome::Failed, None, (now, 0.0)).unwrap();
+    }
+    assert_eq!(taken(&mut queue, now), ["1"]);
+    assert!(queue.finished("1", Outcome::Failed, None, (now, 0.0)).unwrap() > 60 * SECOND);
+    queue.device_appeared(now);
+    assert_eq!(queue.next(), Some(now + SECOND));
+    assert_eq!(taken(&mut queue, now + SECOND), ["1"]);
+    // A run that is under way may not have found the device.
+    queue.device_appeared(now);
+    queue.finished("1", Outcome::Failed, None, (now, 0.0));
+    assert_eq!(taken(&mut queue, now), ["1"]);
+}
+
 #[test]
 fn failures_are_tried_again_with_longer_and_longer_pauses_up_to_five_minutes() {
     let mut now = Instant::now();

@@ -192,7 +192,7 @@ impl Node {
                     }
                 }
                 Ok(Some(Err(error))) => {
-                    self.pause_after(&self.api.hide(&with_causes(&error))).await;
+                    self.pause_after(&self.api.hide(&reason(&error))).await;
                     if begins_anew(&error) || self.has_failed_for_long() {
                         return;
                     }
@@ -368,6 +368,19 @@ fn begins_anew(error: &watcher::Error) -> bool {
     }
 }
 
+/// Why the watch has failed, in the API server's own words if it has answered.
+fn reason(error: &watcher::Error) -> String {
+    let (watcher::Error::InitialListFailed(ClientError::Api(status))
+    | watcher::Error::WatchStartFailed(ClientError::Api(status))
+    | watcher::Error::WatchFailed(ClientError::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return with_causes(error);
+    };
+    let words = if status.message.is_empty() { &status.reason } else { &status.message };
+    format!("the Kubernetes API server answers {}: {words}", status.code)
+}
+
 /// Whether an event shows that the API server answers correctly. A list may be interrupted before its end.
 fn event_is_news(event: &Event<PartialObjectMeta<ApiPod>>) -> bool {
     !matches!(event, Event::Init | Event::InitApply(_))
@@ -402,6 +415,7 @@ mod tests {
     use futures_util::stream::{self, BoxStream};
     use http_body_util::StreamBody;
     use hyper::body::{Bytes, Frame};
+    use kube::core::Status;
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
@@ -553,6 +567,18 @@ mod tests {
             sleep(MINUTE * 4).await;
             assert!(watched.server().requests > before);
         });
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_api_server() {
+        let refused = |message: &str, reason: &str| {
+            let status = Status::failure(message, reason).with_code(403);
+            super::reason(&watcher::Error::InitialListFailed(ClientError::Api(status.boxed())))
+        };
+        let words = "pods is forbidden: User \"agent\" cannot list resource \"pods\"";
+        let expected = format!("the Kubernetes API server answers 403: {words}");
+        assert_eq!(refused(words, "Forbidden"), expected);
+        assert_eq!(refused("", "Forbidden"), "the Kubernetes API server answers 403: Forbidden");
     }
 
     #[test]

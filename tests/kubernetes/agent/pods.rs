@@ -1,5 +1,8 @@
 //! Pods whose networks change.
 
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -113,6 +116,48 @@ fn what_fails_is_tried_again_and_at_once_when_its_definition_appears() {
     api.definition("web", "lan", r#"{"cniVersion":"1.0.0","type":"alpha"}"#);
     called(&stand_in, &container("shop"), 5);
     wait_for("health", || agent.get("/healthz").filter(|(_, text)| text.contains("0 of them without")));
+}
+
+#[test]
+fn what_fails_is_tried_again_when_a_device_appears() {
+    let (case, api, stand_in) = node();
+    attached_pod(&case, &api, "shop", "lan");
+    stand_in.fail(&container("shop"), "web/lan");
+    let agent = Agent::start(&case, &[]);
+    let failures = || agent.log().matches("the pod lacks what it asks for").count();
+    wait_for("five failures", || (failures() >= 5).then_some(()));
+    // By now the pause is at least 16 s, and no edit of a definition ends it.
+    stand_in.succeed(&container("shop"), &["web/lan"]);
+    let began = Instant::now();
+    case.host().ip("link add br9 type bridge");
+    called(&stand_in, &container("shop"), 6);
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+}
+
+/// An ADD that never ends, or was rolled back in part, must not delay what others wait for.
+#[test]
+fn the_end_of_an_add_is_noticed_at_once_though_another_never_ends() {
+    let (case, api, stand_in) = node();
+    pod(&api, "shop", "one");
+    let agent = Agent::start(&case, &[]);
+    wait_for("the pod", || agent.get("/healthz").filter(|(_, text)| text.contains("1 pods")));
+    let attachments = case.dir().join("state/attachments");
+    for unfinished in ["lost", &container("shop")] {
+        fs::create_dir_all(attachments.join(unfinished)).expect("make a folder");
+    }
+    // Each container that comes is a look, after which the next one is twice as far away.
+    for other in 0..8 {
+        journal(&case, &format!("other-{other}"), "another");
+        thread::sleep(Duration::from_millis(150));
+    }
+    let began = Instant::now();
+    journal(&case, &container("shop"), &api.uid("web", "shop"));
+    let report =
+        json!({"format": 1, "verb": "ADD", "network": "pods", "began": 0, "took": 0, "code": 0, "plugins": []});
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.send_to(report.to_string().as_bytes(), case.dir().join("state/events.sock")).expect("the agent listens");
+    called(&stand_in, &container("shop"), 1);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[test]
