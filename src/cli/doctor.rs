@@ -182,7 +182,8 @@ fn report(args: &Doctor, findings: &[Finding], mended: &[Mended]) -> Outcome {
     if args.output == Format::Json {
         print(&(serde_json::to_string_pretty(&lines)? + "\n"))?;
     } else if lines.is_empty() {
-        eprint_line!("braid: nothing is wrong with this node, as far as can be seen");
+        let whole = if args.only.is_empty() { "this node".to_owned() } else { args.only.join(", ") };
+        eprint_line!("braid: nothing is wrong with {}, as far as can be seen", cell(&whole));
     } else {
         print(&screen(&lines))?;
     }

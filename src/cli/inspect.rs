@@ -132,8 +132,11 @@ fn state_of(one: &Known, attachment: &KnownAttachment) -> String {
 pub(super) fn show(container: &str, state_dir: &Path, format: Format) -> Outcome {
     let known = read(state_dir, container)?;
     if known.is_empty() {
-        let message =
-            format!("no container whose ID begins with {container:?} is attached according to {}", state_dir.display());
+        let place = state_dir.display();
+        let message = match container.split_once('/') {
+            Some((id, ifname)) => format!("container {id:?} is not attached on {ifname:?} according to {place}"),
+            None => format!("no container whose ID begins with {container:?} is attached according to {place}"),
+        };
         return Err(CliError::Plain(message));
     }
     if format == Format::Json {
@@ -227,13 +230,19 @@ fn ago(since: u64) -> String {
     }
 }
 
-/// The entries of the containers whose ID begins with `prefix`, by ID.
-fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
+/// The entries of the container that is `wanted`, by ID. That is a container's ID, or else the beginning of several, or
+/// `CONTAINER/INTERFACE`, which is the ID of a debt too. An empty text means all.
+fn read(state_dir: &Path, wanted: &str) -> Result<Vec<Known>, CliError> {
     let mut known = Vec::new();
     let deadline = deadline::after(LOCK_TIMEOUT);
     let Some(store) = Store::open_existing(state_dir, Sharing::Shared, deadline)? else { return Ok(known) };
-    let mut ids = store.container_ids()?;
-    ids.retain(|id| id.starts_with(prefix));
+    let (mut ids, debts) = (store.container_ids()?, store.debts()?);
+    let (container, ifname) = wanted.split_once('/').map_or((wanted, None), |(id, ifname)| (id, Some(ifname)));
+    let is_whole = ifname.is_some()
+        || ids.iter().any(|id| id == container)
+        || debts.iter().any(|debt| debt.container_id() == container);
+    let is_meant = |id: &str| if is_whole { id == container } else { id.starts_with(container) };
+    ids.retain(|id| is_meant(id));
     ids.sort();
     for id in ids {
         // A problem with one container does not hide the others.
@@ -241,12 +250,16 @@ fn read(state_dir: &Path, prefix: &str) -> Result<Vec<Known>, CliError> {
             known.push(unusable(&id, "", &error.to_string()));
         }
     }
-    for id in store.debts()?.iter().filter(|id| id.container_id().starts_with(prefix)) {
+    for id in debts.iter().filter(|id| is_meant(id.container_id())) {
         known.extend(read_debt(&store, id));
+    }
+    if let Some(ifname) = ifname {
+        known.retain(|one| one.ifname == ifname || one.debt.as_deref() == Some(wanted));
+        return Ok(known);
     }
     for path in store.not_directories()? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if prefix.is_empty() || name.contains(prefix) {
+        if container.is_empty() || name.contains(container) {
             known.push(unusable(&name, "", &format!("set aside: {}", path.display())));
         }
     }

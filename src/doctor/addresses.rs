@@ -25,9 +25,10 @@ impl<'a> InUse<'a> {
         Self { node, containers, cached: results.map(|ip| ip.address.addr()).collect() }
     }
 
-    /// Whether a record names a container, or a process runs in it.
+    /// Whether a record names a container, a process runs in it, or a plugin runs for it.
     pub(super) fn has_container(&self, id: &str) -> bool {
-        self.containers.contains(id) || self.node.running.has_process_of(id)
+        let running = &self.node.running;
+        self.containers.contains(id) || running.has_process_of(id) || running.called_for.contains(id)
     }
 
     /// Whether an address is in a cached result, or on an interface in a namespace.

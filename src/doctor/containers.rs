@@ -39,8 +39,14 @@ fn check_journal(node: &Node, journal: &JournalRecord) -> Option<Finding> {
         return Some(Finding::safe(Kind::ContainerGone, journal.id(), meaning, "undo its attachments, as GC does"));
     }
     let owed = owed?;
-    let meaning = format!("its DEL has failed, and its namespace is still there: {}", owed.msg);
-    let remedy = "remove the cause; the runtime repeats its DEL. `braid show CONTAINER` lists what is owed";
+    let is_attached = journal.state.complete.is_some() && !journal.state.is_being_undone();
+    let (meaning, next) = if is_attached {
+        ("what a change of the running container left cannot be undone", "`braid detach` and the agent try it again")
+    } else {
+        ("its DEL has failed, and its namespace is still there", "the runtime repeats its DEL")
+    };
+    let meaning = format!("{meaning}: {}", owed.msg);
+    let remedy = format!("remove the cause; {next}. `braid show CONTAINER` lists what is owed");
     let reason = "the container may live".to_owned();
     let finding = Finding::by_hand(Kind::CleanupOwed, journal.id(), meaning, remedy);
     Some(Finding { mending: Mending::Not(reason), ..finding })

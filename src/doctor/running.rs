@@ -78,6 +78,8 @@ pub struct Running {
     pub namespaces: Vec<Namespace>,
     /// The words in the names of the cgroups that have processes.
     pub cgroups: HashSet<String>,
+    /// The containers that plugins are running for.
+    pub called_for: HashSet<String>,
     /// Whether all processes are visible, and with them all namespaces that a process keeps.
     pub sees_all: bool,
     /// Whether something about a process may not be read.
@@ -90,6 +92,7 @@ impl Running {
         let mut running = Self { sees_all: sees_all_processes(), ..Self::default() };
         let processes = Processes::read();
         running.cgroups = processes.cgroups;
+        running.called_for = processes.called_for;
         for (inode, paths) in &processes.namespaces {
             let has_process = processes.with_process.contains(inode);
             running.namespaces.push(Namespace { has_process, ..enter(host, *inode, paths) });
@@ -169,6 +172,8 @@ struct Processes {
     /// The namespaces by inode, with paths that lead there.
     namespaces: BTreeMap<u64, BTreeSet<PathBuf>>,
     cgroups: HashSet<String>,
+    /// The containers that plugins are running for.
+    called_for: HashSet<String>,
     /// The inodes of the namespaces that have a process.
     with_process: HashSet<u64>,
     /// Whether something about a process could not be read, for another reason than its exit.
@@ -177,6 +182,13 @@ struct Processes {
     mounts: HashSet<OsString>,
     /// The device of the files of namespaces.
     device: Option<(u32, u32)>,
+}
+
+/// The container for which a plugin was called, from its environment.
+fn container_of_call(environment: &[u8]) -> Option<String> {
+    let mut variables = environment.split(|byte| *byte == 0);
+    let id = variables.find_map(|variable| variable.strip_prefix(b"CNI_CONTAINERID="))?;
+    (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
 }
 
 /// How many paths to a namespace are kept. Another one is needed if a process exits meanwhile.
@@ -201,6 +213,10 @@ impl Processes {
     fn process(&mut self, process: &Path) {
         if let Ok(text) = fs::read_to_string(process.join("cgroup")) {
             self.cgroups.extend(words_of_cgroups(&text));
+        }
+        match fs::read(process.join("environ")) {
+            Ok(environment) => self.called_for.extend(container_of_call(&environment)),
+            Err(error) => self.note(&error),
         }
         // Threads can be in other namespaces than their process.
         for task in self.entries(&process.join("task")) {

@@ -398,6 +398,51 @@ fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() 
     machine.is_as_noted();
 }
 
+/// A clock that was set forward makes addresses look old. A plugin that runs for the container shows that its ADD is under way.
+#[test]
+fn an_address_is_nobodys_only_if_no_plugin_runs_for_its_container() {
+    let machine = machine();
+    let file = "/var/lib/cni/networks/plain/10.3.0.77";
+    machine.run(&format!("echo ghost >{file}; touch -d '-1 day' {file}")).succeeds();
+    machine.run("CNI_CONTAINERID=ghost sleep 600 </dev/null >/dev/null 2>&1 & echo $! >/run/plugin").succeeds();
+    assert_eq!(findings(&machine, "--fix"), [""; 0]);
+    machine.run("kill $(cat /run/plugin); rm /run/plugin").succeeds();
+    machine.until("! pgrep sleep").succeeds();
+    assert_eq!(findings(&machine, ""), [format!("address-leaked {file}")]);
+    machine.run("braid doctor --fix").exits(0).prints("released it");
+    machine.is_as_noted();
+}
+
+/// No runtime repeats a change.
+#[test]
+fn what_a_change_owes_is_told_with_who_tries_it_again() {
+    let machine = failing();
+    machine.run("braid detach web-1 net1").exits(1);
+    assert_eq!(findings(&machine, "--fix"), ["cleanup-owed web-1/eth0"]);
+    machine.run("braid doctor").exits(1).prints("what a change of the running container left").prints("`braid detach`");
+    machine.write("recorder/behaviour/beta.json", "{}");
+    machine.run("braid detach web-1 net1").succeeds();
+    assert_eq!(findings(&machine, "--only web-1"), [""; 0]);
+    machine.run("braid doctor --only web-1").exits(0).says("nothing is wrong with web-1");
+}
+
+#[test]
+fn a_whole_id_or_that_of_a_debt_shows_one_container() {
+    let machine = failing();
+    machine.run("ip netns add two; braid add pods two --container-id web-12").succeeds();
+    let shown = |id: &str| {
+        let line = format!("braid show {id} | grep '^container' | tr -s '\\n ' ' '");
+        machine.run(&line).succeeds().stdout.trim().to_owned()
+    };
+    assert_eq!(shown("web"), "container web-1 container web-12");
+    assert_eq!(shown("web-1"), "container web-1");
+    assert_eq!(shown("web-1/eth0"), "container web-1");
+    machine.run("braid show web-1/eth7").exits(1).says("container \"web-1\" is not attached on \"eth7\"");
+    park(&machine);
+    assert_eq!((shown("web-1"), shown("web-1/eth0")), ("container web-1".into(), "container web-1".into()));
+    machine.run("braid show web-1/eth0").succeeds().prints("parked");
+}
+
 /// A file that cannot be read may record the container of an address.
 #[test]
 fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
