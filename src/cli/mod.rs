@@ -113,7 +113,7 @@ enum Command {
     /// Show everything about a container's attachments
     #[command(after_help = help::AFTER_SHOW)]
     Show {
-        /// The container's ID, or its first characters
+        /// The container's ID, or its first characters, or CONTAINER/INTERFACE as a debt is named
         container: String,
         #[command(flatten)]
         state: StateDir,

@@ -575,6 +575,42 @@ fn limits_and_mappings_change_in_place() {
     case.del().succeeds().leaves_nothing();
 }
 
+/// A host port goes from one attachment to another, whatever their order, and two attachments swap theirs.
+#[test]
+fn host_ports_move_between_attachments() {
+    let primary = ptp("10.66.1.0/24");
+    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig",
+        "delegates": [primary.clone().value()]});
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
+    let case = Case::with_reference_plugins().delegate(primary).configuration("outer.conflist", list);
+    let (case, api) = in_cluster(case);
+    for (name, subnet) in [("one", "10.66.2.0/24"), ("two", "10.66.3.0/24"), ("three", "10.66.4.0/24")] {
+        let network = Network::new(name).plugin(bridge(&format!("br-{name}"), subnet)).plugin(portmap());
+        api.definition("web", name, &case.expand(&network.into_json()));
+    }
+    let networks = |ports: [u16; 3]| {
+        let one = |(name, port): (&str, u16)| json!({"name": name, "interface": name, "portMappings": [{"hostPort": port, "containerPort": 80}]});
+        ["one", "two", "three"].into_iter().zip(ports).map(one).collect::<Value>()
+    };
+    ask(&api, &networks([8081, 8082, 8083]));
+    case.add().succeeds();
+    for ports in [[8082, 8084, 8083], [8084, 8082, 8083], [8082, 8083, 8084], [8081, 8082, 8083]] {
+        ask(&api, &networks(ports));
+        let output = command(&case, &["sync", "-o", "json"]).output();
+        assert!(output.status.success(), "{ports:?}: {}", String::from_utf8_lossy(&output.stdout));
+        let rules = case.host().run("iptables-save -t nat");
+        for (subnet, port) in ["10.66.2.", "10.66.3.", "10.66.4."].iter().zip(ports) {
+            let is_there = |line: &str| {
+                line.contains(&format!("--dport {port} ")) && line.contains(&format!("to-destination {subnet}"))
+            };
+            assert!(rules.lines().any(is_there), "{ports:?}: {port} to {subnet}\n{rules}");
+        }
+        assert_eq!(rules.matches("-j DNAT").count(), 3, "{ports:?}\n{rules}");
+    }
+    case.check().succeeds();
+    case.del().succeeds().leaves_nothing();
+}
+
 #[test]
 fn networks_on_disk_come_and_go_too() {
     let case =

@@ -1,5 +1,7 @@
 //! Makes the changes that a pod asks for, with the container locked.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::Live;
 use super::super::error::LiveError;
@@ -12,8 +14,10 @@ use super::planning::{New, Planner, Seen, Work, difference, origin};
 use super::report::{AttachedNow, Failed, Network, PodName, Synced};
 use crate::cni::CniError;
 use crate::config::Config;
-use crate::plan::Attachment;
+use crate::config::selection::PortMapping;
 use crate::plan::difference::Changed;
+use crate::plan::update::Update;
+use crate::plan::{self, Attachment};
 use crate::source::SourceError;
 use crate::source::kubernetes::{Notice, Session};
 use crate::source::pod::{NETWORKS, Pod, PodNow};
@@ -337,9 +341,7 @@ impl LockedSync<'_, '_> {
                 staying.push(index);
             }
         }
-        for changed in work.difference.update {
-            self.update(changed);
-        }
+        self.update_all(work.difference.update);
         for new in work.new {
             match &new.planned {
                 Ok(_) if new.replaced.is_some_and(|index| staying.contains(&index)) => {}
@@ -378,6 +380,60 @@ impl LockedSync<'_, '_> {
                 false
             }
         }
+    }
+
+    /// Updates attachments. One that takes a host port comes after the one that frees it. If they wait for one another, the first
+    /// gives up its ports meanwhile.
+    fn update_all(&mut self, updates: Vec<Changed>) {
+        let attachments = &self.seen.state.header.plan.attachments;
+        let mut mappings: BTreeMap<usize, Vec<PortMapping>> = updates
+            .iter()
+            .map(|one| (one.pair.attachment, ports::mappings(&attachments[one.pair.attachment])))
+            .collect();
+        let mut left = VecDeque::from(updates);
+        let mut deferred = 0;
+        while let Some(next) = left.pop_front() {
+            let held = mappings.iter().filter(|(index, _)| **index != next.pair.attachment);
+            let held: Vec<&PortMapping> = held.flat_map(|(_, mappings)| mappings).collect();
+            let wanted = next.planned.as_ref().map(|planned| ports::mappings(&planned.attachment)).unwrap_or_default();
+            let waits = wanted.iter().any(|mapping| held.iter().any(|held| mapping.overlaps(held)));
+            if !waits {
+                mappings.remove(&next.pair.attachment);
+                self.update(next);
+                deferred = 0;
+            } else if deferred < left.len() {
+                left.push_back(next);
+                deferred += 1;
+            } else {
+                mappings.insert(next.pair.attachment, Vec::new());
+                let next = self.give_up_ports(next);
+                left.push_back(next);
+                deferred = 0;
+            }
+        }
+    }
+
+    /// Removes the port mappings of an attachment that gets others afterwards.
+    fn give_up_ports(&self, changed: Changed) -> Changed {
+        let Changed { pair, planned } = changed;
+        let Ok(wanted) = planned else { return Changed { pair, planned } };
+        let ifname = &self.seen.state.header.plan.attachments[pair.attachment].ifname;
+        let none = Update { port_mappings: Some(Vec::new()), ..Update::default() };
+        let without = || -> Result<Attachment, LiveError> {
+            let journal = self.journal()?;
+            let index = find::attachment(&journal.state, ifname)?;
+            let planned = plan::update::update(&journal.state.header.plan.attachments[index], &none)?;
+            self.locked
+                .reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))?;
+            let mut state = self.locked.state(self.which)?;
+            Ok(state.header.plan.attachments.swap_remove(index))
+        };
+        // If it keeps its ports, the update says what is wrong.
+        let planned = match (without(), &wanted.attachment.asked) {
+            (Ok(attachment), Some(asked)) => plan::update::ask(&attachment, asked),
+            _ => Ok(wanted),
+        };
+        Changed { pair, planned }
     }
 
     fn update(&mut self, changed: Changed) {
