@@ -189,7 +189,7 @@ fn what_cannot_be_attached_or_detached_is_refused_before_anything_runs() {
     attach(&case, &["green@taken0"]).fails(7).says("taken0");
     attach(&case, &["purple"]).fails(7).says("purple");
     attach(&case, &["a,b,,"]).fails(7);
-    detach(&case, &["eth0"]).fails(7).says("goes with DEL");
+    detach(&case, &["eth0"]).fails(7).says("only DEL detaches it");
     detach(&case, &["net9"]).fails(7).says("net9");
     let nobody = case.braid(&["detach", "nobody", "net1", "--state-dir", "@DIR@/state"]).run();
     nobody.fails(3).says("nobody");
