@@ -422,7 +422,7 @@ async fn next_device(devices: Option<&Devices>) -> io::Result<()> {
     }
 }
 
-/// Waits until a time. Without one, waits forever.
+/// Waits until a time. Without one, waits for ever.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,

@@ -107,7 +107,7 @@ fn nothing_is_parked_while_a_process_is_in_the_namespace() {
     case.del().fails_with_any_code();
     inside.kill().expect("kill the process");
     inside.wait().expect("wait for the process");
-    // The runtime keeps the namespace until DEL has succeeded, which would be forever.
+    // The runtime keeps the namespace until DEL has succeeded, which would be for ever.
     if fs::read_link("/proc/self/ns/pid").is_ok_and(|own| own.as_os_str() == "pid:[4026531836]") {
         case.del().succeeds();
         assert!(debts(&case).join("container-1/eth0.jsonl").is_file());

@@ -26,7 +26,7 @@ fn quiet() -> Case {
 }
 
 /// With one descriptor less than it takes to check whether a container's directory is still the same, Braid once repeated this
-/// check forever.
+/// check for ever.
 #[test]
 fn out_of_descriptors_is_an_error_and_no_loop() {
     let case = quiet();

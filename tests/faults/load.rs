@@ -225,7 +225,7 @@ fn a_killed_holder_holds_no_lock() {
     case.gc(&[]).succeeds();
 }
 
-/// GC waits for running calls, and calls wait for GC. No wait lasts forever.
+/// GC waits for running calls, and calls wait for GC. No wait lasts for ever.
 #[test]
 fn gc_and_add_take_turns() {
     let case = Case::new().cni_version("1.1.0").delegate(recorder("alpha"));

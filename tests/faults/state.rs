@@ -1,6 +1,6 @@
 //! The state directory in every condition: full, read-only, gone, forbidden, torn, replaced.
 //!
-//! DEL never reports success if something leaks, and never fails forever if nothing can be done.
+//! DEL never reports success if something leaks, and never fails for ever if nothing can be done.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

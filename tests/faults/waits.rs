@@ -124,7 +124,7 @@ fn a_plugin_that_hangs_and_cannot_be_killed() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// An interrupted system call is repeated, but not forever.
+/// An interrupted system call is repeated, but not for ever.
 #[test]
 fn a_lock_that_is_always_interrupted_is_not_waited_for() {
     let case = Case::new().delegate(recorder("alpha")).key("timeouts", json!({"total": 1}));

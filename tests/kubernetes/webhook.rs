@@ -514,7 +514,7 @@ fn connections_beyond_the_limit_wait_and_are_served() {
     drop(idle);
 }
 
-/// All request bodies together take at most 32 MiB. Further ones are not read until there is room, and no client waits forever.
+/// All request bodies together take at most 32 MiB. Further ones are not read until there is room, and no client waits for ever.
 #[test]
 fn bodies_beyond_the_limit_of_all_wait_with_their_senders() {
     let case = Case::new();

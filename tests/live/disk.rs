@@ -73,7 +73,7 @@ fn a_change_waits_for_the_disk_once() {
     case.del().succeeds().leaves_nothing();
 }
 
-/// No change waits forever. None is made that is not on disk, and each can be made when the disk answers again.
+/// No change waits for ever. None is made that is not on disk, and each can be made when the disk answers again.
 #[test]
 fn a_disk_that_does_not_answer() {
     if !can_trace() {

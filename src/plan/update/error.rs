@@ -46,7 +46,7 @@ pub enum UpdateError {
     /// The type of this plugin does not support being redone.
     #[error(
         "{label}: a plugin of type {plugin_type:?} cannot be changed while the container lives, only bandwidth, portmap, firewall \
-         and tuning; braid detach and braid attach make an attachment anew, and a new container its primary one"
+         and tuning; use braid detach and braid attach instead or, for the primary network, create the container again"
     )]
     Kind {
         /// Which attachment.
@@ -91,7 +91,7 @@ pub enum UpdateError {
     /// A later step cannot be redone with the new result that it would get.
     #[error(
         "{label}: the new values change the result that the plugin {later:?} after {plugin_type:?} was given, and that one cannot \
-         be redone; braid detach and braid attach make an attachment anew, and a new container its primary one"
+         be redone; use braid detach and braid attach instead or, for the primary network, create the container again"
     )]
     Later {
         /// Which attachment.

@@ -325,7 +325,7 @@ impl Planner<'_> {
                 "firewall",
                 key,
                 "its DEL does not take back what this key makes, as other containers of the bridge may depend on it; \
-                 braid detach and braid attach make an attachment anew, and a new container its primary one",
+                 use braid detach and braid attach instead or, for the primary network, create the container again",
             )),
         }
     }
