@@ -32,7 +32,7 @@ impl Plugin for NameServers {
     }
 
     fn del(&self, _call: &Call) -> Result<(), CniError> {
-        Ok(()) // What it adds is in the result alone.
+        Ok(()) // It only adds to the result, so there is nothing to undo.
     }
 
     fn check(&self, call: &Call) -> Result<(), CniError> {

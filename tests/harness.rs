@@ -206,7 +206,7 @@ fn the_reference_plugins_leave_nothing_that_a_snapshot_counts(
 }
 
 #[test]
-fn a_killed_test_is_swept_up_after() {
+fn what_a_killed_test_has_made_is_removed() {
     let mut child = Command::new("true").spawn().expect("run true");
     child.wait().expect("wait for it");
     let name = format!("braid-test-{}-0-pod", child.id());

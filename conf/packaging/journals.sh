@@ -1,5 +1,5 @@
 #!/bin/sh
-# The beginning of each script of a package. They run where there may be nothing but a shell.
+# The beginning of each script of a package. The scripts use only a shell, because there may be no other program.
 set -e
 
 state=/var/lib/cni/braid
@@ -21,7 +21,7 @@ newer_than() {
     done
 }
 
-# Ends the installation of a Braid that reads no format newer than $1 where there is such a journal.
+# Stops the installation of a Braid that reads formats up to $1 if there is a journal of a newer format.
 refuse_if_newer_than() {
     newer=$(newer_than "$1")
     [ -n "$newer" ] || return 0

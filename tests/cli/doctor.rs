@@ -347,7 +347,7 @@ fn a_token_that_is_about_to_end_is_named_and_not_shown() {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_said() {
+fn what_cannot_be_read_is_reported() {
     let machine = Machine::new();
     machine.run("mkdir -p /var/lib/cni/braid; touch /var/lib/cni/braid/attachments").succeeds();
     let found = findings(&machine, "");
@@ -381,7 +381,7 @@ fn what_cannot_be_looked_at_is_said() {
 
 /// After the clock was set back, an address does not look old, and is not kept for as long as the clock was set back by.
 #[test]
-fn an_address_of_a_time_that_is_still_to_come_grows_old_from_the_first_fix_on() {
+fn an_address_with_a_time_in_the_future_ages_from_the_first_fix_on() {
     let machine = machine();
     let file = "/var/lib/cni/networks/plain/10.3.0.77";
     machine.run(&format!("echo ghost >{file}; touch -d '+1 day' {file}")).succeeds();
@@ -445,7 +445,7 @@ fn a_whole_id_or_that_of_a_debt_shows_one_container() {
 
 /// A file that cannot be read may record the container of an address.
 #[test]
-fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
+fn what_an_unreadable_record_may_account_for_is_left_alone() {
     let machine = machine();
     machine.run("ip netns add app; braid add plain app --container-id app-1; ip netns del app").succeeds();
     let address = "address-leaked /var/lib/cni/networks/plain/10.3.0.3";
@@ -459,7 +459,7 @@ fn what_something_may_account_for_that_was_not_looked_at_is_left_alone() {
 
 /// DEL was called and failed before the container was gone.
 #[test]
-fn a_failed_del_of_a_container_that_is_gone_is_told_with_its_error() {
+fn a_failed_del_of_a_container_that_is_gone_is_reported_with_its_error() {
     let machine = failing();
     machine.run("braid del pods web --container-id web-1").exits(1);
     machine.run("ip netns del web").succeeds();

@@ -161,7 +161,7 @@ fn names_are_those_that_kubernetes_takes(#[case] text: String, #[case] problem: 
     "spec: the key \"Config\" is not known, did you mean \"config\"?"
 )]
 #[case::twice(network("web", "one", BRIDGE) + &network("web", "one", BRIDGE), "it is given more than once")]
-fn what_may_be_meant_so_is_a_warning(#[case] text: String, #[case] warning: &str) {
+fn what_may_be_intended_is_only_a_warning(#[case] text: String, #[case] warning: &str) {
     let ran = validate(&Machine::new(), &[("nets.yaml", &text)]).succeeds();
     assert_eq!(ran.stdout.matches("  warning: ").count(), 1, "{}", ran.stdout);
     ran.prints(warning);

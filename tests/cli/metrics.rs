@@ -112,7 +112,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn rules_and_dashboard_name_metrics_that_there_are() {
+fn rules_and_dashboard_name_existing_metrics() {
     let documented = metrics_in(&fs::read_to_string(folder("../docs/metrics.md")).expect("docs/metrics.md"));
     let dashboard = fs::read_to_string(folder("grafana/braid.json")).expect("conf/grafana/braid.json");
     let read: Value = serde_json::from_str(&dashboard).expect("JSON");

@@ -172,7 +172,7 @@ fn a_plugins_error_is_printed_as_json(
 #[case::valid_container("braid gc pods --valid /eth0", "container ID \"\" is not valid")]
 #[case::valid_interface("braid gc pods --valid web/", "interface name \"\" is not valid")]
 #[case::valid_path("braid gc pods --valid ../x/eth0", "container ID \"..\" is not valid")]
-fn what_is_wrong_is_said_and_nothing_runs(#[case] line: &str, #[case] message: &str) {
+fn mistakes_are_reported_and_nothing_runs(#[case] line: &str, #[case] message: &str) {
     let machine = machine();
     let ran = machine.run(line).exits(1).says(message);
     ran.require(

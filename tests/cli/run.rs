@@ -119,7 +119,7 @@ fn a_network_that_cannot_be_joined_undoes_the_others() {
 #[rstest]
 #[case::network(&["run", "one,absent", "--", "true"], "absent")]
 #[case::no_command(&["run", "one"], "COMMAND")]
-fn what_cannot_be_is_said_before_anything_is_done(#[case] words: &[&str], #[case] message: &str) {
+fn impossible_changes_are_refused_before_anything_is_done(#[case] words: &[&str], #[case] message: &str) {
     let case = case();
     let output = case.braid(words).output();
     assert!(!output.status.success());

@@ -191,7 +191,7 @@ fn all_networks_that_cannot_be_found_are_reported_at_once() {
     r#""delegates":[{"type":"absent"},{"type":"absent","interface":"st0"}]"#,
     "plugins[0] (braid): delegates[1]: \"interface\" beside \"type\" has no effect"
 )]
-fn what_may_be_meant_so_is_a_warning(#[case] members: &str, #[case] warning: &str) {
+fn what_may_be_intended_is_only_a_warning(#[case] members: &str, #[case] warning: &str) {
     let machine = Machine::new().conf("pods.conflist", &*braid(members));
     machine.run("braid validate /etc/cni/net.d").succeeds().prints(": ok (").prints("  warning: ").prints(warning);
 }

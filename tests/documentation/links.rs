@@ -90,7 +90,7 @@ fn target(page: &Path, link: &str) -> (PathBuf, Option<String>) {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
+fn every_link_leads_to_an_existing_file_and_heading() {
     let mut broken = Vec::new();
     for page in pages() {
         for link in links(&prose(&page)) {

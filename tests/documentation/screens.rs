@@ -133,7 +133,7 @@ fn listing() {
 
 /// Every screen has a test.
 #[test]
-fn every_screen_is_held_against_the_program() {
+fn every_screen_is_compared_with_the_program() {
     let tests = include_str!("screens.rs");
     let mut count = 0;
     for entry in fs::read_dir(page("docs")).expect("a folder").flatten() {

@@ -213,7 +213,7 @@ fn what_the_policy_forbids_is_not_run(#[case] network: &str) {
 #[rstest]
 #[case::text(json!("public/internal"))]
 #[case::json(json!([{"name": "internal", "namespace": "public"}]))]
-fn a_namespace_in_front_of_a_name_opens_no_door(#[case] networks: Value) {
+fn a_namespace_before_a_name_on_disk_does_not_change_what_the_policy_allows(#[case] networks: Value) {
     let case = case()
         .key("confDir", "@DIR@/conf")
         .key("policy", json!([{"networks": ["public/*"]}]))
@@ -225,7 +225,7 @@ fn a_namespace_in_front_of_a_name_opens_no_door(#[case] networks: Value) {
 
 /// A key in another case: a plugin written in Go reads it as the key that Braid sets.
 #[test]
-fn what_the_protocol_inserts_is_not_overruled() {
+fn keys_of_the_protocol_cannot_be_overridden() {
     let plugin = recorder("alpha").raw("Name", "\"../../etc\"").raw("CNIVersion", "\"9\"").raw("PrevResult", "{}");
     let case = Case::new().delegate(plugin.raw("RUNTIMECONFIG", "{}").raw("Own", "1"));
     let outcome = case.add().succeeds();
@@ -339,7 +339,7 @@ fn links_are_not_followed() {
 }
 
 #[test]
-fn a_log_that_is_a_pipe_without_a_reader_holds_nothing_up() {
+fn a_log_that_is_a_pipe_without_a_reader_delays_nothing() {
     let case = case().key("logFile", "@DIR@/log");
     let status = Command::new("mkfifo").arg(case.dir().join("log")).status().expect("run mkfifo");
     assert!(status.success());

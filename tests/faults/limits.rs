@@ -51,7 +51,7 @@ fn out_of_descriptors_is_an_error_and_no_loop() {
 
 /// A limit on the size of files is an error. The kernel's signal once killed Braid before it could answer.
 #[test]
-fn a_limit_on_the_size_of_files_is_an_error_and_no_death() {
+fn a_limit_on_the_size_of_files_is_an_error_and_does_not_kill_braid() {
     let case = quiet();
     let (mut refused, mut served) = (0, 0);
     for limit in (0..4000).step_by(100) {

@@ -129,7 +129,7 @@ fn a_read_only_state_directory() {
 }
 
 #[test]
-fn a_read_only_state_directory_is_made_up_for_once_it_can_be_written() {
+fn what_a_read_only_state_directory_prevents_is_done_later() {
     let case = case();
     let mount = Mount::tmpfs(&case, "size=1m");
     case.add().succeeds();
@@ -252,7 +252,7 @@ fn a_journal_that_is_no_file_is_set_aside(#[case] kind: &str) {
 #[rstest]
 #[case("")]
 #[case("{\"format\":1,\"ti")]
-fn a_journal_that_was_hardly_begun(#[case] text: &str) {
+fn a_journal_that_ends_within_its_first_line(#[case] text: &str) {
     let case = case().cni_version("1.1.0");
     fs::create_dir_all(container(&case)).expect("make the folder");
     fs::write(journal(&case), text).expect("write a journal");
@@ -302,7 +302,7 @@ fn a_journal_of_another_network_under_the_same_id() {
 }
 
 #[test]
-fn a_journal_of_another_container_is_not_obeyed() {
+fn a_journal_of_another_container_is_not_used() {
     let case = case();
     case.add().succeeds();
     let other = container(&case).with_file_name("other");
@@ -364,7 +364,7 @@ fn a_clock_that_jumped(#[case] time: u64) {
 }
 
 #[test]
-fn events_lost_in_a_power_failure_are_made_up_for() {
+fn events_lost_in_a_power_failure_leak_nothing() {
     let case = Case::with_reference_plugins().delegate(bridge("br-p", "10.74.1.0/24")).delegate(recorder("alpha"));
     case.add().succeeds();
     edit_journal(&journal(&case), |lines| lines.truncate(1));

@@ -253,7 +253,7 @@ fn a_pod_that_vanishes_while_it_is_attached_is_no_error(
 }
 
 #[test]
-fn what_fails_in_passing_is_tried_again() {
+fn temporary_failures_are_retried() {
     for fault in [Fault::Status(500, None), Fault::Status(503, None), Fault::Status(429, Some(1)), Fault::Reset] {
         let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")));
         api.pod("web", "shop", &json!({}));
@@ -268,7 +268,7 @@ fn what_fails_in_passing_is_tried_again() {
 }
 
 #[test]
-fn tries_are_bounded_and_what_is_refused_is_not_tried_again() {
+fn retries_are_bounded_and_refusals_are_not_retried() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"retries": 2})));
     api.pod("web", "shop", &json!({}));
     api.server.misbehave("GET", "/pods/", Fault::Status(500, None), 100);
@@ -299,7 +299,7 @@ fn a_token_that_was_replaced_is_read_again() {
 }
 
 #[test]
-fn an_api_server_that_is_not_there_is_said_to_be_so() {
+fn a_missing_api_server_is_named() {
     let (case, api) = in_cluster(Case::new().delegate(recorder("alpha")).key("kubernetes", json!({"timeout": 1})));
     drop(api);
     case.add().fails(11).says("get pod web/shop").called_nothing().leaves_nothing();

@@ -81,7 +81,7 @@ fn a_server_that_needs_no_proxy_is_asked_whatever_the_environment_names() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_is_said_to_be_so_by_who_names_it() {
+fn an_unusable_proxy_is_reported_with_the_setting_that_names_it() {
     let (case, api) = node();
     api.write_kubeconfig_of("192.0.2.1:6443", "", "token: t");
     let outcome = case.call("ADD").env("HTTPS_PROXY", "https://user:hidden@192.0.2.1:9").run();
@@ -94,7 +94,7 @@ fn a_proxy_that_cannot_be_used_is_said_to_be_so_by_who_names_it() {
 
 /// No process listens on that port of the node.
 #[test]
-fn a_proxy_that_does_not_answer_is_said_to_be_so_by_who_names_it() {
+fn a_proxy_that_does_not_answer_is_reported_with_the_setting_that_names_it() {
     let (case, api) = node();
     api.write_kubeconfig_of("192.0.2.1:6443", "", "token: t");
     for (variable, url) in [("HTTPS_PROXY", "http://user:hidden@127.0.0.1:9"), ("https_proxy", "socks5://127.0.0.1:9")]

@@ -57,7 +57,7 @@ fn without_a_primary_network_what_was_written_stays() {
 }
 
 #[test]
-fn what_keeps_pods_from_braid_is_said() {
+fn what_keeps_pods_from_braid_is_reported() {
     let node = Node::new();
     node.write("net.d/10-pods.conflist", PRIMARY);
     node.write("net.d/00-ahead.conflist", PRIMARY);

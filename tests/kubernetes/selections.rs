@@ -160,7 +160,7 @@ fn a_claim_is_taken_and_not_together_with_addresses() {
 #[case::gateway(json!({"default-route": ["gateway"]}), "networks[0].default-route")]
 #[case::device(json!({"deviceID": "../x"}), "networks[0].deviceID")]
 #[case::interface(json!({"interfaceRequest": "a/b"}), "networks[0].interfaceRequest")]
-fn what_cannot_be_is_refused_before_anything_runs(#[case] keys: Value, #[case] place: &str) {
+fn impossible_requests_are_refused_before_anything_runs(#[case] keys: Value, #[case] place: &str) {
     let (case, _api) = asks(&ALL, &keys);
     case.add().fails(7).says(place).called_nothing().leaves_nothing();
 }

@@ -41,14 +41,14 @@ fn what_is_missing_is_said(#[values(Server::Double, Server::KubeApiserver)] serv
 }
 
 #[test]
-fn a_cluster_without_the_type_of_definitions_is_said() {
+fn a_cluster_without_the_type_of_definitions_is_reported() {
     let (case, api) = with_cluster_network(in_cluster(node()));
     api.server.misbehave("GET", "/apis/k8s.cni.cncf.io/v1", Fault::Status(404, None), 1);
     case.status().fails(50).says("404").says("k8s.cni.cncf.io/v1");
 }
 
 #[rstest]
-fn a_primary_network_that_is_not_there_is_said(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
+fn a_missing_primary_network_is_reported(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let Some((case, _api)) = server.with(node()).map(with_cluster_network) else { return };
     case.key("clusterNetwork", "missing").status().fails(50).says("clusterNetwork").says("missing");
 }
@@ -74,7 +74,7 @@ fn an_api_server_that_is_away_is_a_warning_within_a_second() {
 
 /// Everything else that a node lacks is still reported, including its primary network on disk.
 #[test]
-fn what_is_missing_is_said_while_the_api_server_is_away() {
+fn what_is_missing_is_reported_while_the_api_server_is_away() {
     let (case, api) = in_cluster(node());
     let stuck = recorder("alpha").version("1.1.0").failing("STATUS", 50).key("name", "cluster");
     let case = case.configuration("10-cluster.conf", stuck);

@@ -211,7 +211,7 @@ fn of_three_alike_the_others_keep_their_names() {
 #[case::guid(json!({"infiniband-guid": "02:00:00:00:00:00:00:09"}))]
 #[case::arguments(json!({"cni-args": {"a": 1}}))]
 #[case::device(json!({"deviceID": "0000:00:1f.6"}))]
-fn what_cannot_be_updated_is_made_anew(#[case] more: Value) {
+fn what_cannot_be_updated_is_attached_again(#[case] more: Value) {
     let (case, api) = cluster(node_with(&json!({})));
     ask(&api, &json!("one,two"));
     case.add().succeeds();
@@ -243,7 +243,7 @@ fn names_that_are_exchanged_are_freed_first() {
 }
 
 #[test]
-fn one_failure_keeps_nothing_else_from_being_brought_about() {
+fn one_failure_does_not_prevent_other_changes() {
     let (case, api) = cluster(node_with(&json!({})));
     ask(&api, &json!("one,two@b0"));
     case.add().succeeds();
@@ -507,7 +507,7 @@ fn a_container_that_goes_ends_a_sync_quietly() {
 }
 
 #[test]
-fn a_default_route_is_taken_by_attaching_anew_and_given_back() {
+fn a_default_route_is_taken_by_attaching_again_and_given_back() {
     let case = node_with(&json!({}));
     let (case, api) = cluster(case);
     ask(&api, &json!([{"name": "one"}, {"name": "two"}]));
@@ -690,7 +690,7 @@ fn a_pod_that_another_plugin_attached_is_repaired() {
 }
 
 #[test]
-fn without_repair_it_is_only_said_what_is_missing() {
+fn without_repair_missing_networks_are_only_reported() {
     let (case, api) = cluster(node_with(&json!({})));
     attached_by_another(&case, &api);
     ask(&api, &json!("one@lan"));

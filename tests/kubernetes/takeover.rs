@@ -79,7 +79,7 @@ fn gc_undoes_what_the_runtime_has_forgotten() {
 }
 
 #[test]
-fn state_that_a_crash_broke_is_set_aside_and_said() {
+fn state_that_a_crash_broke_is_set_aside_and_reported() {
     let case = multus();
     leave(&case, Case::CONTAINER, &[("eth0", recorder("alpha"))]);
     fs::write(case.dir().join("state").join(Case::CONTAINER), "[{").unwrap();

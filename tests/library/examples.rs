@@ -71,7 +71,7 @@ fn the_chained_plugin_adds_to_the_result_of_every_version(
 }
 
 #[test]
-fn the_chained_plugin_has_the_manners_of_a_plugin() {
+fn the_chained_plugin_follows_the_protocol() {
     let case = in_folder_of_examples(Case::new());
     let plugin = case.plugin_path("chained-plugin");
     let call =

@@ -145,7 +145,7 @@ fn a_journal_that_has_become_long_still_names_the_right_attachments() {
 
 /// A journal that is long because of its attachments cannot get shorter, and changes do not write it again.
 #[test]
-fn a_journal_that_cannot_be_shorter_is_not_written_anew() {
+fn a_journal_that_cannot_be_shorter_is_not_written_again() {
     let case = case();
     let case = network(case, "wide", &[recorder("epsilon").key("padding", "x".repeat(200 << 10))]);
     case.add().succeeds();

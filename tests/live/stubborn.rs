@@ -84,7 +84,7 @@ fn the_old_values_come_back(#[values("fails", "answers nonsense", "hangs")] how:
 #[case::the_way_back_fails("fails", "ADD")]
 #[case::the_way_back_answers_nonsense("answers nonsense", "ADD")]
 #[case::the_way_back_hangs("hangs", "ADD")]
-fn what_cannot_be_put_back_is_said_owed_and_shown(#[case] how: &str, #[case] verb: &str) {
+fn what_cannot_be_restored_is_reported_owed_and_shown(#[case] how: &str, #[case] verb: &str) {
     let case = case();
     case.add().succeeds();
     case.behave("firewall", misbehaviour(how, verb));

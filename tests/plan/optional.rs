@@ -67,7 +67,7 @@ fn a_device_that_is_missing() {
 #[rstest]
 #[case::a_network_that_is_missing(json!({"name": "missing"}))]
 #[case::a_network_that_is_there(json!({"name": "b", "config": {"cniVersion": "1.0.0", "name": "b", "type": "beta"}}))]
-fn the_primary_is_never_forgiven(#[case] mut optional: Value) {
+fn a_failing_primary_always_fails_the_add(#[case] mut optional: Value) {
     optional["optional"] = true.into();
     let case = Case::new().key("confDir", "@DIR@/net.d").delegate(optional).delegate(recorder("gamma"));
     fs::create_dir_all(case.dir().join("net.d")).expect("make the folder");
@@ -87,7 +87,7 @@ fn mistakes_of_the_configuration(#[case] optional: Value, #[case] said: &str) {
 
 /// A policy applies only to requests of pods, and only the operator's selections can be optional.
 #[test]
-fn a_policy_says_nothing_of_it() {
+fn a_policy_does_not_apply_to_it() {
     let policy = json!([{"namespaces": ["*"], "networks": ["none"]}]);
     let plugin: Plugin = recorder("beta").key("name", "b");
     let case = case(json!({"name": "b", "config": plugin.value()})).key("policy", policy);

@@ -37,7 +37,7 @@ fn an_address_without_a_prefix_length_is_reported_and_fails(#[case] ipam: Value,
 #[case::host_bits(json!({"type": "host-local", "subnet": "10.1.0.5/24"}), "ipam.subnet")]
 #[case::too_small(json!({"type": "host-local", "subnet": "10.1.0.4/31"}), "ipam.subnet")]
 #[case::outside(json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "rangeEnd": "10.2.0.9"}]]}), "ranges[0][0].rangeEnd")]
-fn an_address_that_the_plugin_refuses_is_told_and_fails(#[case] ipam: Value, #[case] place: &str) {
+fn an_address_that_the_plugin_refuses_is_reported_and_fails(#[case] ipam: Value, #[case] place: &str) {
     let case = Case::with_reference_plugins().delegate(with_ipam(&ipam));
     case.add().fails_with_any_code();
     case.del().leaves_nothing();

@@ -151,7 +151,7 @@ fn a_container_without_a_journal_keeps_what_it_may_have() {
 }
 
 #[test]
-fn no_plugin_cleans_up_by_half_the_journals() {
+fn plugins_get_no_gc_while_a_journal_cannot_be_read() {
     let case = case().delegate(newest("alpha"));
     add(&case, "c1");
     add(&case, "c2");

@@ -63,7 +63,7 @@ fn check_asks_every_plugin_with_the_final_result() {
 }
 
 #[test]
-fn check_passes_over_networks_that_have_none() {
+fn check_skips_networks_without_check() {
     let old = Network::new("old").version("0.3.1").plugin(recorder("beta").link());
     let disabled = Network::new("disabled").key("disableCheck", true).plugin(recorder("gamma").link());
     let case = Case::new().delegate(recorder("alpha").link()).delegate(old).delegate(disabled);

@@ -259,7 +259,7 @@ fn what_podman_leaves_when_it_is_killed_is_mended_by_doctor() {
 }
 
 #[test]
-fn a_killed_run_is_swept_up_after() {
+fn what_a_killed_run_has_made_is_removed() {
     let Some(mut machine) = machine() else { return };
     machine.run(&format!("{} sleep 1000", run(&machine, "-d --network none"))).succeeds();
     let own = machine.cgroup().trim_start_matches('/').to_owned();

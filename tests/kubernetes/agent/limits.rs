@@ -15,7 +15,7 @@ const CHANGES: usize = 150;
 const LARGEST: u64 = 25 << 10;
 
 #[test]
-fn every_last_edit_of_many_is_brought_about_and_nothing_is_done_twice_at_once() {
+fn the_last_of_many_edits_takes_effect_and_no_two_runs_overlap() {
     let (case, api) = in_cluster(Case::new());
     let stand_in = StandIn::new(&case);
     let names: Vec<String> = (0..PODS).map(|number| format!("pod-{number}")).collect();

@@ -186,7 +186,7 @@ fn a_child_that_does_not_end_is_killed_and_tried_again() {
 }
 
 #[test]
-fn a_queue_that_is_stuck_is_no_health() {
+fn a_stuck_queue_makes_the_agent_unhealthy() {
     let (case, api, stand_in) = node();
     for number in 0..8 {
         let name = format!("pod-{number}");

@@ -91,7 +91,7 @@ fn without_repair_it_is_reported_once_and_repaired_when_the_configuration_says_s
 }
 
 #[rstest]
-fn another_agent_says_it_no_second_time_unless_it_is_something_else_by_now(
+fn a_new_agent_reports_it_again_only_if_something_else_is_missing(
     #[values(Server::Double, Server::KubeApiserver)] server: Server,
 ) {
     let Some((case, api)) = server.with(node(false)) else { return };

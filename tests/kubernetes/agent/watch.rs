@@ -14,7 +14,7 @@ use crate::support::{Case, wait_for};
 #[case::late(WatchFault::Late)]
 #[case::nonsense(WatchFault::Nonsense)]
 #[case::empty(WatchFault::Empty)]
-fn no_edit_is_lost_with_a_watch_that_is_spoilt(#[case] fault: WatchFault) {
+fn no_edit_is_lost_when_a_watch_misbehaves(#[case] fault: WatchFault) {
     let (case, api) = in_cluster(Case::new());
     let stand_in = StandIn::new(&case);
     for name in ["shop", "till"] {
