@@ -34,7 +34,7 @@ use crate::source::kubernetes::node::{Node, PodEvent};
 const SETTLE: Duration = Duration::from_millis(50);
 /// The pause before reading the journals again if they could not be read.
 const INDEX_RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How long children may take to exit when the agent exits. Those that take longer continue without it.
+/// How long children may take to exit when the agent exits. Those that take longer are left running.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The state that the HTTP server reads.
@@ -390,7 +390,7 @@ impl Agent {
         tracing::info!(count, "the agent exits when the running changes have finished");
         let all = async { while self.running.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
-            tracing::warn!("a change takes long, and continues without the agent");
+            tracing::warn!("a change takes long, and is not waited for any longer");
         }
         self.running.detach_all();
     }

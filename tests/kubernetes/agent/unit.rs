@@ -20,6 +20,14 @@ fn the_unit_of_the_agent_makes_the_directories_that_it_writes_to() {
     assert_eq!(made, written);
 }
 
+/// systemd would otherwise kill the changes that the agent does not wait for.
+#[test]
+fn the_unit_of_the_agent_leaves_changes_in_progress_alone() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/braid-agent.service");
+    let text = fs::read_to_string(file).expect("the unit");
+    assert!(text.lines().any(|line| line == "KillMode=process"), "{text}");
+}
+
 /// The agent's children leave the mount namespace of the unit, but inherit its other restrictions, which plugins must not have.
 /// So the unit lacks some settings that `systemd-analyze` expects.
 #[test]
