@@ -11,8 +11,8 @@ use tokio::task::spawn_local;
 
 use super::error::AgentError;
 use super::export::{self, Exporter};
-use super::run::Shared;
 use super::settings::Settings;
+use super::shared::Shared;
 use crate::telemetry::{FORMAT, Report, socket_path};
 
 /// The largest report that is read, in bytes: larger than any report can be.

@@ -13,8 +13,8 @@ use super::child::Children;
 use super::gone::{Gone, PodName, Step, Subject};
 use super::index::Index;
 use super::queue::Queue;
-use super::run::Shared;
 use super::settings::Settings;
+use super::shared::Shared;
 use crate::transaction::ReleasedClaims;
 use crate::transaction::store::debts;
 

@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `run` | the loop: handles events and starts work |
+//! | `shared` | the state that the others share |
 //! | `queue` | which pod needs work, and when; pure |
 //! | `index` | maps pods to their containers, using the journals |
 //! | `foreign` | the same for containers that another plugin has attached, using libcni's cache |
@@ -42,6 +43,7 @@ mod report;
 mod run;
 mod serve;
 mod settings;
+mod shared;
 
 pub(crate) use enter::enter;
 pub(crate) use export::Endpoint;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use super::lock::Lock;
 use super::queue::{Container, Outcome, Queue, Work};
 use super::serve;
 use super::settings::{Listen, Settings};
+use super::shared::Shared;
 use crate::metrics::Calls;
 use crate::source::kubernetes::node::{Node, PodEvent};
 
@@ -36,26 +37,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 const INDEX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long children may take to exit when the agent exits. Those that take longer are left running.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The state that the HTTP server reads.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) node: Node,
-    pub(super) queue: RefCell<Queue>,
-    /// Why the node's own Braid cannot be used, if it cannot.
-    pub(super) braid_problem: RefCell<Option<String>>,
-    pub(super) started: Instant,
-    /// How long a pod may wait for its turn.
-    pub(super) longest_wait: Duration,
-    /// What calls have reported.
-    pub(super) calls: Calls,
-    /// Notified when an ADD reports that it has ended.
-    pub(super) attached: Notify,
-    /// Where the journals are.
-    pub(super) state_dir: PathBuf,
-    /// Where the node's configurations are.
-    pub(super) conf_dir: PathBuf,
-}
 
 /// Runs the agent of a node until it gets a signal.
 ///

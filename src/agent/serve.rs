@@ -20,7 +20,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use super::error::AgentError;
-use super::run::Shared;
+use super::shared::Shared;
 use crate::metrics::{self, Format, Gauges};
 use crate::runtime::deadline;
 use crate::source::kubernetes::node::WatchState;

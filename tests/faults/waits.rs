@@ -135,7 +135,7 @@ fn a_lock_that_is_always_interrupted_is_not_waited_for() {
 }
 
 #[test]
-fn a_namespace_that_may_not_be_entered_counts_as_alive() {
+fn a_namespace_that_may_not_be_entered_is_an_error() {
     let case = Case::new().delegate(recorder("alpha"));
     let output = case.call("ADD").output_changed(|command| seccomp::refuse(command, &[libc::SYS_setns]));
     assert!(output.status.code().is_some(), "{output:?}");

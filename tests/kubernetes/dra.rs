@@ -101,6 +101,29 @@ fn slice<S: ApiServer + ?Sized>(
     api.server.put(&format!("{SLICES}/{name}"), slice);
 }
 
+/// Publishes the slice of the node.
+fn slice_of_node<S: ApiServer + ?Sized>(api: &Cluster<S>, devices: &[(&str, Value)]) {
+    slice(api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), devices);
+}
+
+/// The pod asks for networks. Its claim has been allocated these devices of the node: request, name and attributes.
+fn prepared<S: ApiServer + ?Sized>(
+    api: &Cluster<S>,
+    case: Case,
+    asked: &Value,
+    devices: &[(&str, &str, Value)],
+) -> Case {
+    networks(api);
+    let case = pod(api, case, asked);
+    kubelet(&case, &[]);
+    let allocated: Vec<(&str, &str)> = devices.iter().map(|(request, name, _)| (*request, *name)).collect();
+    claim(api, &allocated);
+    let published: Vec<(&str, Value)> =
+        devices.iter().map(|(_, name, attributes)| (*name, attributes.clone())).collect();
+    slice_of_node(api, &published);
+    case
+}
+
 /// Writes the driver's metadata about a request of `ResourceClaim` `shop-nics`.
 fn metadata(case: &Case, request: &str, device: &str, attributes: &Value) {
     let dir = case.dir().join("kubelet/plugins/nic.example/dra-device-metadata/web_shop-nics").join(request);
@@ -163,7 +186,7 @@ fn requests_of_one_claim_go_to_the_attachments_that_name_them(
     kubelet(&case, prepared);
     claim(&api, &[("one", "a"), ("two", "b")]);
     let devices = [("a", attributes("0000:01:00.1", "")), ("b", attributes("0000:01:00.2", ""))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    slice_of_node(&api, &devices);
     let outcome = case.add().succeeds();
     assert_eq!(outcome.call_of("ADD", "beta").config()["deviceID"], "0000:01:00.2");
     assert_eq!(outcome.call_of("ADD", "gamma").config()["deviceID"], "0000:01:00.1");
@@ -182,7 +205,7 @@ fn a_plugin_for_virtual_functions_finds_its_device_and_gets_it_again_on_check_an
     kubelet(&case, &[]);
     claim(&api, &[("one", "a"), ("two", "b")]);
     let devices = [("a", attributes("0000:01:00.1", "")), ("b", attributes("0000:01:00.2", ""))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    slice_of_node(&api, &devices);
     case.add().succeeds();
     case.check().succeeds();
     case.del().succeeds();
@@ -203,7 +226,7 @@ fn the_plugin_for_virtual_functions_refuses_a_function_that_the_machine_lacks() 
     let case = pod(&api, case, &by_request(&[("vf", "one")]));
     kubelet(&case, &[]);
     claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("0000:ff:1f.7", ""))]);
+    slice_of_node(&api, &[("a", attributes("0000:ff:1f.7", ""))]);
     case.add().fails(999).says("on net1: plugin \"sriov\"").says("0000:ff:1f.7").leaves_nothing();
     case.del().succeeds().leaves_nothing();
 }
@@ -258,7 +281,7 @@ fn a_definition_may_name_the_claim(#[values(Server::Double, Server::KubeApiserve
     kubelet(&case, &[]);
     claim(&api, &[("one", "a"), ("two", "b")]);
     let devices = [("a", attributes("A", "")), ("b", attributes("B", ""))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    slice_of_node(&api, &devices);
     assert_eq!(case.add().succeeds().call_of("ADD", "delta").config()["deviceID"], "A");
     case.del().succeeds();
     // The selection says otherwise.
@@ -300,7 +323,7 @@ fn a_resource_is_looked_for_among_claims_then_extended_resources_then_device_plu
         ("e", attributes("0000:01:00.2", "")),
         ("g", json!({"model": {"string": "fast"}})),
     ];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    slice_of_node(&api, &devices);
     fs::create_dir_all(case.dir().join("devinfo/dp")).unwrap();
     let info = json!({"type": "pci", "version": "1.1.0", "pci": {"pci-address": "0000:01:00.1"}});
     fs::write(case.dir().join("devinfo/dp/vendor.com-vf-0000:01:00.1-device.json"), info.to_string()).unwrap();
@@ -334,12 +357,8 @@ fn what_is_missing_is_reported_with_all_that_was_found(
     #[case] says: &[&str],
 ) {
     let (case, api) = in_cluster(node());
-    networks(&api);
-    let case = pod(&api, case, names);
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a"), ("two", "b")]);
-    let devices = [("a", attributes("A", "vendor.com/other")), ("b", json!({}))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    let case =
+        prepared(&api, case, names, &[("one", "a", attributes("A", "vendor.com/other")), ("two", "b", json!({}))]);
     let outcome = case.add().fails(code).called_nothing().leaves_nothing();
     says.iter().fold(outcome, |outcome, text| outcome.says(text));
 }
@@ -366,13 +385,13 @@ fn what_is_not_allocated_yet_is_tried_again(#[values(Server::Double, Server::Kub
 #[test]
 fn a_network_that_any_device_will_do_for_leaves_the_one_that_another_needs() {
     let (case, api) = in_cluster(node());
-    networks(&api);
     let any = json!({"name": "beta", "resourceClaim": {"claim": "nics"}});
-    let case = pod(&api, case, &json!([any, {"name": "vf"}]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a"), ("two", "b")]);
-    let devices = [("a", attributes("A", RESOURCE)), ("b", attributes("B", ""))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    let case = prepared(
+        &api,
+        case,
+        &json!([any, {"name": "vf"}]),
+        &[("one", "a", attributes("A", RESOURCE)), ("two", "b", attributes("B", ""))],
+    );
     let outcome = case.add().succeeds();
     assert_eq!(outcome.call_of("ADD", "beta").config()["deviceID"], "B");
     assert_eq!(outcome.call_of("ADD", "delta").config()["deviceID"], "A");
@@ -391,7 +410,7 @@ fn a_file_about_a_claim_of_before_gives_no_device() {
     kubelet(&case, &[("shop-nics", &[[DRIVER, "node-1", "a"]])]);
     metadata(&case, "one", "z", &attributes("0000:01:00.9", ""));
     claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("0000:01:00.1", ""))]);
+    slice_of_node(&api, &[("a", attributes("0000:01:00.1", ""))]);
     assert_eq!(case.add().succeeds().call_of("ADD", "beta").config()["deviceID"], "0000:01:00.1");
     case.del().succeeds().leaves_nothing();
 }
@@ -414,7 +433,7 @@ fn without_the_kubelet_a_claim_that_is_named_is_asked_of_the_api_server() {
     networks(&api);
     let case = pod(&api, case, &by_request(&[("beta", "one")]));
     claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    slice_of_node(&api, &[("a", attributes("A", ""))]);
     assert_eq!(case.add().succeeds().call_of("ADD", "beta").config()["deviceID"], "A");
     case.del().succeeds();
     let case = pod(&api, case, &json!([{"name": "vf"}]));
@@ -446,12 +465,12 @@ fn in_claim_status(api: &Cluster<Double>, field: &str) -> Vec<String> {
 #[test]
 fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
     let (case, api) = in_cluster(node_for_changes());
-    networks(&api);
-    let case = pod(&api, case, &json!([{"name": "vf"}]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a"), ("two", "b")]);
-    let devices = [("a", attributes("A", RESOURCE)), ("b", attributes("B", RESOURCE))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    let case = prepared(
+        &api,
+        case,
+        &json!([{"name": "vf"}]),
+        &[("one", "a", attributes("A", RESOURCE)), ("two", "b", attributes("B", RESOURCE))],
+    );
     assert_eq!(case.add().succeeds().call_of("ADD", "delta").config()["deviceID"], "A");
     let attach = |network: &str| case.braid(&["attach", Case::CONTAINER, network, "--state-dir", "@DIR@/state"]).run();
     assert_eq!(attach("vf2").succeeds().call_of("ADD", "gamma").config()["deviceID"], "B");
@@ -468,12 +487,12 @@ fn a_device_is_attached_to_a_pod_that_lives_and_one_that_it_has_is_not() {
 fn an_edit_of_the_annotation_brings_a_device_of_the_claims_and_gives_it_back() {
     const POD: &str = "/api/v1/namespaces/web/pods/shop";
     let (case, api) = in_cluster(node_for_changes());
-    networks(&api);
-    let case = pod(&api, case, &by_request(&[("beta", "one")]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a"), ("two", "b")]);
-    let devices = [("a", attributes("A", "")), ("b", attributes("B", ""))];
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &devices);
+    let case = prepared(
+        &api,
+        case,
+        &by_request(&[("beta", "one")]),
+        &[("one", "a", attributes("A", "")), ("two", "b", attributes("B", ""))],
+    );
     case.add().succeeds();
     let sync = |networks: &[(&str, &str)]| {
         let mut pod = api.server.get(POD).expect("the pod");
@@ -504,7 +523,7 @@ fn shares_of_a_device_go_to_networks_one_after_the_other(
         "shareID": format!("00000000-0000-4000-8000-00000000000{share}")})
     };
     claim_of(&api, &["one"], &json!([share(1), share(2)]));
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    slice_of_node(&api, &[("a", attributes("A", ""))]);
     case.add().succeeds();
     let attach = |network: &str| {
         let selection = by_request(&[(network, "one")])[0].to_string();
@@ -520,6 +539,11 @@ fn shares_of_a_device_go_to_networks_one_after_the_other(
     case.del().succeeds().leaves_nothing();
 }
 
+/// The number of devices in the claim's status.
+fn entries_in_claim_status<S: ApiServer + ?Sized>(api: &Cluster<S>) -> usize {
+    api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len)
+}
+
 /// A node that writes the addresses of devices to claims.
 fn node_with_claim_status() -> Case {
     let places = json!({"podResources": "@DIR@/kubelet.sock", "kubeletDir": "@DIR@/kubelet", "claimStatus": true});
@@ -529,13 +553,14 @@ fn node_with_claim_status() -> Case {
 #[rstest]
 fn a_claims_status_says_what_its_devices_have_got(#[values(Server::Double, Server::KubeApiserver)] server: Server) {
     let Some((case, api)) = with_claims(server, node_with_claim_status()) else { return };
-    networks(&api);
     let config = recorder("delta").key("capabilities", json!({"deviceID": true})).link().ip("10.7.0.5/24").into_json();
     api.definition_with("web", "delta", &json!({}), &json!({"config": config}));
-    let case = pod(&api, case, &by_request(&[("delta", "one")]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a"), ("two", "b")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    let case = prepared(
+        &api,
+        case,
+        &by_request(&[("delta", "one")]),
+        &[("one", "a", attributes("A", "")), ("two", "b", attributes("B", ""))],
+    );
     case.add().succeeds();
     let devices = &api.server.get(CLAIM).unwrap()["status"]["devices"];
     let data = &devices[0]["networkData"];
@@ -547,11 +572,7 @@ fn a_claims_status_says_what_its_devices_have_got(#[values(Server::Double, Serve
 #[test]
 fn a_claims_status_that_cannot_be_written_fails_no_pod() {
     let (case, api) = in_cluster(node_with_claim_status());
-    networks(&api);
-    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
+    let case = prepared(&api, case, &by_request(&[("gamma", "one")]), &[("one", "a", attributes("A", ""))]);
     for fault in [Fault::Status(403, None), Fault::Status(409, None), Fault::Reset] {
         api.server.misbehave("PATCH", "/resourceclaims/", fault, 100);
         case.add().succeeds().stderr_contains("the status of a resource claim could not be written");
@@ -564,12 +585,8 @@ fn a_claims_status_is_taken_back_by_the_agent_once_the_pod_is_gone(
     #[values(Server::Double, Server::KubeApiserver)] server: Server,
 ) {
     let Some((case, api)) = with_claims(server, node_with_claim_status()) else { return };
-    networks(&api);
-    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
-    let written = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
+    let case = prepared(&api, case, &by_request(&[("gamma", "one")]), &[("one", "a", attributes("A", ""))]);
+    let written = || entries_in_claim_status(&api);
     StandIn::new(&case);
     api.kubeconfig_of_agent();
     // The agent has rights of its own.
@@ -603,12 +620,8 @@ fn a_claims_status_is_taken_back_by_doctor_where_no_agent_runs() {
         "kubeconfig": "@DIR@/kubeconfig", "delegates": [recorder("alpha").value()]}]});
     let case = node_with_claim_status().configuration("outer.conflist", list);
     let Some((case, api)) = with_claims(Server::Double, case) else { return };
-    networks(&api);
-    let case = pod(&api, case, &by_request(&[("gamma", "one")]));
-    kubelet(&case, &[]);
-    claim(&api, &[("one", "a")]);
-    slice(&api, "node-1-nics", 1, &json!({"nodeName": "node-1"}), &[("a", attributes("A", ""))]);
-    let written = || api.server.get(CLAIM).expect("the claim")["status"]["devices"].as_array().map_or(0, Vec::len);
+    let case = prepared(&api, case, &by_request(&[("gamma", "one")]), &[("one", "a", attributes("A", ""))]);
+    let written = || entries_in_claim_status(&api);
     let uid = api.uid("web", "shop");
     let doctor = |words: &[&str]| -> Vec<String> {
         let own = ["doctor", "-o", "json", "--only", &uid, "--state-dir", "@DIR@/state"];

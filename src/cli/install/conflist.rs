@@ -7,8 +7,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::dry_run::Change;
-use super::files::{self, Links};
+use super::files::{self, Change, Links};
 use super::places::{CONFLIST, Places};
 use super::report::{say, warn};
 use crate::cni::config::{get, parse_object, raw};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::conflist::{Conflist, ExtraKeys};
 use super::executable::Executable;
-use super::files;
+use super::files::{self, Change};
 use super::kubeconfig::Kubeconfig;
 use super::left::look;
 use super::places::{Install, Places, Uninstall};
@@ -14,32 +14,6 @@ use super::primary::{configurations, first_file, primary};
 use super::uninstall::{OnlyCopy, stays};
 use crate::cli::{CliError, Outcome, print};
 use crate::transaction::journal::State;
-
-/// What would happen to a file, and its future content.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// It is not there, and is made.
-    Write(String),
-    /// Something else exists, and would be replaced.
-    Replace(String),
-    /// It is there already.
-    Leave(String),
-}
-
-impl Change {
-    /// What would happen to the file at `path`, whose content should be `wanted`.
-    pub(super) fn of(path: &Path, is_there: bool, wanted: &str) -> Self {
-        let is_taken = path.symlink_metadata().is_ok();
-        let change = if is_there {
-            Self::Leave
-        } else if is_taken {
-            Self::Replace
-        } else {
-            Self::Write
-        };
-        change(wanted.into())
-    }
-}
 
 /// What is printed.
 #[derive(Debug, Default)]

@@ -6,8 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::downgrade::newer_journals;
-use super::dry_run::Change;
-use super::files::{self, Links};
+use super::files::{self, Change, Links};
 use super::places::Places;
 use super::report::{say, warn};
 

@@ -141,6 +141,32 @@ pub(super) fn temporaries(path: &Path) -> Vec<PathBuf> {
     left.map(|entry| entry.path()).collect()
 }
 
+/// What would happen to a file, and its future content.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// It is not there, and is made.
+    Write(String),
+    /// Something else exists, and would be replaced.
+    Replace(String),
+    /// It is there already.
+    Leave(String),
+}
+
+impl Change {
+    /// What would happen to the file at `path`, whose content should be `wanted`.
+    pub(super) fn of(path: &Path, is_there: bool, wanted: &str) -> Self {
+        let is_taken = path.symlink_metadata().is_ok();
+        let change = if is_there {
+            Self::Leave
+        } else if is_taken {
+            Self::Replace
+        } else {
+            Self::Write
+        };
+        change(wanted.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

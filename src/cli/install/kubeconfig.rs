@@ -10,8 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::dry_run::Change;
-use super::files::{self, Links};
+use super::files::{self, Change, Links};
 use super::report::{Problem, say};
 use crate::request::variable;
 use crate::source::bearer_token::Token;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::certificate::Certificate;
 use super::server::Server;
-use super::validator::{Cluster, Validator};
+use super::validator::{Cluster, FailurePolicy, Validator};
 use crate::cli::validate::{self as files, ValidateArgs};
 use crate::cli::{CliError, Outcome};
 use crate::request::variable;
@@ -41,15 +41,6 @@ struct Webhook {
     /// The credentials for looking up definitions [default: the cluster that it runs in]
     #[arg(long, value_name = "FILE", requires = "webhook")]
     kubeconfig: Option<PathBuf>,
-}
-
-/// Whether an object that cannot be checked is admitted, as named in a `ValidatingWebhookConfiguration`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum FailurePolicy {
-    // It is refused.
-    Fail,
-    // It is admitted, with a warning.
-    Ignore,
 }
 
 /// An address to listen at.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::Value;
 
-use super::options::FailurePolicy;
 use super::review::{Refusal, Request, Verdict};
 use crate::cli::manifests;
 use crate::cli::validate::{Given, Report};
@@ -25,6 +25,15 @@ pub(super) struct Validator {
     pub(super) cluster: Option<Cluster>,
     /// Whether an object that cannot be checked is admitted.
     pub(super) failure_policy: FailurePolicy,
+}
+
+/// Whether an object that cannot be checked is admitted, as named in a `ValidatingWebhookConfiguration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FailurePolicy {
+    // It is refused.
+    Fail,
+    // It is admitted, with a warning.
+    Ignore,
 }
 
 /// A cluster, given by its kubeconfig or as the one in which this process runs.
