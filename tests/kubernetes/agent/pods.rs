@@ -209,7 +209,7 @@ fn a_braid_without_sync_is_named_once() {
     }
     let agent = Agent::start(&case, &[]);
     called(&stand_in, &container("shop"), 2);
-    assert_eq!(agent.log().matches("no pod is given anything").count(), 1, "{}", agent.log());
+    assert_eq!(agent.log().matches("pods are not changed until it is replaced").count(), 1, "{}", agent.log());
     let (status, text) = agent.get("/healthz").unwrap();
     assert!(status == 503 && text.contains("older"), "{status} {text}");
     for name in ["shop", "till"] {
