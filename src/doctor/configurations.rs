@@ -30,6 +30,17 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
+/// Which file to rename, and how, so that Braid's comes first.
+fn rename(braids: &Configuration, first: &Configuration) -> String {
+    const FIRST: &str = "00-braid.conflist";
+    if *FIRST < *first.file_name() {
+        return format!("rename {} so that it comes first, as {FIRST}", braids.file_name());
+    }
+    let name = first.file_name();
+    let rest = name.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '-');
+    format!("rename {name} so that it comes later, as 99-{rest}")
+}
+
 /// Configurations that come before Braid's, or have the same name. A runtime that uses the first file by name uses these.
 fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
     let Some(at) = configurations.iter().position(Configuration::is_braids) else { return Vec::new() };
@@ -40,10 +51,8 @@ fn hidden(configurations: &[Configuration]) -> Vec<Finding> {
             "{} comes before it: containerd and CRI-O take the first file, and do not call Braid",
             first.file_name()
         );
-        let remedy = format!(
-            "rename {} so that it comes first, as 00-braid.conflist; podman and nerdctl choose networks by name and are not affected",
-            braids.file_name()
-        );
+        let remedy =
+            format!("{}; podman and nerdctl choose networks by name and are not affected", rename(braids, first));
         findings.push(Finding::by_hand(Kind::ConfigurationHidden, braids.file.display().to_string(), meaning, remedy));
     }
     for (index, later) in configurations.iter().enumerate().filter(|(_, one)| one.is_braids()) {

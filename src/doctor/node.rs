@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "kubernetes")]
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::attached::Attached;
@@ -15,7 +17,11 @@ use super::unexamined::Unexamined;
 use crate::cni::NetworkConfig;
 use crate::netns::{Device, Netns, NetnsError};
 use crate::runtime::Finder;
+#[cfg(feature = "kubernetes")]
+use crate::runtime::load;
 use crate::source::bearer_token::{Token, TokenError};
+#[cfg(feature = "kubernetes")]
+use crate::source::kubernetes::kubeconfig_as_json;
 
 /// The files and directories that are read.
 #[derive(Debug, Clone)]
@@ -35,8 +41,8 @@ pub struct Places {
 /// A token of a kubeconfig.
 #[derive(Debug, Clone)]
 pub struct KubeconfigToken {
-    /// The kubeconfig.
-    pub kubeconfig: PathBuf,
+    /// The file that it is in.
+    pub file: PathBuf,
     /// The token, or why it is not valid.
     pub token: Result<Token, TokenError>,
 }
@@ -133,7 +139,10 @@ impl Node {
             missing_plugins: used.missing_plugins(&places.finder),
             missing_programs: used.missing_programs(&|name| setup::program(name).is_some()),
             missing_kinds: used.missing_kinds(&mut |kind| kernel.knows(kind)),
+            #[cfg(feature = "kubernetes")]
             tokens: tokens(&places.conf_dir, &configurations),
+            #[cfg(not(feature = "kubernetes"))]
+            tokens: Vec::new(),
             claims,
             running,
             attached,
@@ -186,10 +195,8 @@ fn redirected_to(host: &mut Netns, links: &[Device]) -> Result<HashSet<u32>, Net
 }
 
 /// The tokens in the kubeconfig that `install` writes, and in those that configurations name.
+#[cfg(feature = "kubernetes")]
 fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<KubeconfigToken> {
-    if !cfg!(feature = "kubernetes") {
-        return Vec::new();
-    }
     let named = configurations.iter().flat_map(|one| &one.braids).filter_map(|config| config.kubeconfig.clone());
     let mut files: Vec<PathBuf> = std::iter::once(conf_dir.join("braid.d/kubeconfig")).chain(named).collect();
     files.sort();
@@ -197,15 +204,20 @@ fn tokens(conf_dir: &Path, configurations: &[Configuration]) -> Vec<KubeconfigTo
     files.into_iter().flat_map(|file| tokens_of(&file)).collect()
 }
 
-/// The tokens in a kubeconfig that is JSON, as `install` writes it.
+/// The token of the kubeconfig's current user, in the kubeconfig or in a file that it names. Without a current context, that of each
+/// user.
+#[cfg(feature = "kubernetes")]
 fn tokens_of(kubeconfig: &Path) -> Vec<KubeconfigToken> {
-    let read = crate::runtime::load::read(kubeconfig).ok();
-    let object = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok()).unwrap_or_default();
-    let users = object["users"].as_array().into_iter().flatten();
-    let texts = users.filter_map(|user| user["user"]["token"].as_str());
-    let seen = texts.map(|text| KubeconfigToken {
-        kubeconfig: kubeconfig.to_owned(),
-        token: Token::parse(text.as_bytes(), SystemTime::now()),
+    let read = load::read(kubeconfig).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let object = read.and_then(|text| kubeconfig_as_json(&text)).unwrap_or_default();
+    let list = |key: &str| object[key].as_array().into_iter().flatten();
+    let context = list("contexts").find(|one| one["name"] == object["current-context"]);
+    let users = list("users").filter(|one| context.is_none_or(|context| one["name"] == context["context"]["user"]));
+    let tokens = users.filter_map(|one| {
+        let user = &one["user"];
+        let file = user["tokenFile"].as_str().map(|file| kubeconfig.with_file_name(file));
+        let in_file = file.and_then(|file| load::read(&file).ok().map(|token| (file, token)));
+        in_file.or_else(|| Some((kubeconfig.to_owned(), user["token"].as_str()?.as_bytes().to_vec())))
     });
-    seen.collect()
+    tokens.map(|(file, token)| KubeconfigToken { file, token: Token::parse(&token, SystemTime::now()) }).collect()
 }

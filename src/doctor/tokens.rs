@@ -21,7 +21,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         };
         let remedy = "if `braid install` wrote it, the logs of its DaemonSet's pod on this node say why it was not renewed; \
             otherwise replace the token";
-        Some(Finding::by_hand(Kind::TokenEnding, seen.kubeconfig.display().to_string(), meaning, remedy))
+        Some(Finding::by_hand(Kind::TokenEnding, seen.file.display().to_string(), meaning, remedy))
     });
     findings.collect()
 }

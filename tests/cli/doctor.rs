@@ -323,6 +323,23 @@ fn what_the_node_lacks_is_named_with_who_needs_it() {
     machine.run("braid doctor --ignore everything").exits(2).says("plugin-missing");
 }
 
+#[test]
+fn what_is_said_to_mend_a_hidden_configuration_mends_it() {
+    let other = json!({"cniVersion": "1.0.0", "name": "other", "plugins": [recorder("alpha").value()]});
+    let machine = machine().conf("00-aaa.conflist", other.clone()).conf("05-bbb.conflist", other);
+    let fix = |words: &str, line: &str| {
+        machine.run("braid doctor").exits(1).prints("configuration-hidden").prints(words);
+        machine.run(&format!("cd /etc/cni/net.d && {line}")).succeeds();
+    };
+    machine.run("cd /etc/cni/net.d && mv $(grep -l braid *.conflist | head -1) 50-pods.conflist").succeeds();
+    fix("rename 00-aaa.conflist so that it comes later, as 99-aaa.conflist", "mv 00-aaa.conflist 99-aaa.conflist");
+    fix(
+        "rename 50-pods.conflist so that it comes first, as 00-braid.conflist",
+        "mv 50-pods.conflist 00-braid.conflist",
+    );
+    assert_eq!(findings(&machine, ""), [""; 0]);
+}
+
 #[cfg(feature = "kubernetes")]
 #[test]
 fn a_token_that_is_about_to_end_is_named_and_not_shown() {
@@ -344,6 +361,19 @@ fn a_token_that_is_about_to_end_is_named_and_not_shown() {
         let ran = machine.run("braid doctor; braid doctor -o json");
         ran.require(!ran.stdout.contains(&token), "the token was not to be shown");
     }
+    // As a user writes it: in YAML, with the token in a file beside it, and with others' users.
+    let stale = write(now - 600_000, now - 60);
+    machine.write("net.d/braid.d/token", &stale);
+    let user =
+        |rest: &str| format!("users:\n- name: other\n  user: {{token: {stale}}}\n- name: braid\n  user: {{{rest}}}\n");
+    let context = "current-context: x\ncontexts:\n- name: x\n  context: {cluster: c, user: braid}\n";
+    let found = |rest: &str| {
+        machine.write("net.d/braid.d/kubeconfig", &format!("{context}{}", user(rest)));
+        findings(&machine, "")
+    };
+    assert_eq!(found("username: u"), [""; 0]);
+    assert_eq!(found(&format!("token: {stale}")), ["token-ending /etc/cni/net.d/braid.d/kubeconfig"]);
+    assert_eq!(found("tokenFile: token"), ["token-ending /etc/cni/net.d/braid.d/token"]);
 }
 
 #[test]

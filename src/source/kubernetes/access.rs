@@ -182,12 +182,17 @@ impl Access {
     }
 }
 
-/// Reads a kubeconfig. Its YAML is converted to JSON, as in client-go.
+/// Reads a kubeconfig.
 fn parse(text: &str) -> Result<Kubeconfig, String> {
     // The text may contain a token, so the parser's message is not shown.
-    let wrong = || "it is not a kubeconfig in YAML".to_owned();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|_| wrong())?;
-    serde_json::from_value(documents.into_iter().next().unwrap_or_default()).map_err(|_| wrong())
+    let kubeconfig = kubeconfig_as_json(text).and_then(|json| serde_json::from_value(json).ok());
+    kubeconfig.ok_or_else(|| "it is not a kubeconfig in YAML".to_owned())
+}
+
+/// Converts a kubeconfig's YAML to JSON, as client-go does. `None` if it is not YAML.
+pub fn kubeconfig_as_json(text: &str) -> Option<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).ok()?;
+    Some(documents.into_iter().next().unwrap_or_default())
 }
 
 /// The cluster and the user of the current context. If the user does not exist, no credentials are sent, as in client-go.

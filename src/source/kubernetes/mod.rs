@@ -68,6 +68,8 @@ mod tls;
 mod token;
 
 #[cfg(feature = "kubernetes")]
+pub use access::kubeconfig_as_json;
+#[cfg(feature = "kubernetes")]
 pub use definitions::definitions;
 pub use explain::explain;
 #[cfg(feature = "kubernetes")]
