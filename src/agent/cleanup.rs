@@ -34,6 +34,8 @@ pub(super) struct Cleanup {
     /// Held while a child runs, so that one runs at a time.
     child_lock: Rc<Mutex<()>>,
     steps: JoinSet<StepOutcome>,
+    /// Whether a pod was reported that the watch does not list. All may be missing for the same reason.
+    has_warned: bool,
 }
 
 impl Cleanup {
@@ -42,6 +44,7 @@ impl Cleanup {
             gone: Gone::new(settings.gone_after, settings.retry_after),
             child_lock: Rc::default(),
             steps: JoinSet::new(),
+            has_warned: false,
         }
     }
 
@@ -96,7 +99,15 @@ impl Cleanup {
     pub(super) fn finished(&mut self, outcome: StepOutcome, now: Instant) -> bool {
         match outcome {
             StepOutcome::PodRequested(subject, knows) => {
-                self.gone.record_answer(&subject, knows, now);
+                if let Some(pod) = self.gone.record_answer(&subject, knows, now)
+                    && !std::mem::replace(&mut self.has_warned, true)
+                {
+                    tracing::warn!(
+                        "pod {}/{} has a container here, and is not among the running pods of this node: if it runs, --node is not the node's name in Kubernetes",
+                        pod.namespace,
+                        pod.name
+                    );
+                }
                 false
             }
             StepOutcome::Undone(subject, outcome) => {

@@ -14,6 +14,8 @@ const UNANSWERED_PAUSE: Duration = Duration::from_secs(30);
 /// The pause before the next request for a pod that the API server still knows. It doubles each time. The watch does not report the
 /// removal of a finished pod, and the object is usually removed a moment later.
 const KNOWN_PAUSE: Duration = Duration::from_secs(5);
+/// After so many answers that the API server knows a pod, it is strange that the watch does not list it.
+const UNLISTED_AFTER: u32 = 4;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -112,10 +114,11 @@ impl Gone {
         .collect()
     }
 
-    /// Records whether the API server knows the pod of a container. `None` if the request could not be made.
-    pub(super) fn record_answer(&mut self, subject: &Subject, knows: Option<bool>, now: Instant) {
+    /// Records whether the API server knows the pod of a container. `None` if the request could not be made. Returns the pod when the
+    /// API server has known it several times in a row, though the watch does not list it.
+    pub(super) fn record_answer(&mut self, subject: &Subject, knows: Option<bool>, now: Instant) -> Option<PodName> {
         let confirm_after = self.confirm_after;
-        let Some(suspect) = self.suspects.get_mut(subject) else { return };
+        let suspect = self.suspects.get_mut(subject)?;
         suspect.is_running = false;
         match knows {
             None => suspect.next = now + UNANSWERED_PAUSE,
@@ -123,6 +126,7 @@ impl Gone {
                 suspect.unknown_since = None;
                 suspect.next = now + doubled(KNOWN_PAUSE, suspect.known_answers, confirm_after);
                 suspect.known_answers = suspect.known_answers.saturating_add(1);
+                return suspect.pod.clone().filter(|_| suspect.known_answers == UNLISTED_AFTER);
             }
             Some(false) => {
                 suspect.known_answers = 0;
@@ -131,6 +135,7 @@ impl Gone {
                 suspect.next = if suspect.is_confirmed { now } else { since + confirm_after };
             }
         }
+        None
     }
 
     /// Records the outcome of an attempt to undo something.
@@ -227,7 +232,8 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             assert_eq!(gone.take(now), [Step::RequestPod(container(), pod())]);
-            gone.record_answer(&container(), Some(true), now);
+            let unlisted = gone.record_answer(&container(), Some(true), now);
+            assert_eq!(unlisted, (pauses.len() == 3).then(pod), "it is reported once");
             let next = gone.next().unwrap();
             pauses.push((next - now).as_secs());
             now = next;

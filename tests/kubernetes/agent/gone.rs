@@ -56,6 +56,16 @@ fn a_container_that_lives_is_left_alone_though_its_pod_is_not_known() {
 }
 
 #[test]
+fn an_agent_with_the_name_of_another_node_says_so() {
+    let netns = Namespace::new("named");
+    let (case, _api) = node(&netns);
+    case.add().succeeds();
+    let agent = Agent::start_recording(&case, &["--gone-after", "1", "--node", "elsewhere"]);
+    agent.logs("pod web/shop has a container here, and is not among the running pods of this node");
+    assert!(case.owes());
+}
+
+#[test]
 fn debts_are_tried_again_until_they_are_settled() {
     let netns = Namespace::new("debt");
     let (case, _api) = node(&netns);

@@ -210,7 +210,8 @@ impl Agent {
     }
 
     fn start_program(case: &Case, program: &Path, words: &[&str]) -> Self {
-        let own = ["agent", "--node", NODE, "--host-pid", "none"];
+        let node = if words.contains(&"--node") { &[][..] } else { &["--node", NODE] };
+        let own = [&["agent", "--host-pid", "none"], node].concat();
         let places = ["--state-dir", "@DIR@/state", "--conf-dir", "@DIR@/net.d", "--cache-dir", "@DIR@/cache"];
         let line: Vec<String> = own.iter().chain(&places).chain(words).map(|word| case.expand(word)).collect();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
