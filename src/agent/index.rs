@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
+use nix::errno::Errno;
 
 use super::error::AgentError;
 use super::gone::PodName;
@@ -169,6 +170,16 @@ fn read(container: &Container, stamp: (u64, i64, i64)) -> IndexedContainer {
     known
 }
 
+/// Names the limit that the kernel means: `inotify` uses the errors of other limits.
+fn with_limit(error: io::Error) -> io::Error {
+    let limit = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE) => "fs.inotify.max_user_instances",
+        Some(Errno::ENOSPC) => "fs.inotify.max_user_watches",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; the limit is the sysctl {limit}, which other programs use up too"))
+}
+
 /// Reports when containers' directories are made or removed.
 pub(super) struct DirectoryWatch(EventStream<[u8; 4 << 10]>);
 
@@ -181,7 +192,7 @@ impl DirectoryWatch {
         let path = state_dir.join("attachments");
         let wrong = |action, source| AgentError::State { action, path: path.clone(), source };
         std::fs::create_dir_all(&path).map_err(|error| wrong("make", error))?;
-        Self::of(&path).map_err(|error| wrong("watch", error))
+        Self::of(&path).map_err(|error| wrong("watch", with_limit(error)))
     }
 
     fn of(attachments: &Path) -> io::Result<Self> {
@@ -226,6 +237,14 @@ mod tests {
         begin("new");
         assert_eq!(look(), FIRST_RETRY_PAUSE);
         assert_eq!(look(), 2 * FIRST_RETRY_PAUSE);
+    }
+
+    #[test]
+    fn the_limit_that_the_kernel_means_is_named() {
+        let said = |errno: Errno| with_limit(errno.into()).to_string();
+        assert!(said(Errno::EMFILE).contains("fs.inotify.max_user_instances"));
+        assert!(said(Errno::ENOSPC).contains("fs.inotify.max_user_watches"));
+        assert_eq!(said(Errno::EACCES), io::Error::from(Errno::EACCES).to_string());
     }
 
     #[test]
