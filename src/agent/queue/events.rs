@@ -33,7 +33,8 @@ impl Queue {
             item.failures = 0;
             item.make_due(Priority::Change, now);
         } else if is_status_lost {
-            item.make_due(Priority::Check, now);
+            // Whoever removes it each time is not answered at once each time.
+            item.make_due(Priority::Check, item.soon(now));
         } else if is_changed_by_others {
             item.retry_soon(now);
         }

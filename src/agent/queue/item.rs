@@ -113,9 +113,13 @@ impl Item {
 
     /// Shortens the pause after a failure, because what the pod lacked may exist by now.
     pub(super) fn retry_soon(&mut self, now: Instant) {
-        let soon = self.last_end.map_or(now, |end| now.max(end + MIN_PAUSE));
         if let (State::Due(priority, at), 1..) = (self.state, self.failures) {
-            self.state = State::Due(priority, at.min(soon));
+            self.state = State::Due(priority, at.min(self.soon(now)));
         }
+    }
+
+    /// Now, or a moment after the last run.
+    pub(super) fn soon(&self, now: Instant) -> Instant {
+        self.last_end.map_or(now, |end| now.max(end + MIN_PAUSE))
     }
 }

@@ -75,11 +75,12 @@ fn an_event_without_a_change_leads_to_no_run() {
 /// Others read the network status. Braid writes it, and never without an entry.
 #[test]
 fn a_network_status_that_is_lost_leads_to_a_run() {
-    let now = Instant::now();
+    let mut now = Instant::now();
     let mut queue = at_rest(&["1"], now);
     let mut version = 1;
     let mut leads_to_run = |status: Option<&str>| {
         version += 1;
+        now += SECOND;
         let pod = PodOfNode { status: status.map(str::to_owned), ..pod("1", version, "a") };
         queue.update_pod(pod, Some(attached("1")), now);
         let is_taken = queue.take(now).is_some();
@@ -94,6 +95,12 @@ fn a_network_status_that_is_lost_leads_to_a_run() {
         assert!(!leads_to_run(lost), "{lost:?} is nothing new");
     }
     assert!(!leads_to_run(Some(written)) && !leads_to_run(Some(r#"[{"name":"pods"},{"name":"lan"}]"#)));
+    // Somebody who removes it each time it is written.
+    assert!(leads_to_run(None) && !leads_to_run(Some(written)));
+    let pod = PodOfNode { status: None, ..pod("1", 1000, "a") };
+    let last_end = queue.items["1"].last_end.unwrap();
+    queue.update_pod(pod, Some(attached("1")), last_end);
+    assert_eq!(queue.next(), Some(last_end + SECOND));
 }
 
 #[test]
