@@ -21,7 +21,7 @@ use crate::config::meta::is_braid;
 use crate::config::{Config, OperatorSelection, Problems, Selection};
 use crate::plan::update::{BandwidthUpdate, PluginUpdate, Update};
 use crate::transaction::StepReport;
-use crate::verb::live::{Live, LiveError, Outcome, Unknown, Which};
+use crate::verb::live::{ContainerRef, ForeignContainer, Live, LiveError, Outcome};
 
 /// Which container.
 #[derive(Debug, Args)]
@@ -132,14 +132,14 @@ pub(super) struct Sync {
 }
 
 pub(super) fn sync(args: &Sync) -> super::Outcome {
-    let which = args.target.which();
+    let container_ref = args.target.container_ref();
     let live = Live::new(&args.target.state.state_dir).by(&args.by);
-    let config = configuration_of(&live, which, args.network.as_deref())?;
-    let synced = match live.sync(&config, which, args.dry_run) {
+    let config = configuration_of(&live, container_ref, args.network.as_deref())?;
+    let synced = match live.sync(&config, container_ref, args.dry_run) {
         Err(LiveError::NoContainer { .. }) if args.network.is_some() => {
             let (cache, cni_path) = (cache_dir()?, cni_path()?);
-            let unknown = Unknown { container: &args.target.id, cache: &cache, cni_path: &cni_path };
-            live.repair(&config, unknown, args.dry_run)
+            let foreign = ForeignContainer { container: &args.target.id, cache: &cache, cni_path: &cni_path };
+            live.repair(&config, foreign, args.dry_run)
         }
         outcome => outcome,
     };
@@ -152,11 +152,12 @@ pub(super) fn sync(args: &Sync) -> super::Outcome {
 }
 
 pub(super) fn attach(args: &Attach) -> super::Outcome {
-    let which = args.container.which();
-    let config = configuration_of(&args.container.live(), which, args.network.as_deref())?;
+    let container_ref = args.container.container_ref();
+    let config = configuration_of(&args.container.live(), container_ref, args.network.as_deref())?;
     let selections = selections(&args.selections)?;
     let live = args.container.live().configured_by(&config).writing_pod_status(config.clone());
-    let outcome = live.attach(&config, which, selections).map_err(|error| args.container.refused(&error, ""))?;
+    let outcome =
+        live.attach(&config, container_ref, selections).map_err(|error| args.container.refused(&error, ""))?;
     args.container.report(&outcome, "")
 }
 
@@ -164,20 +165,21 @@ pub(super) fn detach(args: &Detach) -> super::Outcome {
     let interfaces: Vec<&str> = args.interfaces.iter().map(String::as_str).collect();
     let live = args.container.configured_live()?;
     let outcome =
-        live.detach(args.container.which(), &interfaces).map_err(|error| args.container.refused(&error, ""))?;
+        live.detach(args.container.container_ref(), &interfaces).map_err(|error| args.container.refused(&error, ""))?;
     args.container.report(&outcome, "")
 }
 
 pub(super) fn update(args: &UpdateArgs) -> super::Outcome {
-    let (which, values) = (args.container.which(), args.update()?);
+    let (container_ref, values) = (args.container.container_ref(), args.update()?);
     if args.dry_run {
         let live = args.container.live();
-        let (now, planned) = live.plan_update(which, &args.interface, &values).map_err(|error| refused(&error))?;
+        let (now, planned) =
+            live.plan_update(container_ref, &args.interface, &values).map_err(|error| refused(&error))?;
         return print(&dry_run(&now, &planned));
     }
     let live = args.container.configured_live()?;
     let outcome = live
-        .update(which, &args.interface, &values)
+        .update(container_ref, &args.interface, &values)
         .map_err(|error| args.container.refused(&error, &args.interface))?;
     args.container.report(&outcome, &args.interface)
 }
@@ -187,10 +189,10 @@ fn refused(error: &LiveError) -> CliError {
 }
 
 /// Braid's part of the given network or, without one, of the network that the container was attached to.
-fn configuration_of(live: &Live, which: Which<'_>, network: Option<&str>) -> Result<Config, CliError> {
+fn configuration_of(live: &Live, container_ref: ContainerRef<'_>, network: Option<&str>) -> Result<Config, CliError> {
     match network {
         Some(network) => configuration(network),
-        None => configuration(&live.network_of(which).map_err(|error| refused(&error))?),
+        None => configuration(&live.network_of(container_ref).map_err(|error| refused(&error))?),
     }
 }
 
@@ -235,14 +237,14 @@ fn wrong(message: String) -> CliError {
 }
 
 impl Target {
-    fn which(&self) -> Which<'_> {
-        Which { container: &self.id, ifname: self.of.as_deref() }
+    fn container_ref(&self) -> ContainerRef<'_> {
+        ContainerRef { container: &self.id, ifname: self.of.as_deref() }
     }
 }
 
 impl Container {
-    fn which(&self) -> Which<'_> {
-        self.target.which()
+    fn container_ref(&self) -> ContainerRef<'_> {
+        self.target.container_ref()
     }
 
     fn live(&self) -> Live {
@@ -253,11 +255,11 @@ impl Container {
     /// is updated.
     fn configured_live(&self) -> Result<Live, CliError> {
         let live = self.live();
-        let network = live.network_of(self.which()).map_err(|error| refused(&error))?;
+        let network = live.network_of(self.container_ref()).map_err(|error| refused(&error))?;
         match configuration(&network) {
             Ok(config) => Ok(live.configured_by(&config).writing_pod_status(config)),
             Err(error) => {
-                if live.pod_of(self.which()).is_ok_and(|pod| pod.is_some()) {
+                if live.pod_of(self.container_ref()).is_ok_and(|pod| pod.is_some()) {
                     let reason = table::message(&error.message());
                     eprint_line!("braid: the pod's network status is not updated: {reason}");
                 }

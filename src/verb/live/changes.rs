@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::super::context::Context;
 use super::error::LiveError;
-use super::find::{self, Which};
+use super::find::{self, ContainerRef};
 use super::locked::{LockedContainer, refuse_missing_plugins, request_of};
 use super::pod_status::write_pod_status;
 use super::ports;
@@ -89,8 +89,8 @@ impl Live {
     ///
     /// # Errors
     /// When there is no such container.
-    pub fn pod_of(&self, which: Which<'_>) -> Result<Option<(String, String)>, LiveError> {
-        let request = self.look_at_plan(which, request_of)??;
+    pub fn pod_of(&self, container_ref: ContainerRef<'_>) -> Result<Option<(String, String)>, LiveError> {
+        let request = self.look_at_plan(container_ref, request_of)??;
         Ok(pod_of(&request).map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
     }
 
@@ -98,8 +98,8 @@ impl Live {
     ///
     /// # Errors
     /// When there is no such container.
-    pub fn network_of(&self, which: Which<'_>) -> Result<String, LiveError> {
-        self.look_at_plan(which, |plan| plan.network.clone())
+    pub fn network_of(&self, container_ref: ContainerRef<'_>) -> Result<String, LiveError> {
+        self.look_at_plan(container_ref, |plan| plan.network.clone())
     }
 
     /// Attaches a container to more networks. Several are one transaction: all of them, or none. They are looked up and checked
@@ -110,10 +110,10 @@ impl Live {
     pub fn attach(
         &self,
         config: &Config,
-        which: Which<'_>,
+        container_ref: ContainerRef<'_>,
         selections: Vec<OperatorSelection>,
     ) -> Result<Outcome, LiveError> {
-        self.change(which, |locked, journal| {
+        self.change(container_ref, |locked, journal| {
             find::refuse_debts(&journal.state)?;
             let attachments = locked.plan(config, &journal.state, selections)?;
             if attachments.is_empty() {
@@ -130,8 +130,8 @@ impl Live {
     /// # Errors
     /// When there is no such interface, or it is the primary's, or a plugin fails. What could not be undone is then owed: the
     /// next detach of the interface tries it again, and DEL does.
-    pub fn detach(&self, which: Which<'_>, interfaces: &[&str]) -> Result<Outcome, LiveError> {
-        self.change_unsettled(which, |locked, mut journal| {
+    pub fn detach(&self, container_ref: ContainerRef<'_>, interfaces: &[&str]) -> Result<Outcome, LiveError> {
+        self.change_unsettled(container_ref, |locked, mut journal| {
             let settled = locked.settle_for(&mut journal, interfaces)?;
             let mut indexes = Vec::new();
             for ifname in interfaces.iter().filter(|ifname| !settled.contains(*ifname)) {
@@ -157,8 +157,13 @@ impl Live {
     /// # Errors
     /// When there is no such interface, the values cannot be given, or a plugin refuses them. The old values are then in force
     /// again.
-    pub fn update(&self, which: Which<'_>, interface: &str, values: &Update) -> Result<Outcome, LiveError> {
-        self.change(which, |locked, journal| {
+    pub fn update(
+        &self,
+        container_ref: ContainerRef<'_>,
+        interface: &str,
+        values: &Update,
+    ) -> Result<Outcome, LiveError> {
+        self.change(container_ref, |locked, journal| {
             find::refuse_debts(&journal.state)?;
             let (index, planned) = planned(&journal.state, interface, values)?;
             ports::refuse_taken(locked.store, locked.container, &journal.state, index, &planned)?;
@@ -177,13 +182,13 @@ impl Live {
     /// When it could not be done, as far as is known without doing it.
     pub fn plan_update(
         &self,
-        which: Which<'_>,
+        container_ref: ContainerRef<'_>,
         interface: &str,
         values: &Update,
     ) -> Result<(Attachment, PlannedUpdate), LiveError> {
-        let (store, id) = self.open(which)?;
-        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
-        let state = find::look(&container, which)?;
+        let (store, id) = self.open(container_ref)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(container_ref))?;
+        let state = find::look(&container, container_ref)?;
         find::refuse_unfit(&state)?;
         find::refuse_debts(&state)?;
         let (index, planned) = planned(&state, interface, values)?;
@@ -195,21 +200,21 @@ impl Live {
     }
 
     /// Reads the plan at the beginning of a container's journal. The rest is much longer if the container has been changed often.
-    fn look_at_plan<T>(&self, which: Which<'_>, look: impl FnOnce(&Plan) -> T) -> Result<T, LiveError> {
-        let (store, id) = self.open(which)?;
-        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
-        Ok(look(&find::plan(&container, which)?))
+    fn look_at_plan<T>(&self, container_ref: ContainerRef<'_>, look: impl FnOnce(&Plan) -> T) -> Result<T, LiveError> {
+        let (store, id) = self.open(container_ref)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(container_ref))?;
+        Ok(look(&find::plan(&container, container_ref)?))
     }
 
     pub(super) fn state_dir(&self) -> &std::path::Path {
         &self.state_dir
     }
 
-    pub(super) fn open(&self, which: Which<'_>) -> Result<(Store, String), LiveError> {
+    pub(super) fn open(&self, container_ref: ContainerRef<'_>) -> Result<(Store, String), LiveError> {
         let deadline = deadline::from(Instant::now(), self.timeouts.total);
         let store = Store::open_existing(&self.state_dir, Sharing::Shared, deadline)?;
-        let store = store.ok_or_else(|| self.no_container(which))?;
-        let id = find::container_id(&store, which)?;
+        let store = store.ok_or_else(|| self.no_container(container_ref))?;
+        let id = find::container_id(&store, container_ref)?;
         Ok((store, id))
     }
 
@@ -219,17 +224,17 @@ impl Live {
         Context::of_container(id, self.timeouts, look_ahead)
     }
 
-    pub(super) fn no_container(&self, which: Which<'_>) -> LiveError {
-        LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: self.state_dir.clone() }
+    pub(super) fn no_container(&self, container_ref: ContainerRef<'_>) -> LiveError {
+        LiveError::NoContainer { prefix: container_ref.container.to_owned(), state_dir: self.state_dir.clone() }
     }
 
     /// Changes a container after settling an earlier change that did not finish.
     fn change(
         &self,
-        which: Which<'_>,
+        container_ref: ContainerRef<'_>,
         work: impl FnOnce(&LockedContainer<'_>, Journal) -> Result<Changed, LiveError>,
     ) -> Result<Outcome, LiveError> {
-        self.change_unsettled(which, |locked, mut journal| {
+        self.change_unsettled(container_ref, |locked, mut journal| {
             locked.settle(&mut journal)?;
             work(locked, journal)
         })
@@ -237,10 +242,10 @@ impl Live {
 
     fn change_unsettled(
         &self,
-        which: Which<'_>,
+        container_ref: ContainerRef<'_>,
         work: impl FnOnce(&LockedContainer<'_>, Journal) -> Result<Changed, LiveError>,
     ) -> Result<Outcome, LiveError> {
-        self.locked(which, |locked, journal| {
+        self.locked(container_ref, |locked, journal| {
             let plan = &journal.state.header.plan;
             let (container_id, ifname, version) = (plan.container_id.clone(), plan.ifname.clone(), plan.version);
             let (before, plan) =
@@ -258,13 +263,14 @@ impl Live {
     /// Locks a running container and works on it.
     pub(super) fn locked<T>(
         &self,
-        which: Which<'_>,
+        container_ref: ContainerRef<'_>,
         work: impl FnOnce(&LockedContainer<'_>, Journal) -> Result<T, LiveError>,
     ) -> Result<T, LiveError> {
-        let (store, id) = self.open(which)?;
+        let (store, id) = self.open(container_ref)?;
         let context = self.context(&id);
-        let container = store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(which))?;
-        let journal = find::journal(&container, which)?;
+        let container =
+            store.existing_container(&id, context.deadline)?.ok_or_else(|| self.no_container(container_ref))?;
+        let journal = find::journal(&container, container_ref)?;
         let netns = find::refuse_unfit(&journal.state)?;
         let plan = &journal.state.header.plan;
         let finder = context.finder_for(&plan.path);

@@ -11,7 +11,7 @@ use crate::transaction::{Container, Journal, Opened, Store, StoreError};
 
 /// A container, as an operator names it.
 #[derive(Debug, Clone, Copy)]
-pub struct Which<'a> {
+pub struct ContainerRef<'a> {
     /// Its ID, or the beginning of it.
     pub container: &'a str,
     /// The interface that the runtime asked for. Needed only if the container was attached several times.
@@ -19,52 +19,53 @@ pub struct Which<'a> {
 }
 
 /// The ID of the container that is meant.
-pub(super) fn container_id(store: &Store, which: Which<'_>) -> Result<String, LiveError> {
-    let none = || LiveError::NoContainer { prefix: which.container.to_owned(), state_dir: store.path().to_owned() };
-    if validate::container_id(which.container).is_err() {
+pub(super) fn container_id(store: &Store, container_ref: ContainerRef<'_>) -> Result<String, LiveError> {
+    let none =
+        || LiveError::NoContainer { prefix: container_ref.container.to_owned(), state_dir: store.path().to_owned() };
+    if validate::container_id(container_ref.container).is_err() {
         return Err(none());
     }
     // With the whole ID, the time does not depend on the number of containers.
-    if store.unlocked_container(which.container)?.is_some() {
-        return Ok(which.container.to_owned());
+    if store.unlocked_container(container_ref.container)?.is_some() {
+        return Ok(container_ref.container.to_owned());
     }
     let mut ids = store.container_ids()?;
-    ids.retain(|id| id.starts_with(which.container));
+    ids.retain(|id| id.starts_with(container_ref.container));
     ids.sort();
     match ids.as_slice() {
         [] => Err(none()),
         [one] => Ok(one.clone()),
-        _ => Err(LiveError::SeveralContainers { prefix: which.container.to_owned(), ids }),
+        _ => Err(LiveError::SeveralContainers { prefix: container_ref.container.to_owned(), ids }),
     }
 }
 
-/// The journal of a locked container that `which` selects.
-pub(super) fn journal(container: &Container, which: Which<'_>) -> Result<Journal, LiveError> {
-    found(container, which, |ifname| match Journal::open(container, ifname)? {
+/// The journal of a locked container that `container_ref` selects.
+pub(super) fn journal(container: &Container, container_ref: ContainerRef<'_>) -> Result<Journal, LiveError> {
+    found(container, container_ref, |ifname| match Journal::open(container, ifname)? {
         Opened::Journal(journal) => Ok(Some(Ok(*journal))),
         Opened::Corrupt(reason) => Ok(Some(Err(reason))),
         Opened::None | Opened::Unfinished => Ok(None),
     })
 }
 
-/// The state of the journal that `which` selects. The container need not be locked.
-pub(super) fn look(container: &Container, which: Which<'_>) -> Result<State, LiveError> {
-    found(container, which, |ifname| State::peek(container, ifname))
+/// The state of the journal that `container_ref` selects. The container need not be locked.
+pub(super) fn look(container: &Container, container_ref: ContainerRef<'_>) -> Result<State, LiveError> {
+    found(container, container_ref, |ifname| State::peek(container, ifname))
 }
 
-/// ADD's plan at the beginning of the journal that `which` selects. The container need not be locked.
-pub(super) fn plan(container: &Container, which: Which<'_>) -> Result<Plan, LiveError> {
-    found(container, which, |ifname| State::peek_at_plan(container, ifname))
+/// ADD's plan at the beginning of the journal that `container_ref` selects. The container need not be locked.
+pub(super) fn plan(container: &Container, container_ref: ContainerRef<'_>) -> Result<Plan, LiveError> {
+    found(container, container_ref, |ifname| State::peek_at_plan(container, ifname))
 }
 
-/// Finds the journal that `which` selects, and reads the wanted part of it.
+/// Finds the journal that `container_ref` selects, and reads the wanted part of it.
 fn found<T>(
     container: &Container,
-    which: Which<'_>,
+    container_ref: ContainerRef<'_>,
     read: impl FnOnce(&str) -> Result<Option<Result<T, String>>, StoreError>,
 ) -> Result<T, LiveError> {
     let ifnames = container.entries()?.ifnames;
-    let ifname = match (which.ifname, ifnames.as_slice()) {
+    let ifname = match (container_ref.ifname, ifnames.as_slice()) {
         (Some(ifname), _) => ifnames.iter().find(|name| *name == ifname),
         (None, [one]) => Some(one),
         (None, []) => None,
@@ -73,7 +74,7 @@ fn found<T>(
         }
     };
     let Some(ifname) = ifname else {
-        let ifname = which.ifname.unwrap_or_default().to_owned();
+        let ifname = container_ref.ifname.unwrap_or_default().to_owned();
         return Err(LiveError::NoJournal { container_id: container.id().to_owned(), ifname, ifnames });
     };
     match read(ifname)? {

@@ -6,11 +6,11 @@
 //!
 //! ```no_run
 //! use braid_cni::plan::update::{BandwidthUpdate, LimitUpdate, Update};
-//! use braid_cni::verb::live::{Live, Which};
+//! use braid_cni::verb::live::{ContainerRef, Live};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let live = Live::new("/var/lib/cni/braid");
-//! let container = Which { container: "4fd8a1", ifname: None };
+//! let container = ContainerRef { container: "4fd8a1", ifname: None };
 //! // 50 Mbit/s into the container; what leaves it stays as it is.
 //! let limit = LimitUpdate::Limited { rate: 50_000_000, burst: None };
 //! let bandwidth = BandwidthUpdate { ingress: Some(limit), egress: None };
@@ -33,6 +33,6 @@ mod tried;
 
 pub use changes::{Live, Outcome};
 pub use error::{LiveError, Tried};
-pub use find::Which;
+pub use find::ContainerRef;
 pub use pod_status::write_pod_status;
-pub use sync::{AttachedNow, Failed, Network, PodName, Synced, Unknown};
+pub use sync::{AttachedNow, Failed, ForeignContainer, Network, PodName, Synced};

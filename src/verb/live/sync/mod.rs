@@ -9,5 +9,5 @@ mod repair;
 mod report;
 mod work;
 
-pub use repair::Unknown;
+pub use repair::ForeignContainer;
 pub use report::{AttachedNow, Failed, Network, PodName, Synced};

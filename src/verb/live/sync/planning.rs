@@ -15,8 +15,8 @@ use crate::source::pod::{NETWORKS, Pod};
 use crate::source::{Gathered, SourceError};
 use crate::transaction::journal::State;
 
-/// A container as it was looked at.
-pub(super) struct Seen {
+/// The journals of a container, as `sync` has read them.
+pub(super) struct ContainerJournals {
     /// Its journal.
     pub(super) state: State,
     /// The attachments that its other journals record.
@@ -79,7 +79,7 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    pub(super) fn plan(&self, seen: &Seen, difference: Difference) -> Result<Work, LiveError> {
+    pub(super) fn plan(&self, journals: &ContainerJournals, difference: Difference) -> Result<Work, LiveError> {
         let mut places: Vec<(usize, Option<usize>)> =
             difference.replace.iter().map(|pair| (pair.selection, Some(pair.attachment))).collect();
         places.extend(difference.attach.iter().map(|selection| (*selection, None)));
@@ -90,11 +90,11 @@ impl Planner<'_> {
         let mut pod = self.pod.clone();
         for (selection, replaced) in &places {
             if let Some(index) = replaced {
-                let name = &seen.state.header.plan.attachments[*index].ifname;
+                let name = &journals.state.header.plan.attachments[*index].ifname;
                 pod.networks[*selection].interface.get_or_insert_with(|| name.clone());
             }
         }
-        let mut staying = staying(seen, &difference);
+        let mut staying = staying(journals, &difference);
         let held: Vec<_> = staying.iter().filter_map(Attachment::held_device).collect();
         let selections: Vec<usize> = places.iter().map(|(selection, _)| *selection).collect();
         let found = self.session.look_up(self.config, &pod, &selections, &held);
@@ -138,10 +138,10 @@ impl Planner<'_> {
 }
 
 /// The attachments that stay.
-fn staying(seen: &Seen, difference: &Difference) -> Vec<Attachment> {
+fn staying(journals: &ContainerJournals, difference: &Difference) -> Vec<Attachment> {
     let leaves = |index: usize| {
         difference.detach.contains(&index) || difference.replace.iter().any(|pair| pair.attachment == index)
     };
-    let own = seen.state.attachments().filter(|(index, _)| !leaves(*index)).map(|(_, attachment)| attachment);
-    own.chain(&seen.others).cloned().collect()
+    let own = journals.state.attachments().filter(|(index, _)| !leaves(*index)).map(|(_, attachment)| attachment);
+    own.chain(&journals.others).cloned().collect()
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::super::super::error::Error;
 use super::super::changes::Live;
 use super::super::error::LiveError;
-use super::super::find::{self, Which};
+use super::super::find::{self, ContainerRef};
 use super::super::locked::request_of;
 use super::super::pod_status::write_primary;
-use super::planning::Seen;
+use super::planning::ContainerJournals;
 use super::report::{Failed, Synced};
 use super::work::{Syncing, cluster_error};
 use crate::cni::AddResult;
@@ -34,7 +34,7 @@ const PRIMARY: &str = "eth0";
 
 /// A container without a journal of Braid.
 #[derive(Debug, Clone, Copy)]
-pub struct Unknown<'a> {
+pub struct ForeignContainer<'a> {
     /// Its whole ID.
     pub container: &'a str,
     /// The directory in which the runtime's libcni keeps its results.
@@ -50,18 +50,18 @@ impl Live {
     ///
     /// # Errors
     /// When the runtime keeps no result of such a container, or as [`Live::sync`].
-    pub fn repair(&self, config: &Config, unknown: Unknown<'_>, is_trial: bool) -> Result<Synced, LiveError> {
+    pub fn repair(&self, config: &Config, foreign: ForeignContainer<'_>, is_trial: bool) -> Result<Synced, LiveError> {
         let live = self.clone().configured_by(config);
-        let nobody = || LiveError::NoContainer { prefix: unknown.container.into(), state_dir: unknown.cache.into() };
-        let cached = primary(unknown).ok_or_else(nobody)?;
-        let state = as_attached(config, &cached, unknown.cni_path)?;
-        let which = Which { container: unknown.container, ifname: Some(&cached.if_name) };
-        let syncing = Syncing { live: &live, config, which, before: state.clone() };
+        let nobody = || LiveError::NoContainer { prefix: foreign.container.into(), state_dir: foreign.cache.into() };
+        let cached = primary(foreign).ok_or_else(nobody)?;
+        let state = as_attached(config, &cached, foreign.cni_path)?;
+        let container_ref = ContainerRef { container: foreign.container, ifname: Some(&cached.if_name) };
+        let syncing = Syncing { live: &live, config, container_ref, before: state.clone() };
         if is_by_multus(config, &cached) {
             let skipped = Some("multus has attached the container, and knows its networks".into());
             return Ok(Synced { skipped, ..syncing.report(None) });
         }
-        let missing = syncing.run(Seen { state: state.clone(), others: Vec::new() }, true)?;
+        let missing = syncing.run(ContainerJournals { state: state.clone(), others: Vec::new() }, true)?;
         let lacks_nothing = missing.is_whole() && missing.attached.is_empty();
         if missing.skipped.is_some() || lacks_nothing || (is_trial && config.kubernetes.repair) {
             return Ok(missing);
@@ -79,7 +79,7 @@ impl Live {
         let result = state.complete.as_deref().map_or("{}", |raw| raw.get());
         let result = AddResult::parse(result.as_bytes(), state.header.plan.version).unwrap_or_default();
         let named = write_primary(&session, &state, &cached.network_name, &result, &now.status);
-        let mut report = live.sync(config, which, false)?;
+        let mut report = live.sync(config, container_ref, false)?;
         if let Err(error) = named {
             let (network, interface) = (cached.network_name.clone(), Some(cached.if_name.clone()));
             report.failed.push(Failed { selection: None, network, interface, error: CniError::from(&error) });
@@ -137,8 +137,8 @@ fn as_attached(config: &Config, cached: &Cached, cni_path: &str) -> Result<State
 }
 
 /// The cached result of the primary network of a running pod.
-fn primary(unknown: Unknown<'_>) -> Option<Cached> {
-    let mut results = Cache::new(unknown.cache).of_container(unknown.container).unwrap_or_default();
+fn primary(foreign: ForeignContainer<'_>) -> Option<Cached> {
+    let mut results = Cache::new(foreign.cache).of_container(foreign.container).unwrap_or_default();
     results.retain(|cached| {
         let is_of_pod = cached.cni_args.iter().flatten().any(|[key, value]| key == "K8S_POD_UID" && !value.is_empty());
         is_of_pod && cached.if_name != LOOPBACK && !cached.netns.is_empty() && cached.result.is_some()

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::super::preflight::{open_namespace, refuse_taken_names};
 use super::super::changes::Live;
 use super::super::error::LiveError;
-use super::super::find::{self, Which};
+use super::super::find::{self, ContainerRef};
 use super::super::locked::{LockedContainer, refuse_missing_plugins, request_of};
 use super::super::pod_status::{complete_pod_status, is_written, write_pod_status};
 use super::super::ports;
 use super::super::shared;
-use super::planning::{New, Planner, Seen, Work, difference, origin};
+use super::planning::{ContainerJournals, New, Planner, Work, difference, origin};
 use super::report::{AttachedNow, Failed, Network, PodName, Synced};
 use crate::cni::CniError;
 use crate::config::Config;
@@ -36,12 +36,12 @@ impl Live {
     ///
     /// # Errors
     /// When the container is not there or not whole, or its pod is gone or cannot be asked. Nothing was done then.
-    pub fn sync(&self, config: &Config, which: Which<'_>, is_trial: bool) -> Result<Synced, LiveError> {
+    pub fn sync(&self, config: &Config, container_ref: ContainerRef<'_>, is_trial: bool) -> Result<Synced, LiveError> {
         let live = self.clone().configured_by(config);
-        let first = live.look_at(which)?;
+        let first = live.look_at(container_ref)?;
         let id = first.state.header.plan.container_id.clone();
-        let whole = Which { container: &id, ifname: Some(&first.state.header.plan.ifname.clone()) };
-        let syncing = Syncing { live: &live, config, which: whole, before: first.state.clone() };
+        let whole = ContainerRef { container: &id, ifname: Some(&first.state.header.plan.ifname.clone()) };
+        let syncing = Syncing { live: &live, config, container_ref: whole, before: first.state.clone() };
         match syncing.run(first, is_trial) {
             // It went away while it was looked at.
             Err(
@@ -59,22 +59,23 @@ impl Live {
     }
 
     /// Reads a container's journals without waiting for its lock.
-    fn look_at(&self, which: Which<'_>) -> Result<Seen, LiveError> {
-        let (store, id) = self.open(which)?;
-        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(which))?;
-        let state = find::look(&container, which)?;
+    fn look_at(&self, container_ref: ContainerRef<'_>) -> Result<ContainerJournals, LiveError> {
+        let (store, id) = self.open(container_ref)?;
+        let container = store.unlocked_container(&id)?.ok_or_else(|| self.no_container(container_ref))?;
+        let state = find::look(&container, container_ref)?;
         let mut others = Vec::new();
         for ifname in container.entries()?.ifnames.iter().filter(|ifname| **ifname != state.header.plan.ifname) {
             if let Some(Ok(state)) = State::peek(&container, ifname)? {
                 others.extend(state.attachments().map(|(_, attachment)| attachment.clone()));
             }
         }
-        Ok(Seen { state, others })
+        Ok(ContainerJournals { state, others })
     }
 
     /// Whether DEL has begun.
-    fn is_being_deleted(&self, which: Which<'_>) -> bool {
-        self.look_at(which).map_or(true, |seen| seen.state.complete.is_some() && seen.state.is_being_undone())
+    fn is_being_deleted(&self, container_ref: ContainerRef<'_>) -> bool {
+        self.look_at(container_ref)
+            .map_or(true, |journals| journals.state.complete.is_some() && journals.state.is_being_undone())
     }
 }
 
@@ -82,7 +83,7 @@ impl Live {
 pub(super) struct Syncing<'a> {
     pub(super) live: &'a Live,
     pub(super) config: &'a Config,
-    pub(super) which: Which<'a>,
+    pub(super) container_ref: ContainerRef<'a>,
     /// Its journal when it was looked at first.
     pub(super) before: State,
 }
@@ -96,17 +97,17 @@ enum Found {
 }
 
 impl Syncing<'_> {
-    pub(super) fn run(&self, first: Seen, is_trial: bool) -> Result<Synced, LiveError> {
-        let mut seen = first;
+    pub(super) fn run(&self, first: ContainerJournals, is_trial: bool) -> Result<Synced, LiveError> {
+        let mut journals = first;
         let (mut is_settled, mut unsettled) = (false, None);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                seen = self.live.look_at(self.which)?;
+                journals = self.live.look_at(self.container_ref)?;
             }
-            find::refuse_unfit(&seen.state)?;
-            let context = self.live.context(self.which.container);
-            let request = request_of(&seen.state.header.plan)?;
-            let no_pod = |why| LiveError::NoPod { container_id: self.which.container.to_owned(), why };
+            find::refuse_unfit(&journals.state)?;
+            let context = self.live.context(self.container_ref.container);
+            let request = request_of(&journals.state.header.plan)?;
+            let no_pod = |why| LiveError::NoPod { container_id: self.container_ref.container.to_owned(), why };
             if crate::source::kubernetes::pod_of(&request).is_none() {
                 return Err(no_pod("its journal names no pod"));
             }
@@ -117,7 +118,7 @@ impl Syncing<'_> {
             if now.is_deleting {
                 return Ok(Synced { skipped: Some("the pod is being deleted".into()), ..report });
             }
-            if !is_trial && is_owing(&seen.state) && !is_settled {
+            if !is_trial && is_owing(&journals.state) && !is_settled {
                 // Tried once only. If something stays owed, the other changes are made nevertheless.
                 is_settled = true;
                 unsettled = self.settle()?;
@@ -134,21 +135,21 @@ impl Syncing<'_> {
                 self.post_events(&session, &now.pod, &report, is_trial);
                 return Ok(report);
             }
-            let finder = context.finder_for(&seen.state.header.plan.path);
+            let finder = context.finder_for(&journals.state.header.plan.path);
             let planner =
                 Planner { config: self.config, request: &request, session: &session, pod: &now.pod, finder: &finder };
-            let work = planner.plan(&seen, difference(&seen.state, &now.pod))?;
+            let work = planner.plan(&journals, difference(&journals.state, &now.pod))?;
             if is_trial {
-                report_planned(&mut report, &seen.state, &work);
+                report_planned(&mut report, &journals.state, &work);
                 return Ok(report);
             }
-            if let Found::Changed = self.apply_if_unchanged(&session, &now, &seen, work, &mut report)? {
+            if let Found::Changed = self.apply_if_unchanged(&session, &now, &journals, work, &mut report)? {
                 continue;
             }
             self.post_events(&session, &now.pod, &report, is_trial);
             return Ok(report);
         }
-        Err(LiveError::KeepsChanging { container_id: self.which.container.to_owned() })
+        Err(LiveError::KeepsChanging { container_id: self.container_ref.container.to_owned() })
     }
 
     pub(super) fn report(&self, pod: Option<&Pod>) -> Synced {
@@ -160,7 +161,7 @@ impl Syncing<'_> {
         definitions.sort();
         definitions.dedup();
         Synced {
-            container: self.which.container.to_owned(),
+            container: self.container_ref.container.to_owned(),
             interface: self.before.header.plan.ifname.clone(),
             pod: name.unwrap_or_default(),
             definitions,
@@ -176,13 +177,13 @@ impl Syncing<'_> {
 
     /// Tries again what is owed. Returns what is still owed afterwards.
     fn settle(&self) -> Result<Option<Failed>, LiveError> {
-        self.live.locked(self.which, |locked, mut journal| {
+        self.live.locked(self.container_ref, |locked, mut journal| {
             let settled = locked.settle(&mut journal).and_then(|()| {
                 let owed: Vec<usize> = owed(&journal.state);
                 if owed.is_empty() { Ok(()) } else { locked.detach(journal, &owed) }
             });
             let Err(error) = settled else { return Ok(None) };
-            let state = locked.state(self.which)?;
+            let state = locked.state(self.container_ref)?;
             let owing = state.attachments().find(|(index, _)| state.is_changing(*index) || owed_by(&state, *index));
             let owing = owing.map(|(_, attachment)| network(attachment));
             Ok(Some(Failed {
@@ -199,18 +200,18 @@ impl Syncing<'_> {
         &self,
         session: &Session,
         now: &PodNow,
-        seen: &Seen,
+        journals: &ContainerJournals,
         work: Work,
         report: &mut Synced,
     ) -> Result<Found, LiveError> {
         let is_settled = work.difference.is_empty() && work.new.is_empty();
-        let has_changed = !is_same(&self.before, &seen.state);
-        self.live.locked(self.which, |locked, journal| {
+        let has_changed = !is_same(&self.before, &journals.state);
+        self.live.locked(self.container_ref, |locked, journal| {
             // Only under the lock is it certain that nothing is to be done: another sync may be applying an older annotation.
-            if !is_same(&seen.state, &journal.state) {
+            if !is_same(&journals.state, &journal.state) {
                 return Ok(Found::Changed);
             }
-            if is_settled && !has_changed && is_written(&seen.state, &now.status)? {
+            if is_settled && !has_changed && is_written(&journals.state, &now.status)? {
                 return Ok(Found::Done);
             }
             // While this sync waited for the lock, the annotation may have changed and others may have applied the change.
@@ -219,8 +220,8 @@ impl Syncing<'_> {
                 return Ok(Found::Changed);
             }
             drop(journal);
-            LockedSync { locked, which: self.which, seen, report }.apply(work);
-            let after = locked.state(self.which)?;
+            LockedSync { locked, container_ref: self.container_ref, journals, report }.apply(work);
+            let after = locked.state(self.container_ref)?;
             let written = write_pod_status(self.config, Some(&self.before), &after);
             let written = written.and_then(|()| {
                 if is_settled && !is_written(&after, &now.status)? {
@@ -323,8 +324,8 @@ fn attached(selection: usize, attachment: &Attachment, ips: Vec<String>) -> Atta
 /// The work on a container that is locked.
 struct LockedSync<'a, 'b> {
     locked: &'a LockedContainer<'a>,
-    which: Which<'a>,
-    seen: &'a Seen,
+    container_ref: ContainerRef<'a>,
+    journals: &'a ContainerJournals,
     report: &'b mut Synced,
 }
 
@@ -354,7 +355,7 @@ impl LockedSync<'_, '_> {
     /// The journal. A change that did not finish is settled first, except that attachments may still be in the state of being
     /// detached.
     fn journal(&self) -> Result<Journal, LiveError> {
-        let mut journal = find::journal(self.locked.container, self.which)?;
+        let mut journal = find::journal(self.locked.container, self.container_ref)?;
         if journal.state.pending.as_ref().is_some_and(|one| !one.attaching.is_empty() || one.redone.is_some()) {
             self.locked.settle(&mut journal)?;
         }
@@ -362,7 +363,7 @@ impl LockedSync<'_, '_> {
     }
 
     fn detach(&mut self, index: usize) -> bool {
-        let network = network(&self.seen.state.header.plan.attachments[index]);
+        let network = network(&self.journals.state.header.plan.attachments[index]);
         let outcome = self.journal().and_then(|journal| {
             let index = find::attachment(&journal.state, &network.interface)?;
             self.locked.detach(journal, &[index])
@@ -385,7 +386,7 @@ impl LockedSync<'_, '_> {
     /// Updates attachments. One that takes a host port comes after the one that frees it. If they wait for one another, the first
     /// gives up its ports meanwhile.
     fn update_all(&mut self, updates: Vec<Changed>) {
-        let attachments = &self.seen.state.header.plan.attachments;
+        let attachments = &self.journals.state.header.plan.attachments;
         let mut mappings: BTreeMap<usize, Vec<PortMapping>> = updates
             .iter()
             .map(|one| (one.pair.attachment, ports::mappings(&attachments[one.pair.attachment])))
@@ -417,7 +418,7 @@ impl LockedSync<'_, '_> {
     fn give_up_ports(&self, changed: Changed) -> Changed {
         let Changed { pair, planned } = changed;
         let Ok(wanted) = planned else { return Changed { pair, planned } };
-        let ifname = &self.seen.state.header.plan.attachments[pair.attachment].ifname;
+        let ifname = &self.journals.state.header.plan.attachments[pair.attachment].ifname;
         let none = Update { port_mappings: Some(Vec::new()), ..Update::default() };
         let without = || -> Result<Attachment, LiveError> {
             let journal = self.journal()?;
@@ -425,7 +426,7 @@ impl LockedSync<'_, '_> {
             let planned = plan::update::update(&journal.state.header.plan.attachments[index], &none)?;
             self.locked
                 .reported("update", journal, |means, journal| transaction::update(means, journal, index, &planned))?;
-            let mut state = self.locked.state(self.which)?;
+            let mut state = self.locked.state(self.container_ref)?;
             Ok(state.header.plan.attachments.swap_remove(index))
         };
         // If it keeps its ports, the update says what is wrong.
@@ -438,7 +439,7 @@ impl LockedSync<'_, '_> {
 
     fn update(&mut self, changed: Changed) {
         let Changed { pair, planned } = changed;
-        let network = network(&self.seen.state.header.plan.attachments[pair.attachment]);
+        let network = network(&self.journals.state.header.plan.attachments[pair.attachment]);
         let outcome = planned.map_err(LiveError::from).and_then(|planned| {
             let journal = self.journal()?;
             let index = find::attachment(&journal.state, &network.interface)?;
@@ -488,7 +489,7 @@ impl LockedSync<'_, '_> {
         refuse_taken_names(&plan, netns.as_mut())?;
         drop(netns);
         locked.reported("attach", journal, |means, journal| transaction::attach_more(means, journal, new.to_vec()))?;
-        let state = locked.state(self.which)?;
+        let state = locked.state(self.container_ref)?;
         let results = transaction::results(&state).map_err(ChangeError::Result)?;
         let own = results.into_iter().find(|(index, _)| state.header.plan.attachments[*index].ifname == *ifname);
         let ips = own.map(|(_, result)| result.ips).unwrap_or_default();
@@ -505,7 +506,7 @@ impl LockedContainer<'_> {
     }
 
     /// What the journal says now.
-    fn state(&self, which: Which<'_>) -> Result<State, LiveError> {
-        find::look(self.container, which)
+    fn state(&self, container_ref: ContainerRef<'_>) -> Result<State, LiveError> {
+        find::look(self.container, container_ref)
     }
 }
