@@ -180,7 +180,7 @@ impl Del<'_> {
         if has_state {
             // The state directory exists and knows of no attachment, so nothing can leak.
             for (label, error) in &failures {
-                tracing::warn!(container, "nothing is attached, and yet {label}: {error}");
+                tracing::warn!(container, "no attachment is recorded, but {label}: {error}");
             }
             return Ok(());
         }
@@ -236,44 +236,46 @@ impl Del<'_> {
 fn del_by_configuration(request: &Request, attachment: &Attachment, tools: Tools<'_>) -> Vec<(String, StepError)> {
     let chain = tools.chain(attachment);
     let parameters = attachment.parameters(&request.container_id, &request.netns);
-    let known = Known::to_runtime(&request.container_id, attachment);
-    let failed = match &known {
-        Some(known) => Chain { network: &known.network, ..chain }.del(&known.parameters(parameters), known.result()),
+    let cached = CachedAttachment::of_runtime(&request.container_id, attachment);
+    let failed = match &cached {
+        Some(cached) => {
+            Chain { network: &cached.network, ..chain }.del(&cached.parameters(parameters), cached.result())
+        }
         None => chain.del(&parameters, None),
     };
-    if let Some(known) = known.filter(|_| failed.is_empty()) {
-        known.forget(&request.container_id, attachment);
+    if let Some(cached) = cached.filter(|_| failed.is_empty()) {
+        cached.forget(&request.container_id, attachment);
     }
     failed.into_iter().map(|error| (attachment.label(), error)).collect()
 }
 
 /// An attachment in libcni's cache that the runtime made itself, before Braid managed the network. Without the result of ADD, some
 /// plugins leave resources behind.
-struct Known {
+struct CachedAttachment {
     cache: Cache,
-    cached: Cached,
+    entry: Cached,
     network: NetworkConfig,
 }
 
-impl Known {
-    fn to_runtime(container_id: &str, attachment: &Attachment) -> Option<Self> {
+impl CachedAttachment {
+    fn of_runtime(container_id: &str, attachment: &Attachment) -> Option<Self> {
         let cache = Cache::new(Path::new(cache::DEFAULT_DIR));
-        let cached = cache.load(&attachment.network.name, container_id, &attachment.ifname).ok()??;
-        let network = cached.network().ok()?;
+        let entry = cache.load(&attachment.network.name, container_id, &attachment.ifname).ok()??;
+        let network = entry.network().ok()?;
         // The cached attachment may be the one of Braid itself, if its network has the same name.
         let types =
             |network: &NetworkConfig| network.plugins.iter().map(|plugin| plugin.plugin_type().to_owned()).collect();
         let (then, now): (Vec<_>, Vec<_>) = (types(&network), types(&attachment.network));
-        (then == now).then_some(Self { cache, cached, network })
+        (then == now).then_some(Self { cache, entry, network })
     }
 
     /// The parameters of ADD, with the current namespace.
     fn parameters(&self, now: chain::Attachment) -> chain::Attachment {
-        chain::Attachment { netns: now.netns, ..self.cached.attachment() }
+        chain::Attachment { netns: now.netns, ..self.entry.attachment() }
     }
 
     fn result(&self) -> Option<&RawValue> {
-        self.cached.result.as_deref()
+        self.entry.result.as_deref()
     }
 
     fn forget(&self, container_id: &str, attachment: &Attachment) {

@@ -65,7 +65,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         plugin: "macvlan",
-        reason: "makes one interface under a random name; the kernel serialises what the master is asked for",
+        reason: "makes one interface under a random name; the kernel makes the interfaces of one master one after another",
         uses: Uses::These(on_master),
     },
     Row {
