@@ -1,4 +1,4 @@
-//! Addresses in `ipam` that the plugin cannot use.
+//! What is wrong with `ipam`: addresses that the plugin cannot use, or no plugin at all.
 
 use std::net::IpAddr;
 
@@ -64,10 +64,20 @@ const ROWS: &[Row] = &[
 /// Placeholders that other programs replace before the plugin reads them.
 const REPLACED: [&str; 2] = ["usePodCidr", "usePodCidrIPv6"];
 
-/// The addresses in a plugin's `ipam` that cannot be used.
+/// The plugins that always call an address plugin, on DEL too. Without `ipam`, both their ADD and their DEL fail.
+const NEED_IPAM: [&str; 2] = ["ptp", "vlan"];
+
+/// What is wrong with a plugin's `ipam`.
 pub(super) fn of_plugin(plugin: &PluginConfig) -> Vec<Trap> {
     let ipam: RawObject = get(plugin.keys(), "ipam", "an object").ok().flatten().unwrap_or_default();
     let kind = text(&ipam, "type");
+    if kind.is_none() && NEED_IPAM.contains(&plugin.plugin_type()) {
+        let message = format!(
+            "plugin {:?}: ipam.type is missing, without which its ADD and its DEL fail; expected the type of a plugin that assigns addresses, such as \"host-local\"",
+            plugin.plugin_type()
+        );
+        return vec![Trap { is_fatal: true, message }];
+    }
     let Some(row) = ROWS.iter().find(|row| kind.as_deref() == Some(row.plugin)) else { return Vec::new() };
     let wrong = |(place, value): Value, expected: String| {
         format!("{place} is {value:?}, which {} does not take; expected {expected}", row.plugin)
@@ -211,6 +221,17 @@ mod tests {
         ] {
             let found = messages(&format!(r#"{{"type":"bridge","ipam":{ipam}}}"#));
             assert!(found.len() == 1 && found[0].contains(message), "{ipam}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn some_plugins_need_ipam() {
+        for plugin in [r#"{"type":"vlan","master":"eth0"}"#, r#"{"type":"ptp","ipam":{}}"#] {
+            let found = messages(plugin);
+            assert!(found.len() == 1 && found[0].contains("ipam.type is missing"), "{plugin}: {found:?}");
+        }
+        for plugin in [r#"{"type":"macvlan"}"#, r#"{"type":"vlan","ipam":{"type":"own"}}"#] {
+            assert!(messages(plugin).is_empty(), "{plugin}");
         }
     }
 
