@@ -16,12 +16,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             requirement.plugin, requirement.name
         );
         let remedy = format!("install {}, or choose another backend", requirement.name);
-        Finding::by_hand(
-            Kind::ProgramMissing,
-            format!("{} ({})", requirement.name, requirement.plugin),
-            meaning,
-            remedy,
-        )
+        Finding::by_hand(Kind::ProgramMissing, of_plugin(requirement), meaning, remedy)
     });
     let kinds = findings_of(&node.missing_kinds, |requirement, users| {
         let meaning = format!(
@@ -29,14 +24,14 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             requirement.name, requirement.plugin
         );
         let remedy = format!("load or build the kernel's module for {}, or take the plugin out", requirement.name);
-        Finding::by_hand(
-            Kind::KernelFeatureMissing,
-            format!("{} ({})", requirement.name, requirement.plugin),
-            meaning,
-            remedy,
-        )
+        Finding::by_hand(Kind::KernelFeatureMissing, of_plugin(requirement), meaning, remedy)
     });
     [plugins, programs, kinds].concat()
+}
+
+/// What a plugin lacks, with the plugin's type.
+fn of_plugin(requirement: &Requirement) -> String {
+    format!("{} ({})", requirement.name, requirement.plugin)
 }
 
 fn findings_of(missing: &Missing, finding: impl Fn(&Requirement, &str) -> Finding) -> Vec<Finding> {

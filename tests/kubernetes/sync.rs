@@ -32,6 +32,16 @@ fn able(kind: &str, ip: &str) -> Plugin {
     recorder(kind).without("name").link().ip(ip).key("capabilities", capabilities)
 }
 
+/// A cluster whose pods have a primary network of the reference plugin `ptp`.
+fn cluster_with_reference_plugins() -> (Case, Cluster<Double>) {
+    let primary = ptp("10.66.1.0/24");
+    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig",
+        "delegates": [primary.clone().value()]});
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
+    let case = Case::with_reference_plugins().delegate(primary).configuration("outer.conflist", list);
+    in_cluster(case)
+}
+
 /// A cluster with the networks `one`, `two` and `three` of namespace `web`.
 fn cluster(case: Case) -> (Case, Cluster<Double>) {
     let (case, api) = in_cluster(case);
@@ -531,12 +541,7 @@ fn a_default_route_is_taken_by_attaching_again_and_given_back() {
 /// Limits and mappings change in place: the interface, its addresses and the queues of the limits stay.
 #[test]
 fn limits_and_mappings_change_in_place() {
-    let primary = ptp("10.66.1.0/24");
-    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig",
-        "delegates": [primary.clone().value()]});
-    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
-    let case = Case::with_reference_plugins().delegate(primary).configuration("outer.conflist", list);
-    let (case, api) = in_cluster(case);
+    let (case, api) = cluster_with_reference_plugins();
     let limits = Plugin::new("limits", "bandwidth").key("capabilities", json!({"bandwidth": true}));
     let chain = Network::new("lan").plugin(bridge("br-lan", "10.66.2.0/24")).plugin(limits).plugin(portmap());
     api.definition("web", "lan", &case.expand(&chain.into_json()));
@@ -578,12 +583,7 @@ fn limits_and_mappings_change_in_place() {
 /// A host port goes from one attachment to another, whatever their order, and two attachments swap theirs.
 #[test]
 fn host_ports_move_between_attachments() {
-    let primary = ptp("10.66.1.0/24");
-    let braid = json!({"type": "braid", "stateDir": "@DIR@/state", "kubeconfig": "@DIR@/kubeconfig",
-        "delegates": [primary.clone().value()]});
-    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [braid]});
-    let case = Case::with_reference_plugins().delegate(primary).configuration("outer.conflist", list);
-    let (case, api) = in_cluster(case);
+    let (case, api) = cluster_with_reference_plugins();
     for (name, subnet) in [("one", "10.66.2.0/24"), ("two", "10.66.3.0/24"), ("three", "10.66.4.0/24")] {
         let network = Network::new(name).plugin(bridge(&format!("br-{name}"), subnet)).plugin(portmap());
         api.definition("web", name, &case.expand(&network.into_json()));

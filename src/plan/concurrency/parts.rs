@@ -56,36 +56,33 @@ impl Part {
 
 /// The parts of some attachments of a plan, which are given by their indexes, in their order.
 pub fn parts(concurrency: Concurrency, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
-    let of = |index: &usize| match concurrency {
-        Concurrency::Auto if attachments.len() > 1 => parts_of(plan, *index),
-        _ => vec![Part::whole(plan, *index)],
-    };
-    attachments.iter().flat_map(of).collect()
+    let whole = whole_parts(concurrency, plan, attachments);
+    if concurrency != Concurrency::Auto || whole.len() < 2 {
+        return whole;
+    }
+    whole.into_iter().flat_map(|whole| divided(plan, whole)).collect()
 }
 
 /// The same without dividing any attachment: each is one part.
 pub fn whole_parts(concurrency: Concurrency, plan: &Plan, attachments: &[usize]) -> Vec<Part> {
     let of = |index: &usize| match concurrency {
-        Concurrency::Auto if attachments.len() > 1 => whole_with_needs(plan, *index),
+        Concurrency::Auto if attachments.len() > 1 => {
+            Part { needs: Needs::of(&plan.attachments[*index]), ..Part::whole(plan, *index) }
+        }
         _ => Part::whole(plan, *index),
     };
     attachments.iter().map(of).collect()
 }
 
-fn whole_with_needs(plan: &Plan, index: usize) -> Part {
-    Part { needs: Needs::of(&plan.attachments[index]), ..Part::whole(plan, index) }
-}
-
 /// The parts of an attachment with what they need: two if it makes the primary interface and more comes after that.
-fn parts_of(plan: &Plan, index: usize) -> Vec<Part> {
-    let attachment = &plan.attachments[index];
-    let whole = whole_with_needs(plan, index);
+fn divided(plan: &Plan, whole: Part) -> Vec<Part> {
+    let attachment = &plan.attachments[whole.attachment];
     let (chain, made) = (whole.steps.end, steps_that_make_interface(attachment));
     if !whole.makes_primary || made == chain {
         return vec![whole];
     }
     let needs = Needs::of_steps(&attachment.network, made..chain);
-    let rest = Part { attachment: index, steps: made..chain, makes_primary: false, needs };
+    let rest = Part { attachment: whole.attachment, steps: made..chain, makes_primary: false, needs };
     vec![Part { steps: 0..made, ..whole }, rest]
 }
 

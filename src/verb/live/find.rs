@@ -58,6 +58,17 @@ pub(super) fn plan(container: &Container, container_ref: ContainerRef<'_>) -> Re
     found(container, container_ref, |ifname| State::peek_at_plan(container, ifname))
 }
 
+/// The states of a container's journals, without that of the interface `but`. A journal that cannot be read names no attachment, and
+/// is left out. The container need not be locked.
+///
+/// # Errors
+/// When the container's directory cannot be read.
+pub(super) fn readable_states(container: &Container, but: Option<&str>) -> Result<Vec<State>, StoreError> {
+    let ifnames = container.entries()?.ifnames;
+    let wanted = ifnames.iter().filter(|ifname| Some(ifname.as_str()) != but);
+    Ok(wanted.filter_map(|ifname| State::peek(container, ifname).ok()??.ok()).collect())
+}
+
 /// Finds the journal that `container_ref` selects, and reads the wanted part of it.
 fn found<T>(
     container: &Container,

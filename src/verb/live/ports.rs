@@ -3,12 +3,13 @@
 use serde_json::value::RawValue;
 
 use super::error::LiveError;
+use super::find::readable_states;
 use crate::cni::config::{PluginConfig, RawObject};
 use crate::config::selection::PortMapping;
 use crate::plan::Attachment;
 use crate::plan::update::{How, Kind, PlannedUpdate};
 use crate::transaction::journal::State;
-use crate::transaction::{Container, Journal, Opened, Store};
+use crate::transaction::{Container, Store};
 
 /// Compares the new mappings of an attachment with all mappings in the node's journals.
 pub(super) fn refuse_taken(
@@ -70,20 +71,14 @@ fn known(store: &Store, container: &Container, state: &State) -> Result<Vec<Know
 /// The attachments of a container, without those of the journal that is being changed.
 fn others(store: &Store, id: &str, own_id: &str, own: &str) -> Result<Vec<Known>, LiveError> {
     let Some(container) = store.unlocked_container(id)? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for ifname in container.entries()?.ifnames.into_iter().filter(|ifname| id != own_id || ifname != own) {
-        // A journal that cannot be read is skipped: its ports are not known.
-        if let Ok(Opened::Journal(journal)) = Journal::look(&container, &ifname) {
-            let state = &journal.state;
-            let there = state.attached();
-            found.extend(there.map(|(_, attachment)| Known {
-                container_id: id.to_owned(),
-                index: None,
-                attachment: attachment.clone(),
-            }));
-        }
-    }
-    Ok(found)
+    let states = readable_states(&container, (id == own_id).then_some(own))?;
+    let attachments = states.iter().flat_map(State::attached);
+    let known = |(_, attachment): (usize, &Attachment)| Known {
+        container_id: id.to_owned(),
+        index: None,
+        attachment: attachment.clone(),
+    };
+    Ok(attachments.map(known).collect())
 }
 
 fn refuse(new: &Attachment, known: &[Known]) -> Result<(), LiveError> {

@@ -2,12 +2,13 @@
 //! one takes it from the other.
 
 use super::error::LiveError;
+use super::find::readable_states;
 use super::ports::{mappings, portmap};
 use crate::cni::config::{PluginConfig, find_folded};
 use crate::plan::Attachment;
 use crate::plan::update::{How, Kind, Limits, PlannedUpdate};
+use crate::transaction::Container;
 use crate::transaction::journal::State;
-use crate::transaction::{Container, Journal, Opened};
 
 /// What two attachments share, and what helps.
 #[derive(Debug, Clone, Copy)]
@@ -89,14 +90,8 @@ pub(super) fn refuse_for_update(
 fn of_container(container: &Container, state: &State) -> Result<Vec<(Option<usize>, Attachment)>, LiveError> {
     let own = state.attached();
     let mut found: Vec<_> = own.map(|(index, attachment)| (Some(index), attachment.clone())).collect();
-    let ifnames = container.entries()?.ifnames;
-    for ifname in ifnames.iter().filter(|ifname| **ifname != state.header.plan.ifname) {
-        // A journal that cannot be read names no attachment.
-        if let Ok(Opened::Journal(journal)) = Journal::look(container, ifname) {
-            let state = &journal.state;
-            let there = state.attached();
-            found.extend(there.map(|(_, attachment)| (None, attachment.clone())));
-        }
+    for other in readable_states(container, Some(&state.header.plan.ifname))? {
+        found.extend(other.attached().map(|(_, attachment)| (None, attachment.clone())));
     }
     Ok(found)
 }
